@@ -1,0 +1,30 @@
+"""What a person sees while a job runs: always on standard error, so standard output stays machine-readable."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+stderr = Console(stderr=True, highlight=False)
+
+
+def say(message: str) -> None:
+    """One line of news; `message` is plain text, never markup."""
+    stderr.print(message, markup=False)
+
+
+def bar(*columns: str) -> Progress:
+    """A progress bar with elapsed and remaining time; `columns` name task fields to show, `{task.fields[loss]}`."""
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *map(TextColumn, columns),
+        TimeElapsedColumn(), TimeRemainingColumn(), console=stderr,
+    )  # fmt: skip
+
+
+def table(rows: dict[str, Any], title: str = "") -> Table:
+    """Two columns, name and value."""
+    out = Table(title=title or None, show_header=False, title_justify="left")
+    for name, value in rows.items():
+        out.add_row(name, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value))
+    return out
