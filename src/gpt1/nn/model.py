@@ -1,0 +1,125 @@
+"""GPT-1: the network of "Improving Language Understanding by Generative Pre-Training" (Radford et al. 2018, 4.1).
+
+A decoder-only Transformer with LayerNorm *after* each residual sum, learned positions, GELU in its tanh form and
+an output matrix tied to the token embedding. The constructors make shapes only; `GPT.init_weights` draws values.
+
+Legend: N sequences, T tokens, S tokens seen so far (T without a cache), D width, H heads, d = D / H, V vocabulary.
+"""
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gpt1.config import Model
+
+EPSILON = 1e-5
+INIT_STD = 0.02
+
+
+class Cache(Protocol):
+    """Keys and values of the tokens already seen; see `nn.decode`."""
+
+    def update(self, layer: int, k_NHTd: Tensor, v_NHTd: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the new tokens' keys and values; return those of all tokens, new ones last."""
+
+
+class Attention(nn.Module):
+    """Multi-head causal self-attention."""
+
+    def __init__(self, config: Model, layer: int) -> None:
+        super().__init__()
+        self.layer, self.heads, self.dropout = layer, config.heads, config.attention_dropout
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+
+    def forward(self, x_NTD: Tensor, mask_NTS: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+        N, T, D = x_NTD.shape
+        q_NHTd, k_NHSd, v_NHSd = self.qkv(x_NTD).view(N, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        if cache is not None:
+            k_NHSd, v_NHSd = cache.update(self.layer, k_NHSd, v_NHSd)
+        a_NHTd = F.scaled_dot_product_attention(
+            q_NHTd,
+            k_NHSd,
+            v_NHSd,
+            attn_mask=None if mask_NTS is None else mask_NTS[:, None],
+            dropout_p=self.dropout if self.training else 0.0,
+            # One new token may look at everything; more of them without a mask start from an empty cache.
+            is_causal=mask_NTS is None and T > 1,
+        )
+        return self.out(a_NHTd.transpose(1, 2).reshape(N, T, D))
+
+
+class FeedForward(nn.Module):
+    """Two layers around a GELU, at each position on its own."""
+
+    def __init__(self, config: Model) -> None:
+        super().__init__()
+        self.up = nn.Linear(config.width, config.inner)
+        self.down = nn.Linear(config.inner, config.width)
+
+    def forward(self, x_NTD: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x_NTD), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """Attention, then feed-forward; each is added to its input, and the sum is normalised (post-LayerNorm)."""
+
+    def __init__(self, config: Model, layer: int) -> None:
+        super().__init__()
+        self.attention = Attention(config, layer)
+        self.attention_norm = nn.LayerNorm(config.width, EPSILON)
+        self.feed_forward = FeedForward(config)
+        self.feed_forward_norm = nn.LayerNorm(config.width, EPSILON)
+        self.dropout = nn.Dropout(config.residual_dropout)
+
+    def forward(self, x_NTD: Tensor, mask_NTS: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+        n_NTD = self.attention_norm(x_NTD + self.dropout(self.attention(x_NTD, mask_NTS, cache)))
+        return self.feed_forward_norm(n_NTD + self.dropout(self.feed_forward(n_NTD)))
+
+
+class GPT(nn.Module):
+    """Token ids -> hidden states; `logits` turns hidden states into next-token scores."""
+
+    def __init__(self, config: Model) -> None:
+        super().__init__()
+        self.config = config
+        self.tokens = nn.Embedding(config.vocabulary, config.width)
+        self.positions = nn.Embedding(config.context, config.width)
+        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
+
+    def forward(
+        self,
+        tokens_NT: Tensor,
+        positions_NT: Tensor | None = None,
+        mask_NTS: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """h_NTD, the hidden state at each token.
+
+        `positions_NT` (default 0 .. T-1) numbers the tokens within the context. `mask_NTS`, True where a token may
+        look, replaces the causal mask; it is needed only where a cache already holds tokens and T > 1, or where
+        padding stands on the left. Raises IndexError if a token or position lies outside its table.
+        """
+        if positions_NT is None:
+            positions_NT = torch.arange(tokens_NT.shape[1], device=tokens_NT.device)
+        h_NTD = self.dropout(self.tokens(tokens_NT) + self.positions(positions_NT))
+        for block in self.blocks:
+            h_NTD = block(h_NTD, mask_NTS, cache)
+        return h_NTD
+
+    def logits(self, h_NTD: Tensor) -> Tensor:
+        """Scores of the next token over the vocabulary: the transposed embedding, without a bias."""
+        return F.linear(h_NTD, self.tokens.weight)
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None) -> "GPT":
+        """Matrices and embeddings N(0, 0.02), biases 0, gains 1 (4.1); returns self."""
+        for name, parameter in self.named_parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0.0, INIT_STD, generator=generator)
+            else:
+                parameter.fill_(1.0 if name.endswith("norm.weight") else 0.0)
+        return self

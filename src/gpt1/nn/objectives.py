@@ -1,0 +1,86 @@
+"""What training maximises: L1, L2 and L3 of the paper as named sums, and how many terms each sum has.
+
+A module here maps a Batch to `{name: sum of losses in nats}` and `counts` tells, from the batch alone, how many
+terms the sums hold. The loop divides once, by the counts of the whole step, so neither gradient accumulation nor
+the number of processes changes a gradient. L3 = L2 + lambda L1 is `{"task": 1, "lm": lambda}` in that loop.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gpt1.batch import IGNORE, Batch
+from gpt1.nn.model import INIT_STD, GPT
+from gpt1.nn.vocabulary_loss import vocabulary_loss
+
+
+class LanguageModel(nn.Module):
+    """L1: the negative log-likelihood of every next token (section 3.1, equation 1)."""
+
+    def __init__(self, body: GPT) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """`lm`: nats summed over all targets."""
+        tokens_NT, targets_NT = batch.tokens_NKT.flatten(0, 1), batch.targets_NKT.flatten(0, 1)
+        weights_NT = (targets_NT != IGNORE).float()
+        return {"lm": vocabulary_loss(self.body(tokens_NT), self.body.tokens.weight, targets_NT, weights_NT)}
+
+    @staticmethod
+    def counts(batch: Batch) -> dict[str, int]:
+        """`lm`: the number of targets."""
+        return {"lm": int((batch.targets_NKT != IGNORE).sum())}
+
+
+class TaskModel(nn.Module):
+    """L2 and, beside it, L1: the body, and W_y over the hidden state at the extract token (section 3.2)."""
+
+    def __init__(self, body: GPT, classes: int, head_dropout: float = 0.1) -> None:
+        super().__init__()
+        self.body = body
+        self.head_dropout = nn.Dropout(head_dropout)
+        self.head = nn.Linear(body.config.width, classes, bias=False)
+
+    @torch.no_grad()
+    def init_head(self, generator: torch.Generator | None = None) -> "TaskModel":
+        """W_y drawn from N(0, 0.02), as the released code does; returns self."""
+        self.head.weight.normal_(0.0, INIT_STD, generator=generator)
+        return self
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """`task`: nats summed over the examples. `lm`: each sequence's mean nats a token, summed over the sequences.
+
+        The auxiliary loss counts every next token of the transformed sequence, delimiter and extract included,
+        averaged within a sequence first, as OpenAI's train.py does.
+        """
+        tokens_MT, targets_MT = batch.tokens_NKT.flatten(0, 1), batch.targets_NKT.flatten(0, 1)
+        h_MTD = self.body(tokens_MT)
+        real_MT = targets_MT != IGNORE
+        weights_MT = real_MT / real_MT.sum(1, keepdim=True).clamp(min=1)
+        return {
+            "task": F.cross_entropy(self._scores(h_MTD, batch).float(), batch.labels_N, reduction="sum"),
+            "lm": vocabulary_loss(h_MTD, self.body.tokens.weight, targets_MT, weights_MT),
+        }
+
+    @staticmethod
+    def counts(batch: Batch) -> dict[str, int]:
+        """`task`: examples; `lm`: sequences that have a target."""
+        return {"task": len(batch.tokens_NKT), "lm": int((batch.targets_NKT != IGNORE).any(-1).sum())}
+
+    def scores(self, batch: Batch) -> Tensor:
+        """scores_NC, the logits of the classes."""
+        return self._scores(self.body(batch.tokens_NKT.flatten(0, 1)), batch)
+
+    def _scores(self, h_MTD: Tensor, batch: Batch) -> Tensor:
+        assert batch.extract_NK is not None, "stage two reads the hidden state at the extract token"
+        N, K = batch.extract_NK.shape
+        h_MD = h_MTD[torch.arange(N * K, device=h_MTD.device), batch.extract_NK.flatten()]
+        return self.head(self.head_dropout(h_MD)).view(N, K, -1).sum(1)
+
+
+@torch.inference_mode()
+def token_nats(body: GPT, tokens_NT: Tensor, targets_NT: Tensor) -> Tensor:
+    """nats_NT: the surprise of each target token, float32; 0 where the target is IGNORE."""
+    logits_NTV = body.logits(body(tokens_NT)).float()
+    return F.cross_entropy(logits_NTV.transpose(1, 2), targets_NT, ignore_index=IGNORE, reduction="none")

@@ -1,0 +1,60 @@
+"""The cross-entropy over the vocabulary, without ever holding all logits.
+
+The logits of a step (tokens x vocabulary) are by far its largest tensor. Here they exist for a slice of tokens at
+a time, and since the loss is a sum whose outer gradient is one number, the gradients with respect to the hidden
+states and the matrix are computed in the same pass: the backward only scales them.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpt1.batch import IGNORE
+
+SLICE_BYTES = 8 * 2**20
+"""Size of one slice of float32 logits: small enough for a processor's cache, large enough for a full-speed GEMM."""
+
+
+def vocabulary_loss(h_NTD: Tensor, matrix_VD: Tensor, targets_NT: Tensor, weights_NT: Tensor) -> Tensor:
+    """Weighted sum of -log softmax(h W^T)[target], a float32 scalar in nats.
+
+    Targets equal to IGNORE are left out, whatever their weight. Weights get no gradient.
+    """
+    kept_M = (targets_NT != IGNORE).flatten().nonzero().squeeze(1)
+    h_MD, targets_M, weights_M = h_NTD.flatten(0, 1), targets_NT.flatten(), weights_NT.flatten()
+    if len(kept_M) < len(targets_M):
+        h_MD, targets_M, weights_M = h_MD[kept_M], targets_M[kept_M], weights_M[kept_M]
+    loss: Tensor = _SlicedCrossEntropy.apply(h_MD, matrix_VD, targets_M, weights_M)
+    return loss
+
+
+class _SlicedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, h_MD: Tensor, matrix_VD: Tensor, targets_M: Tensor, weights_M: Tensor) -> Tensor:
+        with_grad = any(ctx.needs_input_grad[:2])
+        loss = torch.zeros((), dtype=torch.float32, device=h_MD.device)
+        grad_h_MD = torch.empty_like(h_MD) if with_grad else None
+        grad_matrix_VD = torch.zeros_like(matrix_VD, dtype=torch.float32) if with_grad else None
+        step = max(16, SLICE_BYTES // (4 * len(matrix_VD)))
+        for low in range(0, len(h_MD), step):
+            rows = slice(low, low + step)
+            logits_mV = (h_MD[rows] @ matrix_VD.T).float()
+            targets_m1, weights_m1 = targets_M[rows, None], weights_M[rows, None]
+            log_sum_m1 = logits_mV.logsumexp(1, keepdim=True)
+            loss += ((log_sum_m1 - logits_mV.gather(1, targets_m1)) * weights_m1).sum()
+            if grad_h_MD is not None and grad_matrix_VD is not None:
+                grad_mV = logits_mV.sub_(log_sum_m1).exp_().mul_(weights_m1)
+                grad_mV.scatter_add_(1, targets_m1, -weights_m1)
+                grad_mV = grad_mV.to(h_MD.dtype)
+                torch.mm(grad_mV, matrix_VD, out=grad_h_MD[rows])
+                grad_matrix_VD += grad_mV.T @ h_MD[rows]
+        ctx.save_for_backward(grad_h_MD, grad_matrix_VD)
+        ctx.matrix_dtype = matrix_VD.dtype
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad_h_MD, grad_matrix_VD = ctx.saved_tensors
+        scale = grads[0]
+        return grad_h_MD * scale.to(grad_h_MD.dtype), (grad_matrix_VD * scale).to(ctx.matrix_dtype), None, None
