@@ -90,8 +90,8 @@ class Prepare(Command):
     """size of a vocabulary to train; 0 chooses it from the corpus"""
     documents: Literal["file", "blank-line", "line"] = "file"
     """what a document is in a text file; a row of a table is always one document"""
-    field: str = "text"
-    """column that holds the text in jsonl, csv, tsv and parquet"""
+    text: str = "text"
+    """column of the text in jsonl, csv, tsv and parquet"""
     val: list[str] = field(default_factory=list)
     """files for validation; without them, a share of the documents is taken"""
     val_fraction: float = 0.01
