@@ -17,7 +17,7 @@ SLICE_BYTES = 8 * 2**20
 
 
 def vocabulary_loss(h_NTD: Tensor, matrix_VD: Tensor, targets_NT: Tensor, weights_NT: Tensor) -> Tensor:
-    """Weighted sum of -log softmax(h W^T)[target], a float32 scalar in nats.
+    """Weighted sum of -log softmax(h W^T)[target], a scalar in nats (float32, or float64 for float64 input).
 
     Targets equal to IGNORE are left out, whatever their weight. Weights get no gradient.
     """
@@ -33,14 +33,15 @@ class _SlicedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, h_MD: Tensor, matrix_VD: Tensor, targets_M: Tensor, weights_M: Tensor) -> Tensor:
         with_grad = any(ctx.needs_input_grad[:2])
-        loss = torch.zeros((), dtype=torch.float32, device=h_MD.device)
+        wide = torch.promote_types(h_MD.dtype, torch.float32)
+        loss = torch.zeros((), dtype=wide, device=h_MD.device)
         grad_h_MD = torch.empty_like(h_MD) if with_grad else None
-        grad_matrix_VD = torch.zeros_like(matrix_VD, dtype=torch.float32) if with_grad else None
+        grad_matrix_VD = torch.zeros_like(matrix_VD, dtype=wide) if with_grad else None
         step = max(16, SLICE_BYTES // (4 * len(matrix_VD)))
         for low in range(0, len(h_MD), step):
             rows = slice(low, low + step)
-            logits_mV = (h_MD[rows] @ matrix_VD.T).float()
-            targets_m1, weights_m1 = targets_M[rows, None], weights_M[rows, None]
+            logits_mV = (h_MD[rows] @ matrix_VD.T).to(wide)
+            targets_m1, weights_m1 = targets_M[rows, None], weights_M[rows, None].to(wide)
             log_sum_m1 = logits_mV.logsumexp(1, keepdim=True)
             loss += ((log_sum_m1 - logits_mV.gather(1, targets_m1)) * weights_m1).sum()
             if grad_h_MD is not None and grad_matrix_VD is not None:

@@ -1,0 +1,98 @@
+"""From gradients to weights: fp32 masters, the two recipes' optimizers, and the learning rate's course."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from gpt1.config import Optim
+from gpt1.train.muon import Muon
+
+
+class Optimizer:
+    """Adam, or Muon with AdamW beside it, over fp32 masters of a model whose weights may be bfloat16.
+
+    A model in bfloat16 computes fast but cannot add small steps to its weights; the masters can. Gradients of the
+    micro-batches are summed in fp32 (`accumulate`), clipped by their global norm and applied (`update`).
+    """
+
+    def __init__(self, model: nn.Module, settings: Optim, steps: int) -> None:
+        self.settings, self.steps = settings, steps
+        self.weights = dict(model.named_parameters())
+        self.masters = {name: _master(weight) for name, weight in self.weights.items()}
+        hidden = {n: m for n, m in self.masters.items() if settings.method == "muon" and _is_hidden_matrix(n, m)}
+        rest = {n: m for n, m in self.masters.items() if n not in hidden}
+        self.muon = Muon(hidden, settings.momentum, settings.weight_decay)
+        decayed, plain = ([m for m in rest.values() if (m.dim() > 1) is matrix] for matrix in (True, False))
+        self.adam = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=settings.lr, betas=(settings.beta1, settings.beta2), eps=1e-8, fused=True,
+        )  # fmt: skip
+
+    def accumulate(self) -> None:
+        """Add the model's gradients to the masters', and clear them."""
+        pairs = [(self.masters[name], weight) for name, weight in self.weights.items() if weight.grad is not None]
+        torch._foreach_add_([m.grad for m, _ in pairs], [w.grad.float() for _, w in pairs])
+        for _, weight in pairs:
+            weight.grad = None
+
+    def update(self, step: int) -> float:
+        """Make update number `step` (from 0) and return the global gradient norm before clipping.
+
+        A norm that is not finite changes nothing: no weight, no moment.
+        """
+        gradients = [master.grad for master in self.masters.values()]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if math.isfinite(value := norm.item()):
+            if 0 < self.settings.clip < value:
+                torch._foreach_mul_(gradients, self.settings.clip / value)
+            self._apply(learning_rate(step, self.steps, self.settings))
+        torch._foreach_zero_(gradients)
+        return value
+
+    def _apply(self, share: float) -> None:
+        for group in self.adam.param_groups:
+            group["lr"] = self.settings.lr * share
+        self.adam.step()
+        self.muon.step(self.settings.matrix_lr * share)
+        with torch.no_grad():
+            torch._foreach_copy_(list(self.weights.values()), list(self.masters.values()))
+
+    def state(self) -> dict[str, Tensor]:
+        """Masters and moments as named tensors: all that an exact continuation needs."""
+        out = {f"master.{name}": master.detach() for name, master in self.masters.items()}
+        out |= {f"muon.{shape}": momentum for shape, momentum in self.muon.state.items()}
+        for name, master in self.masters.items():
+            out |= {f"adam.{key}.{name}": value for key, value in self.adam.state.get(master, {}).items()}
+        return out
+
+    @torch.no_grad()
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take up the state another optimizer of the same model left. Raises KeyError for a tensor it lacks."""
+        for name, master in self.masters.items():
+            master.copy_(state[f"master.{name}"])
+            self.weights[name].copy_(master)
+            moments = {key: state.get(f"adam.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
+            if moments["step"] is not None:
+                self.adam.state[master] = {k: v.clone() for k, v in moments.items() if v is not None}
+        for shape, momentum in self.muon.state.items():
+            momentum.copy_(state[f"muon.{shape}"])
+
+
+def learning_rate(step: int, steps: int, settings: Optim) -> float:
+    """Share of the peak rate at update `step` (from 0): linear warm-up, then cosine or linear decay to 0."""
+    if step < settings.warmup:
+        return (step + 1) / settings.warmup
+    left = (steps - step) / max(1, steps - settings.warmup)
+    return left if settings.decay == "linear" else 0.5 * (1 - math.cos(math.pi * left))
+
+
+def _master(weight: nn.Parameter) -> Tensor:
+    # In fp32 the weight could be its own master, but then its gradient would be cleared between micro-batches.
+    master = nn.Parameter(weight.detach().float().clone())
+    master.grad = torch.zeros_like(master)
+    return master
+
+
+def _is_hidden_matrix(name: str, parameter: Tensor) -> bool:
+    return parameter.dim() == 2 and "blocks." in name
