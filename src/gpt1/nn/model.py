@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt1.config import Model
+from gpt1.nn.attention import causal_attention
 
 EPSILON = 1e-5
 INIT_STD = 0.02
@@ -39,15 +40,8 @@ class Attention(nn.Module):
         q_NHTd, k_NHSd, v_NHSd = self.qkv(x_NTD).view(N, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         if cache is not None:
             k_NHSd, v_NHSd = cache.update(self.layer, k_NHSd, v_NHSd)
-        a_NHTd = F.scaled_dot_product_attention(
-            q_NHTd,
-            k_NHSd,
-            v_NHSd,
-            attn_mask=None if mask_NTS is None else mask_NTS[:, None],
-            dropout_p=self.dropout if self.training else 0.0,
-            # One new token may look at everything; more of them without a mask start from an empty cache.
-            is_causal=mask_NTS is None and T > 1,
-        )
+        dropout = self.dropout if self.training else 0.0
+        a_NHTd = causal_attention(q_NHTd, k_NHSd, v_NHSd, mask_NTS, dropout)
         return self.out(a_NHTd.transpose(1, 2).reshape(N, T, D))
 
 

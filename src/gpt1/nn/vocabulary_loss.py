@@ -12,7 +12,8 @@ from torch import Tensor
 
 from gpt1.batch import IGNORE
 
-SLICE_BYTES = 8 * 2**20
+SLICE_BYTES = 2 * 2**20
+MIN_ROWS = 128
 """Size of one slice of float32 logits: small enough for a processor's cache, large enough for a full-speed GEMM."""
 
 
@@ -37,17 +38,17 @@ class _SlicedCrossEntropy(torch.autograd.Function):
         loss = torch.zeros((), dtype=wide, device=h_MD.device)
         grad_h_MD = torch.empty_like(h_MD) if with_grad else None
         grad_matrix_VD = torch.zeros_like(matrix_VD, dtype=wide) if with_grad else None
-        step = max(16, SLICE_BYTES // (4 * len(matrix_VD)))
+        step = max(MIN_ROWS, SLICE_BYTES // (4 * len(matrix_VD)))
         for low in range(0, len(h_MD), step):
             rows = slice(low, low + step)
             logits_mV = (h_MD[rows] @ matrix_VD.T).to(wide)
             targets_m1, weights_m1 = targets_M[rows, None], weights_M[rows, None].to(wide)
-            log_sum_m1 = logits_mV.logsumexp(1, keepdim=True)
-            loss += ((log_sum_m1 - logits_mV.gather(1, targets_m1)) * weights_m1).sum()
+            exp_mV = logits_mV.sub_(logits_mV.amax(1, keepdim=True))
+            target_m1 = exp_mV.gather(1, targets_m1)
+            total_m1 = exp_mV.exp_().sum(1, keepdim=True)
+            loss += ((total_m1.log() - target_m1) * weights_m1).sum()
             if grad_h_MD is not None and grad_matrix_VD is not None:
-                grad_mV = logits_mV.sub_(log_sum_m1).exp_().mul_(weights_m1)
-                grad_mV.scatter_add_(1, targets_m1, -weights_m1)
-                grad_mV = grad_mV.to(h_MD.dtype)
+                grad_mV = exp_mV.mul_(weights_m1 / total_m1).scatter_add_(1, targets_m1, -weights_m1).to(h_MD.dtype)
                 torch.mm(grad_mV, matrix_VD, out=grad_h_MD[rows])
                 grad_matrix_VD += grad_mV.T @ h_MD[rows]
         ctx.save_for_backward(grad_h_MD, grad_matrix_VD)
