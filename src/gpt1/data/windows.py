@@ -6,6 +6,8 @@ epoch, none is lost, none comes twice, and going on at step s needs nothing but 
 """
 
 import hashlib
+import itertools
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -33,7 +35,10 @@ class Windows:
     def __call__(self, step: int) -> list[Batch]:
         numbers = range(step * self.batch, (step + 1) * self.batch)
         rows = np.stack([self.window(number) for number in numbers])
-        return [_batch(rows[low : low + self.micro_batch]) for low in range(0, self.batch, self.micro_batch)]
+        # An IGNORE id may only be a target; as an input, after the last target, any token will do.
+        tokens, targets = rows[:, :-1].clip(min=0), rows[:, 1:].copy()
+        parts = (slice(low, low + self.micro_batch) for low in range(0, self.batch, self.micro_batch))
+        return [_batch(tokens[part], targets[part]) for part in parts]
 
     def window(self, number: int) -> np.ndarray:
         """Window `number` since the start of training: context + 1 ids; IGNORE after the ring's last token."""
@@ -45,6 +50,30 @@ class Windows:
         # The first id is the window's context for its first prediction: the one before it on the ring.
         ids = read_ring(self.stream, phase + start - 1, stop - start + 1)
         return np.pad(ids, (0, self.context + 1 - len(ids)), constant_values=IGNORE)
+
+
+def strided(stream: Stream, context: int, before: int, batch: int, limit: int = 0) -> Iterator[Batch]:
+    """Windows that predict every token of the stream once, each (but the first) after half a context or more.
+
+    They start half a context apart and all but the first predict only their second half. Token `before` stands
+    before the stream. `limit` takes that many windows, evenly spaced, instead of all.
+    """
+    stride = context // 2
+    count = 1 + -(-max(0, len(stream) - context) // stride)
+    chosen = range(count) if not 0 < limit < count else np.linspace(0, count - 1, limit).astype(int).tolist()
+    rows = (_strided_row(stream, context, before, int(number)) for number in chosen)
+    while block := list(itertools.islice(rows, batch)):
+        yield _batch(*(np.stack(side) for side in zip(*block, strict=True)))
+
+
+def _strided_row(stream: Stream, context: int, before: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+    start, known = number * (context // 2), 0 if number == 0 else context - context // 2
+    targets = stream.read(start, min(start + context, len(stream)))
+    first = before if start == 0 else stream.read(start - 1, start)[0]
+    tokens = np.concatenate([[first], targets[:-1]])
+    scored = np.where(np.arange(len(targets)) < known, IGNORE, targets)
+    missing = (0, context - len(targets))
+    return np.pad(tokens, missing), np.pad(scored, missing, constant_values=IGNORE)
 
 
 def read_ring(stream: Stream, start: int, count: int) -> np.ndarray:
@@ -77,7 +106,5 @@ def permutation(index: int, size: int, key: int) -> int:
             return index
 
 
-def _batch(rows: np.ndarray) -> Batch:
-    ids_NKT = torch.from_numpy(rows)[:, None]
-    # An IGNORE id may only be a target; as an input, after the last target, any token will do.
-    return Batch(tokens_NKT=ids_NKT[..., :-1].clamp(min=0), targets_NKT=ids_NKT[..., 1:].contiguous())
+def _batch(tokens_NT: np.ndarray, targets_NT: np.ndarray) -> Batch:
+    return Batch(tokens_NKT=torch.from_numpy(tokens_NT)[:, None], targets_NKT=torch.from_numpy(targets_NT)[:, None])

@@ -78,9 +78,3 @@ class TaskModel(nn.Module):
         h_MD = h_MTD[torch.arange(N * K, device=h_MTD.device), batch.extract_NK.flatten()]
         return self.head(self.head_dropout(h_MD)).view(N, K, -1).sum(1)
 
-
-@torch.inference_mode()
-def token_nats(body: GPT, tokens_NT: Tensor, targets_NT: Tensor) -> Tensor:
-    """nats_NT: the surprise of each target token, float32; 0 where the target is IGNORE."""
-    logits_NTV = body.logits(body(tokens_NT)).float()
-    return F.cross_entropy(logits_NTV.transpose(1, 2), targets_NT, ignore_index=IGNORE, reduction="none")

@@ -8,6 +8,7 @@ states and the matrix are computed in the same pass: the backward only scales th
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gpt1.batch import IGNORE
@@ -30,6 +31,22 @@ def vocabulary_loss(h_NTD: Tensor, matrix_VD: Tensor, targets_NT: Tensor, weight
     return loss
 
 
+@torch.inference_mode()
+def token_nats(h_NTD: Tensor, matrix_VD: Tensor, targets_NT: Tensor) -> Tensor:
+    """nats_NT: -log softmax(h W^T)[target] at each position, float32; 0 where the target is IGNORE."""
+    h_MD, targets_M = h_NTD.flatten(0, 1), targets_NT.flatten()
+    step = _slice_rows(len(matrix_VD))
+    slices = [
+        F.cross_entropy((h_mD @ matrix_VD.T).float(), targets_m, ignore_index=IGNORE, reduction="none")
+        for h_mD, targets_m in zip(h_MD.split(step), targets_M.split(step), strict=True)
+    ]
+    return torch.cat(slices).view_as(targets_NT)
+
+
+def _slice_rows(vocabulary: int) -> int:
+    return max(MIN_ROWS, SLICE_BYTES // (4 * vocabulary))
+
+
 class _SlicedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, h_MD: Tensor, matrix_VD: Tensor, targets_M: Tensor, weights_M: Tensor) -> Tensor:
@@ -38,7 +55,7 @@ class _SlicedCrossEntropy(torch.autograd.Function):
         loss = torch.zeros((), dtype=wide, device=h_MD.device)
         grad_h_MD = torch.empty_like(h_MD) if with_grad else None
         grad_matrix_VD = torch.zeros_like(matrix_VD, dtype=wide) if with_grad else None
-        step = max(MIN_ROWS, SLICE_BYTES // (4 * len(matrix_VD)))
+        step = _slice_rows(len(matrix_VD))
         for low in range(0, len(h_MD), step):
             rows = slice(low, low + step)
             logits_mV = (h_MD[rows] @ matrix_VD.T).to(wide)
