@@ -56,10 +56,11 @@ class TaskModel(nn.Module):
         """
         tokens_MT, targets_MT = batch.tokens_NKT.flatten(0, 1), batch.targets_NKT.flatten(0, 1)
         h_MTD = self.body(tokens_MT)
-        real_MT = targets_MT != IGNORE
+        wide = torch.promote_types(h_MTD.dtype, torch.float32)
+        real_MT = (targets_MT != IGNORE).to(wide)
         weights_MT = real_MT / real_MT.sum(1, keepdim=True).clamp(min=1)
         return {
-            "task": F.cross_entropy(self._scores(h_MTD, batch).float(), batch.labels_N, reduction="sum"),
+            "task": F.cross_entropy(self._scores(h_MTD, batch).to(wide), batch.labels_N, reduction="sum"),
             "lm": vocabulary_loss(h_MTD, self.body.tokens.weight, targets_MT, weights_MT),
         }
 

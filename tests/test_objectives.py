@@ -1,0 +1,90 @@
+"""L1, L2 and L3 against the paper's formulas written out plainly, in double precision."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gpt1.batch import IGNORE, Batch
+from gpt1.config import Model
+from gpt1.nn import vocabulary_loss as sliced
+from gpt1.nn.model import GPT
+from gpt1.nn.objectives import LanguageModel, TaskModel
+
+TINY = Model(
+    context=16, width=32, depth=2, heads=4, inner=64, vocabulary=53,
+    embedding_dropout=0.0, residual_dropout=0.0, attention_dropout=0.0,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sliced, "SLICE_BYTES", 1)
+    monkeypatch.setattr(sliced, "MIN_ROWS", 7)
+
+
+def random_batch(N: int = 5, T: int = 11) -> Batch:
+    generator = torch.Generator().manual_seed(3)
+    tokens = torch.randint(53, (N, 1, T), generator=generator)
+    targets = torch.randint(53, (N, 1, T), generator=generator)
+    lengths = torch.tensor([11, 4, 7, 9, 2])[:N]
+    targets[torch.arange(T) >= lengths[:, None, None] - 1] = IGNORE
+    return Batch(tokens, targets, extract_NK=lengths[:, None] - 1, labels_N=torch.arange(N) % 3)
+
+
+def gradients(value: Tensor, model: torch.nn.Module) -> list[Tensor]:
+    return list(torch.autograd.grad(value, list(model.parameters())))
+
+
+def test_sliced_loss_equals_the_whole_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(2, 50, 16, dtype=torch.double, generator=generator, requires_grad=True)
+    matrix = torch.randn(101, 16, dtype=torch.double, generator=generator, requires_grad=True)
+    targets = torch.randint(101, (2, 50), generator=generator)
+    targets[0, 3:9] = IGNORE
+    weights = torch.rand(2, 50, dtype=torch.double, generator=generator)
+    ours = 3 * sliced.vocabulary_loss(h, matrix, targets, weights)
+    nats = F.cross_entropy((h @ matrix.T).flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none")
+    theirs = 3 * (nats * weights.flatten()).sum()
+    torch.testing.assert_close(ours, theirs)
+    for a, b in zip(torch.autograd.grad(ours, (h, matrix)), torch.autograd.grad(theirs, (h, matrix)), strict=True):
+        torch.testing.assert_close(a, b)
+    torch.testing.assert_close(sliced.token_nats(h, matrix, targets).flatten(), nats.float())
+
+
+def test_l1_is_the_sum_over_next_tokens() -> None:
+    model = LanguageModel(GPT(TINY).init_weights(torch.Generator().manual_seed(1)).double())
+    batch = random_batch()
+    expected = torch.zeros((), dtype=torch.double)
+    for n in range(5):
+        logits = model.body.logits(model.body(batch.tokens_NKT[n]))[0]
+        for t in range(11):
+            if batch.targets_NKT[n, 0, t] != IGNORE:
+                expected = expected - logits[t].log_softmax(-1)[batch.targets_NKT[n, 0, t]]
+    torch.testing.assert_close(model(batch)["lm"], expected)
+    assert model.counts(batch) == {"lm": 10 + 3 + 6 + 8 + 1}
+
+
+@pytest.mark.parametrize("micro_batch", [5, 2])
+def test_l3_and_its_gradient(micro_batch: int) -> None:
+    """L3 = mean L2 + lambda * mean over sequences of the mean L1, however the batch is cut."""
+    model = TaskModel(GPT(TINY), classes=3, head_dropout=0.0).double()
+    model.body.init_weights(torch.Generator().manual_seed(1))
+    model.init_head(torch.Generator().manual_seed(2))
+    batch, coefficient = random_batch(), 0.5
+    reference = torch.zeros((), dtype=torch.double)
+    for n in range(5):
+        h_TD, target_T = model.body(batch.tokens_NKT[n])[0], batch.targets_NKT[n, 0]
+        task = -model.head(h_TD[batch.extract_NK[n, 0]]).log_softmax(-1)[batch.labels_N[n]]  # type: ignore[index]
+        known = target_T != IGNORE
+        lm = -model.body.logits(h_TD).log_softmax(-1)[known].gather(1, target_T[known, None]).mean()
+        reference = reference + (task + coefficient * lm) / 5
+    total = torch.zeros((), dtype=torch.double)
+    for low in range(0, 5, micro_batch):
+        part = slice(low, low + micro_batch)
+        cut = Batch(batch.tokens_NKT[part], batch.targets_NKT[part], batch.extract_NK[part], None, batch.labels_N[part])  # type: ignore[index]
+        sums = model(cut)
+        total = total + sums["task"] / 5 + coefficient * sums["lm"] / 5
+    torch.testing.assert_close(total, reference, atol=1e-9, rtol=0)
+    for a, b in zip(gradients(total, model), gradients(reference, model), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
