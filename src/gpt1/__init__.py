@@ -1,0 +1,34 @@
+"""gpt1: pre-train a GPT on your own text, then fine-tune it on your labels (Radford et al. 2018).
+
+The public names are found when first used, so that `import gpt1` costs nothing. A verb takes its settings
+(`gpt1.config`) and returns a dictionary: `gpt1.pretrain(gpt1.config.Pretrain(data="data", out="run"))`.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gpt1 import config
+    from gpt1.jobs.bundle import load
+    from gpt1.jobs.evaluate import evaluate
+    from gpt1.jobs.explain import explain
+    from gpt1.jobs.finetune import finetune
+    from gpt1.jobs.generate import generate
+    from gpt1.jobs.predict import predict
+    from gpt1.jobs.prepare import prepare
+    from gpt1.jobs.pretrain import pretrain
+
+__version__ = "0.1.0"
+__all__ = ["config", "evaluate", "explain", "finetune", "generate", "load", "predict", "prepare", "pretrain"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'gpt1' has no attribute {name!r}")
+    if name == "config":
+        return import_module("gpt1.config")
+    return getattr(import_module(f"gpt1.jobs.{'bundle' if name == 'load' else name}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

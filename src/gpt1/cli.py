@@ -1,0 +1,127 @@
+"""The command line: a thin shell that reads settings, calls the job of the same name and prints its result.
+
+Standard output carries the result and nothing else; progress and errors go to standard error. Only the chosen
+command's job is imported, so help answers before torch could even be found.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from gpt1 import __version__, arguments, config
+from gpt1.errors import RunFailed, UserError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A verb: `gpt1.jobs.<verb>.<verb>(settings)` does the work, `show(result)` there says what to print."""
+
+    settings: type
+    positionals: tuple[str, ...] = ()
+    """settings that are given by place, not by name"""
+
+
+COMMANDS = {
+    "demo": Command(config.Demo),
+    "prepare": Command(config.Prepare, ("inputs",)),
+    "pretrain": Command(config.Pretrain, ("data",)),
+    "generate": Command(config.Generate, ("run", "prompts")),
+    "finetune": Command(config.Finetune, ("run",)),
+    "predict": Command(config.Predict, ("run", "input")),
+    "evaluate": Command(config.Evaluate, ("run", "files")),
+    "explain": Command(config.Explain, ("run", "text")),
+    "report": Command(config.Report, ("runs",)),
+    "info": Command(config.Info, ("path",)),
+}
+
+WRONG_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+"""What the system answers to a path that the request should not have named."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0 done, 1 failed while running, 2 wrong request or data, 130 stopped."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8")  # a Windows pipe would have the code page of the machine
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(argv)
+    except BrokenPipeError:
+        # The reader of our output left, as `| head` does. Python would complain once more while closing it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (UserError, RunFailed, OSError, KeyboardInterrupt) as error:
+        if os.environ.get("GPT1_TRACEBACK"):
+            raise
+        prog = f"gpt1 {argv[0]}" if argv and argv[0] in COMMANDS else "gpt1"
+        print(f"{prog}: {_message(error)}", file=sys.stderr)
+        return _exit_code(error)
+
+
+def _run(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if argv[0] == "--version":
+        print(f"gpt1 {__version__}")
+        return 0
+    if argv[0] not in COMMANDS:
+        kind = "option" if argv[0].startswith("-") else "command"
+        hint = arguments.nearest(argv[0], COMMANDS) or f"; the commands are {', '.join(COMMANDS)}"
+        raise UserError(f"unknown {kind} {argv[0]}{hint}")
+    verb, command = argv[0], COMMANDS[argv[0]]
+    line = arguments.parse(command.settings, command.positionals, argv[1:])
+    defaults = _defaults(command.settings, line.given)
+    if line.help:
+        print(arguments.help_text(command.settings, command.positionals, f"gpt1 {verb}", defaults))
+        return 0
+    settings = arguments.build(command.settings, command.positionals, defaults | line.given)
+    job = import_module(f"gpt1.jobs.{verb}")
+    _print(job, getattr(job, verb)(settings), line.json)
+    return 0
+
+
+def _defaults(settings: type, given: dict[str, Any]) -> dict[str, Any]:
+    """What a preset and a recipe decide, by full name: the defaults of pre-training depend on them."""
+    if settings is not config.Pretrain:
+        return {}
+    chosen = config.pretrain_defaults(given.get("preset", "small"), given.get("recipe"), data="", out="")
+    return {key: value for key, value in arguments.flat(chosen).items() if key not in ("data", "out")}
+
+
+def _print(job: Any, result: Any, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False, indent=2))
+    elif (shown := job.show(result)) is not None:
+        if isinstance(shown, str):
+            print(shown)
+        else:
+            from rich.console import Console
+
+            Console(highlight=False).print(shown)
+    sys.stdout.flush()  # a full disk must be noticed here, not while Python shuts down
+
+
+def _overview() -> str:
+    lines = ["gpt1: pre-train a GPT on your own text, then fine-tune it on your labels.", ""]
+    lines += [f"  gpt1 {verb:<10}{arguments.summary(command.settings)}" for verb, command in COMMANDS.items()]
+    lines += ["", "`gpt1 COMMAND --help` lists a command's settings; `gpt1 --version` tells the version."]
+    return "\n".join(lines)
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return str(error) or "stopped"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f": {error.filename}" if error.filename else "")
+    return str(error)
+
+
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return 2 if isinstance(error, (UserError, *WRONG_PATH)) else 1
