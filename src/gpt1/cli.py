@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from gpt1 import __version__, arguments, config
+from gpt1 import __version__, arguments, config, options
 from gpt1.errors import RunFailed, UserError
 
 
@@ -71,7 +71,7 @@ def _run(argv: list[str]) -> int:
         return 0
     if argv[0] not in COMMANDS:
         kind = "option" if argv[0].startswith("-") else "command"
-        hint = arguments.nearest(argv[0], COMMANDS) or f"; the commands are {', '.join(COMMANDS)}"
+        hint = options.nearest(argv[0], COMMANDS) or f"; the commands are {', '.join(COMMANDS)}"
         raise UserError(f"unknown {kind} {argv[0]}{hint}")
     verb, command = argv[0], COMMANDS[argv[0]]
     line = arguments.parse(command.settings, command.positionals, argv[1:])
@@ -79,7 +79,7 @@ def _run(argv: list[str]) -> int:
     if line.help:
         print(arguments.help_text(command.settings, command.positionals, f"gpt1 {verb}", defaults))
         return 0
-    settings = arguments.build(command.settings, command.positionals, defaults | line.given)
+    settings: Any = options.build(command.settings, command.positionals, defaults | line.given)
     job = import_module(f"gpt1.jobs.{verb}")
     _print(job, getattr(job, verb)(settings), line.json)
     return 0
@@ -90,7 +90,7 @@ def _defaults(settings: type, given: dict[str, Any]) -> dict[str, Any]:
     if settings is not config.Pretrain:
         return {}
     chosen = config.pretrain_defaults(given.get("preset", "small"), given.get("recipe"), data="", out="")
-    return {key: value for key, value in arguments.flat(chosen).items() if key not in ("data", "out")}
+    return {key: value for key, value in options.flat(chosen).items() if key not in ("data", "out")}
 
 
 def _print(job: Any, result: Any, as_json: bool) -> None:
@@ -108,7 +108,7 @@ def _print(job: Any, result: Any, as_json: bool) -> None:
 
 def _overview() -> str:
     lines = ["gpt1: pre-train a GPT on your own text, then fine-tune it on your labels.", ""]
-    lines += [f"  gpt1 {verb:<10}{arguments.summary(command.settings)}" for verb, command in COMMANDS.items()]
+    lines += [f"  gpt1 {verb:<10}{options.summary(command.settings)}" for verb, command in COMMANDS.items()]
     lines += ["", "`gpt1 COMMAND --help` lists a command's settings; `gpt1 --version` tells the version."]
     return "\n".join(lines)
 

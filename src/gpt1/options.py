@@ -1,0 +1,184 @@
+"""What settings a dataclass holds, under which names and with which help; and how values become them.
+
+Built on the type hints and on the text under each field, so that `config.py` says everything once.
+"""
+
+import ast
+import difflib
+import inspect
+import math
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from functools import cache
+from types import NoneType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from gpt1.errors import UserError
+
+T = TypeVar("T")
+METAVARS = {int: "N", float: "X"}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One setting: a field of a settings dataclass, or of a section of it."""
+
+    key: str
+    """its full name, `optim.lr`"""
+    kind: Any
+    """its type hint"""
+    default: Any
+    """its value if not given; MISSING if it must be given"""
+    help: str
+    """the text under the field"""
+    group: str
+    """first line of the docstring of the class that declares it"""
+
+    @property
+    def flag(self) -> str:
+        """`--optim.matrix-lr` for `optim.matrix_lr`."""
+        return "--" + self.key.rstrip("_").replace("_", "-")
+
+    @property
+    def many(self) -> bool:
+        """Whether it is a list."""
+        return get_origin(self.kind) is list
+
+    @property
+    def metavar(self) -> str:
+        """What stands for its value in the help: `DATA`, `INPUT`, `{paper,fast}`."""
+        kind = _without_none(self.kind)
+        if get_origin(kind) is Literal:
+            return "{" + ",".join(map(str, get_args(kind))) + "}"
+        if kind in METAVARS:
+            return METAVARS[kind]
+        name = self.key.rpartition(".")[2].rstrip("_").upper()
+        return name.removesuffix("S") if self.many else name
+
+
+def options(settings: type, prefix: str = "") -> dict[str, Option]:
+    """Every setting of a dataclass, sections flattened, by full name."""
+    hints, found = get_type_hints(settings), {}
+    for field in fields(settings):
+        kind, key = hints[field.name], prefix + field.name
+        if is_dataclass(kind):
+            found |= options(kind, key + ".")  # type: ignore[arg-type]
+        else:
+            owner = next(c for c in settings.__mro__ if field.name in inspect.get_annotations(c))
+            found[key] = Option(key, kind, _default(field), _documented(owner)[field.name], summary(owner))
+    return found
+
+
+def summary(settings: type) -> str:
+    """The first line of a settings dataclass's docstring."""
+    return (settings.__doc__ or "").partition("\n")[0]
+
+
+def build(settings: type[T], positionals: Sequence[str], values: dict[str, Any]) -> T:
+    """The settings that `values` (by full name) make. Raises UserError if one without a default is missing."""
+    for key, option in options(settings).items():
+        if option.default is MISSING and key not in values:
+            name = option.metavar if key in positionals else option.flag
+            raise UserError(f"missing {name}: {option.help}")
+    return _nested(settings, "", values)
+
+
+def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Settings as values by full name: what `build` undoes."""
+    found: dict[str, Any] = {}
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        found |= flat(value, f"{prefix}{field.name}.") if is_dataclass(value) else {prefix + field.name: value}
+    return found
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """`; did you mean X?`, or nothing where no name is near."""
+    found = difflib.get_close_matches(name, list(names), 1)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def convert(kind: Any, value: Any, name: str) -> Any:
+    """`value`, a string or what YAML made of one, as the type hint `kind`. Raises UserError naming `name`."""
+    if kind is not _without_none(kind):
+        return None if value is None else convert(_without_none(kind), value, name)
+    if get_origin(kind) is list:
+        return [convert(get_args(kind)[0], item, name) for item in (value if isinstance(value, list) else [value])]
+    if get_origin(kind) is Literal:
+        choices = [str(choice) for choice in get_args(kind)]
+        if value not in choices:
+            hint = nearest(str(value), choices) or f"; the choices are {', '.join(choices)}"
+            raise UserError(f"{name}: unknown value {value!r}{hint}")
+        return value
+    try:
+        return _CONVERTERS[kind](value)
+    except (TypeError, ValueError):
+        raise UserError(f"{name}: expected {_EXPECTED[kind]}, not {value!r}") from None
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool | float):
+        raise ValueError
+    return int(value)
+
+
+def _finite(value: Any) -> float:
+    if isinstance(value, bool) or not math.isfinite(float(value)):
+        raise ValueError
+    return float(value)
+
+
+def _switch(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        raise ValueError
+    return str(value)
+
+
+_CONVERTERS: dict[Any, Callable[[Any], Any]] = {int: _whole, float: _finite, bool: _switch, str: _string}
+_EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+
+def _nested(settings: type[T], prefix: str, values: dict[str, Any]) -> T:
+    hints, made = get_type_hints(settings), {}
+    for field in fields(settings):  # type: ignore[arg-type]
+        key = prefix + field.name
+        if is_dataclass(hints[field.name]):
+            made[field.name] = _nested(hints[field.name], key + ".", values)  # type: ignore[arg-type]
+        elif key in values:
+            made[field.name] = values[key]
+    return settings(**made)
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default_factory() if field.default_factory is not MISSING else field.default
+
+
+def _without_none(kind: Any) -> Any:
+    """X for `X | None`; anything else as it is."""
+    rest = [part for part in get_args(kind) if part is not NoneType]
+    return rest[0] if NoneType in get_args(kind) else kind
+
+
+@cache
+def _documented(settings: type) -> dict[str, str]:
+    """Field name -> the string literal under it."""
+    (declared,) = (
+        n for n in _source(settings.__module__).body if isinstance(n, ast.ClassDef) and n.name == settings.__name__
+    )
+    found = {}
+    for field, after in zip(declared.body, declared.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(after, ast.Expr):
+            found[field.target.id] = str(ast.literal_eval(after.value))
+    return found
+
+
+@cache
+def _source(module: str) -> ast.Module:
+    return ast.parse(inspect.getsource(sys.modules[module]))
