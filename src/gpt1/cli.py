@@ -49,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(encoding="utf-8")  # a Windows pipe would have the code page of the machine
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _run(argv)
+        _run(argv)
+        sys.stdout.flush()  # a full disk must be noticed here, not while Python shuts down
+        return 0
     except BrokenPipeError:
         # The reader of our output left, as `| head` does. Python would complain once more while closing it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -62,13 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _exit_code(error)
 
 
-def _run(argv: list[str]) -> int:
+def _run(argv: list[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview())
-        return 0
+        return
     if argv[0] == "--version":
         print(f"gpt1 {__version__}")
-        return 0
+        return
     if argv[0] not in COMMANDS:
         kind = "option" if argv[0].startswith("-") else "command"
         hint = options.nearest(argv[0], COMMANDS) or f"; the commands are {', '.join(COMMANDS)}"
@@ -78,11 +80,10 @@ def _run(argv: list[str]) -> int:
     defaults = _defaults(command.settings, line.given)
     if line.help:
         print(arguments.help_text(command.settings, command.positionals, f"gpt1 {verb}", defaults))
-        return 0
+        return
     settings: Any = options.build(command.settings, command.positionals, defaults | line.given)
     job = import_module(f"gpt1.jobs.{verb}")
     _print(job, getattr(job, verb)(settings), line.json)
-    return 0
 
 
 def _defaults(settings: type, given: dict[str, Any]) -> dict[str, Any]:
@@ -103,7 +104,6 @@ def _print(job: Any, result: Any, as_json: bool) -> None:
             from rich.console import Console
 
             Console(highlight=False).print(shown)
-    sys.stdout.flush()  # a full disk must be noticed here, not while Python shuts down
 
 
 def _overview() -> str:

@@ -1,0 +1,104 @@
+"""`gpt1 info`: what is in a folder, read from its JSON and from the header of its weights; no torch."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+
+from gpt1.config import Info
+from gpt1.errors import UserError
+from gpt1.jobs.console import table
+
+FORMAT = 1
+"""The newest format of `gpt1.json` and `manifest.json` that this version reads."""
+MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+RUN_FACTS = ("preset", "recipe", "seed", "steps", "of_steps", "tokens_seen", "lm_coef", "columns", "metrics", "data")
+
+
+def info(settings: Info) -> dict[str, Any]:
+    """What `settings.path` holds: `kind` is run, data or tokenizer; the other keys depend on it.
+
+    A run has parameters, task, labels, context, vocabulary and what is known of its training; prepared data has its
+    manifest's counts. Raises UserError for a folder that is missing, incomplete, foreign or of a newer format.
+    """
+    folder = Path(settings.path)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: {'this is a file; give its folder' if folder.exists() else 'no such folder'}")
+    if (folder / "gpt1.json").exists():
+        return _run(folder)
+    if (folder / "manifest.json").exists():
+        return _data(folder)
+    if (folder / "settings.json").exists():
+        raise UserError(f"{folder}: training began here, but no model is saved yet")
+    if (folder / "tokenizer.json").exists() and not (folder / "model.safetensors").exists():
+        return {"kind": "tokenizer", "path": str(folder), **_tokenizer(folder)}
+    there = sorted(path.name for path in folder.iterdir())
+    held = ", ".join(there[:5]) + (", ..." if len(there) > 5 else "") if there else "nothing"
+    raise UserError(f"{folder}: neither a run, nor prepared data, nor a tokenizer; it holds {held}")
+
+
+def show(result: dict[str, Any]) -> RenderableType:
+    """The facts as a table, one level of sections flattened."""
+    rows: dict[str, Any] = {}
+    for name, value in result.items():
+        if isinstance(value, dict):
+            rows |= {f"{name}.{inner}": leaf for inner, leaf in value.items()}
+        elif value not in (None, []):
+            rows[name] = ", ".join(map(str, value)) if isinstance(value, list) else value
+    return table(rows)
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    facts = _read(folder / "gpt1.json")
+    missing = [name for name in MODEL_FILES if not (folder / name).exists()]
+    if missing:
+        raise UserError(f"{folder}: incomplete, {missing[0]} is missing; train it again or copy the whole folder")
+    shape = _read(folder / "config.json")
+    found = {
+        "kind": "run",
+        "path": str(folder),
+        "stage": facts.get("kind"),
+        "training": facts.get("of_steps") is not None and facts["steps"] < facts["of_steps"],
+        "parameters": _parameters(folder / "model.safetensors"),
+        "task": facts.get("task"),
+        "labels": facts.get("labels") or [],
+        "context": shape["n_positions"],
+        "vocabulary": shape["vocab_size"],
+        "width": shape["n_embd"],
+        "depth": shape["n_layer"],
+        "heads": shape["n_head"],
+    }
+    return found | {name: facts[name] for name in RUN_FACTS if name in facts}
+
+
+def _data(folder: Path) -> dict[str, Any]:
+    return {"kind": "data", "path": str(folder), **_tokenizer(folder), **_read(folder / "manifest.json")}
+
+
+def _tokenizer(folder: Path) -> dict[str, Any]:
+    known = _read(folder / "tokenizer.json")
+    ids = {*known["model"]["vocab"].values(), *(token["id"] for token in known["added_tokens"])}
+    return {"vocabulary": len(ids)}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path.parent}: incomplete, {path.name} is missing") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as JSON ({error})") from None
+    if isinstance(newer := found.get("format"), int) and newer > FORMAT:
+        raise UserError(
+            f"{path}: written by a newer gpt1 (format {newer}; this one reads {FORMAT}); upgrade to read it"
+        )
+    return found
+
+
+def _parameters(path: Path) -> int:
+    """Numbers in a safetensors file, counted from its header: 8 bytes of length, then JSON."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
