@@ -287,7 +287,7 @@ PRESETS: dict[Preset, Model] = {
         embedding_dropout=0.0, residual_dropout=0.0, attention_dropout=0.0,
     ),
     "tiny": Model(
-        context=128, width=192, depth=4, heads=6, inner=768,
+        context=128, width=192, depth=4, heads=3, inner=768,
         embedding_dropout=0.0, residual_dropout=0.0, attention_dropout=0.0,
     ),
 }  # fmt: skip
@@ -295,12 +295,12 @@ PRESETS: dict[Preset, Model] = {
 RECIPES: dict[Recipe, Optim] = {
     "paper": Optim(),
     "fast": Optim(
-        method="muon", lr=5e-3, matrix_lr=1e-2, beta2=0.95, weight_decay=0.01, warmup=20, decay="linear",
+        method="muon", lr=1e-2, matrix_lr=1e-2, beta2=0.95, weight_decay=0.01, warmup=20, decay="linear",
     ),
 }  # fmt: skip
 
 DEFAULT_RECIPE: dict[Preset, Recipe] = {"gpt1": "paper", "small": "fast", "tiny": "fast"}
-DEFAULT_BATCH: dict[Preset, int] = {"gpt1": 64, "small": 32, "tiny": 32}
+DEFAULT_BATCH: dict[Preset, int] = {"gpt1": 64, "small": 16, "tiny": 16}
 
 
 def pretrain_defaults(preset: Preset = "small", recipe: Recipe | None = None, *, data: str, out: str) -> Pretrain:

@@ -1,0 +1,65 @@
+"""The demo's data: the documentation that ships inside every Python, read from source without running it."""
+
+import ast
+import random
+import sysconfig
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "ensurepip", "distutils"}
+SHORTEST = 60
+"""Characters below which a docstring does not tell its package."""
+
+
+@dataclass(frozen=True)
+class Docstring:
+    """A docstring and the top-level package or module it stands in."""
+
+    text: str
+    package: str
+
+
+def docstrings() -> list[Docstring]:
+    """Every distinct docstring of the standard library, in a fixed order."""
+    library = Path(sysconfig.get_paths()["stdlib"])
+    found: dict[str, Docstring] = {}
+    for path in sorted(library.rglob("*.py")):
+        parts = path.relative_to(library).parts
+        if not SKIPPED & set(parts) and not parts[0].startswith("config-"):
+            package = parts[0].removesuffix(".py")
+            for text in _of_file(path):
+                found.setdefault(text, Docstring(text, package))
+    return list(found.values())
+
+
+def topics() -> list[str]:
+    """The language reference that `help()` prints, a text a topic."""
+    from pydoc_data import topics as module
+
+    return [text for _, text in sorted(module.topics.items())]
+
+
+def labelled(found: list[Docstring], classes: int, train: int, test: int) -> tuple[list[Docstring], list[Docstring]]:
+    """`train` and at most `test` docstrings of each of the `classes` packages that have most; a fixed draw."""
+    usable = [d for d in found if len(d.text) >= SHORTEST and not d.package.startswith("_")]
+    packages = [name for name, _ in Counter(d.package for d in usable).most_common(classes)]
+    parts: tuple[list[Docstring], list[Docstring]] = ([], [])
+    for package in packages:
+        own = [d for d in usable if d.package == package]
+        random.Random(0).shuffle(own)
+        parts[0].extend(own[:train])
+        parts[1].extend(own[train : train + test])
+    return parts
+
+
+def _of_file(path: Path) -> Iterator[str]:
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return  # a few files of some releases are broken on purpose
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if text := ast.get_docstring(node):
+                yield text
