@@ -118,7 +118,7 @@ def _message(error: BaseException) -> str:
         return str(error) or "stopped"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f": {error.filename}" if error.filename else "")
-    return str(error)
+    return str(error).replace("\n", " ")
 
 
 def _exit_code(error: BaseException) -> int:

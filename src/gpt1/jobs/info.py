@@ -13,6 +13,8 @@ from gpt1.jobs.console import table
 
 FORMAT = 1
 """The newest format of `gpt1.json` and `manifest.json` that this version reads."""
+LARGEST_HEADER = 100_000_000
+"""Bytes; what safetensors itself allows, so a damaged length cannot ask for all memory."""
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 RUN_FACTS = ("preset", "recipe", "seed", "steps", "of_steps", "tokens_seen", "lm_coef", "columns", "metrics", "data")
 
@@ -99,6 +101,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _parameters(path: Path) -> int:
     """Numbers in a safetensors file, counted from its header: 8 bytes of length, then JSON."""
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), LARGEST_HEADER)))
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as safetensors ({error})") from None
     return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
