@@ -13,7 +13,9 @@ from gpt1.train import checkpoint, log
 def test_round_trip_keeps_only_the_newest(tmp_path: Path) -> None:
     assert checkpoint.latest(tmp_path) is None
     for step in (1, 2):
-        checkpoint.save(tmp_path, step, {"master.a": torch.full((3,), float(step)), "adam.step.a": torch.tensor(2.0)}, {})
+        checkpoint.save(
+            tmp_path, step, {"master.a": torch.full((3,), float(step)), "adam.step.a": torch.tensor(2.0)}, {}
+        )
     path = checkpoint.latest(tmp_path)
     assert path is not None
     assert [p.name for p in path.parent.iterdir()] == ["step-00000002.safetensors"]
@@ -30,7 +32,7 @@ def test_a_failed_save_keeps_the_old_state(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(OSError, match="No space"):
         checkpoint.save(tmp_path, 2, {"a": torch.zeros(3)}, {})
-    assert [p for p in old.parent.iterdir()] == [old]
+    assert list(old.parent.iterdir()) == [old]
 
 
 def test_an_unreadable_state_is_named(tmp_path: Path) -> None:

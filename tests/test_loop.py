@@ -34,9 +34,7 @@ def build(**dropout: float) -> tuple[LanguageModel, Optimizer]:
 
 
 def run(model: LanguageModel, optimizer: Optimizer, start: int, stop: int, micro_batch: int = 4) -> list[Report]:
-    return list(
-        train(model, batches(micro_batch), optimizer, weights={"lm": 1.0}, steps=stop, start=start, seed=5)
-    )
+    return list(train(model, batches(micro_batch), optimizer, weights={"lm": 1.0}, steps=stop, start=start, seed=5))
 
 
 def test_loss_goes_down_on_one_batch() -> None:

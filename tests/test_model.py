@@ -56,7 +56,9 @@ def test_attention_by_products_is_attention() -> None:
     theirs = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
     torch.testing.assert_close(ours, theirs)
     seed = torch.randn(ours.shape, generator=generator, dtype=torch.double)
-    for a, b in zip(torch.autograd.grad(ours, (q, k, v), seed), torch.autograd.grad(theirs, (q, k, v), seed), strict=True):
+    for a, b in zip(
+        torch.autograd.grad(ours, (q, k, v), seed), torch.autograd.grad(theirs, (q, k, v), seed), strict=True
+    ):
         torch.testing.assert_close(a, b)
 
 

@@ -25,7 +25,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
         _sync(temporary)
         # mkstemp makes private files; a result should be as readable as any other new file.
         temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
+        temporary.replace(path)
         _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)

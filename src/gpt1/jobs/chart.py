@@ -22,13 +22,17 @@ def line_chart(lines: dict[str, Sequence[Point]], x_label: str, y_label: str) ->
         x = LEFT + (point[0] - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
         return x, HEIGHT - BOTTOM - (point[1] - y_low) / (y_high - y_low) * (HEIGHT - BOTTOM - TOP)
 
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(y_label)} by {html.escape(x_label)}">']
+    parts = [
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(y_label)} by {html.escape(x_label)}">'
+    ]
     for y in ticks(y_low, y_high):
         height = place((x_low, y))[1]
         parts.append(f'<path class="grid" d="M{LEFT} {height:.1f}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{height + 4:.1f}" text-anchor="end">{y:g}</text>')
     for x in ticks(x_low, x_high):
-        parts.append(f'<text x="{place((x, y_low))[0]:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{x:,g}</text>')
+        parts.append(
+            f'<text x="{place((x, y_low))[0]:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{x:,g}</text>'
+        )
     parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">{html.escape(x_label)}</text>')
     for number, (name, points) in enumerate(drawn.items()):
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(place, points))

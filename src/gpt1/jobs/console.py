@@ -26,5 +26,7 @@ def table(rows: dict[str, Any], title: str = "") -> Table:
     """Two columns, name and value."""
     out = Table(title=title or None, show_header=False, title_justify="left")
     for name, value in rows.items():
-        out.add_row(name, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value))
+        out.add_row(
+            name, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
+        )
     return out

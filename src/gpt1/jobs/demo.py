@@ -5,13 +5,14 @@ import json
 import statistics
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
 from rich.table import Table
 
-from gpt1.config import Demo, Evaluate, Finetune, Generate, Prepare, Report, pretrain_defaults
+from gpt1.config import Demo, Evaluate, Finetune, Generate, Prepare, Pretrain, Report, pretrain_defaults
 from gpt1.jobs.console import say
 from gpt1.jobs.docstrings import Docstring, docstrings, labelled, topics
 from gpt1.jobs.evaluate import evaluate
@@ -41,9 +42,12 @@ def demo(settings: Demo) -> dict[str, Any]:
     pretrained = pretrain(_pretrain_settings(settings, folder, run, base))
     written = generate(Generate(run=run, prompts=["Return the"], max_new_tokens=60, **base))  # type: ignore[arg-type]
     say(f'it writes: "Return the{written["samples"][0]["text"]}"')
-    say(f"3/4 finetune: which package is a docstring from? {TRAIN} labels for each of {CLASSES} packages, {SEEDS} seeds")
+    say(
+        f"3/4 finetune: which package is a docstring from? {TRAIN} labels for each of {CLASSES} packages, {SEEDS} seeds"
+    )
     accuracies = {
-        name: [_accuracy(folder, run, name, seed, base) for seed in range(1, SEEDS + 1)] for name in ("scratch", "pretrained")
+        name: [_accuracy(folder, run, name, seed, base) for seed in range(1, SEEDS + 1)]
+        for name in ("scratch", "pretrained")
     }
     say("4/4 report")
     runs = [run, str(folder / "pretrained-1"), str(folder / "scratch-1")]
@@ -60,7 +64,9 @@ def demo(settings: Demo) -> dict[str, Any]:
 
 def show(result: dict[str, Any]) -> RenderableType:
     """GPT-1's claim, measured."""
-    out = Table(title=f"{TRAIN} labels a class, {CLASSES} classes: accuracy on docstrings it never saw", title_justify="left")
+    out = Table(
+        title=f"{TRAIN} labels a class, {CLASSES} classes: accuracy on docstrings it never saw", title_justify="left"
+    )
     for column in ("start from", "mean", *(f"seed {seed}" for seed in range(1, SEEDS + 1))):
         out.add_column(column)
     for name, key in (("random weights", "scratch"), ("the pre-trained GPT", "pretrained")):
@@ -88,9 +94,9 @@ def _write_rows(path: Path, rows: Iterable[Docstring]) -> None:
         writer.writerows((row.text, row.package) for row in rows)
 
 
-def _pretrain_settings(settings: Demo, folder: Path, run: str, base: dict[str, Any]) -> Any:
+def _pretrain_settings(settings: Demo, folder: Path, run: str, base: dict[str, Any]) -> Pretrain:
     defaults = pretrain_defaults("tiny", data=str(folder / "data"), out=run)
-    return _replace(defaults, minutes=settings.minutes, sample="Return the", seed=settings.seed, fresh=True, **base)
+    return replace(defaults, minutes=settings.minutes, sample="Return the", seed=settings.seed, fresh=True, **base)
 
 
 def _accuracy(folder: Path, run: str, name: str, seed: int, base: dict[str, Any]) -> float:

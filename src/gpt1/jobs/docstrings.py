@@ -8,7 +8,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "ensurepip", "distutils"}
+SKIPPED = {
+    "site-packages",
+    "dist-packages",
+    "test",
+    "tests",
+    "idlelib",
+    "lib2to3",
+    "turtledemo",
+    "ensurepip",
+    "distutils",
+}
 SHORTEST = 60
 """Characters below which a docstring does not tell its package."""
 
@@ -29,7 +39,7 @@ def docstrings() -> list[Docstring]:
         parts = path.relative_to(library).parts
         if not SKIPPED & set(parts) and not parts[0].startswith("config-"):
             package = parts[0].removesuffix(".py")
-            for text in _of_file(path):
+            for text in filter(None, _of_file(path)):
                 found.setdefault(text, Docstring(text, package))
     return list(found.values())
 
@@ -60,6 +70,6 @@ def _of_file(path: Path) -> Iterator[str]:
     except (SyntaxError, ValueError):
         return  # a few files of some releases are broken on purpose
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if text := ast.get_docstring(node):
-                yield text
+        match node:
+            case ast.Module() | ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
+                yield ast.get_docstring(node) or ""

@@ -274,9 +274,7 @@ def _measured(settings: Pretrain, data: Data, device: torch.device, dtype: torch
     return statistics.median(seconds[1:]), (time.perf_counter() - began) / 32
 
 
-def _build(
-    settings: Pretrain, data: Data, device: torch.device, dtype: torch.dtype
-) -> tuple[LanguageModel, Optimizer]:
+def _build(settings: Pretrain, data: Data, device: torch.device, dtype: torch.dtype) -> tuple[LanguageModel, Optimizer]:
     if settings.init:
         body = GPT(settings.model)
         body.load_state_dict(bundle.load(settings.init).body.state_dict())

@@ -49,15 +49,22 @@ def show(result: dict[str, Any]) -> RenderableType:
 
 def page(title: str, body: str) -> str:
     """A whole HTML page that loads nothing from anywhere."""
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
-    return f"<!doctype html><html lang=en><head>{head}<style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>{body}</body></html>\n"
+    head = (
+        f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
+    )
+    heading = f"<h1>{html.escape(title)}</h1>"
+    return (
+        f"<!doctype html><html lang=en><head>{head}<style>{STYLE}</style></head><body>{heading}{body}</body></html>\n"
+    )
 
 
 def section(run: Path, info: dict[str, Any]) -> str:
     """One run: facts, curves, metrics, samples, settings."""
     rows = log.read(run)
     curves = {name: [(row["step"], row[key]) for row in rows if key in row] for key, name in CURVES.items()}
-    facts = {key: info[key] for key in ("kind", "task", "preset", "recipe", "parameters", "steps", "seed") if info.get(key)}
+    facts = {
+        key: info[key] for key in ("kind", "task", "preset", "recipe", "parameters", "steps", "seed") if info.get(key)
+    }
     parts = [
         f"<h2>{html.escape(str(run))}</h2>",
         table(facts.items()),

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt1.batch import IGNORE, Batch
-from gpt1.nn.model import INIT_STD, GPT
+from gpt1.nn.model import GPT, INIT_STD
 from gpt1.nn.vocabulary_loss import vocabulary_loss
 
 
@@ -54,6 +54,7 @@ class TaskModel(nn.Module):
         The auxiliary loss counts every next token of the transformed sequence, delimiter and extract included,
         averaged within a sequence first, as OpenAI's train.py does.
         """
+        assert batch.labels_N is not None, "stage two needs labels"
         tokens_MT, targets_MT = batch.tokens_NKT.flatten(0, 1), batch.targets_NKT.flatten(0, 1)
         h_MTD = self.body(tokens_MT)
         wide = torch.promote_types(h_MTD.dtype, torch.float32)
@@ -78,4 +79,3 @@ class TaskModel(nn.Module):
         N, K = batch.extract_NK.shape
         h_MD = h_MTD[torch.arange(N * K, device=h_MTD.device), batch.extract_NK.flatten()]
         return self.head(self.head_dropout(h_MD)).view(N, K, -1).sum(1)
-

@@ -13,6 +13,7 @@ from gpt1.batch import IGNORE, Batch
 from gpt1.errors import RunFailed
 from gpt1.train.optim import Optimizer
 
+CPU = torch.device("cpu")
 PATIENCE = 10
 """Updates in a row that may be skipped because their gradient is not finite."""
 
@@ -55,7 +56,7 @@ def train(
     steps: int,
     start: int = 0,
     seed: int = 1,
-    device: torch.device = torch.device("cpu"),
+    device: torch.device = CPU,
 ) -> Iterator[Report]:
     """Make updates `start` .. `steps` - 1, each on the micro-batches `batches(step)`.
 
@@ -90,6 +91,6 @@ def _backward(
 ) -> dict[str, Tensor]:
     sums = model(batch)
     terms = [weights[name] * value / max(1, counts[name]) for name, value in sums.items() if weights.get(name)]
-    torch.stack(terms).sum().backward()  # type: ignore[no-untyped-call]
+    torch.stack(terms).sum().backward()
     optimizer.accumulate()
     return {name: value.detach() for name, value in sums.items()}

@@ -20,6 +20,9 @@ class Optimizer:
         self.settings, self.steps = settings, steps
         self.weights = dict(model.named_parameters())
         self.masters = {name: _master(weight) for name, weight in self.weights.items()}
+        self.gradients = {name: torch.zeros_like(master) for name, master in self.masters.items()}
+        for name, master in self.masters.items():
+            master.grad = self.gradients[name]
         hidden = {n: m for n, m in self.masters.items() if settings.method == "muon" and _is_hidden_matrix(n, m)}
         rest = {n: m for n, m in self.masters.items() if n not in hidden}
         self.muon = Muon(hidden, settings.momentum, settings.weight_decay)
@@ -31,9 +34,9 @@ class Optimizer:
 
     def accumulate(self) -> None:
         """Add the model's gradients to the masters', and clear them."""
-        pairs = [(self.masters[name], weight) for name, weight in self.weights.items() if weight.grad is not None]
-        torch._foreach_add_([m.grad for m, _ in pairs], [w.grad.float() for _, w in pairs])
-        for _, weight in pairs:
+        fresh = {name: weight.grad.float() for name, weight in self.weights.items() if weight.grad is not None}
+        torch._foreach_add_([self.gradients[name] for name in fresh], list(fresh.values()))
+        for weight in self.weights.values():
             weight.grad = None
 
     def update(self, step: int) -> float:
@@ -41,7 +44,7 @@ class Optimizer:
 
         A norm that is not finite changes nothing: no weight, no moment.
         """
-        gradients = [master.grad for master in self.masters.values()]
+        gradients = list(self.gradients.values())
         norm = torch.nn.utils.get_total_norm(gradients)
         if math.isfinite(value := norm.item()):
             if 0 < self.settings.clip < value:
@@ -89,9 +92,7 @@ def learning_rate(step: int, steps: int, settings: Optim) -> float:
 
 def _master(weight: nn.Parameter) -> Tensor:
     # In fp32 the weight could be its own master, but then its gradient would be cleared between micro-batches.
-    master = nn.Parameter(weight.detach().float().clone())
-    master.grad = torch.zeros_like(master)
-    return master
+    return nn.Parameter(weight.detach().float().clone())
 
 
 def _is_hidden_matrix(name: str, parameter: Tensor) -> bool:

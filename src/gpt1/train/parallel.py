@@ -57,6 +57,7 @@ def _keep_pages() -> None:
     # in between, and every step would pay for clearing them anew. Keeping them is worth a third of the time.
     if sys.platform != "linux":
         return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    for option, value in MALLOPT.items() if mallopt else ():
-        mallopt(ctypes.c_int(option), ctypes.c_int(value))
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        for option, value in MALLOPT.items():
+            libc.mallopt(ctypes.c_int(option), ctypes.c_int(value))
