@@ -59,7 +59,8 @@ class Option:
 
 def options(settings: type, prefix: str = "") -> dict[str, Option]:
     """Every setting of a dataclass, sections flattened, by full name."""
-    hints, found = get_type_hints(settings), {}
+    hints = get_type_hints(settings)
+    found: dict[str, Option] = {}
     for field in fields(settings):
         kind, key = hints[field.name], prefix + field.name
         if is_dataclass(kind):
@@ -150,7 +151,7 @@ def _nested(settings: type[T], prefix: str, values: dict[str, Any]) -> T:
     for field in fields(settings):  # type: ignore[arg-type]
         key = prefix + field.name
         if is_dataclass(hints[field.name]):
-            made[field.name] = _nested(hints[field.name], key + ".", values)  # type: ignore[arg-type]
+            made[field.name] = _nested(hints[field.name], key + ".", values)
         elif key in values:
             made[field.name] = values[key]
     return settings(**made)
