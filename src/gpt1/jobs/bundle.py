@@ -1,0 +1,150 @@
+"""The run folder: a model that gpt1 and Hugging Face both load, and what gpt1 alone knows about it (gpt1.json).
+
+gpt1.json is written last, so a folder that has it is whole. Format: docs/formats.md.
+"""
+
+import json
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gpt1 import __version__
+from gpt1.config import Generate, Model
+from gpt1.errors import UserError
+from gpt1.jobs.continuation import Sample, continue_texts
+from gpt1.jobs.hugging_face import HEAD, from_hf, from_hf_config, to_hf, to_hf_config
+from gpt1.jobs.model_card import model_card
+from gpt1.nn.model import GPT
+from gpt1.storage import atomic, write_json, write_text
+from gpt1.text.tokenizer import Tokenizer
+
+FORMAT = 1
+FILES = ("config.json", "tokenizer.json", "model.safetensors", "gpt1.json")
+"""What a run must hold."""
+IDENTITY = ("kind", "task", "labels", "tokenizer", "data")
+"""Facts of gpt1.json that stay while a run goes on."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded run folder."""
+
+    body: GPT
+    """the network, fp32, on the CPU, in evaluation mode"""
+    tokenizer: Tokenizer
+    info: dict[str, Any]
+    """gpt1.json"""
+    head: Tensor | None = None
+    """W_y (C, D) of a fine-tuned run; row i belongs to `info["labels"][i]`"""
+
+    def generate(self, prompt: str = "", **settings: Any) -> Sample:
+        """Continue one text: {prompt, text, tokens, finish_reason}; `settings` are those of `config.Generate`."""
+        asked = Generate(run="", prompts=[prompt], num=1, **settings)
+        return continue_texts(self.body, self.tokenizer, asked)[0]
+
+
+def save(folder: str | Path, body: GPT, tokenizer: Tokenizer, info: dict[str, Any], head: Tensor | None = None) -> None:
+    """Write a run folder, replacing the model it may hold; the same arguments give the same bytes.
+
+    `info` needs `kind`, and `labels` beside a head; format, parameters, tokenizer and versions are added here.
+    Raises UserError if Hugging Face's `openai-gpt` cannot express the network.
+    """
+    folder = Path(folder)
+    labels = info["labels"] if head is not None else None
+    config = to_hf_config(body.config, {"end": tokenizer.end_id, "pad": tokenizer.pad_id}, labels)
+    info = {
+        "format": FORMAT,
+        **info,
+        "parameters": sum(p.numel() for p in body.parameters()) + (0 if head is None else head.numel()),
+        "context": body.config.context,
+        "vocabulary": body.config.vocabulary,
+        "tokenizer": tokenizer.hash,
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "gpt1": __version__},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    _unmark_another(folder, info)
+    write_json(folder / "config.json", config)
+    write_json(folder / "generation_config.json", {k: v for k, v in config.items() if k.endswith("_token_id")})
+    tokenizer.save(folder, body.config.context, template=head is not None)
+    write_text(folder / "README.md", model_card(info))
+    with atomic(folder / "model.safetensors") as temporary:
+        # transformers refuses a file that does not say which framework wrote it.
+        save_file(to_hf(body, head), temporary, metadata={"format": "pt"})
+    write_json(folder / "gpt1.json", info)
+
+
+def load(path: str | Path) -> Bundle:
+    """A run folder as a Bundle.
+
+    Raises UserError if the folder is missing, incomplete, damaged, of a newer format or another architecture.
+    """
+    folder = Path(path)
+    info, model = read_info(folder), read_model_config(folder)
+    with torch.device("meta"):
+        body = GPT(model)
+    body = body.to_empty(device="cpu")
+    head = from_hf(body, _read_tensors(folder / "model.safetensors"), str(folder / "model.safetensors"))
+    tokenizer = Tokenizer.load(folder)
+    if tokenizer.hash != info["tokenizer"] or tokenizer.vocabulary != model.vocabulary:
+        raise UserError(f"{folder}: tokenizer.json is not the one this model was trained with")
+    if (head is None) != (info["kind"] == "pretrained"):
+        raise UserError(
+            f"{folder}: gpt1.json says {info['kind']}, but {HEAD} is {'missing' if head is None else 'there'}"
+        )
+    return Bundle(body.eval(), tokenizer, info, head)
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """gpt1.json of a run folder, which must be complete. Raises UserError as `load` does."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such run folder")
+    if (folder / "config.json").exists():
+        read_model_config(folder)  # another architecture is a clearer answer than a missing gpt1.json
+    elif (folder / "manifest.json").exists():
+        raise UserError(f"{folder} is prepared data, not a run; `gpt1 pretrain {folder} --out RUN` makes a run")
+    for name in FILES:
+        if not (folder / name).exists():
+            raise UserError(f"{folder} is not a complete run: {name} is missing; the job that writes it must finish")
+    info = _read_json(folder / "gpt1.json")
+    if info.get("format", 0) > FORMAT:
+        raise UserError(f"{folder / 'gpt1.json'}: format {info['format']} is newer than {FORMAT}; update gpt1")
+    return info
+
+
+def read_model_config(folder: Path) -> Model:
+    """The network's shape, from config.json. Raises UserError for another architecture."""
+    return from_hf_config(_read_json(folder / "config.json"), str(folder / "config.json"))
+
+
+def _unmark_another(folder: Path, info: dict[str, Any]) -> None:
+    """Where the folder holds another model, make it incomplete until this one is whole."""
+    marker = folder / "gpt1.json"
+    if marker.exists():
+        old = _read_json(marker)
+        if [old.get(key) for key in IDENTITY] != [info.get(key) for key in IDENTITY]:
+            marker.unlink()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} is not a complete run: {path.name} is missing") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged: it holds no JSON object")
+    return value
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged: {error}") from None
