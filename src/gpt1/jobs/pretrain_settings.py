@@ -1,0 +1,111 @@
+"""What `gpt1 pretrain` settles before its first update: sizes, the number of steps, and whether a run may go on."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gpt1.config import Model, Pretrain, with_vocabulary
+from gpt1.data.shards import Manifest, TokenStream, read_manifest
+from gpt1.errors import UserError
+from gpt1.jobs import bundle
+from gpt1.text.tokenizer import Tokenizer
+
+MICRO_BATCH_TOKENS = 4096
+DEFAULT_EPOCHS = 1.0
+LENGTHS = ("steps", "epochs", "minutes")
+FREE = {"out", "fresh", "device", "threads", "eval_every", "save_every", "sample", *LENGTHS}
+"""Settings that may differ when a run goes on: they do not change its weights, or were fixed when it began."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """What `gpt1 prepare` left."""
+
+    manifest: Manifest
+    tokenizer: Tokenizer
+    train: TokenStream
+    val: TokenStream
+
+
+def open_data(folder: Path) -> Data:
+    """Prepared data. Raises UserError if it is missing, incomplete or of a newer format."""
+    manifest = read_manifest(folder)
+    return Data(manifest, Tokenizer.load(folder), TokenStream(folder, "train"), TokenStream(folder, "val"))
+
+
+def settle(settings: Pretrain, data: Data) -> Pretrain:
+    """The settings with all filled in that only the data or a starting model tells; UserError if they cannot work."""
+    model = with_vocabulary(settings.model, data.tokenizer.vocabulary)
+    if settings.init:
+        model = _shape_of(Path(settings.init), model, data, settings.data)
+    micro_batch = settings.micro_batch or max(1, MICRO_BATCH_TOKENS // model.context)
+    settings = replace(settings, model=model, micro_batch=min(micro_batch, settings.batch))
+    _check(settings)
+    if len(data.train) <= model.context:
+        raise UserError(
+            f"{settings.data} has {len(data.train):,} training tokens, not enough for a window of {model.context}; "
+            "prepare more text, or lower --model.context"
+        )
+    return settings
+
+
+def recorded(settings: Pretrain) -> Pretrain:
+    """The settings a run began with. Raises UserError if the ones given now would make another run."""
+    path = Path(settings.out) / "settings.json"
+    try:
+        began: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable ({error}); start over with --fresh") from None
+    for key, value in dataclasses.asdict(settings).items():
+        if key not in FREE and began.get(key) != value:
+            raise UserError(
+                f"{settings.out} was begun with {_difference(key, began.get(key), value)}; "
+                "repeat that to go on, or give --fresh to start over"
+            )
+    if settings.steps and settings.steps != began["steps"]:
+        raise UserError(
+            f"{settings.out} was begun with --steps {began['steps']}, and its learning rate falls to 0 there; "
+            f"to train further, --init {settings.out} with another --out"
+        )
+    return replace(settings, steps=began["steps"])  # type: ignore[arg-type]
+
+
+def steps_of_epochs(settings: Pretrain, data: Data) -> int:
+    """Updates that make the given passes over the training tokens (one, if nothing was given)."""
+    per_epoch = len(data.train) / (settings.batch * settings.model.context)
+    return max(1, round((settings.epochs or DEFAULT_EPOCHS) * per_epoch))
+
+
+def _shape_of(run: Path, asked: Model, data: Data, folder: str) -> Model:
+    if bundle.read_info(run)["tokenizer"] != data.tokenizer.hash:
+        raise UserError(
+            f"--init {run}: its tokenizer is not the one {folder} was prepared with; "
+            f"prepare the text with --tokenizer {run}"
+        )
+    return replace(
+        bundle.read_model_config(run),
+        embedding_dropout=asked.embedding_dropout,
+        residual_dropout=asked.residual_dropout,
+        attention_dropout=asked.attention_dropout,
+    )
+
+
+def _check(settings: Pretrain) -> None:
+    model = settings.model
+    if model.width % model.heads:
+        raise UserError(f"--model.width {model.width} is not a multiple of --model.heads {model.heads}")
+    if model.context < 2 or settings.batch < 1:
+        raise UserError("--model.context must be at least 2 and --batch at least 1")
+    given = [name for name in LENGTHS if getattr(settings, name) is not None]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(f'--{name}' for name in given)} contradict each other; give one of them")
+    for name in given:
+        if not getattr(settings, name) > 0:
+            raise UserError(f"--{name} {getattr(settings, name)} must be more than 0")
+
+
+def _difference(key: str, before: object, now: object) -> str:
+    if isinstance(before, dict) and isinstance(now, dict):
+        key, before, now = next((f"{key}.{k}", before.get(k), v) for k, v in now.items() if before.get(k) != v)
+    return f"--{key.replace('_', '-')} {before}, not {now}"

@@ -1,0 +1,196 @@
+"""Pre-training as a whole: determinism, stopping anywhere, and what users get wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt1.config import Model, Prepare, Pretrain, pretrain_defaults
+from gpt1.errors import UserError
+from gpt1.jobs import bundle
+from gpt1.jobs import pretrain as job
+from gpt1.jobs.docstrings import topics
+from gpt1.jobs.prepare import prepare
+from gpt1.jobs.pretrain import pretrain
+from gpt1.train import checkpoint, log
+
+SIZE = Model(context=16, width=32, depth=2, heads=2, inner=128)  # dropout on: 0.1 everywhere
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared")
+    text = folder / "topics.txt"
+    text.write_text("\n".join(topics()[:12]), encoding="utf-8")
+    prepare(Prepare(inputs=[str(text)], out=str(folder / "data"), vocabulary=300, val_fraction=0.1))
+    return folder / "data"
+
+
+def settings(data: Path, out: Path, **changes: Any) -> Pretrain:
+    base = pretrain_defaults("tiny", data=str(data), out=str(out))
+    return replace(base, **{"model": SIZE, "batch": 4, "micro_batch": 2, "steps": 6, "threads": 1, **changes})
+
+
+def weights(out: Path) -> bytes:
+    return (out / "model.safetensors").read_bytes()
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Let the run be told to stop once `step` updates are made."""
+    real = job.train
+
+    def train(*args: Any, **kwargs: Any) -> Any:
+        for report in real(*args, **kwargs):
+            if report.step == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield report
+
+    monkeypatch.setattr(job, "train", train)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("recipe", ["paper", "fast"])
+def test_same_seed_same_bytes_and_a_stop_is_invisible(
+    data: Path, tmp_path: Path, dtype: str, recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe_settings = pretrain_defaults("tiny", recipe, data="", out="").optim  # type: ignore[arg-type]
+    changes = {"dtype": dtype, "optim": recipe_settings}
+    result = pretrain(settings(data, tmp_path / "a", **changes))
+    pretrain(settings(data, tmp_path / "b", **changes))
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+    assert result["steps"] == 6
+    for stop in (1, 3, 5):
+        out = tmp_path / f"stopped-{stop}"
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match=f"update {stop}"):
+            stop_after(patch, stop)
+            pretrain(settings(data, out, **changes))
+        assert bundle.read_info(out)["steps"] == stop  # usable while it is still training
+        pretrain(settings(data, out, **changes))
+        assert weights(tmp_path / "a") == weights(out)
+        rows = [row for row in log.read(out) if "lm" in row]
+        assert [row["lm"] for row in rows] == [row["lm"] for row in log.read(tmp_path / "a") if "lm" in row]
+
+
+def test_another_seed_is_another_model(data: Path, tmp_path: Path) -> None:
+    pretrain(settings(data, tmp_path / "a", steps=1))
+    pretrain(settings(data, tmp_path / "b", steps=1, seed=2))
+    assert weights(tmp_path / "a") != weights(tmp_path / "b")
+
+
+def test_a_finished_run_has_nothing_to_do(data: Path, tmp_path: Path) -> None:
+    first = pretrain(settings(data, tmp_path / "run"))
+    before = weights(tmp_path / "run"), (tmp_path / "run" / log.NAME).read_bytes()
+    assert pretrain(settings(data, tmp_path / "run")) == first
+    assert before == (weights(tmp_path / "run"), (tmp_path / "run" / log.NAME).read_bytes())
+    pretrain(settings(data, tmp_path / "run", fresh=True, seed=2))
+    assert before[0] != weights(tmp_path / "run")
+
+
+def test_what_the_run_learns_is_logged(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = pretrain(settings(data, out, steps=60, eval_every=30, batch=16, micro_batch=16))
+    rows = log.read(out)
+    losses = [row["lm"] for row in rows if "lm" in row]
+    assert len(losses) == 60
+    assert losses[-1] < 0.8 * losses[0]
+    validations = [row for row in rows if "val_nats_per_token" in row]
+    assert [row["step"] for row in validations] == [30, 60]
+    assert validations[-1]["val_bits_per_byte"] == result["val_bits_per_byte"]
+    assert [row["step"] for row in rows if "sample" in row] == [30, 60]
+    assert json.loads((out / "settings.json").read_text())["steps"] == 60
+
+
+def test_init_goes_on_from_a_model(data: Path, tmp_path: Path) -> None:
+    pretrain(settings(data, tmp_path / "first", steps=30, batch=16, micro_batch=16))
+    changes: dict[str, Any] = {"init": str(tmp_path / "first"), "preset": "small", "steps": 1}
+    pretrain(settings(data, tmp_path / "second", **changes))
+    start = next(row["lm"] for row in log.read(tmp_path / "second") if "lm" in row)
+    end = [row["lm"] for row in log.read(tmp_path / "first") if "lm" in row][-1]
+    assert abs(start - end) < 0.5
+    assert bundle.read_model_config(tmp_path / "second").width == 32
+
+
+def test_minutes_fix_a_number_of_steps(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    began = time.perf_counter()
+    result = pretrain(settings(data, out, steps=None, minutes=0.1))
+    assert time.perf_counter() - began < 20
+    assert json.loads((out / "settings.json").read_text())["steps"] == result["steps"] > 10
+    assert pretrain(settings(data, out, steps=None, minutes=0.1))["steps"] == result["steps"]
+
+
+def test_a_full_disk_keeps_the_last_state(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "run"
+    pretrain(settings(data, tmp_path / "whole"))
+
+    real = checkpoint.save_file
+
+    def full(tensors: Any, path: Any, metadata: dict[str, str]) -> None:
+        if json.loads(metadata["gpt1"])["step"] > 2:
+            raise OSError(28, "No space left on device")
+        real(tensors, path, metadata)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(checkpoint, "save_file", full)
+        pretrain(settings(data, out, save_every=2))
+    state = checkpoint.latest(out)
+    assert state is not None
+    assert checkpoint.facts(state)["step"] == 2
+    pretrain(settings(data, out, save_every=2))
+    assert weights(out) == weights(tmp_path / "whole")
+
+
+def test_killed_in_the_middle_goes_on(data: Path, tmp_path: Path) -> None:
+    """A real process, killed without warning, ends with the same bytes when started again."""
+    common = [sys.executable, "-m", "gpt1", "pretrain", str(data), "--preset", "tiny", "--steps", "40", "--threads", "1"]
+    common += ["--batch", "4", "--model.width", "32", "--model.inner", "128", "--model.heads", "2", "--model.context", "16"]
+    common += ["--save-every", "5"]
+    subprocess.run([*common, "--out", str(tmp_path / "whole")], check=True, capture_output=True)
+    out = tmp_path / "killed"
+    with subprocess.Popen([*common, "--out", str(out)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        while checkpoint.latest(out) is None and process.poll() is None:
+            time.sleep(0.01)
+        process.kill()
+    subprocess.run([*common, "--out", str(out)], check=True, capture_output=True)
+    assert weights(out) == weights(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 5, "epochs": 1.0}, "--steps and --epochs contradict"),
+        ({"steps": 0}, "--steps 0 must be more than 0"),
+        ({"steps": None, "minutes": -1.0}, "--minutes -1.0 must be more"),
+        ({"model": replace(SIZE, heads=3)}, "--model.width 32 is not a multiple of --model.heads 3"),
+        ({"model": replace(SIZE, context=10**6)}, "not enough for a window of 1000000"),
+        ({"batch": 0}, "--batch at least 1"),
+        ({"device": "cuda:77"}, "no such device"),
+        ({"init": "nowhere"}, "nowhere"),
+    ],
+)
+def test_wrong_settings(data: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        pretrain(settings(data, tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_only_as_it_began(data: Path, tmp_path: Path) -> None:
+    pretrain(settings(data, tmp_path / "run"))
+    with pytest.raises(UserError, match=r"--seed 1, not 2"):
+        pretrain(settings(data, tmp_path / "run", seed=2))
+    with pytest.raises(UserError, match=r"--model.width 32, not 64"):
+        pretrain(settings(data, tmp_path / "run", model=replace(SIZE, width=64, inner=256)))
+    with pytest.raises(UserError, match=r"--steps 6"):
+        pretrain(settings(data, tmp_path / "run", steps=7))
+
+
+def test_data_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nodata"):
+        pretrain(settings(tmp_path / "nodata", tmp_path / "run"))
