@@ -81,7 +81,9 @@ def _run(argv: list[str]) -> None:
     if line.help:
         print(arguments.help_text(command.settings, command.positionals, f"gpt1 {verb}", defaults))
         return
-    settings: Any = options.build(command.settings, command.positionals, defaults | line.given)
+    # With --json standard output carries one document and nothing else.
+    given = line.given | ({"stream": False} if line.json else {})
+    settings: Any = options.build(command.settings, command.positionals, defaults | given)
     job = import_module(f"gpt1.jobs.{verb}")
     _print(job, getattr(job, verb)(settings), line.json)
 

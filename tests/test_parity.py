@@ -1,0 +1,182 @@
+"""A tiny random Hugging Face OpenAIGPTLMHeadModel is the oracle: same logits, loss, gradients and greedy text."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from gpt1.batch import IGNORE, Batch
+from gpt1.config import Model
+from gpt1.jobs import bundle
+from gpt1.jobs.hugging_face import TRANSPOSED, from_hf, from_hf_config, hf_name
+from gpt1.nn.decode import decode
+from gpt1.nn.model import GPT
+from gpt1.nn.objectives import LanguageModel, TaskModel
+from gpt1.nn.sampling import Sampling
+from gpt1.text.tokenizer import Tokenizer
+from gpt1.text.train import train
+
+transformers = pytest.importorskip("transformers")
+
+TEXTS = ["Once upon a time there was a cat.", "The cat sat; the dog ran. " * 20, "Été, 春 and\n\ttabs  ."]
+
+
+@pytest.fixture(scope="module")
+def theirs() -> torch.nn.Module:
+    torch.manual_seed(5)
+    config = transformers.OpenAIGPTConfig(
+        vocab_size=61, n_positions=20, n_embd=32, n_layer=3, n_head=4, embd_pdrop=0.0, resid_pdrop=0.0, attn_pdrop=0.0,
+    )  # fmt: skip
+    model = transformers.OpenAIGPTLMHeadModel(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # As after training: gains and biases that are not 1 and 0, weights that make the attention choose.
+            parameter.copy_(torch.randn_like(parameter) * (0.3 if parameter.dim() > 1 else 0.2) + (parameter == 1))
+    return model
+
+
+@pytest.fixture(scope="module")
+def ours(theirs: torch.nn.Module) -> GPT:
+    body = GPT(from_hf_config(theirs.config.to_dict(), "config.json"))
+    assert from_hf(body, untied(theirs), "model") is None
+    return body.eval()
+
+
+def untied(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+
+
+@pytest.fixture
+def tokens_NT() -> torch.Tensor:
+    return torch.randint(0, 61, (3, 20), generator=torch.Generator().manual_seed(8))
+
+
+@torch.no_grad()
+def test_logits(ours: GPT, theirs: torch.nn.Module, tokens_NT: torch.Tensor) -> None:
+    expected = theirs(tokens_NT).logits
+    assert expected.std() > 0.5
+    assert torch.allclose(ours.logits(ours(tokens_NT)), expected, atol=1e-5, rtol=0)
+
+
+def test_loss_and_the_gradient_of_every_parameter(ours: GPT, theirs: torch.nn.Module, tokens_NT: torch.Tensor) -> None:
+    theirs.zero_grad()
+    expected = theirs(tokens_NT, labels=tokens_NT).loss
+    expected.backward()
+    targets_NT = F.pad(tokens_NT[:, 1:], (0, 1), value=IGNORE)
+    batch = Batch(tokens_NKT=tokens_NT[:, None], targets_NKT=targets_NT[:, None])
+    ours.zero_grad()
+    loss = LanguageModel(ours)(batch)["lm"] / LanguageModel.counts(batch)["lm"]
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+    gradients = {name: parameter.grad for name, parameter in theirs.named_parameters()}
+    for name, parameter in ours.named_parameters():
+        expected_grad = gradients.pop(hf_name(name))
+        if name.endswith(TRANSPOSED):
+            expected_grad = expected_grad.T
+        assert torch.allclose(parameter.grad, expected_grad, atol=1e-5), name
+    assert not gradients
+
+
+@torch.no_grad()
+def test_greedy_text(ours: GPT, theirs: torch.nn.Module, tokens_NT: torch.Tensor) -> None:
+    prompts = [tokens_NT[0, :4].tolist(), tokens_NT[1, :1].tolist(), tokens_NT[2, :9].tolist()]
+    streams = [random.Random(0)] * 3
+    rows = list(zip(*decode(ours, prompts, Sampling(temperature=0), streams, 10), strict=True))
+    for prompt, row in zip(prompts, rows, strict=True):
+        written = theirs.generate(
+            torch.tensor([prompt]), max_new_tokens=10, do_sample=False, pad_token_id=0, eos_token_id=None
+        )
+        assert list(row) == written[0, len(prompt) :].tolist()
+
+
+def test_causality(ours: GPT, tokens_NT: torch.Tensor) -> None:
+    """No later token has any influence: the gradient is zero, not small."""
+    embedded_TD = ours.tokens.weight[tokens_NT[0]].detach().requires_grad_()
+    h_1TD = (embedded_TD + ours.positions.weight)[None]
+    for block in ours.blocks:
+        h_1TD = block(h_1TD)
+    for t in range(20):
+        (gradient_TD,) = torch.autograd.grad(ours.logits(h_1TD)[0, t].logsumexp(-1), embedded_TD, retain_graph=True)
+        assert not gradient_TD[t + 1 :].any()
+        assert (gradient_TD[: t + 1].abs().amax(1) > 0).all()
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train(TEXTS * 5, "bytes", 300)
+
+
+def random_body(vocabulary: int) -> GPT:
+    model = Model(context=64, width=32, depth=2, heads=4, inner=128, vocabulary=vocabulary)
+    return GPT(model).init_weights(torch.Generator().manual_seed(1)).eval()
+
+
+@pytest.fixture(scope="module")
+def run(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    bundle.save(folder, random_body(tokenizer.vocabulary), tokenizer, {"kind": "pretrained", "metrics": {}})
+    return folder
+
+
+@torch.no_grad()
+def test_hugging_face_loads_a_run(run: Path) -> None:
+    ours = bundle.load(run)
+    their_tokenizer = transformers.AutoTokenizer.from_pretrained(run)
+    theirs, notes = transformers.AutoModelForCausalLM.from_pretrained(run, output_loading_info=True)
+    assert not any(notes.values()), notes
+    for text in [*TEXTS, "", "<|end|> is text", "naïve 🤗 \u0000"]:
+        ids = ours.tokenizer.encode(text)[:64]
+        assert their_tokenizer(text, truncation=True)["input_ids"] == ids
+        assert their_tokenizer.decode(ids, skip_special_tokens=True) == ours.tokenizer.decode(ids)
+        if ids:
+            tokens_NT = torch.tensor([ids])
+            expected = theirs(tokens_NT).logits
+            assert torch.allclose(ours.body.logits(ours.body(tokens_NT)), expected, atol=1e-5, rtol=0)
+    assert their_tokenizer.model_max_length == 64
+    assert their_tokenizer.eos_token_id == theirs.config.eos_token_id == ours.tokenizer.end_id
+    assert their_tokenizer.pad_token_id == theirs.config.pad_token_id == ours.tokenizer.pad_id
+
+
+def test_hugging_face_writes_the_same_greedy_text(run: Path) -> None:
+    writer = transformers.pipeline("text-generation", str(run), device="cpu")
+    theirs = writer("The cat", max_new_tokens=20, do_sample=False)[0]["generated_text"]
+    sample = bundle.load(run).generate("The cat", max_new_tokens=20, temperature=0)
+    assert sample["tokens"] == 20
+    assert theirs.rstrip("\ufffd") == "The cat" + sample["text"]
+
+
+@torch.no_grad()
+def test_hugging_face_classifies_with_a_fine_tuned_run(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokenizer = tokenizer.with_task_tokens()
+    body = random_body(tokenizer.vocabulary)
+    head = torch.randn(3, 32, generator=torch.Generator().manual_seed(2))
+    labels = ["zebra", "ant", "Mus musculus"]
+    bundle.save(tmp_path, body, tokenizer, {"kind": "finetuned", "task": "classification", "labels": labels}, head)
+    texts = ["the cat", "", "the dog ran. the dog ran. the dog"]
+    assert tokenizer.start_id is not None
+    assert tokenizer.extract_id is not None
+    rows = [[tokenizer.start_id, *ids, tokenizer.extract_id] for ids in tokenizer.encode_batch(texts)]
+    longest = max(map(len, rows))
+    tokens = torch.tensor([row + [tokenizer.pad_id] * (longest - len(row)) for row in rows])
+    model = TaskModel(body, 3)
+    model.head.weight.copy_(head)
+    extract_NK = torch.tensor([[len(row) - 1] for row in rows])
+    expected = model.eval().scores(Batch(tokens[:, None], tokens[:, None], extract_NK=extract_NK))
+
+    their_tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    theirs, notes = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(notes.values()), notes
+    inputs = their_tokenizer(texts, padding=True, return_tensors="pt", return_token_type_ids=False)
+    assert inputs["input_ids"].tolist() == tokens.tolist()
+    assert torch.allclose(theirs(**inputs).logits, expected, atol=1e-5, rtol=0)
+
+    classify = transformers.pipeline("text-classification", str(tmp_path), device="cpu")
+    for text, scores_C in zip(texts, expected, strict=True):
+        answer = classify(text, truncation=True)[0]
+        assert answer["label"] == labels[int(scores_C.argmax())]
+        assert answer["score"] == pytest.approx(scores_C.softmax(-1).max().item(), abs=1e-5)
+    too_long = their_tokenizer("cat " * 500, truncation=True)["input_ids"]
+    assert len(too_long) == 64
+    assert too_long[-1] == tokenizer.extract_id, "truncation keeps the extract token"
