@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from gpt1.config import Model
 from gpt1.errors import UserError
 from gpt1.jobs import bundle
+from gpt1.jobs.facts import FILES
 from gpt1.nn.model import GPT
 from gpt1.text.tokenizer import Tokenizer
 from gpt1.text.train import train
@@ -69,7 +70,7 @@ def test_the_same_model_gives_the_same_bytes(run: Path, body: GPT, tokenizer: To
     bundle.save(tmp_path / "again", body, tokenizer, FACTS)
     names = sorted(path.name for path in run.iterdir())
     assert names == sorted(path.name for path in (tmp_path / "again").iterdir())
-    assert {"generation_config.json", "tokenizer_config.json", *bundle.FILES} <= set(names)
+    assert {"generation_config.json", "tokenizer_config.json", *FILES} <= set(names)
     for name in names:
         assert (run / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
 
@@ -100,7 +101,7 @@ def test_missing(tmp_path: Path) -> None:
     refused(tmp_path, "prepared data", "gpt1 pretrain")
 
 
-@pytest.mark.parametrize("name", bundle.FILES)
+@pytest.mark.parametrize("name", FILES)
 def test_incomplete(run: Path, name: str) -> None:
     (run / name).unlink()
     refused(run, "not a complete run", f"{name} is missing")

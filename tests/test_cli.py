@@ -74,6 +74,16 @@ def test_nothing_after_two_dashes_is_an_option(job: Job) -> None:
     assert seen[0].prompts == ["--my_own dashes"]
 
 
+def test_a_dash_is_standard_input(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Once\nupon\n"))
+    prompts, text = job("generate"), job("explain")
+    assert main(["generate", "run", "-"]) == 0
+    monkeypatch.setattr(sys, "stdin", io.StringIO("a time"))
+    assert main(["explain", "run", "-"]) == 0
+    assert prompts[0].prompts == ["Once\nupon\n"]
+    assert text[0].text == "a time"
+
+
 @pytest.mark.parametrize("flag", ["--max-new-tokens", "--max_new_tokens"])
 def test_dashes_and_underscores_are_the_same(job: Job, flag: str) -> None:
     seen = job("generate")
@@ -300,8 +310,3 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     command = f"{sys.executable} -m gpt1 --help | (exec 0<&-; sleep 1)"
     done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True, timeout=60)
     assert done.stderr == ""
-
-
-def test_standard_input_may_be_closed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO())
-    assert main(["--version"]) == 0

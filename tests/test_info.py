@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gpt1.config import Info
+from gpt1.data.shards import Manifest, Shard, Split, write_manifest
 from gpt1.errors import UserError
 from gpt1.jobs.info import info, show
 
@@ -71,19 +72,19 @@ def test_a_tokenizer_alone(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
 def test_an_incomplete_run(name: str, run: Path) -> None:
     (run / name).unlink()
-    with pytest.raises(UserError, match=f"incomplete, {name} is missing"):
+    with pytest.raises(UserError, match=f"not a complete run: {name} is missing"):
         ask(run)
 
 
 def test_a_newer_format(run: Path) -> None:
     write(run, "gpt1.json", {"format": 2})
-    with pytest.raises(UserError, match=r"newer gpt1 \(format 2; this one reads 1\)"):
+    with pytest.raises(UserError, match="format 2 is newer than 1"):
         ask(run)
 
 
 def test_json_cut_short(run: Path) -> None:
     (run / "gpt1.json").write_text('{"format": 1,')
-    with pytest.raises(UserError, match=r"gpt1\.json: not readable as JSON"):
+    with pytest.raises(UserError, match=r"gpt1\.json is damaged"):
         ask(run)
 
 
@@ -97,6 +98,26 @@ def test_no_model_yet(tmp_path: Path) -> None:
     write(tmp_path / "run", "settings.json", {})
     with pytest.raises(UserError, match="no model is saved yet"):
         ask(tmp_path / "run")
+
+
+def test_prepared_data(tmp_path: Path) -> None:
+    shard = Shard("train-00000.bin", tokens=9, documents=2, bytes=30, sha256="")
+    made = Manifest(
+        tokenizer="", kind="bytes", lossless=True, vocabulary=300, dtype="uint16",
+        train=Split([shard, shard]), val=Split(),
+        empty_documents=0, unknown_tokens=0, inputs=[{"path": "a.txt"}], settings={}, fingerprint="", seconds={},
+    )  # fmt: skip
+    write_manifest(tmp_path, made)
+    found = ask(tmp_path)
+    assert (found["kind"], found["vocabulary"], found["inputs"]) == ("data", 300, ["a.txt"])
+    assert found["train"] == {"tokens": 18, "documents": 4, "bytes": 60}
+    show(found)
+
+
+def test_an_interrupted_preparation(tmp_path: Path) -> None:
+    (tmp_path / "unfinished").mkdir()
+    with pytest.raises(UserError, match="was interrupted"):
+        ask(tmp_path)
 
 
 def test_folders_of_others(tmp_path: Path) -> None:

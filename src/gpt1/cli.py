@@ -23,17 +23,19 @@ class Command:
     settings: type
     positionals: tuple[str, ...] = ()
     """settings that are given by place, not by name"""
+    text: str = ""
+    """the setting in which `-` means what comes on standard input"""
 
 
 COMMANDS = {
     "demo": Command(config.Demo),
     "prepare": Command(config.Prepare, ("inputs",)),
     "pretrain": Command(config.Pretrain, ("data",)),
-    "generate": Command(config.Generate, ("run", "prompts")),
+    "generate": Command(config.Generate, ("run", "prompts"), text="prompts"),
     "finetune": Command(config.Finetune, ("run",)),
     "predict": Command(config.Predict, ("run", "input")),
     "evaluate": Command(config.Evaluate, ("run", "files")),
-    "explain": Command(config.Explain, ("run", "text")),
+    "explain": Command(config.Explain, ("run", "text"), text="text"),
     "report": Command(config.Report, ("runs",)),
     "info": Command(config.Info, ("path",)),
 }
@@ -83,6 +85,8 @@ def _run(argv: list[str]) -> None:
         return
     # With --json standard output carries one document and nothing else.
     given = line.given | ({"stream": False} if line.json else {})
+    if command.text in given:
+        given[command.text] = _read_dash(given[command.text])
     settings: Any = options.build(command.settings, command.positionals, defaults | given)
     job = import_module(f"gpt1.jobs.{verb}")
     _print(job, getattr(job, verb)(settings), line.json)
@@ -94,6 +98,13 @@ def _defaults(settings: type, given: dict[str, Any]) -> dict[str, Any]:
         return {}
     chosen = config.pretrain_defaults(given.get("preset", "small"), given.get("recipe"), data="", out="")
     return {key: value for key, value in options.flat(chosen).items() if key not in ("data", "out")}
+
+
+def _read_dash(text: str | list[str]) -> str | list[str]:
+    """What stands for `-`: all of standard input."""
+    if isinstance(text, list):
+        return [sys.stdin.read() if one == "-" else one for one in text]
+    return sys.stdin.read() if text == "-" else text
 
 
 def _print(job: Any, result: Any, as_json: bool) -> None:

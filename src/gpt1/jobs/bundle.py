@@ -3,7 +3,6 @@
 gpt1.json is written last, so a folder that has it is whole. Format: docs/formats.md.
 """
 
-import json
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +17,13 @@ from gpt1 import __version__
 from gpt1.config import Generate, Model
 from gpt1.errors import UserError
 from gpt1.jobs.continuation import Sample, continue_texts
+from gpt1.jobs.facts import FORMAT, read_facts, read_json
 from gpt1.jobs.hugging_face import HEAD, from_hf, from_hf_config, to_hf, to_hf_config
 from gpt1.jobs.model_card import model_card
 from gpt1.nn.model import GPT
 from gpt1.storage import atomic, write_json, write_text
 from gpt1.text.tokenizer import Tokenizer
 
-FORMAT = 1
-FILES = ("config.json", "tokenizer.json", "model.safetensors", "gpt1.json")
-"""What a run must hold."""
 IDENTITY = ("kind", "task", "labels", "tokenizer", "data")
 """Facts of gpt1.json that stay while a run goes on."""
 
@@ -102,45 +99,23 @@ def load(path: str | Path) -> Bundle:
 
 def read_info(folder: Path) -> dict[str, Any]:
     """gpt1.json of a run folder, which must be complete. Raises UserError as `load` does."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such run folder")
     if (folder / "config.json").exists():
         read_model_config(folder)  # another architecture is a clearer answer than a missing gpt1.json
-    elif (folder / "manifest.json").exists():
-        raise UserError(f"{folder} is prepared data, not a run; `gpt1 pretrain {folder} --out RUN` makes a run")
-    for name in FILES:
-        if not (folder / name).exists():
-            raise UserError(f"{folder} is not a complete run: {name} is missing; the job that writes it must finish")
-    info = _read_json(folder / "gpt1.json")
-    if info.get("format", 0) > FORMAT:
-        raise UserError(f"{folder / 'gpt1.json'}: format {info['format']} is newer than {FORMAT}; update gpt1")
-    return info
+    return read_facts(folder)
 
 
 def read_model_config(folder: Path) -> Model:
     """The network's shape, from config.json. Raises UserError for another architecture."""
-    return from_hf_config(_read_json(folder / "config.json"), str(folder / "config.json"))
+    return from_hf_config(read_json(folder / "config.json"), str(folder / "config.json"))
 
 
 def _unmark_another(folder: Path, info: dict[str, Any]) -> None:
     """Where the folder holds another model, make it incomplete until this one is whole."""
     marker = folder / "gpt1.json"
     if marker.exists():
-        old = _read_json(marker)
+        old = read_json(marker)
         if [old.get(key) for key in IDENTITY] != [info.get(key) for key in IDENTITY]:
             marker.unlink()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path.parent} is not a complete run: {path.name} is missing") from None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is damaged: it holds no JSON object")
-    return value
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

@@ -8,14 +8,13 @@ from typing import Any
 from rich.console import RenderableType
 
 from gpt1.config import Info
+from gpt1.data.shards import UNFINISHED, Split, read_manifest
 from gpt1.errors import UserError
 from gpt1.jobs.console import table
+from gpt1.jobs.facts import read_facts, read_json
 
-FORMAT = 1
-"""The newest format of `gpt1.json` and `manifest.json` that this version reads."""
 LARGEST_HEADER = 100_000_000
 """Bytes; what safetensors itself allows, so a damaged length cannot ask for all memory."""
-MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 RUN_FACTS = ("preset", "recipe", "seed", "steps", "of_steps", "tokens_seen", "lm_coef", "columns", "metrics", "data")
 
 
@@ -23,19 +22,19 @@ def info(settings: Info) -> dict[str, Any]:
     """What `settings.path` holds: `kind` is run, data or tokenizer; the other keys depend on it.
 
     A run has parameters, task, labels, context, vocabulary and what is known of its training; prepared data has its
-    manifest's counts. Raises UserError for a folder that is missing, incomplete, foreign or of a newer format.
+    counts. Raises UserError for a folder that is missing, incomplete, foreign or of a newer format.
     """
     folder = Path(settings.path)
     if not folder.is_dir():
         raise UserError(f"{folder}: {'this is a file; give its folder' if folder.exists() else 'no such folder'}")
     if (folder / "gpt1.json").exists():
         return _run(folder)
-    if (folder / "manifest.json").exists():
+    if (folder / "manifest.json").exists() or (folder / UNFINISHED).exists():
         return _data(folder)
     if (folder / "settings.json").exists():
         raise UserError(f"{folder}: training began here, but no model is saved yet")
     if (folder / "tokenizer.json").exists() and not (folder / "model.safetensors").exists():
-        return {"kind": "tokenizer", "path": str(folder), **_tokenizer(folder)}
+        return _tokenizer(folder)
     there = sorted(path.name for path in folder.iterdir())
     held = ", ".join(there[:5]) + (", ..." if len(there) > 5 else "") if there else "nothing"
     raise UserError(f"{folder}: neither a run, nor prepared data, nor a tokenizer; it holds {held}")
@@ -53,11 +52,7 @@ def show(result: dict[str, Any]) -> RenderableType:
 
 
 def _run(folder: Path) -> dict[str, Any]:
-    facts = _read(folder / "gpt1.json")
-    missing = [name for name in MODEL_FILES if not (folder / name).exists()]
-    if missing:
-        raise UserError(f"{folder}: incomplete, {missing[0]} is missing; train it again or copy the whole folder")
-    shape = _read(folder / "config.json")
+    facts, shape = read_facts(folder), read_json(folder / "config.json")
     found = {
         "kind": "run",
         "path": str(folder),
@@ -76,27 +71,26 @@ def _run(folder: Path) -> dict[str, Any]:
 
 
 def _data(folder: Path) -> dict[str, Any]:
-    return {"kind": "data", "path": str(folder), **_tokenizer(folder), **_read(folder / "manifest.json")}
+    manifest = read_manifest(folder)
+    return {
+        "kind": "data",
+        "path": str(folder),
+        "vocabulary": manifest.vocabulary,
+        "tokenizer": manifest.kind,
+        "lossless": manifest.lossless,
+        **{name: _counts(split) for name, split in (("train", manifest.train), ("val", manifest.val))},
+        "inputs": [file["path"] for file in manifest.inputs],
+    }
+
+
+def _counts(split: Split) -> dict[str, int]:
+    return {"tokens": split.tokens, "documents": split.documents, "bytes": split.bytes}
 
 
 def _tokenizer(folder: Path) -> dict[str, Any]:
-    known = _read(folder / "tokenizer.json")
+    known = read_json(folder / "tokenizer.json")
     ids = {*known["model"]["vocab"].values(), *(token["id"] for token in known["added_tokens"])}
-    return {"vocabulary": len(ids)}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path.parent}: incomplete, {path.name} is missing") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not readable as JSON ({error})") from None
-    if isinstance(newer := found.get("format"), int) and newer > FORMAT:
-        raise UserError(
-            f"{path}: written by a newer gpt1 (format {newer}; this one reads {FORMAT}); upgrade to read it"
-        )
-    return found
+    return {"kind": "tokenizer", "path": str(folder), "vocabulary": len(ids)}
 
 
 def _parameters(path: Path) -> int:

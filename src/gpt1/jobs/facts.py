@@ -1,0 +1,40 @@
+"""gpt1.json, and whether a folder is a whole run: all that can be said without loading the model, so without torch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gpt1.errors import UserError
+
+FORMAT = 1
+"""Version of gpt1.json; a newer one is refused."""
+FILES = ("config.json", "tokenizer.json", "model.safetensors", "gpt1.json")
+"""What a run must hold."""
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """gpt1.json of a run. Raises UserError if the folder is missing, no run, incomplete or of a newer format."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such run folder")
+    if (folder / "manifest.json").exists() and not (folder / "config.json").exists():
+        raise UserError(f"{folder} is prepared data, not a run; `gpt1 pretrain {folder} --out RUN` makes a run")
+    for name in FILES:
+        if not (folder / name).exists():
+            raise UserError(f"{folder} is not a complete run: {name} is missing; the job that writes it must finish")
+    facts = read_json(folder / "gpt1.json")
+    if facts.get("format", 0) > FORMAT:
+        raise UserError(f"{folder / 'gpt1.json'}: format {facts['format']} is newer than {FORMAT}; update gpt1")
+    return facts
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a run folder. Raises UserError if it is missing or damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} is not a complete run: {path.name} is missing") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged: it holds no JSON object")
+    return value
