@@ -1,0 +1,120 @@
+"""A tokenizer learnt from a stream of texts, in bounded memory: count the distinct words, then learn merges."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+import polars as pl
+
+from gpt1.errors import UserError
+from gpt1.text.merges import learn_merges
+from gpt1.text.split import PATTERNS
+from gpt1.text.tokenizer import UNKNOWN, Tokenizer, blank, byte_symbols
+
+CHUNK = 8_000_000
+"""Characters of text that are split and counted at once."""
+MOST_WORDS = 2_000_000
+"""Distinct words kept while counting. Past twice that the rarest are forgotten: the counts of words seen once or twice
+in a large corpus become approximate, those of words frequent enough to be merged stay."""
+MOST_CHARACTERS = 1_000
+"""Characters that a `gpt1` vocabulary knows, the most frequent, and at most a quarter of its size; others become <unk>."""
+SPECIALS = 2
+"""End and pad, which every tokenizer of ours appends."""
+SMALLEST = 256 + SPECIALS
+"""Ids that a `bytes` vocabulary cannot do without; `gpt1` keeps to the same."""
+
+
+def train(texts: Iterable[str], kind: Literal["bytes", "gpt1"], vocabulary: int = 0) -> Tokenizer:
+    """Learn a tokenizer with `vocabulary` ids, special tokens included; 0 leaves the number to the corpus.
+
+    The same texts give the same tokenizer, in whatever order they come.
+    Raises UserError if `vocabulary` is too small for the kind, or more than the corpus can give.
+    """
+    if 0 < vocabulary < SMALLEST:
+        raise UserError(
+            f"a vocabulary of {vocabulary} is too small: it needs at least {SMALLEST}, one a byte, end and pad"
+        )
+    words, seen_bytes = _count(texts, kind)
+    wanted = vocabulary or choose_vocabulary(seen_bytes)
+    learn = _learn_bytes if kind == "bytes" else _learn_gpt1
+    tokenizer = learn(words, wanted)
+    if vocabulary and tokenizer.vocabulary < vocabulary:
+        raise UserError(
+            f"a vocabulary of {vocabulary:,} is more than the corpus can give: its repeated words make "
+            f"{tokenizer.vocabulary:,} tokens; ask for fewer, or give more text"
+        )
+    return tokenizer
+
+
+def choose_vocabulary(corpus_bytes: int) -> int:
+    """Vocabulary size for a corpus: 1,024 times the root of its megabytes, a multiple of 256 from 512 to 40,192.
+
+    So 1 MB gets 1,024, 60 MB 7,936, 1 GB 32,512. A token's embedding needs examples to learn from: with the number of
+    tokens growing as the root, so does the number of times each is seen.
+    """
+    size = 1024 * (corpus_bytes / 1e6) ** 0.5
+    return min(max(round(size / 256) * 256, 512), 40_192)
+
+
+def _count(texts: Iterable[str], kind: str) -> tuple[pl.DataFrame, int]:
+    """The distinct words (columns word, n), in a fixed order, and the bytes of all texts."""
+    seen_bytes = 0
+    table = pl.DataFrame(schema={"word": pl.String, "n": pl.UInt64})
+    for chunk in _chunks(texts):
+        series = pl.Series(chunk, dtype=pl.String)
+        seen_bytes += int(series.str.len_bytes().sum())
+        words = series.str.extract_all(PATTERNS[kind]).explode().drop_nulls().alias("word")
+        counted = words.value_counts(name="n").cast({"n": pl.UInt64})
+        table = pl.concat([table, counted]).group_by("word").agg(pl.col("n").sum())
+        if len(table) > 2 * MOST_WORDS:
+            table = table.sort("n", "word", descending=[True, False]).head(MOST_WORDS)
+    return table.sort("n", "word", descending=[True, False]).head(MOST_WORDS), seen_bytes
+
+
+def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
+    chunk: list[str] = []
+    size = 0
+    for text in texts:
+        chunk.append(text)
+        size += len(text)
+        if size >= CHUNK:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _learn_bytes(table: pl.DataFrame, size: int) -> Tokenizer:
+    symbols = byte_symbols()
+    names = sorted(symbols)
+    id_of_byte = [names.index(symbol) for symbol in symbols]
+    words = [[id_of_byte[byte] for byte in word.encode()] for word in table["word"]]
+    pairs = learn_merges(words, table["n"].to_list(), names, size - SPECIALS)
+    merges = [(names[a], names[b]) for a, b in pairs]
+    return blank("bytes", {name: i for i, name in enumerate(names)}, merges)
+
+
+def _learn_gpt1(table: pl.DataFrame, size: int) -> Tokenizer:
+    counts = _bert_words(table)
+    characters: Counter[str] = Counter()
+    for word, n in counts.items():
+        for character in word:
+            characters[character] += n
+    kept = sorted(characters, key=lambda c: (-characters[c], c))[: min(MOST_CHARACTERS, size // 4)]
+    names = [UNKNOWN, *sorted(kept), *(f"{c}</w>" for c in sorted(kept))]
+    ids = {name: i for i, name in enumerate(names)}
+    known = {word: n for word, n in sorted(counts.items()) if all(c in ids for c in word)}
+    words = [[*(ids[c] for c in word[:-1]), ids[word[-1] + "</w>"]] for word in known]
+    pairs = learn_merges(words, list(known.values()), names, size - SPECIALS)
+    merges = [(names[a], names[b]) for a, b in pairs]
+    return blank("gpt1", {name: i for i, name in enumerate(names)}, merges)
+
+
+def _bert_words(table: pl.DataFrame) -> Counter[str]:
+    """The table's space-separated words, normalised and cut at punctuation as the `gpt1` tokenizer does."""
+    own = blank("gpt1", {UNKNOWN: 0}, [])
+    counts: Counter[str] = Counter()
+    for word, n in table.iter_rows():
+        for piece in own.split(word):
+            counts[piece] += n
+    return counts
