@@ -142,7 +142,7 @@ def test_a_tensor_or_shape_without_a_partner(run: Path) -> None:
 
 
 def test_a_foreign_tokenizer(run: Path) -> None:
-    train(["other words entirely. " * 30], "bytes", 280).save(run, 16)
+    train(["other words entirely. " * 30], "bytes").save(run, 16)
     refused(run, "tokenizer.json", "not the one")
 
 

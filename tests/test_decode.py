@@ -1,6 +1,7 @@
 """Decoding against slower, simpler definitions of the same thing."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from gpt1.config import Model
 from gpt1.nn.decode import decode
 from gpt1.nn.model import GPT
-from gpt1.nn.sampling import Sampling, candidates, draw, penalised
+from gpt1.nn.sampling import HEAD, Sampling, draw, penalised, probabilities
 
 TINY = Model(context=24, width=32, depth=2, heads=4, inner=128, vocabulary=50)
 GREEDY = Sampling(temperature=0)
@@ -71,38 +72,46 @@ def test_closing_the_generator_stops_the_work(body: GPT) -> None:
 logits = st.lists(st.floats(-30, 30, width=32), min_size=2, max_size=40)
 
 
-def naive(values: list[float], sampling: Sampling) -> dict[int, float]:
-    """Kept ids and their probabilities, one by one."""
-    order = sorted(range(len(values)), key=lambda i: (-values[i], i))[: sampling.top_k or None]
-    weights = np.exp((np.array([values[i] for i in order]) - max(values)) / sampling.temperature)
-    p, kept, total = weights / weights.sum(), {}, 0.0
-    for i, probability in zip(order, p, strict=True):
+def naive(values: list[float], sampling: Sampling) -> list[float]:
+    """Probabilities after temperature, top-k and top-p, one token at a time."""
+    weights = np.exp((np.array(values, dtype=np.float64) - max(values)) / sampling.temperature)
+    p = weights / weights.sum()
+    if sampling.top_k:
+        p[p < sorted(p, reverse=True)[: sampling.top_k][-1]] = 0
+        p /= p.sum()
+    total = last = 0.0
+    for probability in sorted(p, reverse=True):
         if sampling.top_p < 1 and total >= sampling.top_p:
+            p[p <= probability] = np.where(p[p <= probability] == last, last, 0)
             break
-        kept[i], total = probability, total + probability
-    return {i: probability / sum(kept.values()) for i, probability in kept.items()}
+        total, last = total + probability, probability
+    return list(p / p.sum())
 
 
 @settings(deadline=None)
 @given(logits, st.integers(0, 45), st.sampled_from([0.05, 0.33, 0.72, 0.95, 1.0]), st.sampled_from([0.3, 1.0, 2.5]))
 def test_the_kept_tokens_and_their_probabilities(values: list[float], top_k: int, top_p: float, heat: float) -> None:
     sampling = Sampling(temperature=heat, top_k=top_k, top_p=top_p)
-    ids, p = candidates(torch.tensor([values]), sampling)
-    found = {int(i): float(q) for i, q in zip(ids[0], p[0], strict=True) if q > 0}
-    wanted = {i: q for i, q in naive(values, sampling).items() if q > 0}
-    # Where a sum of probabilities meets top_p to the last digit, either side may be right.
-    assert abs(len(found) - len(wanted)) <= 1
-    if found.keys() == wanted.keys():
-        assert found == pytest.approx(wanted, abs=1e-9)
+    found = probabilities(torch.tensor([values]), sampling)[0].tolist()
+    # Where a sum meets top_p to the last digit, either side may be right.
+    near = [naive(values, replace(sampling, top_p=min(1.0, top_p + shift))) for shift in (0, -1e-12, 1e-12)]
+    assert any(found == pytest.approx(wanted, abs=1e-9) for wanted in near)
+
+
+def test_a_nucleus_larger_than_the_head_is_found_too() -> None:
+    logits_NV = torch.randn(2, 5000, generator=torch.Generator().manual_seed(4)) * torch.tensor([[0.1], [9.0]])
+    p_NV = probabilities(logits_NV, Sampling(top_p=0.9))
+    for row, p_V in zip(logits_NV, p_NV, strict=True):
+        assert p_V.tolist() == pytest.approx(naive(row.tolist(), Sampling(top_p=0.9)), abs=1e-12)
+    assert (p_NV > 0).sum(-1)[0] > HEAD > (p_NV > 0).sum(-1)[1]
 
 
 @settings(deadline=None)
 @given(logits, st.floats(0, 1, exclude_max=True), st.floats(1e-300, 5))
-def test_a_draw_is_always_a_candidate(values: list[float], uniform: float, heat: float) -> None:
+def test_a_draw_is_always_a_kept_token(values: list[float], uniform: float, heat: float) -> None:
     sampling = Sampling(temperature=heat, top_p=0.9, top_k=7)
     token = int(draw(torch.tensor([values]), sampling, torch.tensor([uniform], dtype=torch.float64)))
-    ids, p = candidates(torch.tensor([values]), sampling)
-    assert token in ids[0][p[0] > 0].tolist()
+    assert probabilities(torch.tensor([values]), sampling)[0, token] > 0
 
 
 def test_draws_follow_the_distribution() -> None:
@@ -117,7 +126,7 @@ def test_cold_draws_are_greedy_and_hot_ones_uniform() -> None:
     for uniform in (0.0, 0.5, 1 - 2**-53):
         uniform_N = torch.tensor([uniform], dtype=torch.float64)
         assert draw(logits_NV, Sampling(temperature=1e-9), uniform_N) == draw(logits_NV, GREEDY, uniform_N) == 1
-    assert candidates(logits_NV, Sampling(temperature=1e9))[1][0].tolist() == pytest.approx([0.25] * 4)
+    assert probabilities(logits_NV, Sampling(temperature=1e9))[0].tolist() == pytest.approx([0.25] * 4)
 
 
 def test_the_penalty_is_hugging_faces() -> None:

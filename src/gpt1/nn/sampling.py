@@ -1,12 +1,15 @@
-"""Which token comes next: logits -> the tokens that may be drawn -> one of them.
+"""Which token comes next: logits -> what may be drawn, how probably -> one token.
 
-Legend: N sequences, V vocabulary, K candidates, most probable first.
+Legend: N sequences, V vocabulary, K tokens in falling order of probability.
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+HEAD = 1024
+"""The nucleus is looked for among so many tokens first: sorting a whole vocabulary costs as much as three blocks."""
 
 
 @dataclass(frozen=True)
@@ -29,30 +32,45 @@ def penalised(logits_NV: Tensor, seen_NV: Tensor, penalty: float) -> Tensor:
     return torch.where(seen_NV, lowered_NV, logits_NV)
 
 
-def candidates(logits_NV: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """(ids_NK, p_NK): tokens in falling order, and their probabilities after temperature, top-k, then top-p.
+def probabilities(logits_NV: Tensor, sampling: Sampling) -> Tensor:
+    """p_NV after temperature, top-k and top-p, in this order; 0 for a dropped token, each row sums to 1.
 
-    A token that top-p drops has probability 0; each row sums to 1. Of equal logits the lower id counts as larger.
+    Tokens as probable as the last one kept are kept too, so the result depends on no order of the vocabulary.
     """
-    sorted_NV, ids_NV = logits_NV.double().sort(dim=-1, descending=True, stable=True)
-    K = sampling.top_k or logits_NV.shape[-1]
-    sorted_NK, ids_NK = sorted_NV[:, :K], ids_NV[:, :K]
     # The largest logit is taken off first, since a small temperature would make it infinite.
-    p_NK = ((sorted_NK - sorted_NK[:, :1]) / sampling.temperature).softmax(-1)
+    logits_NV = logits_NV.double() - logits_NV.amax(-1, keepdim=True)
+    p_NV = (logits_NV / sampling.temperature).softmax(-1)
+    if 0 < sampling.top_k < p_NV.shape[-1]:
+        p_NV = _at_least(p_NV, p_NV.topk(sampling.top_k).values[:, -1:])
     if sampling.top_p < 1:
-        before_NK = p_NK.cumsum(-1) - p_NK
-        p_NK = p_NK.masked_fill(before_NK >= sampling.top_p, 0.0)
-    return ids_NK, p_NK / p_NK.sum(-1, keepdim=True)
+        p_NV = _at_least(p_NV, _nucleus_floor(p_NV, sampling.top_p))
+    return p_NV
 
 
 def draw(logits_NV: Tensor, sampling: Sampling, uniform_N: Tensor) -> Tensor:
-    """One id a row: the most probable at temperature 0, else the candidate that `uniform_N`, in [0, 1), falls on.
+    """One id a row: the most probable at temperature 0, else the token that `uniform_N`, in [0, 1), falls on.
 
     One number a row decides, so a row's token depends on no other row.
     """
     if sampling.temperature == 0:
         return logits_NV.argmax(-1)
-    ids_NK, p_NK = candidates(logits_NV, sampling)
-    index_N1 = torch.searchsorted(p_NK.cumsum(-1), uniform_N[:, None].to(p_NK), right=True)
-    last_N1 = (p_NK > 0).sum(-1, keepdim=True) - 1  # the sum may round to just below a number next to 1
-    return ids_NK.gather(-1, torch.minimum(index_N1, last_N1))[:, 0]
+    sum_NV = probabilities(logits_NV, sampling).cumsum(-1)
+    total_N1 = sum_NV[:, -1:]
+    # Rounding may leave the last sum beside 1, and a number next to 1 on the sum itself: past every token.
+    below_N1 = total_N1.nextafter(torch.zeros_like(total_N1))
+    target_N1 = (uniform_N[:, None] * total_N1).minimum(below_N1)
+    return torch.searchsorted(sum_NV, target_N1, right=True)[:, 0]
+
+
+def _at_least(p_NV: Tensor, floor_N1: Tensor) -> Tensor:
+    p_NV = p_NV.where(p_NV >= floor_N1, 0.0)
+    return p_NV / p_NV.sum(-1, keepdim=True)
+
+
+def _nucleus_floor(p_NV: Tensor, top_p: float) -> Tensor:
+    """The probability of the last token that top-p keeps: before it, less than `top_p` has been gathered."""
+    sorted_NK = p_NV.topk(min(HEAD, p_NV.shape[-1])).values
+    if sorted_NK.sum(-1).min() < top_p:
+        sorted_NK = p_NV.sort(dim=-1, descending=True).values
+    before_NK = sorted_NK.cumsum(-1) - sorted_NK
+    return sorted_NK.gather(-1, (before_NK < top_p).sum(-1, keepdim=True) - 1)
