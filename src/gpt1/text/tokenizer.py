@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import tokenizers
+from numpy.typing import NDArray
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
 
 from gpt1.errors import UserError
@@ -23,6 +25,9 @@ START, DELIMITER, EXTRACT = "<|start|>", "<|delimiter|>", "<|extract|>"
 UNKNOWN = "<unk>"
 
 Kind = Literal["bytes", "gpt1", "custom"]
+
+WORDS_A_GROUP = 1_000
+"""Words that `tokenizers` encodes in one go; each group is one thread's work."""
 
 
 class Tokenizer:
@@ -47,6 +52,9 @@ class Tokenizer:
         """whether decode(encode(text)) == text for every text; of a custom tokenizer nothing is promised"""
         self.end_id = self._id(END)
         self.pad_id = self._id(PAD)
+        unknown = self._definition["model"].get("unk_token")
+        self.unknown_id: int | None = None if unknown is None else self._tokenizer.token_to_id(unknown)
+        """what stands for text that the vocabulary cannot spell; a lossless tokenizer has none"""
         self.start_id, self.delimiter_id, self.extract_id = map(
             self._tokenizer.token_to_id, (START, DELIMITER, EXTRACT)
         )
@@ -82,12 +90,22 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`; no special token is added, none can come out of the text itself."""
-        return self._tokenizer.encode(_valid(text), add_special_tokens=False).ids
+        return self._tokenizer.encode(valid(text), add_special_tokens=False).ids
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """`encode` of each text."""
-        encodings = self._tokenizer.encode_batch_fast([_valid(text) for text in texts], add_special_tokens=False)
+        encodings = self._tokenizer.encode_batch_fast([valid(text) for text in texts], add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
+
+    def encode_words(self, words: list[str]) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
+        """How many ids each word has, and the ids of all; much faster than `encode_batch` for many short strings."""
+        groups = [words[start : start + WORDS_A_GROUP] for start in range(0, len(words), WORDS_A_GROUP)]
+        # not encode_batch_fast: that does not say which word an id came from
+        encoded = self._tokenizer.encode_batch(groups, is_pretokenized=True, add_special_tokens=False)
+        word_of = [np.asarray(e.word_ids, np.int64) for e in encoded]
+        lengths = [np.bincount(of, minlength=len(group)) for of, group in zip(word_of, groups, strict=True)]
+        ids = [np.asarray(e.ids, np.uint32) for e in encoded]
+        return np.concatenate(lengths, dtype=np.int64), np.concatenate(ids)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; special tokens and ids outside the vocabulary have none. Never raises.
@@ -212,7 +230,7 @@ def _undeclared(definition: dict[str, Any]) -> list[dict[str, Any]]:
     return [token for token in definition["added_tokens"] if token["content"] not in ours]
 
 
-def _valid(text: str) -> str:
+def valid(text: str) -> str:
     """`text`, its lone surrogates (which no UTF-8 text can hold) replaced by U+FFFD."""
     try:
         text.encode()

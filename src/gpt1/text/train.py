@@ -17,7 +17,7 @@ MOST_WORDS = 2_000_000
 """Distinct words kept while counting. Past twice that the rarest are forgotten: the counts of words seen once or twice
 in a large corpus become approximate, those of words frequent enough to be merged stay."""
 MOST_CHARACTERS = 1_000
-"""Characters that a `gpt1` vocabulary knows, the most frequent, and at most a quarter of its size; others become <unk>."""
+"""Characters that a `gpt1` vocabulary knows, the most frequent, at most a quarter of its size; others are <unk>."""
 SPECIALS = 2
 """End and pad, which every tokenizer of ours appends."""
 SMALLEST = 256 + SPECIALS
