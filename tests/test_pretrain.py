@@ -149,12 +149,13 @@ def test_a_full_disk_keeps_the_last_state(data: Path, tmp_path: Path, monkeypatc
 
 def test_killed_in_the_middle_goes_on(data: Path, tmp_path: Path) -> None:
     """A real process, killed without warning, ends with the same bytes when started again."""
-    common = [sys.executable, "-m", "gpt1", "pretrain", str(data), "--preset", "tiny", "--steps", "40", "--threads", "1"]
-    common += ["--batch", "4", "--model.width", "32", "--model.inner", "128", "--model.heads", "2", "--model.context", "16"]
-    common += ["--save-every", "5"]
+    words = "--preset tiny --steps 40 --threads 1 --batch 4 --save-every 5 "
+    words += "--model.width 32 --model.inner 128 --model.heads 2 --model.context 16"
+    common = [sys.executable, "-m", "gpt1", "pretrain", str(data), *words.split()]
     subprocess.run([*common, "--out", str(tmp_path / "whole")], check=True, capture_output=True)
     out = tmp_path / "killed"
-    with subprocess.Popen([*common, "--out", str(out)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen([*common, "--out", str(out)], stderr=quiet, stdout=quiet) as process:
         while checkpoint.latest(out) is None and process.poll() is None:
             time.sleep(0.01)
         process.kill()
