@@ -1,6 +1,7 @@
 """The run folder: what is saved comes back, the same bytes each time, and a broken folder is named in one line."""
 
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -153,17 +154,37 @@ def test_an_inner_size_hugging_face_has_not(body: GPT, tokenizer: Tokenizer, tmp
     assert not (tmp_path / "odd").exists()
 
 
-def test_a_folder_is_incomplete_while_another_model_replaces_it(
+OTHER = FACTS | {"data": {"train": "other"}, "steps": 9}
+
+
+def test_a_full_disk_leaves_the_old_model(
     run: Path, body: GPT, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full_disk(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(bundle, "save_file", full_disk)
-    with pytest.raises(OSError, match="No space"):
-        bundle.save(run, body, tokenizer, FACTS | {"steps": 8})
-    assert bundle.load(run).info["steps"] == 7, "the same run goes on: its last checkpoint stays"
-    with pytest.raises(OSError, match="No space"):
-        bundle.save(run, body, tokenizer, FACTS | {"data": {"train": "other"}})
+    for step in ("save_file", "model_card"):
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+            patch.setattr(bundle, step, full_disk)
+            bundle.save(run, body, tokenizer, OTHER)
+        assert bundle.load(run).info["steps"] == 7
+        assert not list(run.glob(".*"))
+
+
+def test_killed_between_two_files_the_folder_is_incomplete(
+    run: Path, body: GPT, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.replace
+
+    def replace_until_killed(source: Path, target: Path) -> None:
+        if Path(target) == run / "model.safetensors":
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace_until_killed)
+    with pytest.raises(KeyboardInterrupt):
+        bundle.save(run, body, tokenizer, OTHER)
     refused(run, "gpt1.json is missing")
-    assert not list(run.glob(".*"))
+    monkeypatch.undo()
+    bundle.save(run, body, tokenizer, OTHER)
+    assert bundle.load(run).info["steps"] == 9

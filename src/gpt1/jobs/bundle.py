@@ -3,7 +3,9 @@
 gpt1.json is written last, so a folder that has it is whole. Format: docs/formats.md.
 """
 
+import os
 import platform
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,16 +66,22 @@ def save(folder: str | Path, body: GPT, tokenizer: Tokenizer, info: dict[str, An
         "tokenizer": tokenizer.hash,
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "gpt1": __version__},
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    _unmark_another(folder, info)
-    write_json(folder / "config.json", config)
-    write_json(folder / "generation_config.json", {k: v for k, v in config.items() if k.endswith("_token_id")})
-    tokenizer.save(folder, body.config.context, template=head is not None)
-    write_text(folder / "README.md", model_card(info))
-    with atomic(folder / "model.safetensors") as temporary:
-        # transformers refuses a file that does not say which framework wrote it.
-        save_file(to_hf(body, head), temporary, metadata={"format": "pt"})
-    write_json(folder / "gpt1.json", info)
+    # All of it lies on the disk before the first file takes its place: a full disk leaves the old model whole.
+    staged = folder / ".saving"
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    try:
+        with atomic(staged / "model.safetensors") as temporary:
+            # transformers refuses a file that does not say which framework wrote it.
+            save_file(to_hf(body, head), temporary, metadata={"format": "pt"})
+        write_json(staged / "config.json", config)
+        write_json(staged / "generation_config.json", {k: v for k, v in config.items() if k.endswith("_token_id")})
+        tokenizer.save(staged, body.config.context, template=head is not None)
+        write_text(staged / "README.md", model_card(info))
+        write_json(staged / "gpt1.json", info)
+        _move(staged, folder, info)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
 
 
 def load(path: str | Path) -> Bundle:
@@ -109,13 +117,15 @@ def read_model_config(folder: Path) -> Model:
     return from_hf_config(read_json(folder / "config.json"), str(folder / "config.json"))
 
 
-def _unmark_another(folder: Path, info: dict[str, Any]) -> None:
-    """Where the folder holds another model, make it incomplete until this one is whole."""
+def _move(staged: Path, folder: Path, info: dict[str, Any]) -> None:
+    """Put the files in their places, gpt1.json last; until then a folder of another model is incomplete."""
     marker = folder / "gpt1.json"
     if marker.exists():
         old = read_json(marker)
         if [old.get(key) for key in IDENTITY] != [info.get(key) for key in IDENTITY]:
             marker.unlink()
+    for path in sorted(staged.iterdir(), key=lambda path: path.name == marker.name):
+        os.replace(path, folder / path.name)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
