@@ -80,9 +80,10 @@ def show(result: dict[str, Any]) -> Group:
         rows.add_column(name, no_wrap=name != "instead", justify="left" if name in ("token", "instead") else "right")
     for p in result["positions"]:
         instead = "  ".join(f"{a['token']} {a['probability']:.0%}" for a in p["alternatives"] if a["id"] != p["id"])
+        product = Text(f"{p['product']:.1e}") if p["product"] else Text("0", style="red")
         rows.add_row(
-            str(p["position"]), Text(p["token"], style="bold"), f"{p['probability']:.4f}", f"{p['nats']:.2f}",
-            f"{p['product']:.1e}" if p["product"] else Text("0", style="red"), f"{p['sum']:.2f}", Text(instead, no_wrap=True, overflow="ellipsis"),
+            str(p["position"]), Text(p["token"], style="bold"), f"{p['probability']:.2g}", f"{p['nats']:.2f}",
+            product, f"{p['sum']:.2f}", Text(instead, no_wrap=True, overflow="ellipsis"),
         )  # fmt: skip
     return Group(rows, table({name: result[name] for name in SUMMARY}), Text(underflow(result)))
 

@@ -58,8 +58,8 @@ def _figures(result: dict[str, Any]) -> str:
     boxes = "".join(f"<div><b>{value}</b><span>{name}</span></div>" for name, value in figures.items())
     return (
         f'<p class="lead">The model ({html.escape(result["model"])}) gives every next token a probability. The loss '
-        "is the mean of &minus;log&nbsp;p over the tokens of the text, the end token behind it included; perplexity is e "
-        "to the loss; bits per byte is the whole surprise, in bits, divided by the text's bytes.</p>"
+        "is the mean of &minus;log&nbsp;p over the tokens of the text, the end token behind it included; perplexity is "
+        "e to the loss; bits per byte is the whole surprise, in bits, divided by the text's bytes.</p>"
         f'<div class="figures">{boxes}</div>'
     )
 
