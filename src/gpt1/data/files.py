@@ -55,7 +55,8 @@ def find(inputs: Iterable[str]) -> list[File]:
         if not files:
             raise UserError(f"{given}: an empty folder; give one with text files in it")
         for file in files:
-            found.setdefault(file.path.resolve(), file)
+            key = file.path.resolve()
+            found[key] = file if file.named else found.get(key, file)
     return list(found.values())
 
 

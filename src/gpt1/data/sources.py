@@ -41,6 +41,8 @@ class Block:
     """the last text is not the end of its document: the next block's first text is its continuation"""
     empty: int
     """documents that were left out"""
+    html: bool = False
+    """the first text continues a document that held "<" before, which `repair` must know"""
 
     @property
     def ends(self) -> int:
@@ -68,7 +70,7 @@ def gather(found: Iterable[Piece], cut: Cut) -> Iterator[Block]:
     texts: list[str] = []
     held: list[str] = []
     size = empty = 0
-    going_on = False  # the document in `held` has its beginning in an earlier block
+    going_on = html = False  # the document in `held` has its beginning in an earlier block; "<" in it
     for text, ends in found:
         held.append(text)
         size += len(text)
@@ -83,12 +85,13 @@ def gather(found: Iterable[Piece], cut: Cut) -> Iterator[Block]:
             rest = "".join(held)
             at = _cut(rest, cut)
             if texts or at:
-                yield Block(texts + [rest[:at]] * (at > 0), at > 0, empty)
-                texts, empty, going_on = [], 0, going_on or at > 0
-                rest = rest[at:]
+                block = Block(texts + [rest[:at]] * (at > 0), at > 0, empty, html)
+                yield block
+                html = at > 0 and ("<" in block.texts[-1] or (html and len(block.texts) == 1))
+                texts, empty, going_on, rest = [], 0, going_on or at > 0, rest[at:]
             held, size = [rest] if rest else [], len(rest)
     if texts or empty:
-        yield Block(texts, False, empty)
+        yield Block(texts, False, empty, html)
 
 
 def _cut(text: str, cut: Cut) -> int:
