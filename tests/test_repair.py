@@ -9,11 +9,12 @@ from ftfy.badness import BADNESS_RE, MOJIBAKE_CATEGORIES
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gpt1.text.repair import _PLAIN, CONFIG, repair
+from gpt1.text.repair import _SUSPECT, CONFIG, repair
 
 TROUBLE = [*"".join(MOJIBAKE_CATEGORIES.values()), *"abcZ019 .,?!'&;<#\n\r\t\x0b\x0c\x00\x1b\x7f\x85\x9d[m"]
 TROUBLE += [*"ÃÂâ€ÎÐØÙà×œŒžŸ€™“”‘’–—…ﬁﬂĳŉＡ！　ｱ\u0301\u0327\u2028\u2029\u206a\ufeff\ufffc\ufffd\u2126", "\r\n"]
 TROUBLE += ["&amp;", "&lt;", "&EACUTE;", "&#x2019;", "&#233;", "&nbsp", "\x1b[31m", "â€™", "Ã©", "Ã ", "вЂ", "ГўВЂВ"]
+TROUBLE += [*"вГРСДяЁЂ漢字かが한글각ᄀᆨ\u3099、。"]
 troubled = st.lists(st.sampled_from(TROUBLE), max_size=30).map("".join)
 
 
@@ -31,7 +32,8 @@ def test_any_text_is_repaired_as_by_ftfy(text: str) -> None:
 
 
 def test_no_run_of_plain_characters_looks_bad_to_ftfy() -> None:
-    alphabet = [c for c in _PLAIN if not c.isascii()] + list("aA0 .")
+    alphabet = [*"\xa0\xad·´–—―…‘’“”aA0 .вДЁ漢か한！"]
+    assert not any(map(_SUSPECT.search, alphabet))
     assert not BADNESS_RE.search("".join(map("".join, itertools.product(alphabet, repeat=4))))
 
 

@@ -10,8 +10,8 @@ a line of the characters in `_PLAIN` without an HTML entity each of its steps do
 
 - unescape_html replaces entities only; the escapes, controls, surrogates and ligatures are not in `_PLAIN`;
 - fix_encoding starts only if `ftfy.badness.BADNESS_RE` is found. Each of its alternatives needs a character that is
-  neither ASCII nor, in ftfy's words, "common", nor a curly quote; `_PLAIN` has none of those;
-- these characters neither compose nor decompose, so any string of them is NFC;
+  not in `_PLAIN`, and is at most `_REACH` characters long;
+- these characters neither compose with each other nor decompose, so any string of them is NFC;
 - fix_line_breaks turns `\r\n` and `\r` into `\n`; `repair` does that itself.
 
 A line with other characters, say accents, is skipped after asking the same questions one by one (`_stays`).
@@ -27,21 +27,26 @@ CONFIG = ftfy.TextFixerConfig(uncurl_quotes=False, fix_character_width=False, ex
 """What is mended."""
 
 _ENTITY = r"&#?[0-9A-Za-z]{1,24};"
-_PLAIN = "\t\n\x0c\r -~\xa0\xad·´–—―…‘’“”"
+# ASCII and "common" marks; then Russian (but ВГРС, which mojibake of it is full of), kana, CJK, Hangul and their marks.
+_PLAIN = (
+    "\t\n\x0c\r -~\xa0\xad·´–—―…‘’“”" + "АБД-ПТ-яЁё" + "\u3001-\u3020\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fff가-힣！-～"
+)
 _SUSPECT = re.compile(f"[^{_PLAIN}]|{_ENTITY}")
+_REACH = 7
 _LIGATURES = "".join(map(chr, ftfy.chardata.LIGATURES))
 _MENDED = re.compile(
     rf"[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\u2028\u2029\u206a-\u206f\ud800-\udfff\ufeff\ufff9-\ufffc{_LIGATURES}]|{_ENTITY}"
 )
 
 
-def repair(text: str) -> str:
-    """`ftfy.fix_text(text, CONFIG)`, faster.
+def repair(text: str, html: bool = False) -> str:
+    """`ftfy.fix_text(text, CONFIG)`, faster. `html` says that an earlier part of the same document held "<".
 
+    So a document may be mended in parts that are cut at line ends.
     One difference: in a line of more than a million characters ftfy may cut a `\\r\\n` in two and make two lines of it.
     """
     # Once a line has held "<", ftfy takes the rest for HTML and leaves its entities alone.
-    html = text.find("<") if "<" in text else len(text)
+    opened = -1 if html else text.find("<") if "<" in text else len(text)
     parts = []
     done = 0
     suspect = _SUSPECT.search(text)
@@ -50,7 +55,7 @@ def repair(text: str) -> str:
         end = text.find("\n", suspect.start()) + 1 or len(text)
         line = text[start:end]
         if not _stays(line):
-            config = CONFIG._replace(unescape_html=False) if html < start else CONFIG
+            config = CONFIG._replace(unescape_html=False) if opened < start else CONFIG
             parts += [text[done:start], ftfy.fix_text(line, config)]
             done = end
         suspect = _SUSPECT.search(text, end)
@@ -60,4 +65,7 @@ def repair(text: str) -> str:
 
 def _stays(line: str) -> bool:
     r"""Whether ftfy would leave `line` as it is, `\r` apart: no step of it finds anything."""
-    return not (_MENDED.search(line) or is_bad(line)) and unicodedata.is_normalized("NFC", line)
+    if _MENDED.search(line) or not unicodedata.is_normalized("NFC", line):
+        return False
+    near = (line[max(0, m.start() - _REACH) : m.end() + _REACH] for m in _SUSPECT.finditer(line))
+    return not any(map(is_bad, near))
