@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from gpt1.errors import UserError
 from gpt1.jobs.console import table
 from gpt1.jobs.facts import read_facts, read_json
 
+HASHES = ("sha256", "fingerprint", "tokenizer")
 LARGEST_HEADER = 100_000_000
 """Bytes; what safetensors itself allows, so a damaged length cannot ask for all memory."""
 RUN_FACTS = ("preset", "recipe", "seed", "steps", "of_steps", "tokens_seen", "lm_coef", "columns", "metrics", "data")
@@ -41,14 +43,16 @@ def info(settings: Info) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> RenderableType:
-    """The facts as a table, one level of sections flattened."""
-    rows: dict[str, Any] = {}
-    for name, value in result.items():
+    """The facts as a table, sections flattened, hashes left to `--json`."""
+    return table({name: value for name, value in _leaves(result) if value not in (None, "")})
+
+
+def _leaves(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in section.items():
         if isinstance(value, dict):
-            rows |= {f"{name}.{inner}": leaf for inner, leaf in value.items()}
-        elif value not in (None, []):
-            rows[name] = ", ".join(map(str, value)) if isinstance(value, list) else value
-    return table(rows)
+            yield from _leaves(value, f"{prefix}{name}.")
+        elif not prefix or name not in HASHES:
+            yield prefix + name, ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _run(folder: Path) -> dict[str, Any]:
