@@ -40,7 +40,7 @@ def encode_bulk(tokenizer: Tokenizer, texts: list[str]) -> tuple[Ids, Counts]:
     parts = [np.zeros(0, np.uint32)]
     if tokenizer.kind == "custom":
         parts += [np.asarray(ids, np.uint32) for ids in tokenizer.encode_batch(texts)]
-        sizes += [len(ids) for ids in parts[1:]]
+        sizes[:] = [len(ids) for ids in parts[1:]]
     else:
         if _memory(tokenizer).full:
             _memory.cache_clear()

@@ -41,10 +41,11 @@ class Tokenizer:
         bare = definition | {"truncation": None, "padding": None, "post_processor": None}
         self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(_with_tokens(bare, [END, PAD])))
         self._tokenizer.encode_special_tokens = True
-        self._text = self._tokenizer.to_str()
-        self._definition: dict[str, Any] = json.loads(self._text)
-        self.hash = hashlib.sha256(self._text.encode()).hexdigest()
-        """sha256 of tokenizer.json without truncation and template, which change no id of a text"""
+        self.text = self._tokenizer.to_str()
+        """tokenizer.json, without truncation and template"""
+        self._definition: dict[str, Any] = json.loads(self.text)
+        self.hash = hashlib.sha256(self.text.encode()).hexdigest()
+        """sha256 of `text`: all that decides the ids"""
         self.vocabulary = max(self._tokenizer.get_vocab().values()) + 1
         """number of ids, special tokens included"""
         self.kind: Kind = _kind(self._definition)
@@ -81,7 +82,7 @@ class Tokenizer:
         With `template`, Hugging Face adds the task tokens as in the paper, figure 1: `start a extract`, or
         `start a delimiter b extract`; a text that is too long is cut so that they stay.
         """
-        whole = tokenizers.Tokenizer.from_str(self._text)
+        whole = tokenizers.Tokenizer.from_str(self.text)
         if template:
             whole.post_processor = self._template()
         whole.enable_truncation(context)

@@ -49,7 +49,7 @@ def train(texts: Iterable[str], kind: Literal["bytes", "gpt1"], vocabulary: int 
 def choose_vocabulary(corpus_bytes: int) -> int:
     """Vocabulary size for a corpus: 1,024 times the root of its megabytes, a multiple of 256 from 512 to 40,192.
 
-    So 1 MB gets 1,024, 60 MB 7,936, 1 GB 32,512. A token's embedding needs examples to learn from: with the number of
+    So 1 MB gets 1,024, 60 MB 7,936, 1 GB 32,256. A token's embedding needs examples to learn from: with the number of
     tokens growing as the root, so does the number of times each is seen.
     """
     size = 1024 * (corpus_bytes / 1e6) ** 0.5
