@@ -24,7 +24,7 @@ from gpt1.nn.model import GPT, INIT_STD
 from gpt1.nn.sampling import Sampling
 from gpt1.train.parallel import machine
 
-PROMPT, REPEATS = 16, 3
+PROMPT, REPEATS = 16, 5
 GREEDY, USUAL = Sampling(temperature=0), Sampling(top_p=0.95)
 
 
@@ -73,12 +73,15 @@ def measure(body: GPT, device: torch.device, dtype: torch.dtype, new: int) -> di
     def peer() -> None:
         theirs.generate(ids, max_new_tokens=new, min_new_tokens=new, do_sample=False)
 
-    return {
-        "greedy": speed(lambda: ours(1, GREEDY), new, device),
-        "top_p": speed(lambda: ours(1, USUAL), new, device),
-        "batch_16": speed(lambda: ours(16, USUAL), 16 * new, device),
-        "transformers": speed(peer, new, device),
+    ways = {
+        "greedy": (new, lambda: ours(1, GREEDY)),
+        "top_p": (new, lambda: ours(1, USUAL)),
+        "batch_16": (16 * new, lambda: ours(16, USUAL)),
+        "transformers": (new, peer),
     }
+    # In turns, so that a busy moment of the machine falls on all of them.
+    seconds = [{name: timed(work, device) for name, (_, work) in ways.items()} for _ in range(1 + REPEATS)][1:]
+    return {name: round(n / statistics.median(s[name] for s in seconds), 1) for name, (n, _) in ways.items()}
 
 
 def transformers_model(body: GPT) -> torch.nn.Module:
@@ -91,16 +94,13 @@ def transformers_model(body: GPT) -> torch.nn.Module:
     return model
 
 
-def speed(work: Callable[[], None], tokens: int, device: torch.device) -> float:
-    """Median tokens per second, after one run to warm up."""
-    seconds = []
-    for _ in range(1 + REPEATS):
-        began = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
-    return round(tokens / statistics.median(seconds[1:]), 1)
+def timed(work: Callable[[], None], device: torch.device) -> float:
+    """Seconds that `work` takes."""
+    began = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 import html
 import math
+from collections.abc import Sequence
 from typing import Any
 
-from gpt1.jobs.chart import line_chart
+from gpt1.jobs.chart import Point, line_chart
 from gpt1.jobs.report import page
 
 STYLE = """<style>
@@ -76,7 +77,7 @@ def _coloured(result: dict[str, Any]) -> str:
 
 def _product(result: dict[str, Any]) -> str:
     positions = result["positions"]
-    lines = {
+    lines: dict[str, Sequence[Point]] = {
         "sum of log p": [(p["position"], p["sum"]) for p in positions],
         "log of the float32 product": [(p["position"], math.log(p["product"])) for p in positions if p["product"]],
     }
