@@ -169,7 +169,7 @@ def test_transformers_has_our_ids(hf: Any, plain: Tokenizer) -> None:
     assert (hf.eos_token_id, hf.pad_token_id, hf.bos_token_id, hf.sep_token_id, hf.cls_token_id) == (
         398, 399, 400, 401, 402,
     )  # fmt: skip
-    assert (len(hf: Any), hf.model_max_length) == (403, 12)
+    assert (len(hf), hf.model_max_length) == (403, 12)
     text = "the cat <|end|> sat on <|extract|>"
     assert hf(text, add_special_tokens=False)["input_ids"] == plain.encode(text)
     assert hf.decode(hf(text)["input_ids"], skip_special_tokens=True) == text
