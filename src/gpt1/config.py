@@ -196,6 +196,8 @@ class Finetune(Command):
     """peak learning rate; 0 takes 6.25e-5 for a model of the paper's size, more for a smaller one"""
     warmup: float = 0.002
     """share of the updates that warm up"""
+    dropout: float = 0.1
+    """dropout inside the network: embeddings, residuals and attention"""
     head_dropout: float = 0.1
     """dropout before the new layer W_y"""
     from_scratch: bool = False

@@ -11,7 +11,7 @@ stderr = Console(stderr=True, highlight=False)
 
 def say(message: str) -> None:
     """One line of news; `message` is plain text, never markup."""
-    stderr.print(message, markup=False)
+    stderr.print(message, markup=False, soft_wrap=True)
 
 
 def bar(*columns: str) -> Progress:

@@ -95,6 +95,8 @@ def _check(settings: Pretrain) -> None:
     model = settings.model
     if model.width % model.heads:
         raise UserError(f"--model.width {model.width} is not a multiple of --model.heads {model.heads}")
+    if model.inner != 4 * model.width:
+        raise UserError(f"--model.inner {model.inner} must be 4 x --model.width ({4 * model.width}), as in the paper")
     if model.context < 2 or settings.batch < 1:
         raise UserError("--model.context must be at least 2 and --batch at least 1")
     given = [name for name in LENGTHS if getattr(settings, name) is not None]

@@ -1,0 +1,89 @@
+"""Examples -> batches: right-padded, and put together so that almost nothing is padding.
+
+The batch of step s is a pure function of (seed, s), as in pre-training: an epoch is a permutation of the examples,
+cut into chunks; within a chunk, examples of like length share a batch, and the batches come in random order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from gpt1.batch import IGNORE, Batch
+
+CHUNK = 16
+"""Batches whose examples are sorted by length together."""
+MULTIPLE = 8
+"""Sequence lengths are rounded up to it: kernels like even sizes, and there are fewer of them."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """K sequences that end in the extract token, and the class they belong to."""
+
+    sequences: list[list[int]]
+    label: int | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(map(len, self.sequences))
+
+
+def collate(examples: Sequence[Example], pad_id: int) -> Batch:
+    """A Batch (N, K, T): the target of each token is the next one of its sequence, extract included."""
+    T = -(-max(e.length for e in examples) // MULTIPLE) * MULTIPLE
+    K = max(len(e.sequences) for e in examples)
+    tokens_NKT = np.full((len(examples), K, T), pad_id, np.int64)
+    targets_NKT = np.full((len(examples), K, T), IGNORE, np.int64)
+    extract_NK, real_NK = np.zeros((len(examples), K), np.int64), np.zeros((len(examples), K), np.bool_)
+    for n, example in enumerate(examples):
+        for k, ids in enumerate(example.sequences):
+            tokens_NKT[n, k, : len(ids)] = ids
+            targets_NKT[n, k, : len(ids) - 1] = ids[1:]
+            extract_NK[n, k], real_NK[n, k] = len(ids) - 1, True
+    labels = [e.label for e in examples if e.label is not None]
+    return Batch(
+        tokens_NKT=torch.from_numpy(tokens_NKT),
+        targets_NKT=torch.from_numpy(targets_NKT),
+        extract_NK=torch.from_numpy(extract_NK),
+        real_NK=torch.from_numpy(real_NK),
+        labels_N=torch.tensor(labels) if labels else None,
+    )
+
+
+class Epochs:
+    """`epochs(step)` gives the step's micro-batches of `batch` examples."""
+
+    def __init__(self, examples: Sequence[Example], batch: int, micro_batch: int, pad_id: int, seed: int) -> None:
+        self.examples, self.batch, self.micro_batch, self.pad_id, self.seed = examples, batch, micro_batch, pad_id, seed
+        self.lengths = np.array([example.length for example in examples])
+        self.per_epoch = -(-len(examples) // batch)
+        self._order = lru_cache(maxsize=1)(self._epoch)
+
+    def __call__(self, step: int) -> list[Batch]:
+        epoch, turn = divmod(step, self.per_epoch)
+        chosen = [self.examples[i] for i in self._order(epoch)[turn]]
+        return [
+            collate(chosen[low : low + self.micro_batch], self.pad_id)
+            for low in range(0, len(chosen), self.micro_batch)
+        ]
+
+    def _epoch(self, epoch: int) -> list[np.ndarray]:
+        random = np.random.default_rng([self.seed, epoch])
+        order = random.permutation(len(self.examples))
+        size = CHUNK * self.batch
+        batches = []
+        for low in range(0, len(order), size):
+            chunk = order[low : low + size]
+            chunk = chunk[np.argsort(self.lengths[chunk], kind="stable")]
+            batches += [chunk[at : at + self.batch] for at in range(0, len(chunk), self.batch)]
+        return [batches[i] for i in random.permutation(len(batches))]
+
+
+def by_length(examples: Sequence[Example], batch: int) -> list[list[int]]:
+    """The numbers of the examples in batches of like length; longest first, so memory fails at once or never."""
+    order = sorted(range(len(examples)), key=lambda i: -examples[i].length)
+    return [order[low : low + batch] for low in range(0, len(order), batch)]
