@@ -158,6 +158,15 @@ def test_json_is_one_document_and_nothing_else(job: Job, capsys: pytest.CaptureF
     assert "żółw" in out
 
 
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_nothing_is_added_to_what_a_job_wrote_itself(
+    flags: list[str], job: Job, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job("predict", {"rows": 2}, shown=None)
+    assert main(["predict", "run", "rows.csv", *flags]) == 0
+    assert capsys.readouterr().out == ""
+
+
 def test_without_json_the_job_says_what_to_print(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     text = "[red]not markup[/red] " + "long " * 60
     job("generate", {}, shown=text)

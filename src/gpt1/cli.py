@@ -108,15 +108,17 @@ def _read_dash(text: str | list[str]) -> str | list[str]:
 
 
 def _print(job: Any, result: Any, as_json: bool) -> None:
+    shown = job.show(result)
+    if shown is None:
+        return  # the job wrote to standard output itself, as `predict` does with its rows
     if as_json:
         print(json.dumps(result, ensure_ascii=False, indent=2))
-    elif (shown := job.show(result)) is not None:
-        if isinstance(shown, str):
-            print(shown)
-        else:
-            from rich.console import Console
+    elif isinstance(shown, str):
+        print(shown)
+    else:
+        from rich.console import Console
 
-            Console(highlight=False).print(shown)
+        Console(highlight=False).print(shown)
 
 
 def _overview() -> str:
