@@ -10,6 +10,7 @@ import pytest
 from gpt1.config import Report
 from gpt1.errors import UserError
 from gpt1.jobs.chart import POINTS, line_chart, thinned, ticks
+from gpt1.jobs.facts import FILES
 from gpt1.jobs.report import report
 
 
@@ -23,6 +24,8 @@ def run(tmp_path: Path) -> Path:
     }  # fmt: skip
     rows = [{"step": s, "lm": 4.0 - s} for s in (1, 2, 3)] + [{"step": 3, "val_nats_per_token": 1.5}]
     rows.append({"step": 3, "sample": "<script>alert(1)</script> & so on"})
+    for name in FILES:
+        (folder / name).touch()
     (folder / "gpt1.json").write_text(json.dumps(info))
     (folder / "settings.json").write_text(json.dumps({"seed": 1, "optim": {"lr": 0.01}}))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

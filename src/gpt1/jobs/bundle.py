@@ -3,7 +3,6 @@
 gpt1.json is written last, so a folder that has it is whole. Format: docs/formats.md.
 """
 
-import os
 import platform
 import shutil
 from dataclasses import dataclass
@@ -125,7 +124,7 @@ def _move(staged: Path, folder: Path, info: dict[str, Any]) -> None:
         if [old.get(key) for key in IDENTITY] != [info.get(key) for key in IDENTITY]:
             marker.unlink()
     for path in sorted(staged.iterdir(), key=lambda path: path.name == marker.name):
-        os.replace(path, folder / path.name)
+        path.replace(folder / path.name)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

@@ -190,9 +190,7 @@ def _line(step: int, values: dict[str, float], sample: str) -> str:
     )
 
 
-def _build(
-    settings: Pretrain, steps: int, device: torch.device, dtype: torch.dtype
-) -> tuple[LanguageModel, Optimizer]:
+def _build(settings: Pretrain, steps: int, device: torch.device, dtype: torch.dtype) -> tuple[LanguageModel, Optimizer]:
     if settings.init:
         body = bundle.load(settings.init).body
     else:
@@ -203,9 +201,7 @@ def _build(
     return model.to(dtype), optimizer
 
 
-def _steps_in_time(
-    settings: Pretrain, data: Data, device: torch.device, dtype: torch.dtype, began: float
-) -> int:
+def _steps_in_time(settings: Pretrain, data: Data, device: torch.device, dtype: torch.dtype, began: float) -> int:
     """Updates that fit into `minutes`, measured on a model that is then thrown away."""
     seconds = 60 * (settings.minutes or 0)
     model, optimizer = _build(settings, 10_000, device, dtype)

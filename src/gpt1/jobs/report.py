@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import RenderableType
 
 from gpt1.config import Report
-from gpt1.jobs import bundle
 from gpt1.jobs.chart import line_chart
+from gpt1.jobs.facts import read_facts
 from gpt1.storage import write_text
 from gpt1.train import log
 
@@ -35,7 +35,7 @@ CURVES = {"lm": "training loss", "val_nats_per_token": "validation loss", "task"
 
 def report(settings: Report) -> dict[str, Any]:
     """Write the page; returns its path and the runs on it. Raises UserError for a folder that is not a run."""
-    runs = {name: bundle.read_info(Path(name)) for name in settings.runs}
+    runs = {name: read_facts(Path(name)) for name in settings.runs}
     body = "".join(section(Path(name), info) for name, info in runs.items())
     title = "gpt1: " + ", ".join(Path(name).name for name in runs)
     write_text(settings.out, page(title, _comparison(runs) + body))
