@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -61,7 +62,8 @@ def test_page_loads_nothing_and_escapes_everything(run: Path, tmp_path: Path) ->
 
 def test_several_runs_are_compared(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
-    report(Report(runs=[str(run), str(run)], out=str(out)))
+    other = shutil.copytree(run, tmp_path / "other")
+    report(Report(runs=[str(run), str(other)], out=str(out)))
     assert out.read_text(encoding="utf-8").count("2.125") >= 3
 
 

@@ -68,7 +68,7 @@ def section(run: Path, info: dict[str, Any]) -> str:
     parts = [
         f"<h2>{html.escape(str(run))}</h2>",
         table(facts.items()),
-        line_chart({name: points for name, points in curves.items() if points}, "updates", "nats"),
+        line_chart({name: points for name, points in curves.items() if len(points) > 1}, "updates", "nats"),
         _titled("Metrics", table(_flat(info.get("metrics", {})))),
         _titled("Samples as it learned", "".join(map(_sample, [row for row in rows if "sample" in row]))),
         _settings(run),
