@@ -186,10 +186,10 @@ class Finetune(Command):
     """column of the label; guessed if not given"""
     lm_coef: float = 0.5
     """lambda, the weight of the language-model loss"""
-    epochs: int = 3
-    """passes over the rows"""
-    batch: int = 32
-    """rows in one update"""
+    epochs: int = 0
+    """passes over the rows; 0 takes the paper's 3, or more where that would be fewer than 120 updates"""
+    batch: int = 0
+    """rows in one update; 0 takes the paper's 32, or 8 where there are fewer than 1,000 rows"""
     micro_batch: int = 0
     """rows in one forward pass; 0 takes the whole batch"""
     lr: float = 0.0

@@ -23,7 +23,7 @@ from gpt1.jobs.pretrain import pretrain
 from gpt1.jobs.report import report
 from gpt1.storage import atomic, write_text
 
-CLASSES, TRAIN, TEST, SEEDS, EPOCHS = 6, 16, 60, 3, 10
+CLASSES, TRAIN, TEST, SEEDS = 6, 16, 60, 3
 
 
 def demo(settings: Demo) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def _accuracy(folder: Path, run: str, name: str, seed: int, base: dict[str, Any]
     out = str(folder / f"{name}-{seed}")
     finetune(
         Finetune(
-            run=run, train=str(folder / "train.csv"), out=out, label="package", epochs=EPOCHS,
+            run=run, train=str(folder / "train.csv"), out=out, label="package",
             from_scratch=name == "scratch", seed=seed, fresh=True, **base,
         )
     )  # fmt: skip

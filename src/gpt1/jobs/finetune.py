@@ -29,9 +29,12 @@ from gpt1.train.loop import train
 from gpt1.train.optim import Optimizer
 from gpt1.train.parallel import machine
 
-PAPER_LR, PAPER_WIDTH = 6.25e-5, 768
+PAPER_LR, PAPER_WIDTH, PAPER_BATCH, PAPER_EPOCHS = 6.25e-5, 768, 32, 3
+FEW_ROWS, SMALL_BATCH, FEWEST_UPDATES = 1_000, 8, 120
 FREE = {"out", "fresh", "device", "threads"}
 """Settings that do not change the result."""
+CHOSEN = {"epochs", "batch", "micro_batch", "lr"}
+"""Settings of which 0 leaves the choice to `settle`."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def finetune(settings: Finetune) -> dict[str, Any]:
     device, dtype = machine(settings)
     tokenizer = base.tokenizer.with_task_tokens()
     data = _read(settings, tokenizer, base.body.config.context)
-    settings = replace(settings, lr=settings.lr or default_lr(base.body.config.width))
+    settings = settle(settings, len(data.train), base.body.config.width)
     model = _build(settings, base.body, tokenizer, len(data.names)).to(device)
     steps = settings.epochs * -(-len(data.train) // settings.batch)
     optimizer = Optimizer(model, _optim(settings, steps), steps)
@@ -89,9 +92,16 @@ def show(result: dict[str, Any]) -> RenderableType:
     return table({name: value for name, value in result.items() if not isinstance(value, dict | list)}, "finetune")
 
 
-def default_lr(width: int) -> float:
-    """The paper's rate at its width; narrower networks want more, in inverse proportion to the width's square."""
-    return PAPER_LR * (PAPER_WIDTH / width) ** 2
+def settle(settings: Finetune, rows: int, width: int) -> Finetune:
+    """The settings with every 0 that means "choose" filled in.
+
+    The paper's values, but where rows are few, smaller and more updates, since three passes would teach nothing; and for
+    a narrower network a higher rate, in inverse proportion to the square of its width.
+    """
+    batch = settings.batch or (PAPER_BATCH if rows >= FEW_ROWS else SMALL_BATCH)
+    epochs = settings.epochs or max(PAPER_EPOCHS, -(-FEWEST_UPDATES // -(-rows // batch)))
+    lr = settings.lr or PAPER_LR * (PAPER_WIDTH / width) ** 2
+    return replace(settings, batch=batch, epochs=epochs, micro_batch=settings.micro_batch or batch, lr=lr)
 
 
 def _read(settings: Finetune, tokenizer: Tokenizer, context: int) -> Data:
@@ -147,7 +157,7 @@ def _optim(settings: Finetune, steps: int) -> Optim:
 def _train(
     settings: Finetune, model: TaskModel, optimizer: Optimizer, data: Data, pad_id: int, device: torch.device
 ) -> Best:
-    epochs = Epochs(data.train, settings.batch, settings.micro_batch or settings.batch, pad_id, settings.seed)
+    epochs = Epochs(data.train, settings.batch, settings.micro_batch, pad_id, settings.seed)
     steps, log = settings.epochs * epochs.per_epoch, Log(Path(settings.out), 0)
     weights, best = {"task": 1.0, "lm": settings.lm_coef}, None
     reports = train(model, epochs, optimizer, weights=weights, steps=steps, seed=settings.seed, device=device)
@@ -213,11 +223,8 @@ def _is_done(settings: Finetune) -> bool:
         return False
     recorded = out / "settings.json"
     before = json.loads(recorded.read_text(encoding="utf-8")) if recorded.exists() else {}
-    asked = dataclasses.asdict(settings)
-    same = all(
-        before.get(key) == value for key, value in asked.items() if key not in FREE and not (key == "lr" and not value)
-    )
-    if not same:
+    asked = {k: v for k, v in dataclasses.asdict(settings).items() if k not in FREE and (v or k not in CHOSEN)}
+    if any(before.get(key) != value for key, value in asked.items()):
         raise UserError(f"{out} holds a run made with other settings; choose another --out, or --fresh to replace it")
     return True
 
