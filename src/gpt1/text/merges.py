@@ -12,22 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
+RAREST = 2
+"""Times a pair must be seen; a merge that one word alone asks for teaches nothing."""
 NONE = -1
 """No neighbour: a word's edge. As a symbol: a place that a merge has emptied."""
 
 
-def learn_merges(
-    words: list[list[int]], counts: list[int], names: list[str], size: int, rarest: int = 2
-) -> list[tuple[int, int]]:
-    """The pairs of ids to merge, in order, until `names` (symbol -> string, extended in place) holds `size`.
+def learn_merges(symbols: Ints, lengths: Ints, counts: Ints, names: list[str], size: int) -> list[tuple[int, int]]:
+    """The pairs of ids to merge, in order, until `names` (id -> string, extended in place) holds `size`.
 
-    words: each a list of ids into `names`; counts: how often each occurs. Ends early where no pair is seen
-    `rarest` times. Two merges that spell the same string share its id.
+    symbols: the ids of all words' symbols, joined; lengths: symbols in each word; counts: how often each word occurs.
+    Ends early where no pair is seen `RAREST` times. Two merges that spell the same string share its id.
     """
-    table = _Words(words, counts)
+    table = _Words(symbols, lengths, counts)
     ids = {name: i for i, name in enumerate(names)}
     merges = []
-    while len(names) < size and (pair := table.most_frequent(rarest)):
+    while len(names) < size and (pair := table.most_frequent()):
         name = names[pair[0]] + names[pair[1]]
         new = ids.setdefault(name, len(names))
         if new == len(names):
@@ -40,10 +40,9 @@ def learn_merges(
 class _Words:
     """Every word's symbols, the count of every pair of neighbours, and where each pair stands."""
 
-    def __init__(self, words: list[list[int]], counts: list[int]) -> None:
-        lengths = np.fromiter(map(len, words), np.int64, len(words))
-        self.symbol = np.fromiter((i for word in words for i in word), np.int64, int(lengths.sum()))
-        self.weight = np.repeat(np.asarray(counts, np.int64), lengths)
+    def __init__(self, symbols: Ints, lengths: Ints, counts: Ints) -> None:
+        self.symbol = symbols.astype(np.int64)
+        self.weight = np.repeat(counts.astype(np.int64), lengths)
         places = np.arange(len(self.symbol))
         self.left, self.right = places - 1, places + 1
         ends = np.cumsum(lengths)
@@ -55,15 +54,15 @@ class _Words:
         inner = places[self.right != NONE]
         self._add(_key(self.symbol[inner], self.symbol[inner + 1]), inner)
 
-    def most_frequent(self, rarest: int) -> tuple[int, int] | None:
+    def most_frequent(self) -> tuple[int, int] | None:
         """The next pair to merge, or None. The heap's counts may be too high; they are corrected on the way out."""
         while self.heap:
             count, key = self.heap[0]
             now = self.count.get(key, 0)
-            if -count == now >= rarest:
+            if -count == now >= RAREST:
                 heapq.heappop(self.heap)
                 return key >> 32, key & 0xFFFFFFFF
-            if now < rarest:
+            if now < RAREST:
                 heapq.heappop(self.heap)
             else:
                 heapq.heapreplace(self.heap, (-now, key))

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
+import numpy as np
 import polars as pl
 
 from gpt1.errors import UserError
@@ -13,7 +14,7 @@ from gpt1.text.tokenizer import UNKNOWN, Tokenizer, blank, byte_symbols
 
 CHUNK = 8_000_000
 """Characters of text that are split and counted at once."""
-MOST_WORDS = 2_000_000
+MOST_WORDS = 1_000_000
 """Distinct words kept while counting. Past twice that the rarest are forgotten: the counts of words seen once or twice
 in a large corpus become approximate, those of words frequent enough to be merged stay."""
 MOST_CHARACTERS = 1_000
@@ -87,9 +88,10 @@ def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
 def _learn_bytes(table: pl.DataFrame, size: int) -> Tokenizer:
     symbols = byte_symbols()
     names = sorted(symbols)
-    id_of_byte = [names.index(symbol) for symbol in symbols]
-    words = [[id_of_byte[byte] for byte in word.encode()] for word in table["word"]]
-    pairs = learn_merges(words, table["n"].to_list(), names, size - SPECIALS)
+    id_of_byte = np.array([names.index(symbol) for symbol in symbols])
+    joined = id_of_byte[np.frombuffer("".join(table["word"]).encode(), np.uint8)]
+    lengths = table["word"].str.len_bytes().to_numpy()
+    pairs = learn_merges(joined, lengths, table["n"].to_numpy(), names, size - SPECIALS)
     merges = [(names[a], names[b]) for a, b in pairs]
     return blank("bytes", {name: i for i, name in enumerate(names)}, merges)
 
@@ -104,8 +106,9 @@ def _learn_gpt1(table: pl.DataFrame, size: int) -> Tokenizer:
     names = [UNKNOWN, *sorted(kept), *(f"{c}</w>" for c in sorted(kept))]
     ids = {name: i for i, name in enumerate(names)}
     known = {word: n for word, n in sorted(counts.items()) if all(c in ids for c in word)}
-    words = [[*(ids[c] for c in word[:-1]), ids[word[-1] + "</w>"]] for word in known]
-    pairs = learn_merges(words, list(known.values()), names, size - SPECIALS)
+    joined = np.array([ids[symbol] for word in known for symbol in (*word[:-1], word[-1] + "</w>")], np.int64)
+    lengths = np.fromiter(map(len, known), np.int64, len(known))
+    pairs = learn_merges(joined, lengths, np.fromiter(known.values(), np.int64, len(known)), names, size - SPECIALS)
     merges = [(names[a], names[b]) for a, b in pairs]
     return blank("gpt1", {name: i for i, name in enumerate(names)}, merges)
 
