@@ -8,21 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from gpt1.config import Model
+from gpt1.data.windows import Ids
 from gpt1.jobs.likelihood import Likelihood, likelihood
 from gpt1.nn.model import GPT
-
-
-class Ids:
-    """A stream in memory."""
-
-    def __init__(self, ids: list[int]) -> None:
-        self.ids = np.array(ids, dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        return self.ids[start:stop]
 
 
 def model(context: int) -> GPT:

@@ -7,7 +7,7 @@ epoch, none is lost, none comes twice, and going on at step s needs nothing but 
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -23,6 +23,20 @@ class Stream(Protocol):
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """ids[start:stop] as int64."""
+
+
+class Ids:
+    """Token ids in memory, as a stream."""
+
+    def __init__(self, ids: Sequence[int] | np.ndarray) -> None:
+        self.ids = np.asarray(ids, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """ids[start:stop]."""
+        return self.ids[start:stop]
 
 
 class Windows:

@@ -10,6 +10,7 @@ from rich.table import Table
 from gpt1.config import Evaluate
 from gpt1.data.files import File, text_of
 from gpt1.data.tables import columns, find_column, table
+from gpt1.data.windows import Ids
 from gpt1.errors import UserError
 from gpt1.jobs import bundle, classifier, console
 from gpt1.jobs.labelled import Columns, read_labelled
@@ -17,20 +18,6 @@ from gpt1.jobs.likelihood import Likelihood, likelihood
 from gpt1.jobs.metrics import classification_metrics
 from gpt1.text.bulk import encode_bulk
 from gpt1.train.parallel import machine
-
-
-class Ids:
-    """Token ids in memory, as a stream."""
-
-    def __init__(self, ids: np.ndarray) -> None:
-        self.ids = ids.astype(np.int64)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """ids[start:stop]."""
-        return self.ids[start:stop]
 
 
 def evaluate(settings: Evaluate) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gpt1.batch import IGNORE
 from gpt1.config import Explain
-from gpt1.data.windows import strided
+from gpt1.data.windows import Ids, strided
 from gpt1.errors import UserError
 from gpt1.jobs import bundle
 from gpt1.jobs.bundle import Bundle
@@ -32,20 +32,6 @@ from gpt1.train.parallel import machine
 
 LOGITS_AT_ONCE = 64
 SUMMARY = ("nats_per_token", "perplexity", "bits_per_byte", "tokens", "bytes", "comparable", "model")
-
-
-class Ids:
-    """A short stream of tokens that lies in memory; see `data.windows.Stream`."""
-
-    def __init__(self, ids: list[int]) -> None:
-        self.ids = np.array(ids, dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """ids[start:stop]."""
-        return self.ids[start:stop]
 
 
 def explain(settings: Explain) -> dict[str, Any]:

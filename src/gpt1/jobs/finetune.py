@@ -95,8 +95,8 @@ def show(result: dict[str, Any]) -> RenderableType:
 def settle(settings: Finetune, rows: int, width: int) -> Finetune:
     """The settings with every 0 that means "choose" filled in.
 
-    The paper's values, but where rows are few, smaller and more updates, since three passes would teach nothing; and for
-    a narrower network a higher rate, in inverse proportion to the square of its width.
+    The paper's values; but where rows are few, smaller and more updates, since three passes would teach nothing, and
+    for a narrower network a higher rate, in inverse proportion to the square of its width.
     """
     batch = settings.batch or (PAPER_BATCH if rows >= FEW_ROWS else SMALL_BATCH)
     epochs = settings.epochs or max(PAPER_EPOCHS, -(-FEWEST_UPDATES // -(-rows // batch)))
