@@ -184,6 +184,8 @@ class Finetune(Command):
     """column of the text; guessed if not given"""
     label: str | None = None
     """column of the label; guessed if not given"""
+    encoding: str = "utf-8"
+    """encoding of the rows' files"""
     lm_coef: float = 0.5
     """lambda, the weight of the language-model loss"""
     epochs: int = 0
@@ -218,6 +220,8 @@ class Predict(Command):
     """file to write, its kind by its ending; without it, jsonl on standard output"""
     text: str | None = None
     """column of the text; the one used in training if not given"""
+    encoding: str = "utf-8"
+    """encoding of the rows' file"""
     batch: int = 64
     """rows in one forward pass"""
 
@@ -236,6 +240,8 @@ class Evaluate(Command):
     """column of the text; the one used in training if not given"""
     label: str | None = None
     """column of the label; the one used in training if not given"""
+    encoding: str = "utf-8"
+    """encoding of the files"""
     batch: int = 64
     """rows in one forward pass"""
 

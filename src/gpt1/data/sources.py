@@ -4,19 +4,14 @@ A text file is one document, or one for each paragraph or line; a row of a table
 about `BLOCK` characters. One that is longer goes on over several blocks, cut where `Cut` says.
 """
 
-import csv
 import io
-import json
 import re
-import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from gpt1.data.files import BLOCK, File, content, lines_of, text_of
+from gpt1.data.files import BLOCK, File, text_of
+from gpt1.data.tables import header, rows
 from gpt1.errors import UserError
 
 Documents = Literal["file", "blank-line", "line"]
@@ -28,8 +23,6 @@ Piece = tuple[str, bool]
 BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 LONGEST_HELD = 8 * BLOCK
 """Characters after which a document that has no place to cut is cut where it stands, to keep memory bounded."""
-ROWS = 4096
-"""Rows of a parquet file decoded at a time."""
 
 
 @dataclass(frozen=True)
@@ -109,14 +102,9 @@ def at_whitespace(text: str) -> int:
 
 def pieces(file: File, reading: Reading) -> Iterator[Piece]:
     """The documents of one file."""
-    kind, path = file.kind, file.path
-    if kind == "jsonl":
-        return ((text, True) for text in _jsonl(path, reading))
-    if kind in ("csv", "tsv"):
-        return ((text, True) for text in _csv(path, reading, kind))
-    if kind == "parquet":
-        return ((text, True) for text in _parquet(file, reading))
-    texts = text_of(path, reading.encoding)
+    if file.kind != "text":
+        return ((text, True) for text in _column(file, reading))
+    texts = text_of(file.path, reading.encoding)
     if reading.documents == "file":
         return _whole(texts)
     newline = io.IncrementalNewlineDecoder(None, translate=True)
@@ -126,12 +114,7 @@ def pieces(file: File, reading: Reading) -> Iterator[Piece]:
 
 def has_column(file: File, reading: Reading) -> bool:
     """Whether a table has the text's column; true of anything but csv, tsv and parquet."""
-    if file.kind in ("csv", "tsv"):
-        return reading.text in next(_rows(file.path, reading, file.kind), (0, []))[1]
-    if file.kind == "parquet":
-        with _unpacked(file) as path:
-            return reading.text in _schema(path, file.path)
-    return True
+    return file.kind in ("text", "jsonl") or reading.text in header(file, reading.encoding)
 
 
 def _whole(texts: Iterable[str]) -> Iterator[Piece]:
@@ -169,94 +152,18 @@ def _paragraphs(texts: Iterable[str]) -> Iterator[Piece]:
         yield "", True
 
 
-def _jsonl(path: Path, reading: Reading) -> Iterator[str]:
-    for number, line in enumerate(lines_of(text_of(path, reading.encoding)), 1):
-        if line.isspace():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}:{number}: not JSON ({error}); a line must hold one object") from None
-        if not isinstance(row, dict):
-            raise UserError(f'{path}:{number}: not a JSON object; a line must look like {{"{reading.text}": "..."}}')
-        if reading.text not in row:
-            raise UserError(f"{path}:{number}: {_no_column('field', reading.text, row)}")
-        text = row[reading.text]
+def _column(file: File, reading: Reading) -> Iterator[str]:
+    """The text of each row of a table; null is an empty text."""
+    name, what = reading.text, "field" if file.kind == "jsonl" else "column"
+    if not has_column(file, reading):
+        raise UserError(f"{file.path}: {_no_column(what, name, header(file, reading.encoding))}")
+    for row in rows(file, reading.encoding, only=name):
+        if name not in row.values:
+            raise UserError(f"{row.where}: {_no_column(what, name, row.values)}")
+        text = row.values[name]
         if not isinstance(text, str | None):
-            raise UserError(f"{path}:{number}: the field {reading.text} holds {json.dumps(text)[:40]}, not a text")
-        yield _well_formed(text or "")
-
-
-def _well_formed(text: str) -> str:
-    """JSON can escape half a surrogate pair, which no encoding can: it becomes U+FFFD."""
-    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _csv(path: Path, reading: Reading, kind: str) -> Iterator[str]:
-    rows = _rows(path, reading, kind)
-    _, header = next(rows, (0, []))
-    if reading.text not in header:
-        raise UserError(f"{path}: {_no_column('column', reading.text, header)}")
-    column = header.index(reading.text)
-    for number, row in rows:
-        if len(row) != len(header):
-            raise UserError(f"{path}:{number}: {len(row)} fields where the header has {len(header)}")
-        yield row[column]
-
-
-def _rows(path: Path, reading: Reading, kind: str) -> Iterator[tuple[int, list[str]]]:
-    """The line number and fields of each row. In csv quotes enclose; in tsv, as that format says, they are text."""
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    lines = lines_of(text_of(path, reading.encoding))
-    how: dict[str, Any] = {"strict": True} if kind == "csv" else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    reader = csv.reader(lines, **how)
-    try:
-        yield from ((reader.line_num, row) for row in reader if row)
-    except csv.Error as error:
-        raise UserError(f"{path}:{reader.line_num}: not {kind} ({error}); check its quotes") from None
-
-
-def _parquet(file: File, reading: Reading) -> Iterator[str]:
-    import polars  # loads in half a second, which only tables should cost
-
-    with _unpacked(file) as path:
-        schema = _schema(path, file.path)
-        if reading.text not in schema:
-            raise UserError(f"{file.path}: {_no_column('column', reading.text, schema)}")
-        if schema[reading.text] != polars.String:
-            raise UserError(f"{file.path}: the column {reading.text} holds {schema[reading.text]}, not text")
-        column = polars.scan_parquet(path).select(polars.col(reading.text).fill_null(""))
-        try:
-            for rows in column.collect_batches(chunk_size=ROWS, maintain_order=True):
-                yield from rows[reading.text].to_list()
-        except polars.exceptions.PolarsError as error:
-            raise UserError(f"{file.path}: damaged ({_first_line(error)}); copy it again") from None
-
-
-def _schema(path: Path, name: Path) -> dict[str, Any]:
-    import polars
-
-    try:
-        return dict(polars.read_parquet_schema(path))
-    except (polars.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{name}: not readable as parquet ({_first_line(error)})") from None
-
-
-@contextmanager
-def _unpacked(file: File) -> Iterator[Path]:
-    """Where the file lies unpacked: parquet is read at random, so a packed one goes through a temporary file."""
-    if not file.packed:
-        yield file.path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "unpacked.parquet"
-        with path.open("wb") as out:
-            out.writelines(content(file.path))
-        yield path
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n")[0]
+            raise UserError(f"{row.where}: the {what} {name} holds {repr(text)[:40]}, not a text")
+        yield text or ""
 
 
 def _no_column(what: str, name: str, there: Iterable[str]) -> str:

@@ -5,8 +5,9 @@ In csv quotes enclose a field, which may hold newlines; in tsv, as that format s
 
 import csv
 import json
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,9 @@ from typing import Any
 
 from gpt1.data.files import File, content, lines_of, text_of
 from gpt1.errors import UserError
+from gpt1.text.tokenizer import valid
 
 ROWS_AT_ONCE = 4096
-TEXT_NAMES = ("text", "sentence", "review", "content", "body", "message", "comment", "question", "document", "title")
-LABEL_NAMES = ("label", "labels", "class", "category", "target", "sentiment", "intent", "gold_label", "y")
 
 
 @dataclass(frozen=True)
@@ -37,20 +37,29 @@ class Row:
 
     def text(self, column: str) -> str:
         """A column that must hold a text. Raises UserError if it holds none."""
-        value = self.values.get(column)
-        if not isinstance(value, str) or not value.strip():
-            found = "is empty" if value is None or value == "" or isinstance(value, str) else f"holds {value!r}"
-            raise UserError(f"{self.where}: column {column} {found}, where a text must stand; fill it or drop the row")
-        return value
+        value = self._value(column, "a text")
+        if isinstance(value, str):
+            return value
+        raise UserError(f"{self.where}: column {column} holds {_short(value)}, where a text must stand")
 
     def label(self, column: str) -> str:
         """A column that must hold a class name, as text: 1 and 1.0 and "1" are one class."""
+        value = self._value(column, "a label")
+        if isinstance(value, float) and value.is_integer():
+            return str(int(value))
+        if isinstance(value, str | int | float):
+            return str(value)
+        raise UserError(f"{self.where}: column {column} holds {_short(value)}, where one label must stand")
+
+    def _value(self, column: str, wanted: str) -> Any:
         value = self.values.get(column)
-        if value is None or (isinstance(value, str) and not value.strip()):
+        nothing = value is None or (isinstance(value, str) and not value.strip())
+        if nothing or (isinstance(value, float) and math.isnan(value)):
+            found = "is empty" if column in self.values else "is missing"
             raise UserError(
-                f"{self.where}: column {column} is empty, where a label must stand; fill it or drop the row"
+                f"{self.where}: column {column} {found}, where {wanted} must stand; fill it or drop the row"
             )
-        return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+        return value
 
 
 def table(path: str | Path) -> File:
@@ -63,38 +72,42 @@ def table(path: str | Path) -> File:
     return file
 
 
-def rows(file: File) -> Iterator[Row]:
-    """Every row of a table, in order. Raises UserError naming the line for a row that is none."""
-    readers = {"jsonl": _jsonl, "csv": _separated, "tsv": _separated, "parquet": _parquet}
-    return readers[file.kind](file)
+def rows(file: File, encoding: str = "utf-8", only: str | None = None) -> Iterator[Row]:
+    """Every row of a table, in order; `only` names the one column that the caller will look at.
 
-
-def columns(file: File) -> list[str]:
-    """The names of a table's columns, from its header or its first row. Raises UserError if it has no row."""
-    first = next(rows(file), None)
-    if first is None:
-        raise UserError(f"{file.path}: no rows; the first line must name the columns, and rows must follow")
-    return list(first.values)
-
-
-def find_column(what: str, given: str | None, names: tuple[str, ...], there: list[str], file: Path) -> str:
-    """The column called `given`; without one the first of the usual `names`, or the only one there is.
-
-    Raises UserError, naming the columns that are there, if that leaves none or a choice.
+    Raises UserError naming the line for a row that is none.
     """
-    if given is not None:
-        if given in there:
-            return given
-        raise UserError(f"{file}: no column {given}; the columns are {', '.join(there)}")
-    lowered = {name.lower(): name for name in reversed(there)}
-    usual = [lowered[name] for name in names if name in lowered]
-    if usual or len(there) == 1:
-        return usual[0] if usual else there[0]
-    raise UserError(f"{file}: which column is the {what}? Say --{what} with one of {', '.join(there)}")
+    if file.kind == "parquet":
+        return _parquet(file, only)
+    return _jsonl(file, encoding) if file.kind == "jsonl" else _separated(file, encoding)
 
 
-def _jsonl(file: File) -> Iterator[Row]:
-    for number, line in enumerate(lines_of(text_of(file.path, "utf-8")), 1):
+def header(file: File, encoding: str = "utf-8") -> list[str]:
+    """The names of a table's columns: of jsonl, which has no header, the keys of the first row."""
+    if file.kind == "parquet":
+        return _parquet_header(file)
+    if file.kind == "jsonl":
+        first = next(_jsonl(file, encoding), None)
+        return list(first.values) if first else []
+    return next(_records(file, encoding), (0, []))[1]
+
+
+def columns(file: File, encoding: str = "utf-8") -> list[str]:
+    """The names of a table's columns. Raises UserError if it has no row."""
+    if next(rows(file, encoding), None) is None:
+        raise UserError(f"{file.path}: no rows; the first line must name the columns, and rows must follow")
+    return header(file, encoding)
+
+
+def check_column(name: str, there: Sequence[str], file: File) -> str:
+    """`name`. Raises UserError, naming the columns that are there, if it is not one of them."""
+    if name not in there:
+        raise UserError(f"{file.path}: no column {name}; the columns are {', '.join(there)}")
+    return name
+
+
+def _jsonl(file: File, encoding: str) -> Iterator[Row]:
+    for number, line in enumerate(lines_of(text_of(file.path, encoding)), 1):
         if line.isspace():
             continue
         try:
@@ -103,53 +116,76 @@ def _jsonl(file: File) -> Iterator[Row]:
             raise UserError(f"{file.path}:{number}: not JSON ({error}); a line must hold one object") from None
         if not isinstance(value, dict):
             raise UserError(f'{file.path}:{number}: not a JSON object; a line must look like {{"text": "..."}}')
+        if "\\ud" in line.lower():  # JSON can escape half a surrogate pair, which no encoding can hold
+            value = json.loads(valid(json.dumps(value, ensure_ascii=False)))
         yield Row(file.path, number, value)
 
 
-def _separated(file: File) -> Iterator[Row]:
+def _separated(file: File, encoding: str) -> Iterator[Row]:
+    records = _records(file, encoding)
+    _, names = next(records, (0, []))
+    hint = "; a field with a comma must stand in quotes" if file.kind == "csv" else ""
+    for line, fields in records:
+        if len(fields) != len(names):
+            raise UserError(f"{file.path}:{line}: {len(fields)} fields where the header has {len(names)}{hint}")
+        yield Row(file.path, line, dict(zip(names, fields, strict=True)))
+
+
+def _records(file: File, encoding: str) -> Iterator[tuple[int, list[str]]]:
+    """The line number and the fields of the header, which is checked, then of each row."""
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     how: dict[str, Any] = {"strict": True} if file.kind == "csv" else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    reader = csv.reader(lines_of(text_of(file.path, "utf-8")), **how)
+    reader = csv.reader(lines_of(text_of(file.path, encoding)), **how)
+    records = ((reader.line_num, fields) for fields in reader if fields)
     try:
-        header = next((row for row in reader if row), [])
-        _check_header(header, file)
-        for fields in reader:
-            if fields and len(fields) != len(header):
-                raise UserError(
-                    f"{file.path}:{reader.line_num}: {len(fields)} fields where the header names {len(header)}"
-                    f"{'; a field with a comma must stand in quotes' if file.kind == 'csv' else ''}"
-                )
-            if fields:
-                yield Row(file.path, reader.line_num, dict(zip(header, fields, strict=True)))
+        if first := next(records, None):
+            _check_header(first[1], file)
+            yield first
+        yield from records
     except csv.Error as error:
         raise UserError(f"{file.path}:{reader.line_num}: not {file.kind} ({error}); check its quotes") from None
 
 
-def _check_header(header: list[str], file: File) -> None:
-    if len(set(header)) != len(header):
-        twice = next(name for name in header if header.count(name) > 1)
+def _check_header(names: list[str], file: File) -> None:
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"{file.path}:1: two columns are called {twice!r}; rename one")
     for separator, name in (("\t", "tabs"), (";", "semicolons"), (",", "commas")):
-        if len(header) == 1 and separator in header[0]:
+        if len(names) == 1 and separator in names[0]:
             wanted = "commas (.csv)" if file.kind == "csv" else "tabs (.tsv)"
             raise UserError(
                 f"{file.path}:1: the columns are separated by {name}, not by {wanted}; convert or rename it"
             )
 
 
-def _parquet(file: File) -> Iterator[Row]:
+def _parquet(file: File, only: str | None) -> Iterator[Row]:
     import polars  # loads in half a second, which only parquet should cost
 
     number = 0
-    try:
-        with _unpacked(file) as path:
-            for frame in polars.scan_parquet(path).collect_batches(chunk_size=ROWS_AT_ONCE, maintain_order=True):
+    with _unpacked(file) as path:
+        try:
+            frames = polars.scan_parquet(path).select(only or polars.all())
+            for frame in frames.collect_batches(chunk_size=ROWS_AT_ONCE, maintain_order=True):
                 for values in frame.iter_rows(named=True):
                     number += 1
                     yield Row(file.path, number, values)
-    except (polars.exceptions.PolarsError, OSError) as error:
-        first_line = str(error).split("\n")[0]
-        raise UserError(f"{file.path}: not readable as parquet ({first_line}); copy it again") from None
+        except (polars.exceptions.PolarsError, OSError) as error:
+            raise _unreadable(file, error) from None
+
+
+def _parquet_header(file: File) -> list[str]:
+    import polars
+
+    with _unpacked(file) as path:
+        try:
+            return list(polars.read_parquet_schema(path))
+        except (polars.exceptions.PolarsError, OSError) as error:
+            raise _unreadable(file, error) from None
+
+
+def _unreadable(file: File, error: Exception) -> UserError:
+    first_line = str(error).split("\n")[0]
+    return UserError(f"{file.path}: not readable as parquet ({first_line}); copy it again")
 
 
 @contextmanager
@@ -163,3 +199,7 @@ def _unpacked(file: File) -> Iterator[Path]:
         with path.open("wb") as out:
             out.writelines(content(file.path))
         yield path
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:40]

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from gpt1.config import Evaluate
 from gpt1.data.files import File, text_of
-from gpt1.data.tables import columns, find_column, table
+from gpt1.data.tables import check_column, columns, table
 from gpt1.data.windows import Ids
 from gpt1.errors import UserError
 from gpt1.jobs import bundle, classifier, console
@@ -57,12 +57,12 @@ def _rows(settings: Evaluate) -> dict[str, Any]:
     each: dict[str, Any] = {}
     for path in settings.files:
         file = table(path)
-        there = columns(file)
+        there = columns(file, settings.encoding)
         wanted = Columns(
-            find_column("text", settings.text or model.text, (), there, file.path),
-            find_column("label", settings.label or model.label, (), there, file.path),
+            check_column(settings.text or model.text, there, file),
+            check_column(settings.label or model.label, there, file),
         )
-        found = read_labelled(path, wanted)
+        found = read_labelled(path, wanted, settings.encoding)
         best_N = model.probabilities(found.texts, settings.batch)[0].argmax(-1)
         names = [model.labels[i] for i in best_N]
         each[path] = classification_metrics(found.labels, names, model.labels)
@@ -79,7 +79,7 @@ def _texts(settings: Evaluate) -> dict[str, Any]:
     each: dict[str, Any] = {}
     nats = tokens = size = 0.0
     for path in settings.files:
-        text = _read(path)
+        text = _read(path, settings.encoding)
         ids, _ = encode_bulk(model.tokenizer, [text])
         found = likelihood(body, Ids(np.append(ids, model.tokenizer.end_id)), model.tokenizer.end_id)
         each[path] = _measures(found, len(text.encode()), model.tokenizer.lossless)
@@ -89,10 +89,10 @@ def _texts(settings: Evaluate) -> dict[str, Any]:
     return _measures(Likelihood(nats, int(tokens)), int(size), model.tokenizer.lossless) | {"files": each}
 
 
-def _read(path: str) -> str:
+def _read(path: str, encoding: str) -> str:
     if not Path(path).is_file():
         raise UserError(f"{path}: {'a folder; name the files in it' if Path(path).is_dir() else 'no such file'}")
-    text = "".join(text_of(Path(path), "utf-8"))
+    text = "".join(text_of(Path(path), encoding))
     if not text:
         raise UserError(f"{path}: an empty file; there is nothing to predict")
     return text

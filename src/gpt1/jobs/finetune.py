@@ -106,9 +106,9 @@ def settle(settings: Finetune, rows: int, width: int) -> Finetune:
 
 def _read(settings: Finetune, tokenizer: Tokenizer, context: int) -> Data:
     columns = guess_columns(settings)
-    found = read_labelled(settings.train, columns)
+    found = read_labelled(settings.train, columns, settings.encoding)
     if settings.valid:
-        learnt, valid = found, read_labelled(settings.valid, columns)
+        learnt, valid = found, read_labelled(settings.valid, columns, settings.encoding)
     elif len(found.texts) < 2:
         raise UserError(f"{settings.train}: one row; add rows, since some must validate")
     else:

@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpt1.config import Finetune
-from gpt1.data.tables import LABEL_NAMES, TEXT_NAMES, Row, columns, find_column, rows, table
+from gpt1.data.files import File
+from gpt1.data.tables import check_column, columns, rows, table
 from gpt1.errors import UserError
 from gpt1.jobs.console import say
 
+TEXT_NAMES = ("text", "sentence", "review", "content", "body", "message", "comment", "question", "document", "title")
+LABEL_NAMES = ("label", "labels", "class", "category", "target", "sentiment", "intent", "gold_label", "y")
 VALID_SHARE = 10
 """Without a validation file, one row in so many validates."""
 
@@ -32,26 +35,54 @@ class Columns:
 
 
 def guess_columns(settings: Finetune) -> Columns:
-    """The columns named in the settings, or the likely ones, said aloud. Raises UserError if none is likely."""
+    """The columns named in the settings, or the likely ones, said aloud.
+
+    Raises UserError, naming the columns that are there, for one that is absent or if several may be meant.
+    """
     file = table(settings.train)
-    there = columns(file)
-    label = find_column("label", settings.label, LABEL_NAMES, there, file.path)
-    others = [name for name in there if name != label]
-    text = find_column("text", settings.text, TEXT_NAMES, others, file.path)
+    there = columns(file, settings.encoding)
+    for name in filter(None, (settings.text, settings.label)):
+        check_column(name, there, file)
+    if settings.text and settings.text == settings.label:
+        raise UserError(f"--text and --label are both {settings.text}; the label must be a column of its own")
+    label = settings.label or _usual(LABEL_NAMES, [name for name in there if name != settings.text])
+    text = settings.text or _likely("text", TEXT_NAMES, [name for name in there if name != label], file)
+    label = label or _likely("label", LABEL_NAMES, [name for name in there if name != text], file)
     say(f"{file.path}: the text is column {text}, the label is column {label}")
     return Columns(text, label)
 
 
-def read_labelled(path: str, wanted: Columns) -> Labelled:
-    """All rows of a table. Raises UserError for a row without a text or a label, and for a table without rows."""
+def _usual(names: Sequence[str], there: Sequence[str]) -> str | None:
+    """The column whose name, in any case, comes first in `names`."""
+    lowered = {name.lower(): name for name in reversed(there)}
+    return next((lowered[name] for name in names if name in lowered), None)
+
+
+def _likely(what: str, names: Sequence[str], there: Sequence[str], file: File) -> str:
+    """The column with a usual name, or the only one there is."""
+    if not there:
+        raise UserError(f"{file.path}: no column for the {what}; a row must have a text and a label")
+    found = _usual(names, there) or (there[0] if len(there) == 1 else None)
+    if found is None:
+        raise UserError(f"{file.path}: which column is the {what}? Say --{what} with one of {', '.join(there)}")
+    return found
+
+
+def read_labelled(path: str, wanted: Columns, encoding: str = "utf-8") -> Labelled:
+    """All rows of a table.
+
+    Raises UserError for a missing column, a row without a text or a label, and a table without rows.
+    """
     file = table(path)
-    there = columns(file)
-    for what, name in (("text", wanted.text), ("label", wanted.label)):
-        find_column(what, name, (), there, file.path)
-    found: list[Row] = list(rows(file))
-    return Labelled(
-        [row.text(wanted.text) for row in found], [row.label(wanted.label) for row in found], [r.where for r in found]
-    )
+    there = columns(file, encoding)
+    found = Labelled([], [], [])
+    for name in (wanted.text, wanted.label):
+        check_column(name, there, file)
+    for row in rows(file, encoding):
+        found.texts.append(row.text(wanted.text))
+        found.labels.append(row.label(wanted.label))
+        found.rows.append(row.where)
+    return found
 
 
 def split(data: Labelled, order: Sequence[int]) -> tuple[Labelled, Labelled]:
@@ -61,7 +92,7 @@ def split(data: Labelled, order: Sequence[int]) -> tuple[Labelled, Labelled]:
 
 
 def class_names(train: Labelled, path: str, column: str) -> list[str]:
-    """The classes, sorted: by value if all are numbers. Raises UserError if there is only one."""
+    """The classes, sorted: numbers by value, then the rest by name. Raises UserError if there is only one."""
     names = set(train.labels)
     if len(names) < 2:
         raise UserError(f"{path}: column {column} holds only the label {names.pop()!r}; two classes or more are needed")
@@ -79,7 +110,7 @@ def label_numbers(data: Labelled, names: Sequence[str], column: str) -> list[int
         if label not in number:
             raise UserError(
                 f"{where}: label {label!r} in column {column} does not occur in training, "
-                f"which has {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+                f"which has {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}; mend or drop the row"
             )
     return [number[label] for label in data.labels]
 

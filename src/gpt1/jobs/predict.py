@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from gpt1.config import Predict
-from gpt1.data.tables import Row, columns, find_column, rows, table
+from gpt1.data.tables import Row, check_column, columns, rows, table
 from gpt1.errors import UserError
 from gpt1.jobs import classifier
 from gpt1.jobs.console import bar, say
@@ -31,11 +31,11 @@ def predict(settings: Predict) -> dict[str, Any]:
     if settings.out and not settings.out.endswith(ENDINGS):
         raise UserError(f"--out {settings.out}: its ending must say what to write: {', '.join(ENDINGS)}")
     file = table(settings.input)
-    there = columns(file)
+    there = columns(file, settings.encoding)
     model = classifier.load(settings.run, settings)
-    column = find_column("text", settings.text or model.text, (), there, file.path)
+    column = check_column(settings.text or model.text, there, file)
     counts, done, cut = dict.fromkeys(model.labels, 0), 0, 0
-    source = rows(file)
+    source = rows(file, settings.encoding)
     with _writer(settings.out) as write, bar() as progress:
         task = progress.add_task("predict, rows", total=None)
         while block := list(islice(source, ROWS_AT_ONCE)):

@@ -1,0 +1,251 @@
+"""Rows are the same from every kind of table, and whatever is wrong with one is named by file and line."""
+
+import gzip
+import json
+from pathlib import Path
+
+import polars
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt1.config import Finetune
+from gpt1.data.tables import columns, header, rows, table
+from gpt1.errors import UserError
+from gpt1.jobs.labelled import Columns, class_names, guess_columns, label_numbers, read_labelled, split, warn
+
+ROWS = [
+    {"text": 'he said "no", twice', "label": "bad"},
+    {"text": "two\nlines, żółw 🙂", "label": "good"},
+    {"text": "  spaces kept  ", "label": "good"},
+]
+PACK = {"": lambda data: data, ".gz": gzip.compress, ".zst": zstandard.compress}
+
+
+def write(folder: Path, kind: str, found: list[dict[str, str]], packing: str = "") -> Path:
+    """A table written by another program than ours."""
+    frame, plain = polars.DataFrame(found), folder / f"plain.{kind}"
+    if kind == "parquet":
+        frame.write_parquet(plain)
+    elif kind == "jsonl":
+        frame.write_ndjson(plain)
+    else:
+        frame.write_csv(plain)
+    path = folder / f"rows.{kind}{packing}"
+    path.write_bytes(PACK[packing](plain.read_bytes()))
+    return path
+
+
+def file_with(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def values(path: Path, encoding: str = "utf-8") -> list[dict[str, object]]:
+    return [row.values for row in rows(table(path), encoding)]
+
+
+def refused(path: Path) -> str:
+    """What is said about a table, after its name; one line."""
+    with pytest.raises(UserError) as caught:
+        columns(table(path))
+        list(rows(table(path)))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(str(path))
+    return message.removeprefix(str(path))
+
+
+# Kinds
+
+
+@pytest.mark.parametrize("packing", PACK)
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_what_another_program_wrote_is_read(kind: str, packing: str, tmp_path: Path) -> None:
+    path = write(tmp_path, kind, ROWS, packing)
+    assert values(path) == ROWS
+    assert columns(table(path)) == header(table(path)) == ["text", "label"]
+    assert [row.values["text"] for row in rows(table(path), only="text")] == [row["text"] for row in ROWS]
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20), min_size=1))
+def test_any_text_survives_csv_and_jsonl(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    found = [{"n": str(number), "text": text} for number, text in enumerate(texts)]
+    for kind in ("csv", "jsonl"):
+        assert values(write(folder, kind, found)) == found
+
+
+def test_quotes_in_tsv_are_text(tmp_path: Path) -> None:
+    path = file_with(tmp_path, "a.tsv", 'text\tlabel\r\n"Ha!" he said\t1\r\n"\t0\r\n')
+    assert values(path) == [{"text": '"Ha!" he said', "label": "1"}, {"text": '"', "label": "0"}]
+
+
+def test_lines_are_counted_as_an_editor_does(tmp_path: Path) -> None:
+    path = file_with(tmp_path, "a.csv", 'text,label\n"one\n\ntwo",x\n\nthree,y\n')
+    assert [row.line for row in rows(table(path))] == [4, 6]
+    assert [row.where for row in rows(table(write(tmp_path, "parquet", ROWS)))] == [
+        f"{tmp_path / 'rows.parquet'}:{n}" for n in (1, 2, 3)
+    ]
+
+
+def test_a_mark_at_the_beginning_is_no_part_of_a_name(tmp_path: Path) -> None:
+    assert columns(table(file_with(tmp_path, "a.csv", "\ufefftext,label\na,b\n"))) == ["text", "label"]
+
+
+def test_another_encoding(tmp_path: Path) -> None:
+    path = file_with(tmp_path, "a.csv", "text\nété\n".encode("cp1252"))
+    assert values(path, "cp1252") == [{"text": "été"}]
+
+
+def test_half_a_surrogate_pair_in_json(tmp_path: Path) -> None:
+    path = file_with(tmp_path, "a.jsonl", r'{"text": "\ud83d\ude00 \uD83d", "more": ["\ud83d"], "é": 1}')
+    assert values(path) == [{"text": "😀 \ufffd", "more": ["\ufffd"], "é": 1}]
+
+
+def test_rows_come_one_by_one(tmp_path: Path) -> None:
+    path = file_with(tmp_path, "a.jsonl", '{"text": "fine"}\nbroken\n')
+    assert next(rows(table(path))).values == {"text": "fine"}
+
+
+# Faults
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "answer"),
+    [
+        ("a.csv", "text,label\na,b\nc\n", ":3: 1 fields where the header has 2; a field with a comma must stand in q"),
+        ("a.tsv", "text\tlabel\na\tb\tc\n", ":2: 3 fields where the header has 2"),
+        ("a.csv", "text,label,text\n", ":1: two columns are called 'text'; rename one"),
+        ("a.csv", "", ": no rows; the first line must name the columns, and rows must follow"),
+        ("a.csv", "text,label\n", ": no rows"),
+        ("a.tsv", "\n\n", ": no rows"),
+        ("a.jsonl", "\n", ": no rows"),
+        ("a.csv", "text;label\na;b\n", ":1: the columns are separated by semicolons, not by commas (.csv)"),
+        ("a.csv", "text\tlabel\na\tb\n", ":1: the columns are separated by tabs, not by commas (.csv)"),
+        ("a.tsv", "text,label\na,b\n", ":1: the columns are separated by commas, not by tabs (.tsv)"),
+        ("a.csv", 'text,label\n"a,b\n', ":2: not csv (unexpected end of data); check its quotes"),
+        ("a.csv", b"text,label\nfine,1\ncaf\xe9,0\n", ": byte 21 (0xe9) is not utf-8 text; "),
+        ("a.jsonl", b'{"text": "a"}\n\0\x01', ": byte 14 is NUL, so this is not utf-8 text"),
+        ("a.jsonl", '{"text": "a"}\n{"text": \n', ":2: not JSON ("),
+        ("a.jsonl", '{"text": "a"}\n["b"]\n', ":2: not a JSON object"),
+        ("a.parquet", b"PAR1 but no more", ": not readable as parquet ("),
+        ("a.csv.gz", b"text,label\n", ": damaged or cut short ("),
+    ],
+)
+def test_tables_that_are_not_tables(name: str, content: str | bytes, answer: str, tmp_path: Path) -> None:
+    assert refused(file_with(tmp_path, name, content)).startswith(answer)
+
+
+def test_files_that_are_no_tables(tmp_path: Path) -> None:
+    assert refused(tmp_path / "none.csv") == ": no such file"
+    assert refused(tmp_path) == ": a folder, where a file must be given"
+    assert refused(file_with(tmp_path, "a.xlsx", "x")).startswith(": not known as a table; name it .csv, .tsv")
+
+
+@pytest.mark.parametrize(
+    ("row", "answer"),
+    [
+        ({"label": 1}, ":1: column text is missing, where a text must stand; fill it or drop the row"),
+        ({"text": None, "label": 1}, ":1: column text is empty, where a text must stand"),
+        ({"text": " \n", "label": 1}, ":1: column text is empty"),
+        ({"text": 5, "label": 1}, ":1: column text holds 5, where a text must stand"),
+        ({"text": "a"}, ":1: column label is missing, where a label must stand"),
+        ({"text": "a", "label": ""}, ":1: column label is empty"),
+        ({"text": "a", "label": float("nan")}, ":1: column label is empty"),
+        ({"text": "a", "label": ["x", "y"]}, ":1: column label holds ['x', 'y'], where one label must stand"),
+    ],
+)
+def test_rows_without_a_text_or_a_label(row: dict[str, object], answer: str, tmp_path: Path) -> None:
+    path = file_with(tmp_path, "a.jsonl", json.dumps(row) + '\n{"text": "b", "label": "x"}\n')
+    found = next(rows(table(path)))
+    with pytest.raises(UserError) as caught:
+        found.text("text")
+        found.label("label")
+    assert str(caught.value).startswith(f"{path}{answer}")
+
+
+# Labelled rows
+
+
+def guess(path: Path, text: str | None = None, label: str | None = None) -> tuple[str, str]:
+    found = guess_columns(Finetune(run="", train=str(path), out="", text=text, label=label))
+    return found.text, found.label
+
+
+@pytest.mark.parametrize(
+    ("names", "flags", "expected"),
+    [
+        ("text,label", {}, ("text", "label")),
+        ("id,Sentence,n,SENTIMENT", {}, ("Sentence", "SENTIMENT")),
+        ("remark,label", {}, ("remark", "label")),
+        ("text,package", {}, ("text", "package")),
+        ("remark,package", {"text": "remark"}, ("remark", "package")),
+        ("remark,package", {"label": "package"}, ("remark", "package")),
+        ("label,text", {"text": "label"}, ("label", "text")),
+        ("text,label,other", {"text": "other"}, ("other", "label")),
+        ("question,text,label", {}, ("text", "label")),
+    ],
+)
+def test_columns_are_guessed(names: str, flags: dict[str, str], expected: tuple[str, str], tmp_path: Path) -> None:
+    path = file_with(tmp_path, "a.csv", names + "\n" + ",".join("x" for _ in names.split(",")) + "\n")
+    assert guess(path, **flags) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "flags", "answer"),
+    [
+        ("a,b,c", {}, "which column is the text? Say --text with one of a, b, c"),
+        ("text,b,c", {}, "which column is the label? Say --label with one of b, c"),
+        ("text,label", {"label": "class"}, "no column class; the columns are text, label"),
+        ("text,label", {"text": "body"}, "no column body; the columns are text, label"),
+        ("text", {}, "no column for the label; a row must have a text and a label"),
+        ("label", {}, "no column for the text"),
+        ("a,b", {"text": "a", "label": "a"}, "--text and --label are both a"),
+    ],
+)
+def test_columns_that_cannot_be_guessed(names: str, flags: dict[str, str], answer: str, tmp_path: Path) -> None:
+    path = file_with(tmp_path, "a.csv", names + "\n" + ",".join("x" for _ in names.split(",")) + "\n")
+    with pytest.raises(UserError) as caught:
+        guess(path, **flags)
+    assert answer in str(caught.value)
+
+
+def test_one_class_however_it_is_written(tmp_path: Path) -> None:
+    found = file_with(tmp_path, "a.jsonl", "".join(f'{{"text": "a", "label": {v}}}\n' for v in ("1", "1.0", '"1"')))
+    assert read_labelled(str(found), Columns("text", "label")).labels == ["1", "1", "1"]
+
+
+def labelled(tmp_path: Path, labels: list[str]) -> Path:
+    return write(tmp_path, "csv", [{"text": f"row {n}", "label": label} for n, label in enumerate(labels)])
+
+
+def test_classes_are_sorted_numbers_by_value(tmp_path: Path) -> None:
+    for labels, expected in (
+        (["10", "9", "-1.5", "9"], ["-1.5", "9", "10"]),
+        (["b", "B", "a"], ["B", "a", "b"]),
+        (["x", "2", "nan"], ["2", "nan", "x"]),
+    ):
+        found = read_labelled(str(labelled(tmp_path, labels)), Columns("text", "label"))
+        assert class_names(found, "a.csv", "label") == expected
+        assert [expected[i] for i in label_numbers(found, expected, "label")] == labels
+
+
+def test_what_is_worth_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = read_labelled(str(labelled(tmp_path, ["yes", "Yes ", *["no"] * 11])), Columns("text", "label"))
+    class_names(found, "a.csv", "label")
+    warn(found, found)
+    said = capsys.readouterr().err
+    assert "label 'yes' equals another but for case or spaces" in said
+    assert "13 texts stand in both training and validation" in said
+    assert "label 'no' has 11 rows, 'Yes ' has 1" in said
+
+
+def test_a_tenth_validates(tmp_path: Path) -> None:
+    found = read_labelled(str(labelled(tmp_path, ["a", "b"] * 15)), Columns("text", "label"))
+    train, valid = split(found, list(range(29, -1, -1)))
+    assert len(valid.texts) == 3
+    assert sorted(train.rows + valid.rows) == sorted(found.rows)
+    assert all(f"row {n}" not in train.texts for n in (29, 28, 27))
