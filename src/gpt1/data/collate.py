@@ -13,10 +13,8 @@ import torch
 
 from gpt1.batch import IGNORE, Batch
 
-CHUNK = 16
-"""Batches whose examples are sorted by length together."""
-MULTIPLE = 8
-"""Sequence lengths are rounded up to it: kernels like even sizes, and there are fewer of them."""
+CHUNK = 64
+"""Batches whose examples are sorted by length together: of real sentences, 97 % of a batch of 32 are then no padding."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,8 @@ class Example:
 
 
 def collate(examples: Sequence[Example], pad_id: int) -> Batch:
-    """A Batch (N, K, T): the target of each token is the next one of its sequence, extract included."""
-    T = -(-max(e.length for e in examples) // MULTIPLE) * MULTIPLE
+    """A Batch (N, K, T), T the longest sequence: the target of each token is the next one, extract included."""
+    T = max(e.length for e in examples)
     K = max(len(e.sequences) for e in examples)
     tokens_NKT = np.full((len(examples), K, T), pad_id, np.int64)
     targets_NKT = np.full((len(examples), K, T), IGNORE, np.int64)

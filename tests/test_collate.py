@@ -1,0 +1,90 @@
+"""Batches: right padding, what is a target, and an epoch that shows every example once, with almost no padding."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt1.batch import IGNORE, Batch
+from gpt1.data.collate import Epochs, Example, by_length, collate
+
+PAD = 9
+
+
+def examples_of(lengths: list[int]) -> list[Example]:
+    """One sequence each, of its own number repeated."""
+    return [Example([[n] * length], label=n % 3) for n, length in enumerate(lengths)]
+
+
+def seen(batches: list[Batch]) -> list[int]:
+    """The numbers of the examples in the step's batches."""
+    return [int(n) for batch in batches for n in batch.tokens_NKT[:, 0, 0]]
+
+
+def test_a_batch_by_hand() -> None:
+    batch = collate([Example([[1, 2, 3]], 1), Example([[4, 5]], 0)], PAD)
+    assert batch.tokens_NKT.tolist() == [[[1, 2, 3]], [[4, 5, PAD]]]
+    assert batch.targets_NKT.tolist() == [[[2, 3, IGNORE]], [[5, IGNORE, IGNORE]]]
+    assert batch.extract_NK is not None
+    assert batch.extract_NK.tolist() == [[2], [1]]
+    assert batch.labels_N is not None
+    assert batch.labels_N.tolist() == [1, 0]
+    assert batch.tokens_NKT.dtype == batch.targets_NKT.dtype == batch.labels_N.dtype == torch.int64
+
+
+def test_examples_may_have_different_numbers_of_sequences() -> None:
+    batch = collate([Example([[1, 2], [1, 3, 4]]), Example([[5, 6]])], PAD)
+    assert batch.tokens_NKT.tolist() == [[[1, 2, PAD], [1, 3, 4]], [[5, 6, PAD], [PAD, PAD, PAD]]]
+    assert batch.real_NK is not None
+    assert batch.real_NK.tolist() == [[True, True], [True, False]]
+    assert (batch.targets_NKT[1, 1] == IGNORE).all()
+    assert batch.labels_N is None
+
+
+@given(
+    st.lists(st.integers(2, 30), min_size=1, max_size=200),
+    st.integers(1, 7), st.integers(1, 7), st.integers(0, 9),
+)  # fmt: skip
+def test_an_epoch_shows_every_example_once(lengths: list[int], batch: int, micro_batch: int, seed: int) -> None:
+    epochs = Epochs(examples_of(lengths), batch, micro_batch, PAD, seed)
+    for epoch in range(2):
+        steps = [epochs(epoch * epochs.per_epoch + turn) for turn in range(epochs.per_epoch)]
+        assert sorted(n for batches in steps for n in seen(batches)) == list(range(len(lengths)))
+        assert all(len(seen(batches)) <= batch for batches in steps)
+        assert all(len(part.tokens_NKT) <= micro_batch for batches in steps for part in batches)
+
+
+def test_a_step_depends_on_nothing_but_seed_and_number() -> None:
+    lengths = np.random.default_rng(0).integers(3, 40, 333).tolist()
+    straight, jumping = (Epochs(examples_of(lengths), 8, 3, PAD, seed=4) for _ in range(2))
+    expected = [seen(straight(step)) for step in range(100)]
+    for step in (99, 3, 57, 0, 42):
+        assert seen(jumping(step)) == expected[step]
+    assert [seen(Epochs(examples_of(lengths), 8, 3, PAD, seed=5)(step)) for step in range(100)] != expected
+
+
+def test_the_order_changes_with_the_epoch() -> None:
+    epochs = Epochs(examples_of([5] * 64), 8, 8, PAD, seed=1)
+    first, second = ([seen(epochs(8 * epoch + turn)) for turn in range(8)] for epoch in range(2))
+    assert first != second
+    assert {frozenset(one) for one in first} != {frozenset(one) for one in second}
+
+
+@pytest.mark.parametrize("batch", [8, 32])
+def test_almost_nothing_is_padding(batch: int) -> None:
+    """Lengths spread as those of real sentences are: a mean of 25 tokens, a few of 100."""
+    lengths = np.random.default_rng(0).lognormal(3.0, 0.6, 4000).astype(int).clip(3, 120).tolist()
+    examples = examples_of(lengths)
+    epochs = Epochs(examples, batch, batch, PAD, seed=1)
+    sizes = [part.tokens_NKT.numel() for turn in range(epochs.per_epoch) for part in epochs(turn)]
+    assert sum(lengths) / sum(sizes) > 0.95
+    padded = sum(max(lengths[i] for i in chosen) * len(chosen) for chosen in by_length(examples, batch))
+    assert sum(lengths) / padded > 0.98
+
+
+@given(st.lists(st.integers(1, 50), max_size=60), st.integers(1, 9))
+def test_prediction_takes_every_example_once_longest_first(lengths: list[int], batch: int) -> None:
+    chosen = [i for numbers in by_length(examples_of(lengths), batch) for i in numbers]
+    assert sorted(chosen) == list(range(len(lengths)))
+    assert [lengths[i] for i in chosen] == sorted(lengths, reverse=True)
