@@ -468,6 +468,7 @@ def test_an_input_that_changes_meanwhile(corpus: Path, tmp_path: Path, monkeypat
         ("binary.bin --out out", "binary.bin: byte 2 is NUL, so this is not utf-8 text"),
         ("a.txt --encoding utf9 --out out", "--encoding utf9: no such text encoding"),
         ("tiny.txt --out out", "one document of 2 characters is too small to keep 0.01 of it for validation"),
+        ("tiny.txt --tokenizer tokenizer.json --out out", "one document of 2 characters is too small"),
         ("a.txt b.txt --val-fraction 0.999 --out out", "all 2 documents were drawn for validation"),
         ("a.txt --val-fraction 0 --out out", "--val-fraction 0 must lie between 0 and 1"),
         ("a.txt --val-fraction 1.5 --out out", "--val-fraction 1.5 must lie between 0 and 1"),
@@ -513,6 +514,7 @@ def _write_bad_inputs() -> None:
     Path("binary.bin").write_bytes(b"PK\0\1\2")
     Path("bad.jsonl").write_text('{"text": "a"}\n{"body": "b"}\n')
     Path("t.csv").write_text("body,n\na,1\n")
+    TOKENIZERS[0].save(".", 64)
     Path("cut.txt.gz").write_bytes(gzip.compress(STORIES[0].encode())[:-9])
     Path("cut.txt.zst").write_bytes(zstandard.compress(STORIES[0].encode())[:-9])
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from gpt1.data.files import File
-from gpt1.data.holdout import Marked, Survey, all_marked, hold_out, survey
+from gpt1.data.holdout import Marked, Survey, all_marked, check, hold_out, survey
 from gpt1.data.sources import Block, Cut, Reading, at_whitespace, blocks
 from gpt1.errors import UserError
 
@@ -23,12 +23,14 @@ class Corpus:
 
     @cached_property
     def survey(self) -> Survey:
-        """What is in all the files. Raises UserError for what is not text, and if a split has no document."""
+        """What is in all the files. Raises UserError for what is not text, and if a split would be empty."""
         train, val = self._survey(self.train), self._survey(self.val)
         for files, found in ((self.train, train), (self.val, val)):
             if files and not found.documents:
                 more = f" and {len(files) - 1} more" if len(files) > 1 else ""
                 raise UserError(f"{files[0].path}{more}: no text, {found.empty} empty documents; give files with text")
+        if not self.val:
+            check(train, self.fraction)
         return replace(train, empty=train.empty + val.empty, bytes=train.bytes + val.bytes)
 
     def _survey(self, files: list[File]) -> Survey:

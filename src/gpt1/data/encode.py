@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from gpt1.text.bulk import encode_bulk
 from gpt1.text.repair import repair
 from gpt1.text.tokenizer import Tokenizer
 
+AT_ONCE = 2
+"""Blocks in work: one is repaired, which keeps Python's lock, while the words of the other are cut, which frees it."""
 WINDOW = 1000
 """Characters on either side of a cut that are encoded to prove it harmless."""
 TRIES = 100
@@ -33,15 +36,12 @@ class Part:
 
 
 def encode(marked: Iterable[Marked], tokenizer: Tokenizer, mend: bool) -> Iterator[tuple[Part, Part]]:
-    """The training and the validation part of each block, in order; the next block is worked on meanwhile.
-
-    With `mend`, texts are repaired first.
-    """
-    with ThreadPoolExecutor(1) as ahead:
+    """The training and the validation part of each block, in order. With `mend`, texts are repaired first."""
+    with ThreadPoolExecutor(AT_ONCE) as threads:
         waiting: deque[Future[tuple[Part, Part]]] = deque()
         for block in marked:
-            waiting.append(ahead.submit(encode_block, block, tokenizer, mend))
-            if len(waiting) > 1:
+            waiting.append(threads.submit(encode_block, block, tokenizer, mend))
+            if len(waiting) > AT_ONCE:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -82,7 +82,7 @@ def proven_cut(tokenizer: Tokenizer, mend: bool) -> Cut:
         return tokenizer.encode(repair(text) if mend else text)
 
     def cut(text: str) -> int:
-        for at in (*_places(text, "\n"), *_places(text, " ")):
+        for at in chain(_places(text, "\n"), _places(text, " ")):
             left, right = text[max(0, at - WINDOW) : at], text[at : at + WINDOW]
             if ids(left) + ids(right) == ids(left + right):
                 return at

@@ -43,24 +43,31 @@ def survey(blocks: Iterable[Block], fraction: float, seed: int) -> Survey:
     return Survey(documents, empty, characters, size, limit, max(1, chosen))
 
 
-def hold_out(blocks: Iterable[Block], found: Survey, fraction: float, seed: int) -> Iterator[Marked]:
-    """Mark what validates: the documents that drew the lot or, of a single document, its last `fraction`.
-
-    A document's lot depends on the seed and its number alone. Raises UserError if one side would be empty.
-    """
-    if found.documents > 1:
-        if found.chosen == found.documents:
-            raise UserError(
-                f"all {found.documents} documents were drawn for validation; lower --val-fraction or change --seed"
-            )
-        return _by_lot(blocks, found.limit, seed)
-    place = int((1 - fraction) * found.characters)
-    if place < 1 or fraction * found.characters < 1:
+def check(found: Survey, fraction: float) -> None:
+    """Raise UserError if `hold_out` would leave one side empty."""
+    if found.documents > 1 and found.chosen == found.documents:
+        raise UserError(
+            f"all {found.documents} documents were drawn for validation; lower --val-fraction or change --seed"
+        )
+    if found.documents == 1 and (fraction * found.characters < 1 or _place(found, fraction) < 1):
         raise UserError(
             f"one document of {found.characters} characters is too small to keep {fraction:g} of it for validation; "
             "add text, raise --val-fraction, or give --val FILE"
         )
-    return _by_place(blocks, place)
+
+
+def hold_out(blocks: Iterable[Block], found: Survey, fraction: float, seed: int) -> Iterator[Marked]:
+    """Mark what validates: the documents that drew the lot or, of a single document, its last `fraction`.
+
+    A document's lot depends on the seed and its number alone.
+    """
+    if found.documents > 1:
+        return _by_lot(blocks, found.limit, seed)
+    return _by_place(blocks, _place(found, fraction))
+
+
+def _place(found: Survey, fraction: float) -> int:
+    return int((1 - fraction) * found.characters)
 
 
 def all_marked(blocks: Iterable[Block], validates: bool) -> Iterator[Marked]:
@@ -97,7 +104,7 @@ def draw(seed: int, first: int, count: int) -> np.ndarray:
     SplitMix64 (Steele, Lea and Flood 2014) of the document's number, from a place that the seed chooses.
     """
     with np.errstate(over="ignore"):
-        start = _mix(np.array([seed], np.int64).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
+        start = _mix(np.array([seed % 2**64], np.uint64) + np.uint64(0x9E3779B97F4A7C15))
         numbers = np.arange(first, first + count, dtype=np.uint64) + np.uint64(1)
         return (_mix(start + numbers * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(11)) * 2.0**-53
 

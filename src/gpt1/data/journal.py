@@ -32,10 +32,10 @@ def load(folder: Path, fingerprint: str) -> Journal | None:
     """The journal in `folder`, if it is of these inputs and settings and its shards are as they were written."""
     try:
         value = json.loads((folder / NAME).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        train, val = ([Shard(**shard) for shard in value.pop(side)] for side in ("train", "val"))
+        journal = Journal(train=train, val=val, **value)
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    train, val = ([Shard(**shard) for shard in value.pop(side)] for side in ("train", "val"))
-    journal = Journal(train=train, val=val, **value)
     whole = all(_intact(folder, shard) for shard in journal.train + journal.val)
     return journal if whole and journal.fingerprint == fingerprint else None
 
