@@ -5,6 +5,8 @@ gpt1.json is written last, so a folder that has it is whole. Format: docs/format
 
 import platform
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ from gpt1.text.tokenizer import Tokenizer
 
 IDENTITY = ("kind", "task", "labels", "tokenizer", "data")
 """Facts of gpt1.json that stay while a run goes on."""
+UNFINISHED = ".unfinished"
+"""Folder inside a run folder whose files are to take their place there."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +69,7 @@ def save(folder: str | Path, body: GPT, tokenizer: Tokenizer, info: dict[str, An
         "tokenizer": tokenizer.hash,
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "gpt1": __version__},
     }
-    # All of it lies on the disk before the first file takes its place: a full disk leaves the old model whole.
-    staged = folder / ".saving"
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
-    try:
+    with replacing(folder) as staged:
         with atomic(staged / "model.safetensors") as temporary:
             # transformers refuses a file that does not say which framework wrote it.
             save_file(to_hf(body, head), temporary, metadata={"format": "pt"})
@@ -78,9 +78,24 @@ def save(folder: str | Path, body: GPT, tokenizer: Tokenizer, info: dict[str, An
         tokenizer.save(staged, body.config.context, template=head is not None)
         write_text(staged / "README.md", model_card(info))
         write_json(staged / "gpt1.json", info)
-        _move(staged, folder, info)
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Yield a hidden folder to write a run into; on success its files move to `folder`, on any error none is left.
+
+    All of it lies on the disk before the first file takes its place: a full disk leaves the old model whole.
+    """
+    staged, is_new = folder / UNFINISHED, not folder.exists()
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    try:
+        yield staged
+        _move(staged, folder)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+        if is_new and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def load(path: str | Path) -> Bundle:
@@ -116,11 +131,11 @@ def read_model_config(folder: Path) -> Model:
     return from_hf_config(read_json(folder / "config.json"), str(folder / "config.json"))
 
 
-def _move(staged: Path, folder: Path, info: dict[str, Any]) -> None:
+def _move(staged: Path, folder: Path) -> None:
     """Put the files in their places, gpt1.json last; until then a folder of another model is incomplete."""
     marker = folder / "gpt1.json"
     if marker.exists():
-        old = read_json(marker)
+        old, info = read_json(marker), read_json(staged / marker.name)
         if [old.get(key) for key in IDENTITY] != [info.get(key) for key in IDENTITY]:
             marker.unlink()
     for path in sorted(staged.iterdir(), key=lambda path: path.name == marker.name):

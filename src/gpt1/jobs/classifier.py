@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from gpt1.config import Command
+from gpt1.config import Evaluate, Predict
 from gpt1.data.collate import Example, by_length, collate
 from gpt1.data.tasks import Frame, classification, fits
 from gpt1.errors import UserError
@@ -37,14 +37,16 @@ class Classifier:
         return torch.from_numpy(scores_NC).softmax(-1).numpy(), cut
 
 
-def load(run: str, settings: Command) -> Classifier:
-    """A fine-tuned run on the device the settings ask for. Raises UserError if it is only pre-trained."""
+def load(settings: Predict | Evaluate) -> Classifier:
+    """The fine-tuned run of the settings, on the device they ask for. Raises UserError if it is only pre-trained."""
+    if settings.batch < 1:
+        raise UserError(f"--batch {settings.batch} must be at least 1")
     device, dtype = machine(settings)
-    loaded = bundle.load(run)
+    loaded = bundle.load(settings.run)
     if loaded.head is None:
         raise UserError(
-            f"{run} is pre-trained, not fine-tuned: it knows no classes; "
-            f"make a classifier with `gpt1 finetune {run} --train FILE --out RUN2`"
+            f"{settings.run} is pre-trained, not fine-tuned: it knows no classes; "
+            f"make a classifier with `gpt1 finetune {settings.run} --train FILE --out RUN2`"
         )
     model = TaskModel(loaded.body, len(loaded.head))
     model.head.weight = nn.Parameter(loaded.head)

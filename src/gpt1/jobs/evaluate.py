@@ -51,7 +51,7 @@ def _as_rows(settings: Evaluate) -> bool:
 
 
 def _rows(settings: Evaluate) -> dict[str, Any]:
-    model = classifier.load(settings.run, settings)
+    model = classifier.load(settings)
     gold: list[str] = []
     predicted: list[str] = []
     each: dict[str, Any] = {}

@@ -86,7 +86,7 @@ def read_labelled(path: str, wanted: Columns, encoding: str = "utf-8") -> Labell
 
 
 def split(data: Labelled, order: Sequence[int]) -> tuple[Labelled, Labelled]:
-    """Training and validation rows, out of rows that have no validation file, in a given random order."""
+    """Training and validation rows, out of two or more that have no validation file, in a given random order."""
     count = max(1, len(order) // VALID_SHARE)
     return _pick(data, sorted(order[count:])), _pick(data, sorted(order[:count]))
 

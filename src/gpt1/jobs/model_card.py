@@ -49,7 +49,8 @@ def _classifier(labels: list[str]) -> str:
 def _facts(info: dict[str, Any]) -> dict[str, str]:
     names = ("parameters", "context", "vocabulary", "preset", "recipe", "steps", "tokens_seen", "lm_coef", "seed")
     facts = {name: info[name] for name in names if info.get(name) is not None}
-    return {_cell(name): _cell(value) for name, value in {**facts, **info.get("metrics", {})}.items()}
+    facts |= {name: value for name, value in info.get("metrics", {}).items() if not isinstance(value, dict | list)}
+    return {_cell(name): _cell(value) for name, value in facts.items()}
 
 
 def _use(labels: list[str] | None) -> str:

@@ -32,7 +32,7 @@ def predict(settings: Predict) -> dict[str, Any]:
         raise UserError(f"--out {settings.out}: its ending must say what to write: {', '.join(ENDINGS)}")
     file = table(settings.input)
     there = columns(file, settings.encoding)
-    model = classifier.load(settings.run, settings)
+    model = classifier.load(settings)
     column = check_column(settings.text or model.text, there, file)
     counts, done, cut = dict.fromkeys(model.labels, 0), 0, 0
     source = rows(file, settings.encoding)

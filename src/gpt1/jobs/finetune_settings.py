@@ -1,0 +1,90 @@
+"""What `gpt1 finetune` settles before its first update: whether it may and needs to run, and the settings left open."""
+
+import dataclasses
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from gpt1.config import Finetune
+from gpt1.data.files import check_encoding
+from gpt1.data.journal import sha256_of
+from gpt1.data.tables import table
+from gpt1.errors import UserError
+from gpt1.jobs import bundle
+from gpt1.jobs.facts import FILES, read_json
+
+PAPER_LR, PAPER_WIDTH, PAPER_BATCH, PAPER_EPOCHS = 6.25e-5, 768, 32, 3
+FEW_ROWS, SMALL_BATCH, FEWEST_UPDATES = 1_000, 8, 120
+FREE = {"out", "fresh", "device", "threads", "run", "train", "valid"}
+"""Settings that do not change the result; of files the content counts, not the name."""
+
+
+def check(settings: Finetune) -> None:
+    """Raise UserError for settings that cannot work, a base that is no pre-trained run, or a place that is taken."""
+    check_encoding(settings.encoding)
+    for name in ("epochs", "batch", "micro_batch", "lr", "lm_coef"):
+        _check_range(settings, name, math.inf, "0 or more")
+    for name in ("dropout", "head_dropout", "warmup"):
+        _check_range(settings, name, 1, "at least 0 and less than 1")
+    if bundle.read_info(Path(settings.run))["kind"] != "pretrained":
+        raise UserError(f"{settings.run} is fine-tuned already; start from the pre-trained run it came from")
+    _check_place(Path(settings.out), Path(settings.run))
+
+
+def settle(settings: Finetune, rows: int, width: int) -> Finetune:
+    """The settings with every 0 that means "choose" filled in.
+
+    The paper's values; but where rows are few, smaller and more updates, since three passes would teach nothing, and
+    for a narrower network a higher rate, in inverse proportion to the square of its width.
+    """
+    batch = settings.batch or (PAPER_BATCH if rows >= FEW_ROWS else SMALL_BATCH)
+    epochs = settings.epochs or max(PAPER_EPOCHS, -(-FEWEST_UPDATES // -(-rows // batch)))
+    lr = settings.lr or PAPER_LR * (PAPER_WIDTH / width) ** 2
+    return replace(settings, batch=batch, epochs=epochs, micro_batch=min(settings.micro_batch or batch, batch), lr=lr)
+
+
+def sources(settings: Finetune) -> dict[str, dict[str, Any]]:
+    """path and sha256 of the files that the result is made from: `model`, `train` and, if given, `valid`."""
+    files = {"model": Path(settings.run) / "model.safetensors", "train": table(settings.train).path}
+    if settings.valid:
+        files["valid"] = table(settings.valid).path
+    return {name: {"path": str(path), "sha256": sha256_of(path)} for name, path in files.items()}
+
+
+def is_done(settings: Finetune, made_from: dict[str, dict[str, Any]]) -> bool:
+    """Whether the run folder holds what these settings make of these files. Raises UserError if it holds another's."""
+    out = Path(settings.out)
+    if settings.fresh or not (out / "gpt1.json").exists():
+        return False
+    recorded, began = bundle.read_info(out)["data"], read_json(out / "settings.json")
+    remedy = "choose another --out, or --fresh to replace it"
+    for name, what in (("model", "RUN"), ("train", "--train"), ("valid", "--valid")):
+        before, now = (data.get(name, {}).get("sha256") for data in (recorded, made_from))
+        if before != now:
+            raise UserError(f"{out} was made from another {what}; {remedy}")
+    width = bundle.read_model_config(Path(settings.run)).width
+    for name, value in dataclasses.asdict(settle(settings, recorded["train"]["rows"], width)).items():
+        if name not in FREE and began.get(name) != value:
+            raise UserError(f"{out} was made with {_flag(name)} {began.get(name)}, not {value}; {remedy}")
+    return True
+
+
+def _check_range(settings: Finetune, name: str, end: float, words: str) -> None:
+    value = getattr(settings, name)
+    if not 0 <= value < end:
+        raise UserError(f"{_flag(name)} {value} must be {words}")
+
+
+def _check_place(out: Path, run: Path) -> None:
+    if out.resolve() == run.resolve():
+        raise UserError(f"--out {out} is the run to start from, which must stay; choose another folder")
+    if (out / "gpt1.json").exists():
+        if read_json(out / "gpt1.json").get("kind") != "finetuned":
+            raise UserError(f"{out} holds a pre-trained run; choose another --out")
+    elif there := [name for name in FILES if (out / name).exists()]:
+        raise UserError(f"{out} holds {there[0]}, which `gpt1 finetune` did not write; choose another --out")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

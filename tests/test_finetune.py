@@ -1,0 +1,356 @@
+"""Fine-tuning as a whole: it learns, it repeats itself to the byte, and nothing is left of a run that fails."""
+
+import csv
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gpt1.config import Finetune, Model
+from gpt1.errors import RunFailed, UserError
+from gpt1.jobs import bundle
+from gpt1.jobs import finetune as job
+from gpt1.jobs.classifier import make_examples, score
+from gpt1.jobs.finetune import finetune
+from gpt1.jobs.finetune_settings import settle
+from gpt1.nn.model import GPT
+from gpt1.nn.objectives import TaskModel
+from gpt1.text.train import train as train_tokenizer
+from gpt1.train import log
+
+SUBJECTS = ("the hare", "my old dog", "a green bird", "one grey cat", "the small fox")
+GOOD, BAD = ("loves", "adores", "enjoys"), ("hates", "fears", "loathes")
+THINGS = ("the garden", "long walks", "cold rain", "the sea", "loud bells", "ripe figs")
+CORPUS = [f"{s} {v} {t}." for s in SUBJECTS for v in GOOD + BAD for t in THINGS]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model whose context is no round number."""
+    tokenizer = train_tokenizer(CORPUS, "bytes", 320)
+    model = Model(context=21, width=32, depth=2, heads=2, inner=128, vocabulary=tokenizer.vocabulary)
+    folder = tmp_path_factory.mktemp("base")
+    body = GPT(model).init_weights(torch.Generator().manual_seed(7))
+    bundle.save(folder, body, tokenizer, {"kind": "pretrained", "preset": "tiny", "metrics": {}})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Which verb stands in it is the class: 10 for likes, 9 for dislikes."""
+    rows = [(text, "10" if any(verb in text for verb in GOOD) else "9") for text in CORPUS]
+    return write(tmp_path_factory.mktemp("rows") / "train.csv", random.Random(0).sample(rows, len(rows)))
+
+
+def write(path: Path, rows: list[tuple[str, str]], names: tuple[str, str] = ("text", "label")) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([names, *rows])
+    return path
+
+
+def settings(base: Path, train: Path, out: Path, **changes: Any) -> Finetune:
+    usual: dict[str, Any] = {"epochs": 1, "batch": 16, "lr": 3e-3, "dtype": "fp32", "threads": 1}
+    return Finetune(run=str(base), train=str(train), out=str(out), **(usual | changes))
+
+
+def weights(out: Path) -> bytes:
+    return (out / "model.safetensors").read_bytes()
+
+
+def everything(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+def test_it_learns(base: Path, train: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = finetune(settings(base, train, out, epochs=16, lr=5e-3))
+    assert result["accuracy"] > 0.9
+    assert result["n"] == 18
+    assert result["labels"] == ["9", "10"], "numbers are sorted by value"
+    rows = log.read(out)
+    losses = [row["task"] for row in rows if "task" in row]
+    assert len(losses) == 16 * 11
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+    assert [row["lm"] for row in rows if "lm" in row][-1] < 0.7 * rows[0]["lm"], "L1 is learnt beside L2"
+
+
+def test_the_best_epoch_is_kept(base: Path, train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies in the folder is the model of the epoch whose validation in metrics.jsonl is best."""
+    found = [(0.5, 0.6), (0.75, 0.5), (0.75, 0.4), (0.75, 0.45)]
+    states = []
+
+    def validate(run: job.Run) -> dict[str, float]:
+        states.append(run.weights()["head.weight"])
+        accuracy, loss = found[len(states) - 1]
+        return {"accuracy": accuracy, "loss": loss}
+
+    monkeypatch.setattr(job.Run, "validate", validate)
+    result = finetune(settings(base, train, tmp_path / "run", epochs=4))
+    assert result["epoch"] == 3
+    assert result["loss"] == 0.4
+    head = bundle.load(tmp_path / "run").head
+    assert head is not None
+    assert torch.equal(head, states[2])
+    rows = [row for row in log.read(tmp_path / "run") if "val_accuracy" in row]
+    assert [(row["val_accuracy"], row["val_loss"]) for row in rows] == found
+    assert [row["step"] for row in rows] == [11, 22, 33, 44]
+
+
+def test_the_saved_model_scores_as_reported(base: Path, train: Path, tmp_path: Path) -> None:
+    valid = write(tmp_path / "valid.csv", [(text, "10" if " loves " in text else "9") for text in CORPUS[::4]])
+    result = finetune(settings(base, train, tmp_path / "run", valid=str(valid)))
+    loaded = bundle.load(tmp_path / "run")
+    assert loaded.head is not None
+    model = TaskModel(loaded.body, 2)
+    model.head.weight.data = loaded.head
+    examples, _ = make_examples(CORPUS[::4], loaded.tokenizer, loaded.body.config.context)
+    best_N = score(model, examples, 7, loaded.tokenizer.pad_id, torch.device("cpu")).argmax(-1)
+    expected = [1 if " loves " in text else 0 for text in CORPUS[::4]]
+    assert result["accuracy"] == pytest.approx(np.mean(best_N == expected))
+
+
+def test_same_seed_same_bytes(base: Path, train: Path, tmp_path: Path) -> None:
+    for name, changes in (("a", {}), ("b", {}), ("seed", {"seed": 2}), ("scratch", {"from_scratch": True})):
+        finetune(settings(base, train, tmp_path / name, **changes))
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+    assert len({weights(tmp_path / name) for name in ("a", "seed", "scratch")}) == 3
+
+
+def test_accumulation_does_not_change_the_result(base: Path, train: Path, tmp_path: Path) -> None:
+    usual = {"dropout": 0.0, "head_dropout": 0.0}
+    finetune(settings(base, train, tmp_path / "whole", **usual))
+    finetune(settings(base, train, tmp_path / "parts", micro_batch=5, **usual))
+    whole, parts = bundle.load(tmp_path / "whole"), bundle.load(tmp_path / "parts")
+    for name, tensor in whole.body.state_dict().items():
+        torch.testing.assert_close(parts.body.state_dict()[name], tensor, atol=2e-4, rtol=0, msg=name)
+
+
+def test_the_new_tokens_are_appended(base: Path) -> None:
+    loaded = bundle.load(base)
+    tokenizer = loaded.tokenizer.with_task_tokens()
+    asked = settle(settings(base, Path("t.csv"), Path("o")), 100, 32)
+    old = loaded.body.tokens.weight
+    for scratch in (False, True):
+        model = job._build(replace(asked, from_scratch=scratch), loaded.body, tokenizer, classes=3)
+        new = model.body.tokens.weight
+        assert new.shape == (len(old) + 3, 32)
+        assert torch.equal(new[:-3], old) != scratch
+        assert 0.01 < new[-3:].std() < 0.03
+        for name, weight in loaded.body.blocks.state_dict().items():
+            same = torch.equal(model.body.blocks.state_dict()[name], weight)
+            assert same != (scratch and weight.dim() > 1), name
+
+
+def test_what_is_written_down(base: Path, train: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    finetune(settings(base, train, out, lr=0.0, batch=0, label="label"))
+    facts = json.loads((out / "gpt1.json").read_text(encoding="utf-8"))
+    assert facts["kind"] == "finetuned"
+    assert facts["task"] == "classification"
+    assert facts["labels"] == ["9", "10"]
+    assert facts["columns"] == {"text": "text", "label": "label"}
+    assert (facts["lm_coef"], facts["seed"], facts["preset"]) == (0.5, 1, "tiny")
+    assert facts["data"]["train"]["path"] == str(train)
+    assert len(facts["data"]["train"]["sha256"]) == 64
+    assert facts["data"]["train"]["rows"] == 162
+    recorded = json.loads((out / "settings.json").read_text(encoding="utf-8"))
+    assert recorded["batch"] == 8, "the settings in effect, not those left open"
+    assert recorded["lr"] == pytest.approx(6.25e-5 * 24**2)
+    assert not (out / bundle.UNFINISHED).exists()
+
+
+# Again, and over something else
+
+
+def test_the_same_again_is_nothing_to_do(
+    base: Path, train: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    first = finetune(settings(base, train, out, lr=0.0, batch=0))
+    before = everything(out)
+    assert finetune(settings(base, train, out, lr=0.0, batch=0, threads=2)) == first
+    assert "is fine-tuned with these settings already" in capsys.readouterr().err
+    assert everything(out) == before
+    moved = tmp_path / "moved.csv"
+    moved.write_bytes(train.read_bytes())
+    assert finetune(settings(base, moved, out, lr=0.0, batch=0)) == first, "the same rows under another name"
+
+
+@pytest.mark.parametrize(
+    ("changes", "answer"),
+    [
+        ({"seed": 2}, r"made with --seed 1, not 2; choose another --out, or --fresh"),
+        ({"lm_coef": 0.0}, "made with --lm-coef 0.5, not 0.0"),
+        ({"lr": 0.0}, r"made with --lr 0.003, not 0.036"),
+        ({"from_scratch": True}, "made with --from-scratch False, not True"),
+    ],
+)
+def test_a_folder_with_another_result_stays(
+    base: Path, train: Path, tmp_path: Path, changes: dict[str, Any], answer: str
+) -> None:
+    out = tmp_path / "run"
+    finetune(settings(base, train, out))
+    before = everything(out)
+    with pytest.raises(UserError, match=answer):
+        finetune(settings(base, train, out, **changes))
+    assert everything(out) == before
+    finetune(settings(base, train, out, fresh=True, **changes))
+    assert everything(out)["settings.json"] != before["settings.json"]
+
+
+def test_other_rows_are_another_result(base: Path, train: Path, tmp_path: Path) -> None:
+    out, rows = tmp_path / "run", tmp_path / "rows.csv"
+    rows.write_bytes(train.read_bytes())
+    finetune(settings(base, rows, out))
+    rows.write_text(rows.read_text() + "the hare fears figs,9\n")
+    with pytest.raises(UserError, match="made from another --train"):
+        finetune(settings(base, rows, out))
+    with pytest.raises(UserError, match="made from another --valid"):
+        finetune(settings(base, train, out, valid=str(train)))
+
+
+def test_what_others_made_is_never_replaced(base: Path, train: Path, tmp_path: Path) -> None:
+    before = everything(base)
+    for out in (base, base / ".." / base.name):
+        with pytest.raises(UserError, match="is the run to start from, which must stay"):
+            finetune(settings(base, train, out, fresh=True))
+    loaded = bundle.load(base)
+    bundle.save(tmp_path / "pretrained", loaded.body, loaded.tokenizer, loaded.info)
+    with pytest.raises(UserError, match="holds a pre-trained run"):
+        finetune(settings(base, train, tmp_path / "pretrained", fresh=True))
+    loaded.tokenizer.save(tmp_path / "data", 16)
+    with pytest.raises(UserError, match=r"holds tokenizer.json, which `gpt1 finetune` did not write"):
+        finetune(settings(base, train, tmp_path / "data", fresh=True))
+    assert everything(base) == before
+
+
+# Failures
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), RunFailed("nan")])
+def test_a_failure_leaves_all_as_it_was(
+    base: Path, train: Path, tmp_path: Path, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finetune(settings(base, train, tmp_path / "old"))
+    before = everything(tmp_path / "old")
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(bundle, "save_file", fail)
+    for out in (tmp_path / "old", tmp_path / "new"):
+        with pytest.raises(type(error)):
+            finetune(settings(base, train, out, fresh=True, seed=2))
+    assert everything(tmp_path / "old") == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_ctrl_c_leaves_nothing(base: Path, train: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = f"-m gpt1 finetune {base} --train {train} --out {out} --epochs 100000 --threads 1"
+    with subprocess.Popen([sys.executable, *command.split()], stderr=subprocess.PIPE, text=True) as process:
+        while not (out / bundle.UNFINISHED / log.NAME).exists() and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate()[1]
+    assert process.returncode == 130, said
+    assert said.splitlines()[-1] == "gpt1 finetune: stopped"
+    assert not out.exists()
+
+
+# Wrong requests
+
+
+@pytest.mark.parametrize(
+    ("changes", "answer"),
+    [
+        ({"epochs": -1}, "--epochs -1 must be 0 or more"),
+        ({"batch": -1}, "--batch -1 must be 0 or more"),
+        ({"micro_batch": -1}, "--micro-batch -1 must be 0 or more"),
+        ({"lr": -1e-3}, "--lr -0.001 must be 0 or more"),
+        ({"lr": float("nan")}, "--lr nan must be 0 or more"),
+        ({"lm_coef": -0.5}, "--lm-coef -0.5 must be 0 or more"),
+        ({"dropout": 1.0}, "--dropout 1.0 must be at least 0 and less than 1"),
+        ({"head_dropout": -0.1}, "--head-dropout -0.1 must be at least 0 and less than 1"),
+        ({"warmup": 2.0}, "--warmup 2.0 must be at least 0"),
+        ({"encoding": "utf-9"}, "--encoding utf-9: no such text encoding"),
+        ({"label": "mood"}, r"no column mood; the columns are text, label"),
+        ({"text": "body"}, r"no column body; the columns are text, label"),
+        ({"device": "cuda:77"}, "--device cuda:77: this machine has no such device"),
+        ({"train": "none.csv"}, "none.csv: no such file"),
+        ({"valid": "none.csv"}, "none.csv: no such file"),
+        ({"run": "nowhere"}, "nowhere: no such run folder"),
+    ],
+)
+def test_wrong_settings(base: Path, train: Path, tmp_path: Path, changes: dict[str, Any], answer: str) -> None:
+    with pytest.raises(UserError, match=answer):
+        finetune(replace(settings(base, train, tmp_path / "run"), **changes))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "valid", "answer"),
+    [
+        ([("a", "x"), ("b", "x")], None, "{train}: column label holds only the label 'x'; two classes or more are ne"),
+        ([("a", "x"), ("b", "y")], [("c", "x"), ("d", "z")], "{valid}:3: label 'z' in column label does not occur in"),
+        ([("a", "x"), ("", "y")], None, "{train}:3: column text is empty, where a text must stand"),
+        ([("a", "x"), ("b", " ")], None, "{train}:3: column label is empty, where a label must stand"),
+        ([("a", "x"), ("b", "y")], [("c", "x"), (" ", "y")], "{valid}:3: column text is empty"),
+        ([], None, "{train}: no rows"),
+        ([("a", "x"), ("b", "y")], [], "{valid}: no rows"),
+    ],
+)
+def test_wrong_rows(
+    base: Path, tmp_path: Path, rows: list[tuple[str, str]], valid: list[tuple[str, str]] | None, answer: str
+) -> None:
+    train, other = write(tmp_path / "train.csv", rows), write(tmp_path / "valid.csv", valid or [])
+    with pytest.raises(UserError) as caught:
+        finetune(settings(base, train, tmp_path / "run", valid=None if valid is None else str(other)))
+    assert str(caught.value).startswith(answer.format(train=train, valid=other))
+    assert not (tmp_path / "run").exists()
+
+
+def test_wrong_runs(base: Path, train: Path, tmp_path: Path) -> None:
+    finetune(settings(base, train, tmp_path / "tuned"))
+    with pytest.raises(UserError, match="is fine-tuned already; start from the pre-trained run it came from"):
+        finetune(settings(tmp_path / "tuned", train, tmp_path / "again"))
+    loaded = bundle.load(base)
+    bundle.save(tmp_path / "newer", loaded.body, loaded.tokenizer, {**loaded.info, "format": 2})
+    with pytest.raises(UserError, match="format 2 is newer than 1; update gpt1"):
+        finetune(settings(tmp_path / "newer", train, tmp_path / "again"))
+    (tmp_path / "newer" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"not a complete run: model.safetensors is missing"):
+        finetune(settings(tmp_path / "newer", train, tmp_path / "again"))
+    assert not (tmp_path / "again").exists()
+
+
+def test_long_texts_are_said_and_two_rows_are_enough(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = write(tmp_path / "train.csv", [(CORPUS[0] * 9, "x"), (CORPUS[1] * 9, "y")])
+    assert finetune(settings(base, train, tmp_path / "run"))["n"] == 1
+    assert "training: 1 of 1 texts are longer than 19 tokens; their heads are kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("rows", "width", "expected"),
+    [
+        (100_000, 768, (32, 3, 6.25e-5)),
+        (1_000, 384, (32, 4, 2.5e-4)),
+        (96, 768, (8, 10, 6.25e-5)),
+        (1, 768, (8, 120, 6.25e-5)),
+    ],
+)
+def test_what_is_left_open_is_chosen(rows: int, width: int, expected: tuple[int, int, float]) -> None:
+    found = settle(Finetune(run="", train="", out=""), rows, width)
+    assert (found.batch, found.epochs, pytest.approx(found.lr)) == expected
+    assert found.micro_batch == found.batch
