@@ -14,7 +14,8 @@ from gpt1.errors import UserError
 from gpt1.jobs.console import table
 from gpt1.jobs.facts import read_facts, read_json
 
-HASHES = ("sha256", "fingerprint", "tokenizer")
+LEFT_TO_JSON = ("sha256", "fingerprint", "tokenizer", "per_class", "confusion", "pretraining")
+"""Hashes and details inside a section, which a person does not read in a table."""
 LARGEST_HEADER = 100_000_000
 """Bytes; what safetensors itself allows, so a damaged length cannot ask for all memory."""
 RUN_FACTS = ("preset", "recipe", "seed", "steps", "of_steps", "tokens_seen", "lm_coef", "columns", "metrics", "data")
@@ -43,7 +44,7 @@ def info(settings: Info) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> RenderableType:
-    """The facts as a table, sections flattened, hashes left to `--json`."""
+    """The facts as a table, sections flattened, hashes and details left to `--json`."""
     return table({name: value for name, value in _leaves(result) if value not in (None, "")})
 
 
@@ -51,7 +52,7 @@ def _leaves(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
     for name, value in section.items():
         if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{name}.")
-        elif not prefix or name not in HASHES:
+        elif not prefix or name not in LEFT_TO_JSON:
             yield prefix + name, ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
