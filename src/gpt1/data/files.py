@@ -98,8 +98,9 @@ def text_of(path: Path, encoding: str) -> Iterator[str]:
     """The text of a file in blocks, without a byte-order mark; line ends stay as they are.
 
     Raises UserError, with the byte offset (in the unpacked file), for bytes that `encoding` does not know and for NUL,
-    which no text has.
+    which no text has; also for an encoding that Python does not know.
     """
+    check_encoding(encoding)
     decoder, fed, first = codecs.getincrementaldecoder(encoding)(), 0, True
     for block in _with_end(content(path)):
         fed += len(block)
