@@ -1,5 +1,6 @@
 """`gpt1 evaluate`: how well a run predicts text, or how well a fine-tuned run labels rows."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from gpt1.data.tables import check_column, columns, table
 from gpt1.data.windows import Ids
 from gpt1.errors import UserError
 from gpt1.jobs import bundle, classifier, console
-from gpt1.jobs.labelled import Columns, read_labelled
+from gpt1.jobs.labelled import Columns, Labelled, label_numbers, read_labelled
 from gpt1.jobs.likelihood import Likelihood, likelihood
 from gpt1.jobs.metrics import classification_metrics
 from gpt1.text.bulk import encode_bulk
@@ -63,6 +64,7 @@ def _rows(settings: Evaluate) -> dict[str, Any]:
             check_column(settings.label or model.label, there, file),
         )
         found = read_labelled(path, wanted, settings.encoding)
+        _check_labels(found, model.labels, wanted.label)
         best_N = model.probabilities(found.texts, settings.batch)[0].argmax(-1)
         names = [model.labels[i] for i in best_N]
         each[path] = classification_metrics(found.labels, names, model.labels)
@@ -70,6 +72,18 @@ def _rows(settings: Evaluate) -> dict[str, Any]:
     if len(each) == 1:
         return each[settings.files[0]]
     return classification_metrics(gold, predicted, model.labels) | {"files": each}
+
+
+def _check_labels(found: Labelled, names: Sequence[str], column: str) -> None:
+    """A row whose label training never saw counts as wrong, which is said. Raises UserError if all are so."""
+    strange = [i for i, label in enumerate(found.labels) if label not in names]
+    if len(strange) == len(found.labels):
+        label_numbers(found, names, column)
+    if strange:
+        where, label = found.rows[strange[0]], found.labels[strange[0]]
+        console.say(
+            f"warning: {where}: label {label!r} does not occur in training; {len(strange):,} such rows count as wrong"
+        )
 
 
 def _texts(settings: Evaluate) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from gpt1.config import Finetune
-from gpt1.data.files import check_encoding
 from gpt1.data.journal import sha256_of
 from gpt1.data.tables import table
 from gpt1.errors import UserError
@@ -22,7 +21,6 @@ FREE = {"out", "fresh", "device", "threads", "run", "train", "valid"}
 
 def check(settings: Finetune) -> None:
     """Raise UserError for settings that cannot work, a base that is no pre-trained run, or a place that is taken."""
-    check_encoding(settings.encoding)
     for name in ("epochs", "batch", "micro_batch", "lr", "lm_coef"):
         _check_range(settings, name, math.inf, "0 or more")
     for name in ("dropout", "head_dropout", "warmup"):
