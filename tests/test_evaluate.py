@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import torch.nn.functional as F
 from rich.console import Console
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from gpt1.config import Evaluate, Model, Predict
+from gpt1.config import Evaluate, Model, Predict, Prepare, pretrain_defaults
 from gpt1.data.tables import rows, table
 from gpt1.errors import UserError
 from gpt1.jobs import bundle
 from gpt1.jobs.evaluate import evaluate, show
 from gpt1.jobs.predict import predict
+from gpt1.jobs.prepare import prepare
+from gpt1.jobs.pretrain import pretrain
 from gpt1.nn.model import GPT
 from gpt1.text.train import train
 
@@ -79,6 +82,18 @@ def test_text_against_one_plain_pass(pretrained: Path, tmp_path: Path) -> None:
         "bytes": len(TEXT.encode()),
         "comparable": True,
     }
+
+
+def test_it_is_what_pretrain_measured(tmp_path: Path) -> None:
+    """The bits per byte that training ends with are those of the validation file."""
+    text, val = file_with(tmp_path / "a.txt", TEXT * 60), file_with(tmp_path / "val.txt", TEXT * 9 + "The end")
+    prepare(Prepare(inputs=[str(text)], val=[str(val)], out=str(tmp_path / "data"), vocabulary=280, repair=False))
+    asked = pretrain_defaults("tiny", data=str(tmp_path / "data"), out=str(tmp_path / "run"))
+    size = Model(context=16, width=32, depth=2, heads=2, inner=128)
+    result = pretrain(replace(asked, model=size, steps=3, batch=4, dtype="fp32", threads=1))
+    found = measured(tmp_path / "run", val)
+    assert found["bits_per_byte"] == pytest.approx(result["val_bits_per_byte"], rel=1e-6)
+    assert found["nats_per_token"] == pytest.approx(result["val_nats_per_token"], rel=1e-6)
 
 
 def test_the_total_of_several_texts(pretrained: Path, tmp_path: Path) -> None:

@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 import torch
 
-from gpt1.config import Finetune, Model
+from gpt1.config import Finetune, Model, Predict
 from gpt1.errors import RunFailed, UserError
 from gpt1.jobs import bundle
 from gpt1.jobs import finetune as job
 from gpt1.jobs.classifier import make_examples, score
 from gpt1.jobs.finetune import finetune
 from gpt1.jobs.finetune_settings import settle
+from gpt1.jobs.predict import predict
 from gpt1.nn.model import GPT
 from gpt1.nn.objectives import TaskModel
 from gpt1.text.train import train as train_tokenizer
@@ -166,6 +167,19 @@ def test_what_is_written_down(base: Path, train: Path, tmp_path: Path) -> None:
     assert recorded["batch"] == 8, "the settings in effect, not those left open"
     assert recorded["lr"] == pytest.approx(6.25e-5 * 24**2)
     assert not (out / bundle.UNFINISHED).exists()
+
+
+def test_transformers_gives_the_same_probabilities(base: Path, train: Path, tmp_path: Path) -> None:
+    """The folder is a Hugging Face model as it is: texts cut as ours, one that looks like a special token too."""
+    transformers = pytest.importorskip("transformers")
+    finetune(settings(base, train, tmp_path / "run", epochs=4))
+    texts = [*CORPUS[:5], CORPUS[5] * 9, "<|extract|> the hare"]
+    source, out = write(tmp_path / "in.csv", [(text, "") for text in texts]), tmp_path / "out.jsonl"
+    predict(Predict(run=str(tmp_path / "run"), input=str(source), out=str(out), dtype="fp32", threads=1))
+    classify = transformers.pipeline("text-classification", str(tmp_path / "run"), device="cpu")
+    for line, text in zip(out.read_text(encoding="utf-8").splitlines(), texts, strict=True):
+        theirs = {each["label"]: each["score"] for each in classify(text, top_k=None, truncation=True)}
+        assert json.loads(line)["probabilities"] == pytest.approx(theirs, abs=1e-5)
 
 
 # Again, and over something else

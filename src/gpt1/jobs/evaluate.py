@@ -10,7 +10,6 @@ from rich.table import Table
 
 from gpt1.config import Evaluate
 from gpt1.data.files import File, text_of
-from gpt1.data.tables import check_column, columns, table
 from gpt1.data.windows import Ids
 from gpt1.errors import UserError
 from gpt1.jobs import bundle, classifier, console
@@ -53,16 +52,11 @@ def _as_rows(settings: Evaluate) -> bool:
 
 def _rows(settings: Evaluate) -> dict[str, Any]:
     model = classifier.load(settings)
+    wanted = Columns(settings.text or model.text, settings.label or model.label)
     gold: list[str] = []
     predicted: list[str] = []
     each: dict[str, Any] = {}
     for path in settings.files:
-        file = table(path)
-        there = columns(file, settings.encoding)
-        wanted = Columns(
-            check_column(settings.text or model.text, there, file),
-            check_column(settings.label or model.label, there, file),
-        )
         found = read_labelled(path, wanted, settings.encoding)
         _check_labels(found, model.labels, wanted.label)
         best_N = model.probabilities(found.texts, settings.batch)[0].argmax(-1)
