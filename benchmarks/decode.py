@@ -7,13 +7,11 @@ values for this architecture, so each of its steps reads the whole text again; i
 
 import argparse
 import json
-import platform
 import random
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -23,6 +21,7 @@ from gpt1.nn.decode import decode
 from gpt1.nn.model import GPT, INIT_STD
 from gpt1.nn.sampling import Sampling
 from gpt1.train.parallel import machine
+from record import record
 
 PROMPT, REPEATS = 16, 5
 GREEDY, USUAL = Sampling(temperature=0), Sampling(top_p=0.95)
@@ -33,7 +32,6 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=96, help="tokens to write")
     parser.add_argument("--dtype", default="auto", choices=["auto", "bf16", "fp32"])
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "decode.json")
     asked = parser.parse_args()
     device, dtype = machine(Command(device=asked.device, dtype=asked.dtype))
     rows = {
@@ -41,12 +39,10 @@ def main() -> None:
         for name, vocabulary in (("gpt1", 40_478), ("small", 8_192))
     }
     result = {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(), "dtype": str(dtype), "torch": torch.__version__,
+        "device": str(device), "threads": torch.get_num_threads(), "dtype": str(dtype),
         "prompt": PROMPT, "new_tokens": asked.new, "tokens_per_second": rows,
     }  # fmt: skip
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    record("decode", "python benchmarks/decode.py", result)
     print(json.dumps(result, indent=2))
 
 

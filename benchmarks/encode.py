@@ -9,7 +9,6 @@ medians; the result goes to benchmarks/results/encode.json.
 
 import argparse
 import json
-import os
 import resource
 import statistics
 import time
@@ -18,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import tokenizers
 
-from gpt1.storage import write_json
 from gpt1.text.bulk import encode_bulk
 from gpt1.text.repair import repair
 from gpt1.text.tokenizer import Tokenizer
 from gpt1.text.train import train
+from record import record
 
 HERE = Path(__file__).resolve().parent
 VOCABULARY = 16_000
@@ -39,7 +37,7 @@ def main() -> None:
     options = parser.parse_args()
     texts = [file.read_text(encoding="utf-8") for file in sorted(options.folder.glob("*.txt"))]
     result = measure(texts, options.repeats, int(options.chunk * 1e6))
-    write_json(HERE / "results" / "encode.json", result)
+    record("encode", "python benchmarks/encode.py FOLDER", result)
     print(json.dumps(result, indent=2))
 
 
@@ -77,8 +75,6 @@ def measure(texts: list[str], repeats: int, chunk: int) -> dict[str, Any]:
         "seconds": {"bulk": ours, "bulk_warm": warm, "encode_batch_fast": theirs},
         "same_ids": same,
         "peak_rss_megabytes_before_encode_batch_fast": peak,
-        "cores": len(os.sched_getaffinity(0)),
-        "versions": {"tokenizers": tokenizers.__version__, "polars": pl.__version__, "numpy": np.__version__},
     }
 
 

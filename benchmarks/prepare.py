@@ -6,19 +6,18 @@ The ids of the shards are compared with those of `Tokenizer.encode`, document by
 
 import argparse
 import json
-import platform
 import resource
 import tempfile
 from pathlib import Path
 
 import numpy as np
-import polars
 
 from gpt1.config import Prepare
 from gpt1.data.shards import TokenStream, read_manifest
 from gpt1.jobs.prepare import prepare
 from gpt1.text.repair import repair
 from gpt1.text.tokenizer import Tokenizer
+from record import record
 
 
 def main() -> None:
@@ -26,7 +25,6 @@ def main() -> None:
     parser.add_argument("inputs", nargs="+", help="text files and folders")
     parser.add_argument("--tokenizer", default="bytes")
     parser.add_argument("--vocabulary", type=int, default=16_000)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "prepare.json")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         result = prepare(
@@ -35,9 +33,7 @@ def main() -> None:
         result["peak_megabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
         result["ids_as_by_encode"] = same_ids(Path(folder))
     del result["out"], result["unchanged"]
-    result |= {"threads": polars.thread_pool_size(), "processor": platform.processor() or platform.machine()}
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    record("prepare", "python benchmarks/prepare.py FOLDER", result)
     print(json.dumps(result, indent=2))
 
 
