@@ -1,6 +1,5 @@
 """Blocks of documents -> token ids of both splits."""
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,8 +13,6 @@ from gpt1.text.bulk import encode_bulk
 from gpt1.text.repair import repair
 from gpt1.text.tokenizer import Tokenizer
 
-AT_ONCE = 2
-"""Blocks in work: one is repaired, which keeps Python's lock, while the words of the other are cut, which frees it."""
 WINDOW = 1000
 """Characters on either side of a cut that are encoded to prove it harmless."""
 TRIES = 100
@@ -36,21 +33,24 @@ class Part:
 
 
 def encode(marked: Iterable[Marked], tokenizer: Tokenizer, mend: bool) -> Iterator[tuple[Part, Part]]:
-    """The training and the validation part of each block, in order. With `mend`, texts are repaired first."""
-    with ThreadPoolExecutor(AT_ONCE) as threads:
-        waiting: deque[Future[tuple[Part, Part]]] = deque()
-        for block in marked:
-            waiting.append(threads.submit(encode_block, block, tokenizer, mend))
-            if len(waiting) > AT_ONCE:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    """The training and the validation part of each block, in order. With `mend`, texts are repaired first.
+
+    A thread encodes one block, mostly without Python's lock, while the next is read and repaired, which needs it.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        waiting: Future[tuple[Part, Part]] | None = None
+        for block, validates in marked:
+            texts = mended(block) if mend else block.texts
+            before, waiting = waiting, thread.submit(encode_block, block, validates, texts, tokenizer)
+            if before:
+                yield before.result()
+        if waiting:
+            yield waiting.result()
 
 
-def encode_block(marked: Marked, tokenizer: Tokenizer, mend: bool) -> tuple[Part, Part]:
-    """The ids of a block, an end token after each document that ends."""
-    block, validates = marked
-    ids, offsets = encode_bulk(tokenizer, mended(block) if mend else block.texts)
+def encode_block(block: Block, validates: np.ndarray, texts: list[str], tokenizer: Tokenizer) -> tuple[Part, Part]:
+    """The ids of a block, whose repaired texts are `texts`, with an end token after each document that ends."""
+    ids, offsets = encode_bulk(tokenizer, texts)
     lengths = np.diff(offsets)
     lengths[: block.ends] += 1
     ids = np.insert(ids, offsets[1 : block.ends + 1], tokenizer.end_id)
