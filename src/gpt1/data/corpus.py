@@ -31,7 +31,8 @@ class Corpus:
                 raise UserError(f"{files[0].path}{more}: no text, {found.empty} empty documents; give files with text")
         if not self.val:
             check(train, self.fraction)
-        return replace(train, empty=train.empty + val.empty, bytes=train.bytes + val.bytes)
+        characters, size = train.characters + val.characters, train.bytes + val.bytes
+        return replace(train, empty=train.empty + val.empty, characters=characters, bytes=size)
 
     def _survey(self, files: list[File]) -> Survey:
         return survey(blocks(files, self.reading, at_whitespace), self.fraction, self.seed)

@@ -35,34 +35,31 @@ def encoded(settings: config.Prepare, corpus: Corpus, work: Path, fingerprint: s
 
     Raises UserError for text that cannot be had as asked, RunFailed if an input changes meanwhile.
     """
-    mend = settings.repair
     journal = None if settings.fresh else journals.load(work, fingerprint)
     with bar() as progress:
         looking = progress.add_task("reading", total=None)
         size = corpus.survey.characters
         progress.remove_task(looking)
         if journal is None:
-            journal = _begun(settings, corpus, work, fingerprint, mend, progress)
+            journal = _begun(settings, corpus, work, fingerprint, progress)
         else:
             say(f"{work}: going on after the {journal.blocks:,} blocks that an interrupted run encoded")
         tokenizer = Tokenizer.load(work)
-        marked = _watched(corpus.marked(proven_cut(tokenizer, mend)), progress, "encoding, kB", size)
-        _write_shards(marked, tokenizer, mend, work, journal)
+        marked = corpus.marked(proven_cut(tokenizer, settings.repair))
+        _write_shards(_watched(marked, progress, "encoding, kB", size), tokenizer, settings.repair, work, journal)
     if sum(shard.bytes for shard in journal.train + journal.val) != corpus.survey.bytes:
         shutil.rmtree(work)
         raise RunFailed("an input changed while it was read; prepare again")
     return journal
 
 
-def _begun(
-    settings: config.Prepare, corpus: Corpus, work: Path, fingerprint: str, mend: bool, progress: Progress
-) -> Journal:
+def _begun(settings: config.Prepare, corpus: Corpus, work: Path, fingerprint: str, progress: Progress) -> Journal:
     """Make `work` anew, with a tokenizer in it."""
     started = time.perf_counter()
     if kind := TRAINED.get(settings.tokenizer):
         size = corpus.survey.characters
         marked = _watched(corpus.marked(at_whitespace), progress, "reading for the tokenizer, kB", size)
-        tokenizer = train(_training_texts(marked, mend), kind, settings.vocabulary)
+        tokenizer = train(_training_texts(marked, settings.repair), kind, settings.vocabulary)
     else:
         tokenizer = Tokenizer.load(settings.tokenizer)
     shutil.rmtree(work, ignore_errors=True)
