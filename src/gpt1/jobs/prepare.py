@@ -15,7 +15,6 @@ from typing import Any
 from rich.console import RenderableType
 
 from gpt1 import config
-from gpt1.data import journal as journals
 from gpt1.data.corpus import Corpus
 from gpt1.data.files import File, check_encoding, find
 from gpt1.data.journal import Journal, sha256_of
@@ -176,14 +175,15 @@ def _manifest(
 def _publish(work: Path, out: Path) -> None:
     """Move the finished result to its place, the manifest last. May be repeated if it is interrupted."""
     (out / "manifest.json").unlink(missing_ok=True)
-    names = {path.name for path in work.iterdir()} - {journals.NAME, "manifest.json"}
     manifest = read_manifest(work)
     current = {shard.file for shard in manifest.train.shards + manifest.val.shards}
     for stale in (*out.glob("train-*.bin"), *out.glob("val-*.bin")):
         if stale.name not in current:
             stale.unlink()
-    for name in (*sorted(names), "manifest.json"):
-        (work / name).replace(out / name)
+    # By name: a killed run may have left temporary files beside them.
+    for name in (*sorted(current), "tokenizer.json", "tokenizer_config.json", "manifest.json"):
+        if (work / name).exists():
+            (work / name).replace(out / name)
     shutil.rmtree(work)
 
 
