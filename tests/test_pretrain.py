@@ -192,6 +192,47 @@ def test_a_run_goes_on_only_as_it_began(data: Path, tmp_path: Path) -> None:
         pretrain(settings(data, tmp_path / "run", steps=7))
 
 
+def test_a_run_goes_on_only_with_its_data(data: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (tmp_path / "text.txt").write_text("\n".join(topics()[3:15]), encoding="utf-8")
+    prepare(Prepare(inputs=[str(tmp_path / "text.txt")], out=str(other), tokenizer=str(data), val_fraction=0.1))
+    pretrain(settings(data, tmp_path / "run"))
+    with pytest.raises(UserError, match="prepared anew"):
+        pretrain(settings(other, tmp_path / "run"))
+
+
+def test_a_stop_before_the_closing_validation_is_made_good(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, first = tmp_path / "run", pretrain(settings(data, tmp_path / "whole"))
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(bundle, "save", full)
+        pretrain(settings(data, out, save_every=100, eval_every=100))
+    state = checkpoint.latest(out)
+    assert state is not None
+    assert checkpoint.facts(state)["step"] == 6
+    assert (
+        pretrain(settings(data, out, save_every=100, eval_every=100))["val_bits_per_byte"] == first["val_bits_per_byte"]
+    )
+    assert weights(out) == weights(tmp_path / "whole")
+
+
+def test_fresh_forgets_the_old_state_at_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretrain(settings(data, tmp_path / "run"))
+
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(job, "_build", stopped)
+        pretrain(settings(data, tmp_path / "run", fresh=True, seed=2))
+    assert checkpoint.latest(tmp_path / "run") is None
+
+
 def test_data_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nodata"):
         pretrain(settings(tmp_path / "nodata", tmp_path / "run"))

@@ -286,6 +286,8 @@ class Demo(Command):
     """folder to write"""
     minutes: float = 2.0
     """pre-training time"""
+    fresh: bool = False
+    """start over, even where the folder holds an earlier demo"""
 
 
 PRESETS: dict[Preset, Model] = {

@@ -24,6 +24,7 @@ from gpt1.jobs.report import report
 from gpt1.storage import atomic, write_text
 
 CLASSES, TRAIN, TEST, SEEDS = 6, 16, 60, 3
+PROMPT = "Return the"
 
 
 def demo(settings: Demo) -> dict[str, Any]:
@@ -33,20 +34,19 @@ def demo(settings: Demo) -> dict[str, Any]:
     """
     began = time.perf_counter()
     folder = Path(settings.out)
-    base = {"device": settings.device, "dtype": settings.dtype, "threads": settings.threads}
+    run = str(folder / "model")
     write_files(folder)
     say(f"1/4 prepare: the docstrings of this Python are the corpus ({folder / 'corpus.jsonl'})")
-    prepare(Prepare(inputs=[str(folder / "corpus.jsonl")], out=str(folder / "data")))
+    prepare(Prepare(inputs=[str(folder / "corpus.jsonl")], out=str(folder / "data"), fresh=settings.fresh))
     say(f"2/4 pretrain: a tiny GPT for {settings.minutes:g} minutes")
-    run = str(folder / "model")
-    pretrained = pretrain(_pretrain_settings(settings, folder, run, base))
-    written = generate(Generate(run=run, prompts=["Return the"], max_new_tokens=60, **base))  # type: ignore[arg-type]
-    say(f'it writes: "Return the{written["samples"][0]["text"]}"')
+    pretrained = pretrain(_pretrain_settings(settings, folder, run))
+    written = generate(Generate(run=run, prompts=[PROMPT], max_new_tokens=60, **_machine(settings)))
+    say(f'it writes: "{PROMPT}{written["samples"][0]["text"]}"')
     say(
         f"3/4 finetune: which package is a docstring from? {TRAIN} labels for each of {CLASSES} packages, {SEEDS} seeds"
     )
     accuracies = {
-        name: [_accuracy(folder, run, name, seed, base) for seed in range(1, SEEDS + 1)]
+        name: [_accuracy(settings, folder, name, seed) for seed in range(1, SEEDS + 1)]
         for name in ("scratch", "pretrained")
     }
     say("4/4 report")
@@ -94,18 +94,30 @@ def _write_rows(path: Path, rows: Iterable[Docstring]) -> None:
         writer.writerows((row.text, row.package) for row in rows)
 
 
-def _pretrain_settings(settings: Demo, folder: Path, run: str, base: dict[str, Any]) -> Pretrain:
+def _pretrain_settings(settings: Demo, folder: Path, run: str) -> Pretrain:
     defaults = pretrain_defaults("tiny", data=str(folder / "data"), out=run)
-    return replace(defaults, minutes=settings.minutes, sample="Return the", seed=settings.seed, fresh=True, **base)
+    return replace(
+        defaults,
+        minutes=settings.minutes,
+        sample=PROMPT,
+        seed=settings.seed,
+        fresh=settings.fresh,
+        **_machine(settings),
+    )
 
 
-def _accuracy(folder: Path, run: str, name: str, seed: int, base: dict[str, Any]) -> float:
+def _accuracy(settings: Demo, folder: Path, name: str, seed: int) -> float:
     out = str(folder / f"{name}-{seed}")
     finetune(
         Finetune(
-            run=run, train=str(folder / "train.csv"), out=out, label="package",
-            from_scratch=name == "scratch", seed=seed, fresh=True, **base,
+            run=str(folder / "model"), train=str(folder / "train.csv"), out=out, label="package",
+            from_scratch=name == "scratch", seed=seed, fresh=settings.fresh, **_machine(settings),
         )
     )  # fmt: skip
-    found: float = evaluate(Evaluate(run=out, files=[str(folder / "test.csv")], **base))["accuracy"]
-    return found
+    tested = evaluate(Evaluate(run=out, files=[str(folder / "test.csv")], **_machine(settings)))
+    accuracy: float = tested["accuracy"]
+    return accuracy
+
+
+def _machine(settings: Demo) -> dict[str, Any]:
+    return {"device": settings.device, "dtype": settings.dtype, "threads": settings.threads}

@@ -23,7 +23,7 @@ from gpt1.nn.model import GPT
 from gpt1.nn.objectives import LanguageModel
 from gpt1.storage import write_json
 from gpt1.train import checkpoint
-from gpt1.train.log import Log
+from gpt1.train.log import Log, read
 from gpt1.train.loop import Report, train
 from gpt1.train.optim import Optimizer, learning_rate
 from gpt1.train.parallel import machine
@@ -68,7 +68,7 @@ class Run:
 
     def save(self, step: int, **metrics: float) -> None:
         """Write the training state, then the model that others load."""
-        checkpoint.save(self.folder, step, self.optimizer.state(), {})
+        checkpoint.save(self.folder, step, self.optimizer.state(), {"data": self.data.manifest.fingerprint})
         bundle.save(self.folder, self._masters(), self.data.tokenizer, self._facts(step, metrics))
         self.log.flush()
 
@@ -107,18 +107,19 @@ def pretrain(settings: Pretrain) -> dict[str, Any]:
     device, dtype = machine(settings)
     settings = settle(settings, data)
     state = None if settings.fresh else checkpoint.latest(folder)
-    settings = recorded(settings) if state else _begin(settings, data, device, dtype, began)
+    settings = recorded(settings, data, state) if state else _begin(settings, data, device, dtype, began)
     done, steps = checkpoint.facts(state)["step"] if state else 0, settings.steps or 0
-    if done < steps:
-        model, optimizer = _build(settings, steps, device, dtype)
-        if state:
-            optimizer.load(checkpoint.load(state))
-            say(f"{folder}: going on after update {done:,}")
-        run = Run(folder, settings, steps, data, model, optimizer, Log(folder, done), device)
-        _finish(run, _train(run, done), began)
-    else:
-        say(f"{folder} is trained: all {done:,} updates are made (--fresh starts over)")
-    return _result(bundle.read_info(folder))
+    if state and done == steps and (metrics := _closing(folder, steps)):
+        say(f"{folder} is trained: all {steps:,} updates are made (--fresh starts over)")
+        return metrics
+    model, optimizer = _build(settings, steps, device, dtype)
+    if state:
+        optimizer.load(checkpoint.load(state))
+        say(f"{folder}: going on after update {done:,}")
+    run = Run(folder, settings, steps, data, model, optimizer, Log(folder, done), device)
+    _train(run, done)
+    _finish(run, began)
+    return _closing(folder, steps)
 
 
 def show(result: dict[str, Any]) -> RenderableType:
@@ -135,12 +136,13 @@ def _begin(settings: Pretrain, data: Data, device: torch.device, dtype: torch.dt
         settings = replace(settings, steps=_steps_in_time(settings, data, device, dtype, began))
     elif not settings.steps:
         settings = replace(settings, steps=steps_of_epochs(settings, data))
+    checkpoint.clear(folder)  # or a stop before the first save would go on from an older run's state
     write_json(folder / "settings.json", dataclasses.asdict(settings))
     return settings
 
 
-def _train(run: Run, start: int) -> list[float]:
-    """Make the updates, with validations, samples and checkpoints between them; returns tokens/s of each."""
+def _train(run: Run, start: int) -> None:
+    """Make the updates, with validations, samples and checkpoints between them."""
     settings = run.settings
     eval_every = settings.eval_every or max(1, math.ceil(run.steps / EVALUATIONS))
     save_every = settings.save_every or eval_every
@@ -165,14 +167,15 @@ def _train(run: Run, start: int) -> list[float]:
                 run.save(report.step)
             if asked():
                 raise KeyboardInterrupt(f"stopped after update {report.step:,}; the same command goes on from there")
-    return speeds
 
 
-def _finish(run: Run, speeds: list[float], began: float) -> None:
+def _finish(run: Run, began: float) -> None:
     values = run.validate(run.steps)
     say(_line(run.steps, values, run.sample(run.steps)))
+    run.log.flush()
+    speeds = [row["tokens"] / row["seconds"] for row in read(run.folder) if "tokens" in row]
     seconds = time.perf_counter() - began
-    run.save(run.steps, **values, seconds=seconds, tokens_per_second=statistics.median(speeds))
+    run.save(run.steps, seconds=seconds, tokens_per_second=statistics.median(speeds), **values)
 
 
 def _note(run: Run, report: Report) -> None:
@@ -221,6 +224,9 @@ def _steps_in_time(settings: Pretrain, data: Data, device: torch.device, dtype: 
     return steps
 
 
-def _result(info: dict[str, Any]) -> dict[str, Any]:
-    names = ("seconds", "tokens_per_second", "val_nats_per_token", "val_bits_per_byte")
-    return {"steps": info["steps"], **{name: info["metrics"][name] for name in names}, "parameters": info["parameters"]}
+def _closing(folder: Path, steps: int) -> dict[str, Any]:
+    """The result of a run that made all its updates; empty if its closing validation is not written yet."""
+    info = bundle.read_info(folder) if (folder / "gpt1.json").exists() else {}
+    if info.get("steps") != steps or not info["metrics"]:
+        return {}
+    return {"steps": steps, **info["metrics"], "parameters": info["parameters"]}

@@ -10,11 +10,12 @@ from gpt1.data.shards import Manifest, TokenStream, read_manifest
 from gpt1.errors import UserError
 from gpt1.jobs import bundle
 from gpt1.text.tokenizer import Tokenizer
+from gpt1.train import checkpoint
 
 MICRO_BATCH_TOKENS = 4096
 DEFAULT_EPOCHS = 1.0
 LENGTHS = ("steps", "epochs", "minutes")
-FREE = {"out", "fresh", "device", "threads", "eval_every", "save_every", "sample", *LENGTHS}
+FREE = {"data", "out", "fresh", "device", "threads", "eval_every", "save_every", "sample", *LENGTHS}
 """Settings that may differ when a run goes on: they do not change its weights, or were fixed when it began."""
 
 
@@ -50,8 +51,11 @@ def settle(settings: Pretrain, data: Data) -> Pretrain:
     return settings
 
 
-def recorded(settings: Pretrain) -> Pretrain:
-    """The settings a run began with. Raises UserError if the ones given now would make another run."""
+def recorded(settings: Pretrain, data: Data, state: Path) -> Pretrain:
+    """The settings the run with this training state began with.
+
+    Raises UserError if the settings or the data given now would make another run.
+    """
     path = Path(settings.out) / "settings.json"
     try:
         began: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
@@ -63,6 +67,11 @@ def recorded(settings: Pretrain) -> Pretrain:
                 f"{settings.out} was begun with {_difference(key, began.get(key), value)}; "
                 "repeat that to go on, or give --fresh to start over"
             )
+    if checkpoint.facts(state)["data"] != data.manifest.fingerprint:
+        raise UserError(
+            f"{settings.data} was prepared anew since {settings.out} was begun, from other text or in another way; "
+            "give --fresh to start over"
+        )
     if settings.steps and settings.steps != began["steps"]:
         raise UserError(
             f"{settings.out} was begun with --steps {began['steps']}, and its learning rate falls to 0 there; "

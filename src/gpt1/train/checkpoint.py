@@ -26,6 +26,12 @@ def save(run: Path, step: int, state: dict[str, Tensor], facts: dict[str, Any]) 
     return path
 
 
+def clear(run: Path) -> None:
+    """Remove every training state of a run."""
+    for old in (run / FOLDER).glob("step-*.safetensors"):
+        old.unlink()
+
+
 def latest(run: Path) -> Path | None:
     """The newest training state in a run folder, if there is one."""
     return max((run / FOLDER).glob("step-*.safetensors"), default=None)
