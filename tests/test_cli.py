@@ -211,9 +211,13 @@ def test_help_shows_the_defaults_of_the_preset(capsys: pytest.CaptureFixture[str
         ("pretrain --stpes=3", "gpt1 pretrain: unknown option --stpes; did you mean --steps?"),
         ("pretrain data --modle.width 3", "gpt1 pretrain: unknown option --modle.width; did you mean --model.width?"),
         ("generate run --tempratur 3", "gpt1 generate: unknown option --tempratur; did you mean --temperature?"),
-        ("pretrain data --out r --steps many", "gpt1 pretrain: --steps: expected a whole number, not 'many'"),
-        ("pretrain data --out r --steps 1.5", "gpt1 pretrain: --steps: expected a whole number, not '1.5'"),
-        ("pretrain data --out r --minutes nan", "gpt1 pretrain: --minutes: expected a number, not 'nan'"),
+        ("generate r --threads -3", "gpt1 generate: --threads: expected a whole number, 0 or more, not '-3'"),
+        (
+            "pretrain data --out r --steps many",
+            "gpt1 pretrain: --steps: expected a whole number, 0 or more, not 'many'",
+        ),
+        ("pretrain data --out r --steps 1.5", "gpt1 pretrain: --steps: expected a whole number, 0 or more, not '1.5'"),
+        ("pretrain data --out r --minutes nan", "gpt1 pretrain: --minutes: expected a number, 0 or more, not 'nan'"),
         ("pretrain data --out r --preset smal", "gpt1 pretrain: --preset: unknown value 'smal'; did you mean small?"),
         (
             "pretrain data --out r --preset xxl",
@@ -234,7 +238,7 @@ def test_one_line_with_the_nearest_name(line: str, answer: str, capsys: pytest.C
     [
         ("stpes: 3", "unknown setting stpes; did you mean steps?"),
         ("optim: {lrr: 3}", "unknown setting optim.lrr; did you mean optim.lr?"),
-        ("steps: many", "steps: expected a whole number, not 'many'"),
+        ("steps: many", "steps: expected a whole number, 0 or more, not 'many'"),
         ("fresh: 1", "fresh: expected true or false, not 1"),
         ("just words", "expected settings, one `name: value` a line"),
         ("a: [", "while parsing"),

@@ -41,7 +41,7 @@ def test_sections_keep_their_names_and_where_they_were_declared() -> None:
     assert found["data"].default is MISSING
 
 
-@given(steps=st.none() | st.integers(), lr=st.floats(allow_nan=False, allow_infinity=False), sample=st.text())
+@given(steps=st.none() | st.integers(0), lr=st.floats(0, allow_infinity=False), sample=st.text())
 def test_build_undoes_flat_and_json(steps: int | None, lr: float, sample: str) -> None:
     settings = config.Pretrain(data="d", out="o", steps=steps, sample=sample, optim=config.Optim(lr=lr))
     known = options(config.Pretrain)
@@ -77,8 +77,8 @@ def test_convert(kind: Any, value: Any, expected: Any) -> None:
 @pytest.mark.parametrize(
     ("kind", "value"),
     [
-        *((int, value) for value in (True, "x", 1.0, None)),
-        *((float, value) for value in ("inf", "nan", True)),
+        *((int, value) for value in (True, "x", 1.0, None, -1, "-1")),
+        *((float, value) for value in ("inf", "nan", True, -0.5, "-1")),
         *((str, value) for value in (None, {}, True)),
         (bool, "yes"),
         (list[int], ["1", "x"]),

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gpt1.config import Model, Prepare, Pretrain, pretrain_defaults
+from gpt1.config import Model, Optim, Prepare, Pretrain, pretrain_defaults
 from gpt1.errors import UserError
 from gpt1.jobs import bundle
 from gpt1.jobs import pretrain as job
@@ -171,7 +171,11 @@ def test_killed_in_the_middle_goes_on(data: Path, tmp_path: Path) -> None:
         ({"steps": None, "minutes": -1.0}, "--minutes -1.0 must be more"),
         ({"model": replace(SIZE, heads=3)}, "--model.width 32 is not a multiple of --model.heads 3"),
         ({"model": replace(SIZE, context=10**6)}, "not enough for a window of 1000000"),
-        ({"batch": 0}, "--batch at least 1"),
+        ({"model": replace(SIZE, heads=0)}, "--model.heads 0 must be at least 1"),
+        ({"model": replace(SIZE, context=0)}, "--model.context 0 must be at least 2"),
+        ({"model": replace(SIZE, attention_dropout=1.0)}, "--model.attention-dropout 1.0 must be at least 0 and less"),
+        ({"optim": Optim(beta2=1.5)}, "--optim.beta2 1.5 must be at least 0 and less"),
+        ({"batch": 0}, "--batch 0 must be at least 1"),
         ({"device": "cuda:77"}, "no such device"),
         ({"init": "nowhere"}, "nowhere"),
     ],

@@ -101,7 +101,10 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def convert(kind: Any, value: Any, name: str) -> Any:
-    """`value`, a string or what YAML made of one, as the type hint `kind`. Raises UserError naming `name`."""
+    """`value`, a string or what YAML made of one, as the type hint `kind`. Raises UserError naming `name`.
+
+    No setting is a negative number.
+    """
     if kind is not _without_none(kind):
         return None if value is None else convert(_without_none(kind), value, name)
     if get_origin(kind) is list:
@@ -119,13 +122,13 @@ def convert(kind: Any, value: Any, name: str) -> Any:
 
 
 def _whole(value: Any) -> int:
-    if isinstance(value, bool | float):
+    if isinstance(value, bool | float) or int(value) < 0:
         raise ValueError
     return int(value)
 
 
 def _finite(value: Any) -> float:
-    if isinstance(value, bool) or not math.isfinite(float(value)):
+    if isinstance(value, bool) or not 0 <= float(value) < math.inf:
         raise ValueError
     return float(value)
 
@@ -143,7 +146,7 @@ def _string(value: Any) -> str:
 
 
 _CONVERTERS: dict[Any, Callable[[Any], Any]] = {int: _whole, float: _finite, bool: _switch, str: _string}
-_EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+_EXPECTED = {int: "a whole number, 0 or more", float: "a number, 0 or more", bool: "true or false", str: "a text"}
 
 
 def _nested(settings: type[T], prefix: str, values: dict[str, Any]) -> T:

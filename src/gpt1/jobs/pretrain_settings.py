@@ -9,12 +9,17 @@ from gpt1.config import Model, Pretrain, with_vocabulary
 from gpt1.data.shards import Manifest, TokenStream, read_manifest
 from gpt1.errors import UserError
 from gpt1.jobs import bundle
+from gpt1.options import flat
 from gpt1.text.tokenizer import Tokenizer
 from gpt1.train import checkpoint
 
 MICRO_BATCH_TOKENS = 4096
 DEFAULT_EPOCHS = 1.0
 LENGTHS = ("steps", "epochs", "minutes")
+LEAST = {"model.context": 2, "model.width": 1, "model.depth": 1, "model.heads": 1, "batch": 1, "micro_batch": 0}
+SHARES = {f"model.{where}_dropout" for where in ("embedding", "residual", "attention")}
+SHARES |= {"optim.beta1", "optim.beta2", "optim.momentum"}
+"""Settings that are at least 0 and less than 1."""
 FREE = {"data", "out", "fresh", "device", "threads", "eval_every", "save_every", "sample", *LENGTHS}
 """Settings that may differ when a run goes on: they do not change its weights, or were fixed when it began."""
 
@@ -37,6 +42,7 @@ def open_data(folder: Path) -> Data:
 
 def settle(settings: Pretrain, data: Data) -> Pretrain:
     """The settings with all filled in that only the data or a starting model tells; UserError if they cannot work."""
+    _check_ranges(settings)
     model = with_vocabulary(settings.model, data.tokenizer.vocabulary)
     if settings.init:
         model = _shape_of(Path(settings.init), model, data, settings.data)
@@ -100,14 +106,20 @@ def _shape_of(run: Path, asked: Model, data: Data, folder: str) -> Model:
     )
 
 
+def _check_ranges(settings: Pretrain) -> None:
+    for key, value in flat(settings).items():
+        if key in LEAST and value < LEAST[key]:
+            raise UserError(f"--{key.replace('_', '-')} {value} must be at least {LEAST[key]}")
+        if key in SHARES and not 0 <= value < 1:
+            raise UserError(f"--{key.replace('_', '-')} {value} must be at least 0 and less than 1")
+
+
 def _check(settings: Pretrain) -> None:
     model = settings.model
     if model.width % model.heads:
         raise UserError(f"--model.width {model.width} is not a multiple of --model.heads {model.heads}")
     if model.inner != 4 * model.width:
         raise UserError(f"--model.inner {model.inner} must be 4 x --model.width ({4 * model.width}), as in the paper")
-    if model.context < 2 or settings.batch < 1:
-        raise UserError("--model.context must be at least 2 and --batch at least 1")
     given = [name for name in LENGTHS if getattr(settings, name) is not None]
     if len(given) > 1:
         raise UserError(f"{' and '.join(f'--{name}' for name in given)} contradict each other; give one of them")

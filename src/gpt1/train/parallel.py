@@ -33,7 +33,8 @@ def _device(name: str) -> torch.device:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name}: this machine has no such device ({str(error).splitlines()[0]})") from None
+        reason = str(error).splitlines()[0].partition(". ")[0]  # torch goes on for pages
+        raise UserError(f"--device {name}: this machine has no such device ({reason})") from None
     return torch.device(name)
 
 
