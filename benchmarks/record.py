@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from gpt1 import __version__
 from gpt1.storage import write_json
 
 RESULTS = Path(__file__).parent / "results"
@@ -15,12 +16,12 @@ FLAGS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
 
 def record(name: str, command: str, result: dict[str, Any]) -> None:
     """Write results/NAME.json; `command` is what a reader would type to measure it again."""
-    packages = ("gpt1", "torch", "tokenizers", "polars", "numpy", "transformers", "scikit-learn")
+    packages = ("torch", "tokenizers", "polars", "numpy", "transformers", "scikit-learn")
     value = {
         "command": command,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": machine(),
-        "versions": {"python": platform.python_version()} | {package: version(package) for package in packages},
+        "versions": {"gpt1": __version__, "python": platform.python_version()} | {p: version(p) for p in packages},
         "result": result,
     }
     write_json(RESULTS / f"{name}.json", value)
