@@ -234,6 +234,25 @@ def test_one_line_with_the_nearest_name(line: str, answer: str, capsys: pytest.C
 
 
 @pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["pretrain", "data", "--out", ""], "--out"),
+        (["prepare", "", "--out", "data"], "INPUT"),
+        (["explain", "run", ""], "TEXT"),
+    ],
+)
+def test_what_must_be_given_is_not_empty(words: list[str], name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """As where a variable of the shell is not set: an empty path would mean the folder one stands in."""
+    assert refused(capsys, *words).startswith(f"gpt1 {words[0]}: missing {name}: ")
+
+
+def test_one_line_where_progress_was_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9")
+    answer = refused(capsys, "prepare", str(tmp_path / "a.txt"), "--out", str(tmp_path / "out"))
+    assert answer.startswith(f"gpt1 prepare: {tmp_path / 'a.txt'}: byte 3 (0xe9) is not utf-8 text")
+
+
+@pytest.mark.parametrize(
     ("text", "answer"),
     [
         ("stpes: 3", "unknown setting stpes; did you mean steps?"),

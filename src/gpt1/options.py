@@ -77,9 +77,9 @@ def summary(settings: type) -> str:
 
 
 def build(settings: type[T], positionals: Sequence[str], values: dict[str, Any]) -> T:
-    """The settings that `values` (by full name) make. Raises UserError if one without a default is missing."""
+    """The settings that `values` (by full name) make. Raises UserError if one without a default is missing or empty."""
     for key, option in options(settings).items():
-        if option.default is MISSING and key not in values:
+        if option.default is MISSING and not any(values.get(key, "")):  # texts and lists of texts
             name = option.metavar if key in positionals else option.flag
             raise UserError(f"missing {name}: {option.help}")
     return _nested(settings, "", values)

@@ -15,10 +15,13 @@ def say(message: str) -> None:
 
 
 def bar(*columns: str) -> Progress:
-    """A progress bar with elapsed and remaining time; `columns` name task fields to show, `{task.fields[loss]}`."""
+    """A progress bar with elapsed and remaining time; `columns` name task fields to show, `{task.fields[loss]}`.
+
+    Shown to a terminal only: in a file it would be a line of its own beside the one that says what was wrong.
+    """
     return Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *map(TextColumn, columns),
-        TimeElapsedColumn(), TimeRemainingColumn(), console=stderr,
+        TimeElapsedColumn(), TimeRemainingColumn(), console=stderr, disable=not stderr.is_terminal,
     )  # fmt: skip
 
 
