@@ -17,6 +17,9 @@ SLICE_BYTES = 8 * 2**20
 MIN_ROWS = 512
 """Size of one slice of float32 logits: small beside the activations, large enough for a full-speed GEMM."""
 
+MULTIPLE = 64
+"""oneDNN compiles, and keeps, a kernel for every new number of rows; few numbers keep time and memory down."""
+
 
 def vocabulary_loss(h_NTD: Tensor, matrix_VD: Tensor, targets_NT: Tensor, weights_NT: Tensor) -> Tensor:
     """Weighted sum of -log softmax(h W^T)[target], a scalar in nats (float32, or float64 for float64 input).
@@ -26,7 +29,8 @@ def vocabulary_loss(h_NTD: Tensor, matrix_VD: Tensor, targets_NT: Tensor, weight
     kept_M = (targets_NT != IGNORE).flatten().nonzero().squeeze(1)
     h_MD, targets_M, weights_M = h_NTD.flatten(0, 1), targets_NT.flatten(), weights_NT.flatten()
     if len(kept_M) < len(targets_M):
-        h_MD, targets_M, weights_M = h_MD[kept_M], targets_M[kept_M], weights_M[kept_M]
+        kept_M, weights_M = _rounded_up(kept_M, weights_M[kept_M])
+        h_MD, targets_M = h_MD[kept_M], targets_M[kept_M].clamp(min=0)
     loss: Tensor = _SlicedCrossEntropy.apply(h_MD, matrix_VD, targets_M, weights_M)
     return loss
 
@@ -41,6 +45,12 @@ def token_nats(h_NTD: Tensor, matrix_VD: Tensor, targets_NT: Tensor) -> Tensor:
         for h_mD, targets_m in zip(h_MD.split(step), targets_M.split(step), strict=True)
     ]
     return torch.cat(slices).view_as(targets_NT)
+
+
+def _rounded_up(kept_M: Tensor, weights_M: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and weights to a multiple of MULTIPLE; what is added weighs nothing."""
+    missing = -len(kept_M) % MULTIPLE
+    return F.pad(kept_M, (0, missing)), F.pad(weights_M, (0, missing))
 
 
 def _slice_rows(vocabulary: int) -> int:
