@@ -3,7 +3,9 @@
 import dataclasses
 import math
 import statistics
+import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -214,14 +216,21 @@ def _steps_in_time(settings: Pretrain, data: Data, device: torch.device, dtype: 
         times.append(report.seconds)
         if len(times) >= 3 and time.perf_counter() > until:
             break
-    validating = time.perf_counter()
-    likelihood(model.body, data.val, data.tokenizer.end_id, limit=32)
-    per_window = (time.perf_counter() - validating) / 32
-    val_windows = 2 * len(data.val) / settings.model.context + EVALUATIONS * EVALUATION_WINDOWS
-    left = seconds - (time.perf_counter() - began) - val_windows * per_window
+    with tempfile.TemporaryDirectory() as name:
+        run = Run(Path(name), settings, 10_000, data, model, optimizer, Log(Path(name), 0), device)
+        validating = _timed(lambda: run.validate(1, EVALUATION_WINDOWS))
+        pausing = _timed(lambda: run.sample(1)) + _timed(lambda: run.save(1))
+    closing = validating * 2 * len(data.val) / settings.model.context / EVALUATION_WINDOWS + pausing
+    left = seconds - (time.perf_counter() - began) - EVALUATIONS * (validating + pausing) - closing
     steps = max(10, int(left / statistics.median(times[1:])))
     say(f"{statistics.median(times[1:]):.3f} seconds an update: {steps:,} updates in {settings.minutes:g} minutes")
     return steps
+
+
+def _timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
 
 
 def _closing(folder: Path, steps: int) -> dict[str, Any]:
