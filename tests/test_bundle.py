@@ -126,6 +126,8 @@ def test_damaged(run: Path) -> None:
     refused(run, "model.safetensors", "damaged")
     (run / "gpt1.json").write_text("{", encoding="utf-8")
     refused(run, "gpt1.json", "damaged")
+    (run / "gpt1.json").write_text("{}", encoding="utf-8")
+    refused(run, "gpt1.json", "damaged", "what kind of run")
 
 
 def test_a_tensor_or_shape_without_a_partner(run: Path) -> None:

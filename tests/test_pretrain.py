@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from gpt1.config import Model, Optim, Prepare, Pretrain, pretrain_defaults
-from gpt1.errors import UserError
+from gpt1.errors import RunFailed, UserError
 from gpt1.jobs import bundle
 from gpt1.jobs import pretrain as job
 from gpt1.jobs.docstrings import topics
@@ -235,6 +235,12 @@ def test_fresh_forgets_the_old_state_at_once(data: Path, tmp_path: Path, monkeyp
         patch.setattr(job, "_build", stopped)
         pretrain(settings(data, tmp_path / "run", fresh=True, seed=2))
     assert checkpoint.latest(tmp_path / "run") is None
+
+
+def test_weights_that_blow_up_end_the_run(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match="update 1: the validation loss is not a number"):
+        pretrain(settings(data, tmp_path / "run", eval_every=1, optim=Optim(lr=1e30, warmup=0)))
+    assert not (tmp_path / "run" / "gpt1.json").exists()
 
 
 def test_data_that_is_not_there(tmp_path: Path) -> None:

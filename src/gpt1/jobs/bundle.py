@@ -110,7 +110,7 @@ def load(path: str | Path) -> Bundle:
     body = body.to_empty(device="cpu")
     head = from_hf(body, _read_tensors(folder / "model.safetensors"), str(folder / "model.safetensors"))
     tokenizer = Tokenizer.load(folder)
-    if tokenizer.hash != info["tokenizer"] or tokenizer.vocabulary != model.vocabulary:
+    if tokenizer.hash != info.get("tokenizer") or tokenizer.vocabulary != model.vocabulary:
         raise UserError(f"{folder}: tokenizer.json is not the one this model was trained with")
     if (head is None) != (info["kind"] == "pretrained"):
         raise UserError(

@@ -24,6 +24,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
     facts = read_json(folder / "gpt1.json")
     if facts.get("format", 0) > FORMAT:
         raise UserError(f"{folder / 'gpt1.json'}: format {facts['format']} is newer than {FORMAT}; update gpt1")
+    if "kind" not in facts:
+        raise UserError(f"{folder / 'gpt1.json'} is damaged: it does not say what kind of run this is")
     return facts
 
 

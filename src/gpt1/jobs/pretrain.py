@@ -15,7 +15,7 @@ from rich.console import RenderableType
 
 from gpt1.config import Pretrain
 from gpt1.data.windows import Windows
-from gpt1.errors import UserError
+from gpt1.errors import RunFailed, UserError
 from gpt1.jobs import bundle
 from gpt1.jobs.console import bar, say, table
 from gpt1.jobs.interrupt import stop_asked
@@ -51,8 +51,13 @@ class Run:
     device: torch.device
 
     def validate(self, step: int, limit: int = 0) -> dict[str, float]:
-        """Log and return the validation loss; `limit` windows give an estimate."""
+        """Log and return the validation loss; `limit` windows give an estimate. Raises RunFailed if it is no number."""
         found = likelihood(self.model.body, self.data.val, self.data.tokenizer.end_id, limit)
+        if not math.isfinite(found.nats_per_token):
+            raise RunFailed(
+                f"update {step:,}: the validation loss is not a number any more; "
+                "start over with a lower --optim.lr and --optim.matrix-lr, and --fresh"
+            )
         split = self.data.manifest.val
         values = {
             "val_nats_per_token": found.nats_per_token,
