@@ -268,10 +268,16 @@ def test_a_failure_leaves_all_as_it_was(
     assert not (tmp_path / "new").exists()
 
 
+def hear_ctrl_c() -> None:
+    """Tests that run in the background of a shell have Ctrl-C ignored, and so would their children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_leaves_nothing(base: Path, train: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = f"-m gpt1 finetune {base} --train {train} --out {out} --epochs 100000 --threads 1"
-    with subprocess.Popen([sys.executable, *command.split()], stderr=subprocess.PIPE, text=True) as process:
+    line = [sys.executable, *command.split()]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c) as process:
         while not (out / bundle.UNFINISHED / log.NAME).exists() and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
