@@ -80,6 +80,7 @@ def score(model: TaskModel, examples: Sequence[Example], batch: int, pad_id: int
     model.eval()
     scores_NC = np.zeros((len(examples), model.head.out_features))
     for numbers in by_length(examples, batch):
-        found = model.scores(collate([examples[i] for i in numbers], pad_id).to(device))
+        chosen = [examples[i] for i in numbers]
+        found = model.scores(collate(chosen, pad_id, model.body.config.context).to(device))
         scores_NC[numbers] = found.double().cpu().numpy()
     return scores_NC
