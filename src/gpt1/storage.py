@@ -1,12 +1,16 @@
 """Files that appear whole or not at all: written under a temporary name, synced, then renamed."""
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextlib.contextmanager
@@ -16,6 +20,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
     The old file stays until the new one is on the disk, so a full disk or a crash loses nothing.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     os.close(handle)
@@ -40,6 +46,16 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def save_file(tensors: dict[str, "Tensor"], path: Path, metadata: dict[str, str]) -> None:
+    """safetensors' own, but a full disk is an OSError here as it is for every other file."""
+    from safetensors import SafetensorError, torch  # only those who have tensors pay for torch
+
+    try:
+        torch.save_file(tensors, path, metadata=metadata)
+    except SafetensorError as error:
+        raise OSError(errno.EIO, str(error)) from None
 
 
 def _sync(path: Path) -> None:

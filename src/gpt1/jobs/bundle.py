@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from gpt1 import __version__
@@ -24,7 +24,7 @@ from gpt1.jobs.facts import FORMAT, read_facts, read_json
 from gpt1.jobs.hugging_face import HEAD, from_hf, from_hf_config, to_hf, to_hf_config
 from gpt1.jobs.model_card import model_card
 from gpt1.nn.model import GPT
-from gpt1.storage import atomic, write_json, write_text
+from gpt1.storage import atomic, save_file, write_json, write_text
 from gpt1.text.tokenizer import Tokenizer
 
 IDENTITY = ("kind", "task", "labels", "tokenizer", "data")

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt1.errors import UserError
-from gpt1.storage import atomic
+from gpt1.storage import atomic, save_file
 
 FOLDER = "checkpoints"
 

@@ -1,0 +1,21 @@
+"""Files that appear whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gpt1.storage import atomic, save_file
+
+
+def test_tensors_that_cannot_be_written_are_an_error_of_the_system(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="I/O error"):
+        save_file({"a": torch.zeros(4)}, tmp_path / "missing" / "a.safetensors", metadata={})
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "page.html").mkdir()
+    with pytest.raises(IsADirectoryError) as caught, atomic(tmp_path / "page.html"):
+        pass
+    assert caught.value.filename == str(tmp_path / "page.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
