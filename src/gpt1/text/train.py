@@ -15,8 +15,11 @@ from gpt1.text.tokenizer import UNKNOWN, Tokenizer, blank, byte_symbols
 CHUNK = 8_000_000
 """Characters of text that are split and counted at once."""
 MOST_WORDS = 1_000_000
-"""Distinct words kept while counting. Past twice that the rarest are forgotten: the counts of words seen once or twice
-in a large corpus become approximate, those of words frequent enough to be merged stay."""
+"""Distinct words to learn from, the most frequent. While counting, twice as many are kept: the counts of words seen
+once or twice in a large corpus become approximate, those of words frequent enough to be merged stay."""
+MOST_BYTES = 16_000_000
+"""Bytes of all distinct words to learn from, likewise. A script without spaces has long words, most of them seen once;
+of words seen equally often a sample stays, the same whatever the order of the texts."""
 MOST_CHARACTERS = 1_000
 """Characters that a `gpt1` vocabulary knows, the most frequent, at most a quarter of its size; others are <unk>."""
 SPECIALS = 2
@@ -67,9 +70,20 @@ def _count(texts: Iterable[str], kind: str) -> tuple[pl.DataFrame, int]:
         words = series.str.extract_all(PATTERNS[kind]).explode().drop_nulls().alias("word")
         counted = words.value_counts(name="n").cast({"n": pl.UInt64})
         table = pl.concat([table, counted]).group_by("word").agg(pl.col("n").sum())
-        if len(table) > 2 * MOST_WORDS:
-            table = table.sort("n", "word", descending=[True, False]).head(MOST_WORDS)
-    return table.sort("n", "word", descending=[True, False]).head(MOST_WORDS), seen_bytes
+        table = _frequent(table, 2)
+    return _frequent(table, 1).sort("n", "word", descending=[True, False]), seen_bytes
+
+
+def _frequent(table: pl.DataFrame, times: int) -> pl.DataFrame:
+    """The table, if it is within `times` the limits; else its most frequent words, as many as the limits allow."""
+    size = pl.col("word").str.len_bytes()
+    if len(table) <= times * MOST_WORDS and table.select(size.sum()).item() <= times * MOST_BYTES:
+        return table
+    # Where one "word" of a text without spaces would take the place of all others, it is no loss.
+    table = table.filter(size <= MOST_BYTES // 1000)
+    # Sorted by the words themselves, a tie at the limit would leave those of one end of the alphabet.
+    order = table.sort("n", pl.col("word").hash(), descending=[True, False])
+    return order.head(MOST_WORDS).filter(size.cum_sum() <= MOST_BYTES)
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -88,7 +102,7 @@ def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
 def _learn_bytes(table: pl.DataFrame, size: int) -> Tokenizer:
     symbols = byte_symbols()
     names = sorted(symbols)
-    id_of_byte = np.array([names.index(symbol) for symbol in symbols])
+    id_of_byte = np.array([names.index(symbol) for symbol in symbols], np.uint8)
     joined = id_of_byte[np.frombuffer("".join(table["word"]).encode(), np.uint8)]
     lengths = table["word"].str.len_bytes().to_numpy()
     pairs = learn_merges(joined, lengths, table["n"].to_numpy(), names, size - SPECIALS)
