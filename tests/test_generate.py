@@ -13,6 +13,7 @@ from gpt1.jobs import bundle, continuation
 from gpt1.jobs.continuation import Continuation, kept_end
 from gpt1.jobs.generate import generate, show
 from gpt1.nn.model import GPT
+from gpt1.nn.quantize import has_int8
 from gpt1.text.tokenizer import Tokenizer
 from gpt1.text.train import train
 
@@ -71,6 +72,19 @@ def test_the_python_promise(run: str) -> None:
 
     sample = gpt1.load(run).generate("Once upon a time", max_new_tokens=5, seed=3)
     assert sample == samples(run, prompts=["Once upon a time"], max_new_tokens=5, seed=3, top_p=0.95)[0]
+
+
+@pytest.mark.skipif(not has_int8(), reason="this CPU has no 8-bit product")
+def test_8_bit_weights_write_too(run: str) -> None:
+    (sample,) = samples(run, prompts=["Once"], quantize="int8")
+    assert sample["tokens"] == 20 or sample["finish_reason"] == "end"
+
+
+def test_8_bit_weights_without_the_product_are_refused(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpt1.jobs.generate.has_int8", lambda: False)
+    with pytest.raises(UserError, match="--quantize int8: cpu has no 8-bit product") as caught:
+        samples(run, quantize="int8")
+    assert "\n" not in str(caught.value)
 
 
 def test_every_ending_says_why(run: str, says: Callable) -> None:

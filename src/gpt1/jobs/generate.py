@@ -4,11 +4,16 @@ import sys
 import time
 from typing import Any
 
+import torch
+
 from gpt1.config import Generate
+from gpt1.errors import UserError
 from gpt1.jobs import bundle
 from gpt1.jobs.console import say
 from gpt1.jobs.continuation import ROWS_AT_ONCE, Continuation, advance, check, continuations
 from gpt1.nn.model import GPT
+from gpt1.nn.quantize import has_int8, quantized
+from gpt1.nn.reading import packed
 from gpt1.train.parallel import machine
 
 
@@ -20,8 +25,9 @@ def generate(settings: Generate) -> dict[str, Any]:
     """
     check(settings)
     device, dtype = machine(settings)
+    _check_kernel(settings, device)
     model = bundle.load(settings.run)
-    body = model.body.to(device, dtype)
+    body = _made_over(model.body, settings, device, dtype)
     rows = continuations(body, model.tokenizer, settings)
     _say_what_was_cut(rows[:: settings.num], body.config.context)
     began = time.perf_counter()
@@ -52,6 +58,19 @@ def ending(reason: str, tokens: int) -> str:
         "context": "the model's context is full",
     }
     return f"[{tokens:,} tokens; {why[reason]}]"
+
+
+def _check_kernel(settings: Generate, device: torch.device) -> None:
+    if settings.quantize == "int8" and not (device.type == "cpu" and has_int8()):
+        raise UserError(
+            f"--quantize int8: {device} has no 8-bit product here; it needs a CPU with AVX-512 VNNI. Leave it out"
+        )
+
+
+def _made_over(body: GPT, settings: Generate, device: torch.device, dtype: torch.dtype) -> GPT:
+    if settings.quantize == "int8":
+        return quantized(body).to(dtype)  # rounded once, from float32
+    return packed(body.to(device, dtype))
 
 
 def _write(body: GPT, rows: list[Continuation], settings: Generate) -> None:

@@ -22,15 +22,15 @@ class KeyValues:
     def __init__(self, body: GPT, rows: int, columns: int) -> None:
         config = body.config
         shape = (config.depth, rows, config.heads, columns, config.width // config.heads)
-        self.k_LNHCd = body.tokens.weight.new_empty(shape)
-        self.v_LNHCd = body.tokens.weight.new_empty(shape)
+        self.k_NHCd = list(body.tokens.weight.new_empty(shape))
+        self.v_NHCd = list(body.tokens.weight.new_empty(shape))
         self.length = 0
         """columns filled; whoever runs the model moves it on, once all layers have written"""
 
     def update(self, layer: int, k_NHTd: Tensor, v_NHTd: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new tokens' keys and values; return those of all columns so far, new ones last."""
         stop = self.length + k_NHTd.shape[2]
-        k_NHCd, v_NHCd = self.k_LNHCd[layer], self.v_LNHCd[layer]
+        k_NHCd, v_NHCd = self.k_NHCd[layer], self.v_NHCd[layer]
         k_NHCd[:, :, self.length : stop] = k_NHTd
         v_NHCd[:, :, self.length : stop] = v_NHTd
         return k_NHCd[:, :, :stop], v_NHCd[:, :, :stop]
@@ -53,15 +53,17 @@ def decode(
     columns_C = torch.arange(longest + steps - 1, device=device)
     real_NC = columns_C >= pad_N1 if max(lengths) > min(lengths) else None
     tokens_NT = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-    seen_NV = _seen(tokens_NT, columns_C[:longest] >= pad_N1, body.config.vocabulary)
+    penalty = sampling.repetition_penalty
+    seen_NV = None if penalty == 1 else _seen(tokens_NT, columns_C[:longest] >= pad_N1, body.config.vocabulary)
     cache = KeyValues(body, len(prompts), longest + steps - 1)
     for _ in range(steps):
         logits_NV = _next_logits(body, tokens_NT, pad_N1, real_NC, cache)
-        if sampling.repetition_penalty != 1:
-            logits_NV = penalised(logits_NV, seen_NV, sampling.repetition_penalty)
+        if seen_NV is not None:
+            logits_NV = penalised(logits_NV, seen_NV, penalty)
         uniform_N = torch.tensor([stream.random() for stream in streams], dtype=torch.float64, device=device)
         tokens_NT = draw(logits_NV, sampling, uniform_N)[:, None]
-        seen_NV.scatter_(1, tokens_NT, True)
+        if seen_NV is not None:
+            seen_NV.scatter_(1, tokens_NT, True)
         yield tokens_NT[:, 0].tolist()
 
 

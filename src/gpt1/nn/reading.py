@@ -1,0 +1,56 @@
+"""The network for reading and writing only: its weights lie as the processor takes them in fastest.
+
+A step of generation reads every weight once and does little with it, so its speed is the speed of memory. oneDNN comes
+up to it from its own blocked layout, and stays a third below it from the layout that training needs.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from gpt1.nn.model import GPT
+
+Product = Callable[[Tensor, Tensor | None], nn.Module]
+"""weight (out, in), bias (out) or None -> a module like nn.Linear"""
+ROWS = 16
+"""Blocks of the layout suit products of about so many rows; those of one row and of hundreds lose nothing by it."""
+
+
+class Reading(GPT):
+    """A GPT whose matrix products, that of the output too, are modules of another make; it cannot be trained."""
+
+    def __init__(self, body: GPT, product: Product) -> None:
+        """Takes `body` over: what is not a product is shared, and its products are replaced one by one."""
+        with torch.device("meta"):
+            super().__init__(body.config)
+        self.tokens, self.positions, self.blocks = body.tokens, body.positions, body.blocks
+        for parent in list(self.blocks.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, nn.Linear):
+                    setattr(parent, name, product(child.weight.detach(), child.bias.detach()))
+        self.output = product(body.tokens.weight.detach(), None)
+        self.eval()
+
+    def logits(self, h_NTD: Tensor) -> Tensor:
+        """Scores of the next token over the vocabulary, as `GPT.logits`."""
+        return self.output(h_NTD)
+
+
+class Packed(nn.Module):
+    """x W^T + b with W in oneDNN's layout."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+        self.bias = bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+
+
+def packed(body: GPT) -> GPT:
+    """`body` made over for fast reading, where that is possible: in bfloat16 on a CPU with oneDNN; else as it is."""
+    weight = body.tokens.weight
+    can = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()
+    return Reading(body, Packed) if can and (weight.device.type, weight.dtype) == ("cpu", torch.bfloat16) else body
