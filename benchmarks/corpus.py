@@ -2,9 +2,9 @@
 
     python benchmarks/corpus.py FOLDER [--megabytes 1 10 100 1000] [--vocabulary 40300] [--spaceless 1 4 16]
 
-Every row is one `gpt1 prepare --json` in a process of its own, its peak memory told by the system (Linux). The texts of FOLDER
-are repeated up to the size asked; a repeated corpus has fewer distinct words than a real one of that size. Spaceless
-texts are those of FOLDER without a blank, and base64 of random bytes. The result goes to results/corpus.json.
+Every row is one `gpt1 prepare --json` in a process of its own, its peak memory told by the system (Linux). The texts
+of FOLDER are repeated up to the size asked; a repeated corpus has fewer distinct words than a real one of that size.
+Spaceless texts are those of FOLDER without a blank, and base64 of random bytes. The result goes to results/corpus.json.
 """
 
 import argparse

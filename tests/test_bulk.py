@@ -58,6 +58,14 @@ def test_pieces_and_forgetting_change_nothing(tokenizer: Tokenizer, monkeypatch:
     check(tokenizer, ["".join(CORPUS), "other words\r\n\r\nwith new letters xyz"])
 
 
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.sampled_from(" 1a漢'’.,-\t\n\r\u3000😀"), min_size=5))
+def test_a_text_may_be_cut_at_every_border(tokenizer: Tokenizer, text: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bulk, "PIECE", 1)
+        check(tokenizer, [text])
+
+
 @pytest.mark.parametrize(
     "text", ["a" * 10**6, "cat" * 300_000, "漢字" * 200_000, "\n" * 10**6], ids=["a", "cat", "漢", "nl"]
 )

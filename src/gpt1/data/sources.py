@@ -21,7 +21,7 @@ Piece = tuple[str, bool]
 """A part of a document, and whether the document ends with it."""
 
 BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
-LONGEST_HELD = 8 * BLOCK
+LONGEST_HELD = 2 * BLOCK
 """Characters after which a document that has no place to cut is cut where it stands, to keep memory bounded."""
 
 

@@ -21,7 +21,9 @@ from gpt1.text.tokenizer import Tokenizer, valid
 PIECE = 2_000_000
 """Characters that one thread works on at once."""
 MOST_WORDS = 1_000_000
-"""Distinct words remembered from one call to the next; past that the memory starts afresh."""
+"""Distinct words remembered from one piece to the next; past that the memory starts afresh."""
+MOST_IDS = 16 * MOST_WORDS
+"""The same of their ids: words may be long."""
 
 Piece = list[tuple[int, str]]
 """Texts, or parts of texts, each with the index of the text it belongs to."""
@@ -29,6 +31,14 @@ Ids = NDArray[np.uint32]
 Counts = NDArray[np.int64]
 
 _LINE_END = re.compile(r"[^\r\n]\n")
+_BORDERS = {
+    # Before a blank; before and after digits, which share a word with a blank at most; from a mark to a letter.
+    "bytes": re.compile(
+        r"[^ \t\x0b\x0c](?= )|[^ 0-9](?=[0-9])|[0-9](?=[^0-9])|[,.;:?!、。，](?=[A-Za-z\u4e00-\u9fff])"
+    ),
+    "gpt1": re.compile(r"[^ \t\r\n](?=[ \t\r\n])"),
+}
+"""For each kind, where a word ends in any surroundings: behind what is found."""
 
 
 def encode_bulk(tokenizer: Tokenizer, texts: list[str]) -> tuple[Ids, Counts]:
@@ -42,10 +52,14 @@ def encode_bulk(tokenizer: Tokenizer, texts: list[str]) -> tuple[Ids, Counts]:
         parts += [np.asarray(ids, np.uint32) for ids in tokenizer.encode_batch(texts)]
         sizes[:] = [len(ids) for ids in parts[1:]]
     else:
-        if _memory(tokenizer).full:
-            _memory.cache_clear()
+
+        def encode(piece: Piece) -> tuple[list[int], Counts, Ids]:
+            if _memory(tokenizer).full:
+                _memory.cache_clear()
+            return _memory(tokenizer).encode(piece)
+
         with ThreadPoolExecutor(pl.thread_pool_size()) as threads:
-            for owners, lengths, ids in threads.map(_memory(tokenizer).encode, _pieces(texts)):
+            for owners, lengths, ids in threads.map(encode, _pieces(texts, _BORDERS[tokenizer.kind])):
                 np.add.at(sizes, owners, lengths)
                 parts.append(ids)
     return np.concatenate(parts), np.concatenate(([0], np.cumsum(sizes)))
@@ -66,7 +80,7 @@ class _Memory:
 
     @property
     def full(self) -> bool:
-        return len(self._start) > MOST_WORDS
+        return len(self._start) > MOST_WORDS or len(self._ids) > MOST_IDS
 
     def encode(self, piece: Piece) -> tuple[list[int], Counts, Ids]:
         """The owner of each part in `piece`, how many ids it has, and the ids of all."""
@@ -120,11 +134,11 @@ def _gather(start: Counts, length: NDArray[np.int32], ids: Ids) -> tuple[Ids, Co
     return out, ends
 
 
-def _pieces(texts: list[str]) -> Iterator[Piece]:
+def _pieces(texts: list[str], border: re.Pattern[str]) -> Iterator[Piece]:
     piece: Piece = []
     size = 0
     for owner, text in enumerate(texts):
-        for part in _parts(text):
+        for part in _parts(text, border):
             piece.append((owner, part))
             size += len(part)
             if size >= PIECE:
@@ -134,12 +148,17 @@ def _pieces(texts: list[str]) -> Iterator[Piece]:
         yield piece
 
 
-def _parts(text: str) -> Iterator[str]:
-    """A long text in parts, cut before a newline that follows something else: there a word always ends."""
+def _parts(text: str, border: re.Pattern[str]) -> Iterator[str]:
+    """A long text in parts, cut where a word always ends: before a newline that follows something else, or else at a
+    `border`. One run of letters stays whole: its words are counted from its beginning."""
     start = 0
-    while len(text) - start > 2 * PIECE and (line_end := _LINE_END.search(text, start + PIECE)):
-        yield text[start : line_end.start() + 1]
-        start = line_end.start() + 1
+    while len(text) - start > 2 * PIECE:
+        found = _LINE_END.search(text, start + PIECE, start + 2 * PIECE) or border.search(text, start + PIECE)
+        if not found:
+            break
+        # What is found is one character; the border lies behind it.
+        yield text[start : found.start() + 1]
+        start = found.start() + 1
     yield text[start:] if start else text
 
 

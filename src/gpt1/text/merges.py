@@ -12,7 +12,7 @@ import heapq
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.signedinteger]
+Ints = NDArray[np.integer]
 RAREST = 2
 """Times a pair must be seen; a merge that one word alone asks for teaches nothing."""
 NONE = -1
