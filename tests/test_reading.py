@@ -4,11 +4,12 @@ import random
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from gpt1.config import Model
 from gpt1.nn.decode import decode
 from gpt1.nn.model import GPT
-from gpt1.nn.reading import Packed, Reading, packed
+from gpt1.nn.reading import Packed, Reading, has_packed, packed
 from gpt1.nn.sampling import Sampling
 
 TINY = Model(context=24, width=64, depth=2, heads=4, inner=128, vocabulary=50)
@@ -30,15 +31,18 @@ def test_packed_products_are_the_plain_ones() -> None:
 def test_only_bfloat16_on_a_cpu_is_packed() -> None:
     plain = body()
     assert packed(plain) is plain
-    if torch.backends.mkldnn.is_available():
+    if has_packed():
         assert isinstance(packed(body().bfloat16()), Reading)
 
 
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
+@pytest.mark.skipif(not has_packed(), reason="this PyTorch has no oneDNN")
 @torch.inference_mode()
 def test_float32_products_in_the_packed_layout_are_exact() -> None:
     plain, fast = body(), Reading(body(), Packed)
     assert torch.allclose(plain.logits(plain(IDS)), fast.logits(fast(IDS)), atol=1e-5)
+    x = torch.randn(7, 64, generator=torch.Generator().manual_seed(2))
+    up = body().blocks[0].feed_forward.up
+    assert torch.allclose(Packed(up.weight, up.bias, gelu=True)(x), F.gelu(up(x), approximate="tanh"), atol=1e-5)
     prompts = [[5], [9, 8, 7, 6, 5, 4, 3]]
     both = [
         list(decode(model, prompts, Sampling(top_p=0.9), [random.Random(row) for row in range(2)], 15))
