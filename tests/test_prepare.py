@@ -280,6 +280,29 @@ def test_a_cut_is_found_at_a_line_end_or_else_at_a_space() -> None:
         assert cut("x" * 5000) == 0
 
 
+THREADS = """
+import sys
+from gpt1.cli import main
+assert main(sys.argv[1:]) == 0
+import polars
+print(polars.thread_pool_size())
+"""
+
+
+def test_the_command_line_sets_the_number_of_threads(corpus: Path, tmp_path: Path) -> None:
+    command = ["prepare", str(corpus), "--out", str(tmp_path / "out"), "--val-fraction", "0.1", "--threads", "3"]
+    done = subprocess.run([sys.executable, "-c", THREADS, *command], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "3"
+    assert "too late" not in done.stderr
+
+
+def test_threads_asked_for_too_late_are_said_to_be(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path / "out", corpus, threads=polars.thread_pool_size() + 1)
+    assert "came too late" in capsys.readouterr().err
+
+
 # Again, interrupted, and changed
 
 

@@ -88,6 +88,9 @@ def _run(argv: list[str]) -> None:
     if command.text in given:
         given[command.text] = _read_dash(given[command.text])
     settings: Any = options.build(command.settings, command.positionals, defaults | given)
+    if settings.threads:
+        # polars' and tokenizers' pools of threads are made once, when they are imported with the job.
+        os.environ |= {"POLARS_MAX_THREADS": str(settings.threads), "RAYON_NUM_THREADS": str(settings.threads)}
     job = import_module(f"gpt1.jobs.{verb}")
     _print(job, getattr(job, verb)(settings), line.json)
 

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import polars
 from rich.console import RenderableType
 
 from gpt1 import config
@@ -77,6 +78,11 @@ def _check(settings: config.Prepare) -> None:
         )
     if settings.vocabulary and settings.tokenizer not in TRAINED:
         raise UserError(f"--vocabulary is for a tokenizer to be trained; {settings.tokenizer} has its own")
+    if settings.threads not in (0, there := polars.thread_pool_size()):
+        say(
+            f"--threads {settings.threads} came too late: polars was imported with {there}; set POLARS_MAX_THREADS and "
+            "RAYON_NUM_THREADS before Python starts"
+        )
 
 
 def _corpus(settings: config.Prepare) -> Corpus:
