@@ -19,8 +19,8 @@ TINY = Model(
 
 @pytest.fixture(autouse=True)
 def _small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sliced, "SLICE_BYTES", 1)
-    monkeypatch.setattr(sliced, "MIN_ROWS", 7)
+    monkeypatch.setattr(sliced, "SLICE_BYTES", 10_000)
+    monkeypatch.setattr(sliced, "MULTIPLE", 7)
 
 
 def random_batch(N: int = 5, T: int = 11) -> Batch:

@@ -23,12 +23,16 @@ class Net(nn.Module):
         self.blocks[0]["down"] = nn.Linear(4 * width, width)
 
 
+def give(parameter: torch.Tensor, gradient: torch.Tensor) -> None:
+    """A backward pass whose gradient is `gradient`."""
+    (parameter * gradient).sum().backward()
+
+
 def steps(model: nn.Module, optimizer: Optimizer, count: int, scale: float = 1.0) -> None:
     generator = torch.Generator().manual_seed(7)
     for step in range(count):
         for parameter in model.parameters():
-            parameter.grad = scale * torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
-        optimizer.accumulate()
+            give(parameter, scale * torch.randn(parameter.shape, generator=generator).to(parameter.dtype))
         optimizer.update(step)
 
 
@@ -45,12 +49,11 @@ def test_paper_recipe_is_adamw_on_weights_and_adam_on_the_rest() -> None:
     generator = torch.Generator().manual_seed(7)
     for step in range(5):
         for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
-            a.grad = torch.randn(a.shape, generator=generator)
-            b.grad = a.grad.clone()
+            b.grad = torch.randn(a.shape, generator=generator)
+            give(a, b.grad)
         for group in reference.param_groups:
             group["lr"] = 1e-2 * learning_rate(step, 10, settings)
         reference.step()
-        optimizer.accumulate()
         optimizer.update(step)
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b)
@@ -66,12 +69,9 @@ def test_muon_is_torch_muon_with_qkv_in_three() -> None:
     optimizer = Optimizer(model, settings, steps=10**9)
     for step in range(3):
         gradient = torch.randn(36, 12)
-        for parameter in model.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-        block["qkv"].weight.grad = gradient  # type: ignore[index]
+        give(block["qkv"].weight, gradient)  # type: ignore[index]
         for part, grad in zip(parts, gradient.chunk(3), strict=True):
             part.grad = grad.clone()
-        optimizer.accumulate()
         optimizer.update(step)
         reference.step()
     # Both iterate in bfloat16, in different orders of operations.
@@ -90,8 +90,7 @@ def test_accumulated_gradients_are_summed_in_fp32() -> None:
     optimizer = Optimizer(model, Optim(), steps=10)
     for value in (256.0, 1.0):  # bfloat16 cannot hold 257
         for parameter in model.parameters():
-            parameter.grad = torch.full_like(parameter, value)
-        optimizer.accumulate()
+            give(parameter, torch.full_like(parameter, value))
     assert all((m.grad == 257).all() for m in optimizer.masters.values() if m.grad is not None)
 
 

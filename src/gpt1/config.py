@@ -136,6 +136,8 @@ class Pretrain(Command):
     """updates between checkpoints; 0 saves with every validation"""
     sample: str = ""
     """text that the samples shown at validation begin with"""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """fused kernels by PyTorch's compiler; auto: where a compiler is found and the run is long enough to repay it"""
     model: Model = field(default_factory=Model)
     optim: Optim = field(default_factory=Optim)
 

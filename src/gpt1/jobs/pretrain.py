@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import RenderableType
@@ -28,13 +28,15 @@ from gpt1.train import checkpoint
 from gpt1.train.log import Log, read
 from gpt1.train.loop import Report, train
 from gpt1.train.optim import Optimizer, learning_rate
-from gpt1.train.parallel import machine
+from gpt1.train.parallel import compiler_error, fuse, machine
 
 EVALUATIONS = 10
 """Validations in a run, unless told otherwise."""
 EVALUATION_WINDOWS = 64
 """Windows an interim validation looks at; the last validation looks at everything."""
 SAMPLE_TOKENS = 40
+LONG_MINUTES, LONG_WORK = 5.0, 3e14
+"""Minutes, or floating-point operations, of a run that repays half a minute of compiling."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class Run:
 
     def validate(self, step: int, limit: int = 0) -> dict[str, float]:
         """Log and return the validation loss; `limit` windows give an estimate. Raises RunFailed if it is no number."""
-        found = likelihood(self.model.body, self.data.val, self.data.tokenizer.end_id, limit)
+        with torch.compiler.set_stance("force_eager"):  # its shapes are not those of training
+            found = likelihood(self.model.body, self.data.val, self.data.tokenizer.end_id, limit)
         if not math.isfinite(found.nats_per_token):
             raise RunFailed(
                 f"update {step:,}: the validation loss is not a number any more; "
@@ -69,7 +72,8 @@ class Run:
     def sample(self, step: int) -> str:
         """Log and return a short text from the model as it is."""
         model = bundle.Bundle(self.model.body.eval(), self.data.tokenizer, {})
-        found = model.generate(self.settings.sample, max_new_tokens=SAMPLE_TOKENS, seed=self.settings.seed)
+        with torch.compiler.set_stance("force_eager"):
+            found = model.generate(self.settings.sample, max_new_tokens=SAMPLE_TOKENS, seed=self.settings.seed)
         self.log.add(step, sample=self.settings.sample + found["text"])
         return self.settings.sample + found["text"]
 
@@ -139,6 +143,7 @@ def _begin(settings: Pretrain, data: Data, device: torch.device, dtype: torch.dt
     folder = Path(settings.out)
     if (folder / "config.json").exists() and not (folder / "settings.json").exists():
         raise UserError(f"{folder} holds a model that was not pre-trained here; choose another --out")
+    settings = replace(settings, compile=_compiling(settings, data, device))
     if settings.minutes:
         settings = replace(settings, steps=_steps_in_time(settings, data, device, dtype, began))
     elif not settings.steps:
@@ -146,6 +151,22 @@ def _begin(settings: Pretrain, data: Data, device: torch.device, dtype: torch.dt
     checkpoint.clear(folder)  # or a stop before the first save would go on from an older run's state
     write_json(folder / "settings.json", dataclasses.asdict(settings))
     return settings
+
+
+def _compiling(settings: Pretrain, data: Data, device: torch.device) -> Literal["on", "off"]:
+    """Whether to compile this run. Raises UserError if that was asked for and cannot be."""
+    model, steps = settings.model, settings.steps or steps_of_epochs(settings, data)
+    weights = model.depth * (4 * model.width**2 + 2 * model.width * model.inner) + model.vocabulary * model.width
+    work = 6 * weights * steps * settings.batch * model.context
+    is_long = settings.minutes >= LONG_MINUTES if settings.minutes else work >= LONG_WORK
+    if settings.compile == "off" or (settings.compile == "auto" and not is_long):
+        return "off"
+    if not (error := compiler_error(device)):
+        return "on"
+    if settings.compile == "on":
+        raise UserError(f"--compile on: the compiler does not work here ({error}); use --compile off")
+    say(f"training without compiled kernels: the compiler does not work here ({error})")
+    return "off"
 
 
 def _train(run: Run, start: int) -> None:
@@ -208,6 +229,8 @@ def _build(settings: Pretrain, steps: int, device: torch.device, dtype: torch.dt
     # The optimizer copies its fp32 masters before the weights lose precision.
     model = LanguageModel(body).to(device)
     optimizer = Optimizer(model, settings.optim, steps)
+    if settings.compile == "on":
+        fuse(model.body.blocks, device)
     return model.to(dtype), optimizer
 
 

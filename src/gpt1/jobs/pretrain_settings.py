@@ -20,7 +20,7 @@ LEAST = {"model.context": 2, "model.width": 1, "model.depth": 1, "model.heads": 
 SHARES = {f"model.{where}_dropout" for where in ("embedding", "residual", "attention")}
 SHARES |= {"optim.beta1", "optim.beta2", "optim.momentum"}
 """Settings that are at least 0 and less than 1."""
-FREE = {"data", "out", "fresh", "device", "threads", "eval_every", "save_every", "sample", *LENGTHS}
+FREE = {"data", "out", "fresh", "device", "threads", "eval_every", "save_every", "sample", "compile", *LENGTHS}
 """Settings that may differ when a run goes on: they do not change its weights, or were fixed when it began."""
 
 
@@ -83,7 +83,7 @@ def recorded(settings: Pretrain, data: Data, state: Path) -> Pretrain:
             f"{settings.out} was begun with --steps {began['steps']}, and its learning rate falls to 0 there; "
             f"to train further, --init {settings.out} with another --out"
         )
-    return replace(settings, steps=began["steps"])  # type: ignore[arg-type]
+    return replace(settings, steps=began["steps"], compile=began.get("compile", "off"))  # type: ignore[arg-type]
 
 
 def steps_of_epochs(settings: Pretrain, data: Data) -> int:

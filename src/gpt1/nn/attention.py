@@ -1,12 +1,20 @@
 """Causal attention by the fastest exact route: fused kernels, or batched products where those win.
 
-On a CPU the fused kernel's backward is several times slower than four batched matrix products as long as the
+On a CPU the fused kernel's backward is several times slower than batched matrix products as long as the
 T x T weights fit in memory, and it has no dropout at all; `docs/benchmarks.md` has the figures.
+
+Legend: N sequences, H heads, B = N H, T tokens, S tokens seen so far, d width of a head.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from gpt1.nn import kernels
+from gpt1.nn.layers import Mask
 
 PRODUCTS_UP_TO = 1024
 """Longest sequence whose attention weights are held while training on a CPU."""
@@ -19,9 +27,13 @@ def causal_attention(
 
     Without a mask, query t sees keys 0 .. t; a single query (T = 1) sees every key.
     """
-    T = q_NHTd.shape[2]
+    N, H, T, d = q_NHTd.shape
     if mask_NTS is None and q_NHTd.requires_grad and q_NHTd.device.type == "cpu" and T <= PRODUCTS_UP_TO:
-        return _by_products(q_NHTd, k_NHSd, v_NHSd, dropout)
+        q_BTd, k_BTd, v_BTd = (x.reshape(N * H, T, d) for x in (q_NHTd, k_NHSd, v_NHSd))
+        shape_BTT, again = torch.Size((N * H, T, T)), kernels.worth_it(q_NHTd)
+        mask = Mask(shape_BTT, q_NHTd.dtype, dropout, again) if dropout else torch.nn.Identity()
+        a_BTd: Tensor = _ByProducts.apply(q_BTd, k_BTd, v_BTd, mask)
+        return a_BTd.view(N, H, T, d)
     mask_N1TS = None if mask_NTS is None else mask_NTS[:, None]
     # One new token may look at everything; more of them without a mask start from an empty cache.
     causal = mask_NTS is None and T > 1
@@ -30,9 +42,24 @@ def causal_attention(
     )
 
 
-def _by_products(q_NHTd: Tensor, k_NHTd: Tensor, v_NHTd: Tensor, dropout: float) -> Tensor:
-    N, H, T, d = q_NHTd.shape
-    q_BTd, k_BTd, v_BTd = (x.reshape(N * H, T, d) for x in (q_NHTd, k_NHTd, v_NHTd))
-    future_TT = torch.full((T, T), float("-inf"), dtype=q_NHTd.dtype, device=q_NHTd.device).triu(1)
-    weights_BTT = torch.baddbmm(future_TT, q_BTd, k_BTd.mT, alpha=d**-0.5).softmax(-1)
-    return (F.dropout(weights_BTT, dropout) @ v_BTd).view(N, H, T, d)
+class _ByProducts(torch.autograd.Function):
+    """Four products forward and backward; of the T x T tensors only the softmax p is kept between them."""
+
+    @staticmethod
+    def forward(ctx: Any, q_BTd: Tensor, k_BTd: Tensor, v_BTd: Tensor, dropped: Callable[[Tensor], Tensor]) -> Tensor:
+        T, d = q_BTd.shape[1:]
+        future_TT = torch.full((T, T), float("-inf"), dtype=q_BTd.dtype).triu(1)
+        s_BTT = torch.baddbmm(future_TT, q_BTd, k_BTd.mT, alpha=d**-0.5)
+        p_BTT = torch.softmax(s_BTT, -1, out=s_BTT)
+        ctx.save_for_backward(q_BTd, k_BTd, v_BTd, p_BTT)
+        ctx.dropped = dropped
+        return dropped(p_BTT) @ v_BTd
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q_BTd, k_BTd, v_BTd, p_BTT = ctx.saved_tensors
+        grad_v_BTd = ctx.dropped(p_BTT).mT @ grads[0]
+        grad_p_BTT = ctx.dropped(grads[0] @ v_BTd.mT)
+        grad_s_BTT = torch._softmax_backward_data(grad_p_BTT, p_BTT, -1, p_BTT.dtype)
+        scale = q_BTd.shape[2] ** -0.5
+        return (grad_s_BTT @ k_BTd).mul_(scale), (grad_s_BTT.mT @ q_BTd).mul_(scale), grad_v_BTd, None

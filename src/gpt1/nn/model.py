@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gpt1.config import Model
 from gpt1.nn.attention import causal_attention
+from gpt1.nn.layers import Dropout, Linear, gelu
 
 EPSILON = 1e-5
 INIT_STD = 0.02
@@ -32,8 +33,8 @@ class Attention(nn.Module):
     def __init__(self, config: Model, layer: int) -> None:
         super().__init__()
         self.layer, self.heads, self.dropout = layer, config.heads, config.attention_dropout
-        self.qkv = nn.Linear(config.width, 3 * config.width)
-        self.out = nn.Linear(config.width, config.width)
+        self.qkv = Linear(config.width, 3 * config.width)
+        self.out = Linear(config.width, config.width)
 
     def forward(self, x_NTD: Tensor, mask_NTS: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         N, T, D = x_NTD.shape
@@ -50,11 +51,11 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: Model) -> None:
         super().__init__()
-        self.up = nn.Linear(config.width, config.inner)
-        self.down = nn.Linear(config.inner, config.width)
+        self.up = Linear(config.width, config.inner)
+        self.down = Linear(config.inner, config.width)
 
     def forward(self, x_NTD: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x_NTD), approximate="tanh"))
+        return self.down(gelu(self.up(x_NTD)))
 
 
 class Block(nn.Module):
@@ -66,7 +67,7 @@ class Block(nn.Module):
         self.attention_norm = nn.LayerNorm(config.width, EPSILON)
         self.feed_forward = FeedForward(config)
         self.feed_forward_norm = nn.LayerNorm(config.width, EPSILON)
-        self.dropout = nn.Dropout(config.residual_dropout)
+        self.dropout = Dropout(config.residual_dropout)
 
     def forward(self, x_NTD: Tensor, mask_NTS: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         n_NTD = self.attention_norm(x_NTD + self.dropout(self.attention(x_NTD, mask_NTS, cache)))
@@ -81,7 +82,7 @@ class GPT(nn.Module):
         self.config = config
         self.tokens = nn.Embedding(config.vocabulary, config.width)
         self.positions = nn.Embedding(config.context, config.width)
-        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.dropout = Dropout(config.embedding_dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
 
     def forward(

@@ -73,7 +73,7 @@ def train(
         counts: Counter[str] = Counter()
         for batch in micro_batches:
             counts.update(model.counts(batch))
-        sums = [_backward(model, batch.to(device), optimizer, weights, counts) for batch in micro_batches]
+        sums = [_backward(model, batch.to(device), weights, counts) for batch in micro_batches]
         grad_norm = optimizer.update(step)
         losses = {name: sum(s[name].item() for s in sums) / counts[name] for name in sums[0]}
         tokens = sum(int((batch.targets_NKT != IGNORE).sum()) for batch in micro_batches)
@@ -86,11 +86,8 @@ def train(
             )
 
 
-def _backward(
-    model: Objective, batch: Batch, optimizer: Optimizer, weights: dict[str, float], counts: Counter[str]
-) -> dict[str, Tensor]:
+def _backward(model: Objective, batch: Batch, weights: dict[str, float], counts: Counter[str]) -> dict[str, Tensor]:
     sums = model(batch)
     terms = [weights[name] * value / max(1, counts[name]) for name, value in sums.items() if weights.get(name)]
     torch.stack(terms).sum().backward()
-    optimizer.accumulate()
     return {name: value.detach() for name, value in sums.items()}

@@ -1,5 +1,6 @@
 """From gradients to weights: fp32 masters, the two recipes' optimizers, and the learning rate's course."""
 
+import functools
 import math
 
 import torch
@@ -13,7 +14,8 @@ class Optimizer:
     """Adam, or Muon with AdamW beside it, over fp32 masters of a model whose weights may be bfloat16.
 
     A model in bfloat16 computes fast but cannot add small steps to its weights; the masters can. Gradients of the
-    micro-batches are summed in fp32 (`accumulate`), clipped by their global norm and applied (`update`).
+    micro-batches are summed in fp32 as each backward pass hands them over, clipped by their global norm and applied
+    (`update`).
     """
 
     def __init__(self, model: nn.Module, settings: Optim, steps: int) -> None:
@@ -21,8 +23,11 @@ class Optimizer:
         self.weights = dict(model.named_parameters())
         self.masters = {name: _master(weight) for name, weight in self.weights.items()}
         self.gradients = {name: torch.zeros_like(master) for name, master in self.masters.items()}
+        self.taken: set[str] = set()
+        """names whose gradient holds something of this update"""
         for name, master in self.masters.items():
             master.grad = self.gradients[name]
+            self.weights[name].register_post_accumulate_grad_hook(functools.partial(self._take, name))
         hidden = {n: m for n, m in self.masters.items() if settings.method == "muon" and _is_hidden_matrix(n, m)}
         rest = {n: m for n, m in self.masters.items() if n not in hidden}
         self.muon = Muon(hidden, settings.momentum, settings.weight_decay)
@@ -32,25 +37,30 @@ class Optimizer:
             lr=settings.lr, betas=(settings.beta1, settings.beta2), eps=1e-8, fused=True,
         )  # fmt: skip
 
-    def accumulate(self) -> None:
-        """Add the model's gradients to the masters', and clear them."""
-        fresh = {name: weight.grad.float() for name, weight in self.weights.items() if weight.grad is not None}
-        torch._foreach_add_([self.gradients[name] for name in fresh], list(fresh.values()))
-        for weight in self.weights.values():
-            weight.grad = None
+    def _take(self, name: str, weight: Tensor) -> None:
+        """Move a gradient that a backward pass has just finished to its master, and free it."""
+        assert weight.grad is not None, "called once the gradient is there"
+        if name in self.taken:
+            self.gradients[name].add_(weight.grad)
+        else:
+            self.gradients[name].copy_(weight.grad)  # one pass fewer than adding to zeros
+        self.taken.add(name)
+        weight.grad = None
 
     def update(self, step: int) -> float:
         """Make update number `step` (from 0) and return the global gradient norm before clipping.
 
         A norm that is not finite changes nothing: no weight, no moment.
         """
+        for name in self.gradients.keys() - self.taken:
+            self.gradients[name].zero_()
+        self.taken.clear()
         gradients = list(self.gradients.values())
         norm = torch.nn.utils.get_total_norm(gradients)
         if math.isfinite(value := norm.item()):
             if 0 < self.settings.clip < value:
                 torch._foreach_mul_(gradients, self.settings.clip / value)
             self._apply(learning_rate(step, self.steps, self.settings))
-        torch._foreach_zero_(gradients)
         return value
 
     def _apply(self, share: float) -> None:

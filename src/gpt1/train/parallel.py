@@ -5,9 +5,11 @@ import os
 import sys
 
 import torch
+from torch import nn
 
 from gpt1.config import Command
 from gpt1.errors import UserError
+from gpt1.nn import kernels
 
 MALLOPT = {-1: 2**31 - 1, -2: 2**26, -3: 2**30}
 """glibc's M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD, in bytes."""
@@ -18,13 +20,31 @@ def machine(settings: Command) -> tuple[torch.device, torch.dtype]:
 
     Raises UserError for a device that is not there.
     """
-    _keep_pages()
+    keep_pages()
     torch.set_num_threads(settings.threads or len(_cores()))
     torch.manual_seed(settings.seed)
     device = _device(settings.device)
     if settings.dtype == "auto":
         return device, torch.bfloat16 if _has_bf16(device) else torch.float32
     return device, torch.bfloat16 if settings.dtype == "bf16" else torch.float32
+
+
+def compiler_error(device: torch.device) -> str:
+    """Why torch.compile does not work for this device, in one line; empty if it does. Takes seconds, the first time."""
+    try:
+        torch.compile(torch.neg)(torch.zeros(64, device=device))
+    except Exception as error:  # whatever a missing or broken toolchain brings up
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return ""
+
+
+def fuse(blocks: nn.ModuleList, device: torch.device) -> None:
+    """Compile what training goes through: on a CPU the functions of `nn.kernels`, elsewhere each block as a whole."""
+    if device.type == "cpu":
+        kernels.compiled(True)
+        return
+    for block in blocks:
+        block.compile()
 
 
 def _device(name: str) -> torch.device:
@@ -53,7 +73,7 @@ def _cores() -> set[int]:
     return set(range(os.cpu_count() or 1))
 
 
-def _keep_pages() -> None:
+def keep_pages() -> None:
     # A training step frees and asks again for the same large tensors; glibc gives their pages back to the kernel
     # in between, and every step would pay for clearing them anew. Keeping them is worth a third of the time.
     if sys.platform != "linux":
