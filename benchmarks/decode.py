@@ -1,8 +1,11 @@
-"""Tokens per second of text generation, one sequence at a time and in a batch, beside transformers' openai-gpt.
+"""Generation beside transformers: tokens per second, the wait for a first token, and what 8-bit weights change.
 
-Random weights, with a gain that makes the distribution about as peaked as a trained model's. `python
-benchmarks/decode.py` prints the figures and writes benchmarks/results/decode.json. Transformers keeps no keys and
-values for this architecture, so each of its steps reads the whole text again; its number format is the same as ours.
+`python benchmarks/decode.py` measures random networks of the presets' sizes, with a gain that makes their distributions
+about as peaked as a trained model's, and writes benchmarks/results/decode.json; `--only` measures some parts again and
+keeps the others' figures. `--agree RUN TEXT` compares the 8-bit weights of a trained run with the others on a text.
+
+The peers are `openai-gpt`, the same network with the same weights, for which transformers keeps no keys and values, so
+each step reads the whole text again; and `gpt2` of the same size, which keeps them. All are greedy but for "top-p".
 """
 
 import argparse
@@ -12,91 +15,193 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from gpt1.config import PRESETS, Command, Model
+from gpt1.jobs import bundle
 from gpt1.jobs.hugging_face import to_hf, to_hf_config
 from gpt1.nn.decode import decode
 from gpt1.nn.model import GPT, INIT_STD
+from gpt1.nn.quantize import has_int8, quantized
+from gpt1.nn.reading import packed
 from gpt1.nn.sampling import Sampling
 from gpt1.train.parallel import machine
-from record import record
+from record import RESULTS, record
 
-PROMPT, REPEATS = 16, 5
-GREEDY, USUAL = Sampling(temperature=0), Sampling(top_p=0.95)
+Writer = Callable[[int, int, int], None]
+"""texts, tokens of each prompt, new tokens of each -> nothing; the time is what counts"""
+PROMPT, NEW, CONTEXT, REPEATS, MANY = 32, 128, 512, 5, 16
+GREEDY, TOP_P = Sampling(temperature=0), Sampling(top_p=0.95)
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+PARTS = {"gpt1 bf16": 40_478, "gpt1 fp32": 40_478, "small bf16": 8_192}
+"""Preset and number format of a part -> its vocabulary."""
+WINDOWS = 64
+"""Stretches of a context's length that --agree reads."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--new", type=int, default=96, help="tokens to write")
-    parser.add_argument("--dtype", default="auto", choices=["auto", "bf16", "fp32"])
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--only", nargs="*", choices=PARTS, help="parts to measure (default: all)")
+    parser.add_argument("--agree", nargs=2, metavar=("RUN", "TEXT"), help="a trained run and a file it has not read")
     asked = parser.parse_args()
-    device, dtype = machine(Command(device=asked.device, dtype=asked.dtype))
-    rows = {
-        name: measure(network(replace(PRESETS[name], vocabulary=vocabulary)), device, dtype, asked.new)
-        for name, vocabulary in (("gpt1", 40_478), ("small", 8_192))
-    }
-    result = {
-        "device": str(device), "threads": torch.get_num_threads(), "dtype": str(dtype),
-        "prompt": PROMPT, "new_tokens": asked.new, "tokens_per_second": rows,
-    }  # fmt: skip
+    device, _ = machine(Command(device=asked.device))
+    parts = [] if asked.agree else asked.only or list(PARTS)
+    measured: dict[str, Any] = {part: measure(part, device) for part in parts}
+    if asked.agree:
+        measured["agreement"] = agreement(*map(Path, asked.agree))
+    about = {"device": str(device), "threads": torch.get_num_threads(), "prompt": PROMPT, "new_tokens": NEW}
+    result = _kept() | about | measured
     record("decode", "python benchmarks/decode.py", result)
-    print(json.dumps(result, indent=2))
+    print(json.dumps(measured, indent=2))
+
+
+def _kept() -> dict[str, Any]:
+    path = RESULTS / "decode.json"
+    old = json.loads(path.read_text()).get("result", {}) if path.exists() else {}
+    return {part: figures for part, figures in old.items() if part in (*PARTS, "agreement")}
+
+
+def measure(part: str, device: torch.device) -> dict[str, dict[str, float]]:
+    """Figures of each writer: tokens/s of one text and of 16, ms to a first token, tokens/s of reading 512."""
+    preset, dtype = part.split()
+    model = PRESETS[preset]  # type: ignore[index]
+    context = min(CONTEXT, model.context)
+    writers = all_writers(replace(model, vocabulary=PARTS[part]), device, DTYPES[dtype])
+    cases = {
+        "tokens_per_second": (1, PROMPT, NEW),
+        f"tokens_per_second_{MANY}": (MANY, PROMPT, NEW),
+        "first_token_ms": (1, PROMPT, 1),
+        f"prefill_{context}_tokens_per_second": (1, context, 1),
+    }
+    figures: dict[str, dict[str, float]] = {writer: {} for writer in writers}
+    for case, (rows, prompt, new) in cases.items():
+        for name, seconds in by_turns(writers, device, rows, prompt, new).items():
+            unit = 1000 * seconds if case.endswith("ms") else rows * (prompt if new == 1 else new) / seconds
+            figures[name][case] = round(unit, 1)
+    return figures
+
+
+def by_turns(writers: dict[str, Writer], device: torch.device, rows: int, prompt: int, new: int) -> dict[str, float]:
+    """Median seconds of each writer. In turns, so that a busy moment of the machine falls on all of them."""
+    for write in writers.values():
+        write(rows, prompt, min(new, 3))
+    seconds: dict[str, list[float]] = {name: [] for name in writers}
+    for turn in range(REPEATS):
+        for name, write in writers.items():
+            if turn == 0 or seconds[name][0] < 10:  # reading 16 texts again at every step takes minutes
+                seconds[name].append(timed(device, partial(write, rows, prompt, new)))
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def all_writers(model: Model, device: torch.device, dtype: torch.dtype) -> dict[str, Writer]:
+    """Ours by way of writing, then the peers."""
+    ours = packed(network(model).to(device, dtype))
+    writers = {"gpt1": _ours(ours, GREEDY), "gpt1, top-p": _ours(ours, TOP_P)}
+    if device.type == "cpu" and has_int8() and dtype == torch.bfloat16:
+        writers["gpt1, int8"] = _ours(quantized(network(model)).to(dtype), GREEDY)
+    writers["transformers openai-gpt"] = _theirs(openai_gpt(network(model)).to(device, dtype))
+    writers["transformers gpt2"] = _theirs(gpt2(model).to(device, dtype))
+    return writers
 
 
 @torch.no_grad()
 def network(model: Model) -> GPT:
     """A random GPT whose next-token distribution has logits some 4 nats apart."""
-    body = GPT(model).init_weights(torch.Generator().manual_seed(1))
+    body = GPT(model).init_weights(torch.Generator().manual_seed(1)).eval()
     body.blocks[-1].feed_forward_norm.weight.fill_(4 / (INIT_STD * model.width**0.5))
     return body
 
 
-def measure(body: GPT, device: torch.device, dtype: torch.dtype, new: int) -> dict[str, float]:
-    """Tokens per second by way of writing."""
-    theirs = transformers_model(body).to(device, dtype).eval()
-    body = body.to(device, dtype).eval()
-    prompt = list(range(1, PROMPT + 1))
-    ids = torch.tensor([prompt], device=device)
-
-    def ours(rows: int, sampling: Sampling) -> None:
-        streams = [random.Random(row) for row in range(rows)]
-        for _ in decode(body, [prompt] * rows, sampling, streams, new):
-            pass
-
-    def peer() -> None:
-        theirs.generate(ids, max_new_tokens=new, min_new_tokens=new, do_sample=False)
-
-    ways = {
-        "greedy": (new, lambda: ours(1, GREEDY)),
-        "top_p": (new, lambda: ours(1, USUAL)),
-        "batch_16": (16 * new, lambda: ours(16, USUAL)),
-        "transformers": (new, peer),
-    }
-    # In turns, so that a busy moment of the machine falls on all of them.
-    seconds = [{name: timed(work, device) for name, (_, work) in ways.items()} for _ in range(1 + REPEATS)][1:]
-    return {name: round(n / statistics.median(s[name] for s in seconds), 1) for name, (n, _) in ways.items()}
-
-
-def transformers_model(body: GPT) -> torch.nn.Module:
+def openai_gpt(body: GPT) -> Any:
     """The same weights in the peer."""
     from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
     model = OpenAIGPTLMHeadModel(OpenAIGPTConfig(**to_hf_config(body.config, {"end": 0, "pad": 0})))
     model.load_state_dict(to_hf(body), strict=False)
     model.tie_weights()
-    return model
+    return model.eval()
 
 
-def timed(work: Callable[[], None], device: torch.device) -> float:
+def gpt2(model: Model) -> Any:
+    """A random peer of the same size, which keeps keys and values."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    shape = {"n_positions": model.context, "n_embd": model.width, "n_layer": model.depth, "n_head": model.heads}
+    return GPT2LMHeadModel(GPT2Config(vocab_size=model.vocabulary, bos_token_id=0, eos_token_id=0, **shape)).eval()
+
+
+def _ours(body: GPT, sampling: Sampling) -> Writer:
+    def write(rows: int, prompt: int, new: int) -> None:
+        streams = [random.Random(row) for row in range(rows)]
+        for _ in decode(body, [_prompt(prompt)] * rows, sampling, streams, new):
+            pass
+
+    return write
+
+
+def _theirs(model: Any) -> Writer:
+    def write(rows: int, prompt: int, new: int) -> None:
+        ids = torch.tensor([_prompt(prompt)] * rows, device=model.device)
+        seen = torch.ones_like(ids)
+        model.generate(
+            ids, attention_mask=seen, max_new_tokens=new, min_new_tokens=new, do_sample=False, pad_token_id=0
+        )
+
+    return write
+
+
+def _prompt(tokens: int) -> list[int]:
+    return list(range(1, tokens + 1))
+
+
+def timed(device: torch.device, work: Callable[[], None]) -> float:
     """Seconds that `work` takes."""
     began = time.perf_counter()
     work()
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - began
+
+
+@torch.inference_mode()
+def agreement(run: Path, text: Path) -> dict[str, Any]:
+    """How bf16 differs from fp32, and int8 from bf16, in predicting each token of a text from the true ones before it.
+
+    `same` is the share of equal most probable tokens, `kl` the mean divergence and `loss` the added loss, nats a token.
+    """
+    model = bundle.load(run)
+    context = model.body.config.context
+    ids = torch.tensor(model.tokenizer.encode(text.read_text())[: WINDOWS * context])
+    ids_NT = ids[: len(ids) // context * context].view(-1, context)
+    exact = _log_p(model.body, ids_NT)
+    int8 = _log_p(quantized(bundle.load(run).body).bfloat16(), ids_NT)
+    bf16 = _log_p(packed(model.body.bfloat16()), ids_NT)
+    return {
+        "tokens": ids_NT[:, 1:].numel(), "fp32_nats": _nats(exact, ids_NT),
+        "bf16_from_fp32": _differences(exact, bf16, ids_NT), "int8_from_bf16": _differences(bf16, int8, ids_NT),
+    }  # fmt: skip
+
+
+def _log_p(body: nn.Module, ids_NT: Tensor) -> Tensor:
+    return torch.cat([body.logits(body(row_NT[:, :-1])).float().log_softmax(-1) for row_NT in ids_NT.split(8)])
+
+
+def _nats(log_p_NTV: Tensor, ids_NT: Tensor) -> float:
+    return -float(log_p_NTV.gather(-1, ids_NT[:, 1:, None]).double().mean())
+
+
+def _differences(old_NTV: Tensor, new_NTV: Tensor, ids_NT: Tensor) -> dict[str, float]:
+    same = (old_NTV.argmax(-1) == new_NTV.argmax(-1)).double().mean()
+    kl = F.kl_div(new_NTV.double(), old_NTV.double(), log_target=True, reduction="none").sum(-1).mean()
+    loss = _nats(new_NTV, ids_NT) - _nats(old_NTV, ids_NT)
+    return {"same": round(float(same), 4), "kl": round(float(kl), 6), "loss": round(loss, 6)}
 
 
 if __name__ == "__main__":

@@ -44,7 +44,8 @@ def test_a_row_depends_on_no_other_row_and_zeros_are_zeros() -> None:
     x[0, 0], x[2] = 0, x[2] * 1e4
     together = product(x)
     assert torch.equal(together[0, 0], product.bias_O)
-    assert torch.equal(together[1:2, 1:3], product(x[1:2, 1:3]))
+    for rows in range(1, 6):
+        assert torch.allclose(together[1:2, :rows], product(x[1:2, :rows]), rtol=1e-6, atol=1e-5)
 
 
 def test_number_formats_pass_through() -> None:

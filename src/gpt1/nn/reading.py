@@ -23,9 +23,9 @@ class Reading(GPT):
 
     def __init__(self, body: GPT, product: Product) -> None:
         """Takes `body` over: what is not a product is shared, and its products are replaced one by one."""
-        with torch.device("meta"):
-            super().__init__(body.config)
-        self.tokens, self.positions, self.blocks = body.tokens, body.positions, body.blocks
+        nn.Module.__init__(self)
+        self.config, self.tokens, self.positions = body.config, body.tokens, body.positions
+        self.dropout, self.blocks = body.dropout, body.blocks
         for parent in list(self.blocks.modules()):
             for name, child in list(parent.named_children()):
                 if isinstance(child, nn.Linear):
