@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from gpt1.nn.model import GPT
+from gpt1.nn.model import GPT, Block
 
 Product = Callable[[Tensor, Tensor | None], nn.Module]
 """weight (out, in), bias (out) or None -> a module like nn.Linear"""
@@ -57,9 +57,11 @@ def packed(body: GPT) -> GPT:
     weight = body.tokens.weight
     if (weight.device.type, weight.dtype) != ("cpu", torch.bfloat16) or not has_packed():
         return body
-    for block in body.blocks:
-        up, down = block.feed_forward.up, block.feed_forward.down
-        block.feed_forward = nn.Sequential(Packed(up.weight, up.bias, gelu=True), Packed(down.weight, down.bias))
+    for block in list(body.modules()):
+        if isinstance(block, Block):
+            up, down = block.feed_forward.up, block.feed_forward.down
+            fed = nn.Sequential(Packed(up.weight, up.bias, gelu=True), Packed(down.weight, down.bias))
+            block.register_module("feed_forward", fed)
     return Reading(body, Packed)
 
 

@@ -1,6 +1,6 @@
 """Which token comes next: logits -> what may be drawn, how probably -> one token.
 
-Legend: N sequences, V vocabulary, K tokens in falling order of probability.
+Legend: N sequences, M of them, V vocabulary, K tokens in falling order of probability.
 """
 
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-HEAD = 1024
+HEADS = (64, 1024)
 """The nucleus is looked for among so many tokens first: sorting a whole vocabulary costs as much as three blocks."""
 
 
@@ -38,8 +38,8 @@ def probabilities(logits_NV: Tensor, sampling: Sampling) -> Tensor:
     Tokens as probable as the last one kept are kept too, so the result depends on no order of the vocabulary.
     """
     # The largest logit is taken off first, since a small temperature would make it infinite.
-    logits_NV = logits_NV.double() - logits_NV.amax(-1, keepdim=True)
-    p_NV = (logits_NV / sampling.temperature).softmax(-1)
+    wide_NV = logits_NV.double().sub_(logits_NV.amax(-1, keepdim=True))
+    p_NV = wide_NV.div_(sampling.temperature).softmax(-1)
     if 0 < sampling.top_k < p_NV.shape[-1]:
         p_NV = _at_least(p_NV, p_NV.topk(sampling.top_k).values[:, -1:])
     if sampling.top_p < 1:
@@ -64,13 +64,19 @@ def draw(logits_NV: Tensor, sampling: Sampling, uniform_N: Tensor) -> Tensor:
 
 def _at_least(p_NV: Tensor, floor_N1: Tensor) -> Tensor:
     p_NV = p_NV.where(p_NV >= floor_N1, 0.0)
-    return p_NV / p_NV.sum(-1, keepdim=True)
+    return p_NV.div_(p_NV.sum(-1, keepdim=True))
 
 
 def _nucleus_floor(p_NV: Tensor, top_p: float) -> Tensor:
     """The probability of the last token that top-p keeps: before it, less than `top_p` has been gathered."""
-    sorted_NK = p_NV.topk(min(HEAD, p_NV.shape[-1])).values
-    if sorted_NK.sum(-1).min() < top_p:
-        sorted_NK = p_NV.sort(dim=-1, descending=True).values
-    before_NK = sorted_NK.cumsum(-1) - sorted_NK
-    return sorted_NK.gather(-1, (before_NK < top_p).sum(-1, keepdim=True) - 1)
+    V = p_NV.shape[-1]
+    floor_N1 = torch.zeros_like(p_NV[:, :1])
+    open_N = torch.ones_like(floor_N1[:, 0], dtype=torch.bool)
+    for size in (*(head for head in HEADS if head < V), V):
+        sorted_MK = (p_NV if open_N.all() else p_NV[open_N]).topk(size).values
+        before_MK = sorted_MK.cumsum(-1) - sorted_MK
+        floor_N1[open_N] = sorted_MK.gather(-1, (before_MK < top_p).sum(-1, keepdim=True) - 1)
+        open_N[open_N.clone()] = sorted_MK.sum(-1) < top_p
+        if not open_N.any():
+            break
+    return floor_N1
