@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from gpt1 import __version__
 from gpt1.config import Generate, Model
@@ -105,9 +106,8 @@ def load(path: str | Path) -> Bundle:
     """
     folder = Path(path)
     info, model = read_info(folder), read_model_config(folder)
-    with torch.device("meta"):
+    with torch.device("cpu"), _Unset():
         body = GPT(model)
-    body = body.to_empty(device="cpu")
     head = from_hf(body, _read_tensors(folder / "model.safetensors"), str(folder / "model.safetensors"))
     tokenizer = Tokenizer.load(folder)
     if tokenizer.hash != info.get("tokenizer") or tokenizer.vocabulary != model.vocabulary:
@@ -117,6 +117,15 @@ def load(path: str | Path) -> Bundle:
             f"{folder}: gpt1.json says {info['kind']}, but {HEAD} is {'missing' if head is None else 'there'}"
         )
     return Bundle(body.eval(), tokenizer, info, head)
+
+
+class _Unset(TorchFunctionMode):
+    """Under it a module's memory stays as it comes. The usual way, by "meta", imports torch's compiler and sympy."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"] if kwargs else args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def read_info(folder: Path) -> dict[str, Any]:
