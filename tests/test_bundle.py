@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,6 +96,15 @@ def refused(folder: Path, *words: str) -> None:
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
+
+
+def test_loading_leaves_the_compiler_out(run: Path) -> None:
+    program = (
+        "import sys; from gpt1.jobs.bundle import load; load(sys.argv[1]); "
+        "print([name for name in ('torch._dynamo', 'sympy', 'polars', 'sklearn', 'ftfy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(run)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_missing(tmp_path: Path) -> None:

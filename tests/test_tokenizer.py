@@ -1,6 +1,7 @@
 """Tokenizers: nothing lost, nothing forged, the same ids in every tool; merges equal the library's own trainer's."""
 
 import json
+import random
 import re
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,16 @@ def test_counting_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     rare = [f"{word}" for word in "abcdefghijklmnop"]
     tokenizer = train([*["the"] * 50, *rare], "bytes")
     assert tokenizer.pieces(tokenizer.encode("the")) == ["the"]
+
+
+def test_bytes_that_are_learnt_from_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpt1.text.train.MOST_BYTES", 100_000)
+    monkeypatch.setattr("gpt1.text.train.CHUNK", 20_000)
+    rng = random.Random(1)
+    texts = [*[" cat"] * 50_000, *("".join(rng.choices("漢字仮名交じり文", k=30)) for _ in range(4_000))]
+    whole = train(texts, "bytes", 300)
+    assert whole.pieces(whole.encode(" cat")) == [" cat"], "the most frequent words stay"
+    assert train(reversed(texts), "bytes", 300).hash == whole.hash
 
 
 def test_sizes_that_cannot_be() -> None:
