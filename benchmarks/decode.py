@@ -41,6 +41,8 @@ GREEDY, TOP_P = Sampling(temperature=0), Sampling(top_p=0.95)
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 PARTS = {"gpt1 bf16": 40_478, "gpt1 fp32": 40_478, "small bf16": 8_192}
 """Preset and number format of a part -> its vocabulary."""
+ENOUGH = 10
+"""Seconds after which a writer is not measured again: reading 16 texts anew at every step takes minutes."""
 WINDOWS = 64
 """Stretches of a context's length that --agree reads."""
 
@@ -93,9 +95,9 @@ def by_turns(writers: dict[str, Writer], device: torch.device, rows: int, prompt
     for write in writers.values():
         write(rows, prompt, min(new, 3))
     seconds: dict[str, list[float]] = {name: [] for name in writers}
-    for turn in range(REPEATS):
+    for _ in range(REPEATS):
         for name, write in writers.items():
-            if turn == 0 or seconds[name][0] < 10:  # reading 16 texts again at every step takes minutes
+            if sum(seconds[name]) < ENOUGH:
                 seconds[name].append(timed(device, partial(write, rows, prompt, new)))
     return {name: statistics.median(values) for name, values in seconds.items()}
 

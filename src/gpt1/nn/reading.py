@@ -53,7 +53,7 @@ class Packed(nn.Module):
 
 
 def packed(body: GPT) -> GPT:
-    """`body` made over for fast reading, where that is possible: in bfloat16 on a CPU with oneDNN; else as it is."""
+    """`body` made over for fast reading, where that is possible: in bfloat16 on a CPU that has it; else as it is."""
     weight = body.tokens.weight
     if (weight.device.type, weight.dtype) != ("cpu", torch.bfloat16) or not has_packed():
         return body
@@ -66,5 +66,6 @@ def packed(body: GPT) -> GPT:
 
 
 def has_packed() -> bool:
-    """Whether this PyTorch has the product of a Packed."""
-    return hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()
+    """Whether this CPU and this PyTorch have the product of a Packed in bfloat16."""
+    ops = torch.ops.mkldnn
+    return hasattr(ops, "_linear_pointwise") and bool(ops._is_mkldnn_bf16_supported())
