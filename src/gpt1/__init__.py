@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from gpt1.jobs.explain import explain
     from gpt1.jobs.finetune import finetune
     from gpt1.jobs.generate import generate
+    from gpt1.jobs.plan import plan
     from gpt1.jobs.predict import predict
     from gpt1.jobs.prepare import prepare
     from gpt1.jobs.pretrain import pretrain
 
 __version__ = "0.1.0"
-__all__ = ["config", "evaluate", "explain", "finetune", "generate", "load", "predict", "prepare", "pretrain"]
+__all__ = ["config", "evaluate", "explain", "finetune", "generate", "load", "plan", "predict", "prepare", "pretrain"]
 
 
 def __getattr__(name: str) -> Any:

@@ -30,6 +30,7 @@ class Command:
 COMMANDS = {
     "demo": Command(config.Demo),
     "prepare": Command(config.Prepare, ("inputs",)),
+    "plan": Command(config.Plan, ("data",)),
     "pretrain": Command(config.Pretrain, ("data",)),
     "generate": Command(config.Generate, ("run", "prompts"), text="prompts"),
     "finetune": Command(config.Finetune, ("run",)),
@@ -97,7 +98,7 @@ def _run(argv: list[str]) -> None:
 
 def _defaults(settings: type, given: dict[str, Any]) -> dict[str, Any]:
     """What a preset and a recipe decide, by full name: the defaults of pre-training depend on them."""
-    if settings is not config.Pretrain:
+    if not issubclass(settings, config.Pretrain):
         return {}
     chosen = config.pretrain_defaults(given.get("preset", "small"), given.get("recipe"), data="", out="")
     return {key: value for key, value in options.flat(chosen).items() if key not in ("data", "out")}

@@ -143,6 +143,16 @@ class Pretrain(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Plan(Pretrain):
+    """Parameters, memory, speed and hours of a pre-training run, measured here before it is begun."""
+
+    data: str = ""
+    """folder written by `gpt1 prepare`; without it, random tokens of `model.vocabulary` stand in"""
+    out: str = ""
+    """taken so that a line for `pretrain` can be given as it is; nothing is written"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Generate(Command):
     """A run and a prompt -> more text."""
 
