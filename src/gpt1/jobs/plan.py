@@ -59,6 +59,7 @@ def plan(settings: Plan) -> dict[str, Any]:
 def show(result: dict[str, Any]) -> RenderableType:
     """The costs, as a person reads them."""
     parts, there = result["memory_parts"], result["available_bytes"]
+    where = f"{result['device']}, {result['dtype']}, {result['threads']} threads, compile {result['compile']}"
     rows = {
         "parameters": result["parameters"],
         "an update": f"{result['tokens_per_update']:,} tokens, {result['seconds_per_update']:.3g} seconds",
@@ -67,7 +68,7 @@ def show(result: dict[str, Any]) -> RenderableType:
         "time": _duration(3600 * result["hours"]),
         "most memory": _size(result["memory_bytes"]) + (f" of the {_size(there)} there" if there else ""),
         "of it": ", ".join(f"{name} {_size(size)}" for name, size in parts.items()),
-        "measured on": f"{result['device']}, {result['dtype']}, {result['threads']} threads, compile {result['compile']}",
+        "measured on": where,
     }
     return table(rows, "plan")
 
