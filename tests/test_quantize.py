@@ -27,10 +27,14 @@ def body() -> GPT:
 @pytest.mark.parametrize("rows", [1, 2, 40])
 def test_the_formula(rows: int) -> None:
     weight, bias, x = normal(37, 70, seed=1), normal(37, seed=2), normal(rows, 70, seed=3)
-    scale = weight.double().abs().amax(1) / 127
-    step = x.double().abs().amax(1, keepdim=True) / 127
-    integers = (x / step.float()).round().double() @ (weight / scale.float()[:, None]).round().double().T
-    assert torch.allclose(Int8(weight, bias)(x).double(), integers * step * scale + bias, atol=1e-4)
+    q, scale = rounded(weight)
+    p, step = rounded(x)
+    assert torch.allclose(Int8(weight, bias)(x).double(), p @ q.T * step * scale.T + bias, atol=1e-4)
+
+
+def rounded(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    top = matrix.abs().amax(1, keepdim=True)
+    return (matrix / top * 127).round().double(), top.double() / 127
 
 
 def test_the_largest_integers_do_not_overflow() -> None:

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from gpt1.nn.model import GPT
 from gpt1.nn.reading import ROWS, Reading
 
-LARGEST = 127
+UNITS = 127
 OFFSET = 128
 """Added to p inside FBGEMM's product, whose left factor is unsigned."""
 SMALLEST = 1e-30
-"""Least scale, for a row of zeros."""
+"""Stands in for the largest number of a row of zeros."""
 FEW = 4
 """Rows up to which FBGEMM is faster."""
 
@@ -34,30 +34,30 @@ class Int8(nn.Module):
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
         super().__init__()
-        scale_O1 = scales(weight_OI)
-        q_OI = (weight_OI / scale_O1).round_().to(torch.int8)
-        self.scale_O, self.zero_O = scale_O1[:, 0], torch.zeros(len(q_OI), dtype=torch.int64)
+        largest_O1 = largest(weight_OI)
+        q_OI = (weight_OI / largest_O1).mul_(UNITS).round_().to(torch.int8)
+        self.scale_O, self.zero_O = largest_O1[:, 0] / UNITS, torch.zeros(len(q_OI), dtype=torch.int64)
         self.bias_O = torch.zeros(()) if bias_O is None else bias_O.float()
         self.many = torch.ops.onednn.qlinear_prepack(q_OI, [ROWS, q_OI.shape[1]])
         self.few = _fbgemm(q_OI, self.scale_O, self.zero_O)
 
     def forward(self, x: Tensor) -> Tensor:
         wide = x.float()
-        scale = scales(wide)
-        p = wide / scale
-        if p.numel() <= FEW * p.shape[-1]:
-            y = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(p, 1.0, OFFSET, self.few)
+        top = largest(wide)
+        part = wide / top
+        if part.numel() <= FEW * part.shape[-1]:
+            y = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(part, 1 / UNITS, OFFSET, self.few)
         else:
             y = torch.ops.onednn.qlinear_pointwise(
-                p.round_().to(torch.int8), 1.0, 0, self.many, self.scale_O, self.zero_O,
+                part.mul_(UNITS).round_().to(torch.int8), 1 / UNITS, 0, self.many, self.scale_O, self.zero_O,
                 None, 1.0, 0, torch.float32, "none", [], "",
             )  # fmt: skip
-        return torch.addcmul(self.bias_O, y, scale).to(x.dtype)
+        return torch.addcmul(self.bias_O, y, top).to(x.dtype)
 
 
-def scales(x: Tensor) -> Tensor:
-    """What one unit of each row's integers stands for; x is float32, the result has a last axis of 1."""
-    return (x.abs().amax(-1, keepdim=True) / LARGEST).clamp(min=SMALLEST)
+def largest(x: Tensor) -> Tensor:
+    """max|x_m| of each row, and a little above 0 for a row of zeros; the last axis becomes 1."""
+    return x.abs().amax(-1, keepdim=True).clamp_(min=SMALLEST)
 
 
 def has_int8() -> bool:
