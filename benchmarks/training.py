@@ -29,12 +29,12 @@ from gpt1.nn.model import GPT
 from gpt1.nn.objectives import LanguageModel
 from gpt1.train.loop import train
 from gpt1.train.optim import Optimizer
-from gpt1.train.parallel import keep_pages, machine
+from gpt1.train.parallel import fuse, keep_pages, machine
 from record import record
 
 PEERS = ("transformers", "nanogpt", "nanogpt-compiled")
-OURS = ("gpt1", "gpt1-eager")
-VOCABULARY = 40_478
+OURS = ("gpt1", "gpt1-uncompiled")
+VOCABULARY = {"gpt1": 40_478, "small": 8_192, "tiny": 1_024}
 WARM_UP = 2
 Update = Callable[[torch.Tensor], object]
 """Makes one update on ids (batch, context + 1)."""
@@ -92,7 +92,7 @@ def measure(asked: argparse.Namespace) -> dict[str, float]:
     """Tokens a second of `--measure WHO` in this process."""
     dropout = asked.attention_dropout[0]
     shape = replace(
-        PRESETS[asked.preset], vocabulary=VOCABULARY,
+        PRESETS[asked.preset], vocabulary=VOCABULARY[asked.preset],
         embedding_dropout=0.1, residual_dropout=0.1, attention_dropout=dropout,
     )  # fmt: skip
     if asked.keep_pages:
@@ -114,19 +114,22 @@ def measure(asked: argparse.Namespace) -> dict[str, float]:
 def builders(asked: argparse.Namespace) -> dict[str, Callable[[Model, torch.device], Update]]:
     """How each contestant is set up."""
     return {
-        "gpt1": ours,
+        "gpt1": lambda shape, device: ours(shape, device, compiled=True),
+        "gpt1-uncompiled": ours,
         "transformers": transformers,
         "nanogpt": lambda shape, device: nanogpt(asked.nanogpt, shape, device),
         "nanogpt-compiled": lambda shape, device: nanogpt(asked.nanogpt, shape, device, compiled=True),
     }
 
 
-def ours(shape: Model, _device: torch.device) -> Update:
+def ours(shape: Model, device: torch.device, compiled: bool = False) -> Update:
     """gpt1's own loop, as `gpt1 pretrain` runs it."""
-    device, dtype = machine(Command(device=str(_device)))
+    _, dtype = machine(Command(device=str(device)))
     model = LanguageModel(GPT(shape).init_weights()).to(device)
     optimizer = Optimizer(model, RECIPES["paper"], 10_000)
     model = model.to(dtype)
+    if compiled:
+        fuse(model.body.blocks, device)
     ids: list[torch.Tensor] = []
 
     def batches(_step: int) -> list[Batch]:
@@ -149,6 +152,7 @@ def transformers(shape: Model, device: torch.device) -> Update:
     optimizer = torch.optim.AdamW(model.parameters(), lr=2.5e-4, fused=True)
 
     def loss(ids_NT: torch.Tensor) -> torch.Tensor:
+        ids_NT = ids_NT[:, :-1]
         return model(ids_NT, labels=ids_NT).loss
 
     return autocast(model, loss, optimizer, device)

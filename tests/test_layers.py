@@ -73,7 +73,7 @@ def test_both_ways_draw_the_same_mask() -> None:
     seed = torch.tensor([7], dtype=torch.int32)
     x = torch.randn(33, 65)
     expected = x * kernels.multipliers(x.shape, x.dtype, seed, 0.3)
-    torch.testing.assert_close(kernels.dropped(x, seed, 0.3), expected)
+    torch.testing.assert_close(kernels.dropped(seed, 0.3, x)[0], expected)
 
 
 def test_no_dropout_while_evaluating() -> None:

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -19,6 +21,7 @@ from gpt1.jobs import pretrain as job
 from gpt1.jobs.docstrings import topics
 from gpt1.jobs.prepare import prepare
 from gpt1.jobs.pretrain import pretrain
+from gpt1.nn import kernels
 from gpt1.train import checkpoint, log
 
 SIZE = Model(context=16, width=32, depth=2, heads=2, inner=128)  # dropout on: 0.1 everywhere
@@ -246,3 +249,37 @@ def test_weights_that_blow_up_end_the_run(data: Path, tmp_path: Path) -> None:
 def test_data_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nodata"):
         pretrain(settings(tmp_path / "nodata", tmp_path / "run"))
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
+def test_a_compiled_run_repeats_itself_and_learns_the_same(data: Path, tmp_path: Path) -> None:
+    try:
+        compiled = pretrain(settings(data, tmp_path / "a", compile="on", dtype="bf16"))
+        pretrain(settings(data, tmp_path / "b", compile="on", dtype="bf16"))
+    finally:
+        kernels.compiled(False)
+    plain = pretrain(settings(data, tmp_path / "c", compile="off", dtype="bf16"))
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+    assert compiled["val_nats_per_token"] == pytest.approx(plain["val_nats_per_token"], abs=2e-3)
+
+
+def test_a_compiler_that_does_not_work(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "compiler_error", lambda device: "InvalidCxxCompiler: none")
+    with pytest.raises(UserError, match=r"--compile on: .*none.*; use --compile off"):
+        pretrain(settings(data, tmp_path / "on", compile="on"))
+    monkeypatch.setattr(job, "LONG_WORK", 1)
+    pretrain(settings(data, tmp_path / "auto"))
+    assert json.loads((tmp_path / "auto" / "settings.json").read_text())["compile"] == "off"
+
+
+@pytest.mark.slow
+def test_bf16_learns_as_fp32_does(tmp_path: Path, shared_data: Path) -> None:
+    """The loss, averaged over 50 updates, stays within 1 % of float32's over 500."""
+    prepare(Prepare(inputs=[str(shared_data / "tinyshakespeare.txt")], out=str(tmp_path / "data")))
+    curves = []
+    for dtype in ("fp32", "bf16"):
+        base = pretrain_defaults("tiny", data=str(tmp_path / "data"), out=str(tmp_path / dtype))
+        pretrain(replace(base, steps=500, batch=8, dtype=dtype, eval_every=500))
+        losses = [row["lm"] for row in log.read(tmp_path / dtype) if "lm" in row]
+        curves.append([statistics.mean(losses[low : low + 50]) for low in range(0, 500, 50)])
+    assert curves[1] == pytest.approx(curves[0], rel=0.01)

@@ -6,7 +6,6 @@ T x T weights fit in memory, and it has no dropout at all; `docs/benchmarks.md` 
 Legend: N sequences, H heads, B = N H, T tokens, S tokens seen so far, d width of a head.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,7 +30,7 @@ def causal_attention(
     if mask_NTS is None and q_NHTd.requires_grad and q_NHTd.device.type == "cpu" and T <= PRODUCTS_UP_TO:
         q_BTd, k_BTd, v_BTd = (x.reshape(N * H, T, d) for x in (q_NHTd, k_NHSd, v_NHSd))
         shape_BTT, again = torch.Size((N * H, T, T)), kernels.worth_it(q_NHTd)
-        mask = Mask(shape_BTT, q_NHTd.dtype, dropout, again) if dropout else torch.nn.Identity()
+        mask = Mask(shape_BTT, q_NHTd.dtype, dropout, again) if dropout else None
         a_BTd: Tensor = _ByProducts.apply(q_BTd, k_BTd, v_BTd, mask)
         return a_BTd.view(N, H, T, d)
     mask_N1TS = None if mask_NTS is None else mask_NTS[:, None]
@@ -46,20 +45,23 @@ class _ByProducts(torch.autograd.Function):
     """Four products forward and backward; of the T x T tensors only the softmax p is kept between them."""
 
     @staticmethod
-    def forward(ctx: Any, q_BTd: Tensor, k_BTd: Tensor, v_BTd: Tensor, dropped: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(ctx: Any, q_BTd: Tensor, k_BTd: Tensor, v_BTd: Tensor, mask: Mask | None) -> Tensor:
         T, d = q_BTd.shape[1:]
         future_TT = torch.full((T, T), float("-inf"), dtype=q_BTd.dtype).triu(1)
         s_BTT = torch.baddbmm(future_TT, q_BTd, k_BTd.mT, alpha=d**-0.5)
         p_BTT = torch.softmax(s_BTT, -1, out=s_BTT)
         ctx.save_for_backward(q_BTd, k_BTd, v_BTd, p_BTT)
-        ctx.dropped = dropped
-        return dropped(p_BTT) @ v_BTd
+        ctx.mask = mask
+        (dropped_BTT,) = mask(p_BTT) if mask else (p_BTT,)
+        return dropped_BTT @ v_BTd
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q_BTd, k_BTd, v_BTd, p_BTT = ctx.saved_tensors
-        grad_v_BTd = ctx.dropped(p_BTT).mT @ grads[0]
-        grad_p_BTT = ctx.dropped(grads[0] @ v_BTd.mT)
+        dropped_BTT, grad_p_BTT = p_BTT, grads[0] @ v_BTd.mT
+        if ctx.mask:
+            dropped_BTT, grad_p_BTT = ctx.mask(p_BTT, grad_p_BTT)
+        grad_v_BTd = dropped_BTT.mT @ grads[0]
         grad_s_BTT = torch._softmax_backward_data(grad_p_BTT, p_BTT, -1, p_BTT.dtype)
         scale = q_BTd.shape[2] ** -0.5
         return (grad_s_BTT @ k_BTd).mul_(scale), (grad_s_BTT.mT @ q_BTd).mul_(scale), grad_v_BTd, None

@@ -71,13 +71,14 @@ def summed_and_turned(x_MD: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @_fused
-def dropped(x: Tensor, seed_1: Tensor, dropout: float) -> Tensor:
-    """x with a share `dropout` of its elements 0 and the others divided by 1 - dropout.
+def dropped(seed_1: Tensor, dropout: float, *xs: Tensor) -> list[Tensor]:
+    """Each x, all of one shape, with the same share `dropout` of its elements 0 and the others divided by 1 - dropout.
 
-    Which ones is a function of the seed (int32) and the place in memory order alone, so a backward pass draws the mask again
-    instead of keeping it.
+    Which ones is a function of the seed (int32) and the place in memory order alone, so a backward pass draws the mask
+    again instead of keeping it.
     """
-    return torch.where(_random(x.numel(), seed_1).view(x.shape) < _kept(dropout), x * (1 / (1 - dropout)), 0)
+    kept = _random(xs[0].numel(), seed_1).view(xs[0].shape) < _kept(dropout)
+    return [torch.where(kept, x * (1 / (1 - dropout)), 0) for x in xs]
 
 
 def multipliers(shape: torch.Size, dtype: torch.dtype, seed_1: Tensor, dropout: float) -> Tensor:

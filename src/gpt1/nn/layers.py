@@ -64,10 +64,10 @@ class Mask:
         self.share = share
         self.multipliers = None if again else kernels.multipliers(shape, dtype, self.seed_1, share)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, *xs: Tensor) -> list[Tensor]:
         if self.multipliers is None:
-            return kernels.dropped(x.contiguous(), self.seed_1, self.share)
-        return x * self.multipliers
+            return kernels.dropped(self.seed_1, self.share, *(x.contiguous() for x in xs))
+        return [x * self.multipliers for x in xs]
 
 
 class _Linear(torch.autograd.Function):
@@ -100,8 +100,8 @@ class _Masked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, mask: Mask) -> Tensor:
         ctx.mask = mask
-        return mask(x)
+        return mask(x)[0]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return ctx.mask(grads[0]), None
+        return ctx.mask(grads[0])[0], None

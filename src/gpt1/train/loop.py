@@ -64,19 +64,20 @@ def train(
     is a function of (seed, step), so a run that stops and continues is the run that did not stop. Raises RunFailed
     after ten updates in a row whose gradient was not finite; weights stay as they were before the first of them.
     """
-    skipped = 0
+    skipped, micro_batches = 0, batches(start) if start < steps else []
     for step in range(start, steps):
         began = time.perf_counter()
         torch.manual_seed(hash((seed, step)))
         model.train()
-        micro_batches = batches(step)
         counts: Counter[str] = Counter()
         for batch in micro_batches:
             counts.update(model.counts(batch))
         sums = [_backward(model, batch.to(device), weights, counts) for batch in micro_batches]
+        upcoming = batches(step + 1) if step + 1 < steps else []  # while a GPU is still at the backward
         grad_norm = optimizer.update(step)
         losses = {name: sum(s[name].item() for s in sums) / counts[name] for name in sums[0]}
         tokens = sum(int((batch.targets_NKT != IGNORE).sum()) for batch in micro_batches)
+        micro_batches = upcoming
         yield Report(step + 1, losses, grad_norm, tokens, time.perf_counter() - began)
         skipped = 0 if torch.isfinite(torch.tensor(grad_norm)) else skipped + 1
         if skipped == PATIENCE:
