@@ -10,7 +10,7 @@ from gpt1.data.windows import Stream, strided
 from gpt1.nn.model import GPT
 from gpt1.nn.vocabulary_loss import token_nats
 
-TOKENS_AT_ONCE = 8192
+TOKENS_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)

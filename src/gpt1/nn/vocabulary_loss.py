@@ -39,7 +39,8 @@ def vocabulary_loss(h_NTD: Tensor, matrix_VD: Tensor, targets_NT: Tensor, weight
 @torch.inference_mode()
 def token_nats(h_NTD: Tensor, matrix_VD: Tensor, targets_NT: Tensor) -> Tensor:
     """nats_NT: -log softmax(h W^T)[target] at each position, float32; 0 where the target is IGNORE."""
-    slices = _slices(len(matrix_VD), h_NTD.flatten(0, 1), targets_NT.flatten())
+    # Beside a logit stand its float32 copy and that one's log-softmax.
+    slices = _slices(len(matrix_VD) * 5, h_NTD.flatten(0, 1), targets_NT.flatten())
     nats = [
         F.cross_entropy((h_mD @ matrix_VD.T).float(), targets_m, ignore_index=IGNORE, reduction="none")
         for h_mD, targets_m in slices
@@ -53,9 +54,9 @@ def _rounded_up(kept_M: Tensor, weights_M: Tensor) -> tuple[Tensor, Tensor]:
     return F.pad(kept_M, (0, missing)), F.pad(weights_M, (0, missing))
 
 
-def _slices(vocabulary: int, h_MD: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The tensors, cut along M alike into pieces whose logits fit in SLICE_BYTES."""
-    pieces = max(1, -(-len(h_MD) * vocabulary * h_MD.element_size() // SLICE_BYTES))
+def _slices(columns: int, h_MD: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The tensors, cut along M alike into pieces for which a matrix of so many columns fits in SLICE_BYTES."""
+    pieces = max(1, -(-len(h_MD) * columns * h_MD.element_size() // SLICE_BYTES))
     rows = -(-len(h_MD) // pieces)
     return zip(*(x.split(rows + -rows % MULTIPLE) for x in (h_MD, *others)), strict=True)
 
