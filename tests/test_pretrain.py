@@ -235,7 +235,7 @@ def test_fresh_forgets_the_old_state_at_once(data: Path, tmp_path: Path, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(job, "_build", stopped)
+        patch.setattr(job, "build", stopped)
         pretrain(settings(data, tmp_path / "run", fresh=True, seed=2))
     assert checkpoint.latest(tmp_path / "run") is None
 

@@ -16,7 +16,7 @@ from gpt1.errors import UserError
 from gpt1.jobs.console import say, table
 from gpt1.jobs.memory import available, peak
 from gpt1.jobs.pace import MANY, Pace, measure
-from gpt1.jobs.pretrain import Run, _build, _compiling
+from gpt1.jobs.pretrain import Run, build, compiling
 from gpt1.jobs.pretrain_settings import Data, open_data, settle, steps_of_epochs
 from gpt1.text.tokenizer import blank
 from gpt1.train.log import Log
@@ -41,7 +41,7 @@ def plan(settings: Plan) -> dict[str, Any]:
     there = available(device)
     chosen, data = _with_data(settings) if settings.data else _without_data(settings, dtype, there)
     parts = _parts_that_fit(chosen, dtype, there)
-    chosen = replace(chosen, compile=_compiling(chosen, data, device))
+    chosen = replace(chosen, compile=compiling(chosen, data, device))
     pace = _pace(chosen, data, device, dtype, there)
     result = _costs(chosen, data, pace)
     held = peak(device) or sum(parts.values())
@@ -136,7 +136,7 @@ def _pace(settings: Pretrain, data: Data, device: torch.device, dtype: torch.dty
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     try:
-        model, optimizer = _build(settings, MANY, device, dtype)
+        model, optimizer = build(settings, MANY, device, dtype)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             return measure(Run(folder, settings, MANY, data, model, optimizer, Log(folder, 0), device), SECONDS)

@@ -5,7 +5,6 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +19,7 @@ from gpt1.jobs import bundle
 from gpt1.jobs.console import bar, say, table
 from gpt1.jobs.interrupt import stop_asked
 from gpt1.jobs.likelihood import likelihood
+from gpt1.jobs.pace import EVALUATION_WINDOWS, EVALUATIONS, MANY, measure
 from gpt1.jobs.pretrain_settings import Data, open_data, recorded, settle, steps_of_epochs
 from gpt1.nn.model import GPT
 from gpt1.nn.objectives import LanguageModel
@@ -30,11 +30,9 @@ from gpt1.train.loop import Report, train
 from gpt1.train.optim import Optimizer, learning_rate
 from gpt1.train.parallel import compiler_error, fuse, machine
 
-EVALUATIONS = 10
-"""Validations in a run, unless told otherwise."""
-EVALUATION_WINDOWS = 64
-"""Windows an interim validation looks at; the last validation looks at everything."""
 SAMPLE_TOKENS = 40
+FEWEST_STEPS = 10
+"""Updates that a run makes, however few minutes it is given."""
 LONG_MINUTES, LONG_WORK = 5.0, 3e14
 """Minutes, or floating-point operations, of a run that repays half a minute of compiling."""
 
@@ -123,7 +121,7 @@ def pretrain(settings: Pretrain) -> dict[str, Any]:
     if state and done == steps and (metrics := _closing(folder, steps)):
         say(f"{folder} is trained: all {steps:,} updates are made (--fresh starts over)")
         return metrics
-    model, optimizer = _build(settings, steps, device, dtype)
+    model, optimizer = build(settings, steps, device, dtype)
     if state:
         optimizer.load(checkpoint.load(state))
         say(f"{folder}: going on after update {done:,}")
@@ -143,7 +141,7 @@ def _begin(settings: Pretrain, data: Data, device: torch.device, dtype: torch.dt
     folder = Path(settings.out)
     if (folder / "config.json").exists() and not (folder / "settings.json").exists():
         raise UserError(f"{folder} holds a model that was not pre-trained here; choose another --out")
-    settings = replace(settings, compile=_compiling(settings, data, device))
+    settings = replace(settings, compile=compiling(settings, data, device))
     if settings.minutes:
         settings = replace(settings, steps=_steps_in_time(settings, data, device, dtype, began))
     elif not settings.steps:
@@ -153,7 +151,7 @@ def _begin(settings: Pretrain, data: Data, device: torch.device, dtype: torch.dt
     return settings
 
 
-def _compiling(settings: Pretrain, data: Data, device: torch.device) -> Literal["on", "off"]:
+def compiling(settings: Pretrain, data: Data, device: torch.device) -> Literal["on", "off"]:
     """Whether to compile this run. Raises UserError if that was asked for and cannot be."""
     model, steps = settings.model, settings.steps or steps_of_epochs(settings, data)
     weights = model.depth * (4 * model.width**2 + 2 * model.width * model.inner) + model.vocabulary * model.width
@@ -221,7 +219,8 @@ def _line(step: int, values: dict[str, float], sample: str) -> str:
     )
 
 
-def _build(settings: Pretrain, steps: int, device: torch.device, dtype: torch.dtype) -> tuple[LanguageModel, Optimizer]:
+def build(settings: Pretrain, steps: int, device: torch.device, dtype: torch.dtype) -> tuple[LanguageModel, Optimizer]:
+    """A model ready for its first update, and its optimizer."""
     if settings.init:
         body = bundle.load(settings.init).body
     else:
@@ -237,28 +236,13 @@ def _build(settings: Pretrain, steps: int, device: torch.device, dtype: torch.dt
 def _steps_in_time(settings: Pretrain, data: Data, device: torch.device, dtype: torch.dtype, began: float) -> int:
     """Updates that fit into `minutes`, measured on a model that is then thrown away."""
     seconds = 60 * (settings.minutes or 0)
-    model, optimizer = _build(settings, 10_000, device, dtype)
-    windows = Windows(data.train, settings.model.context, settings.batch, settings.micro_batch, settings.seed)
-    until, times = time.perf_counter() + min(5.0, 0.05 * seconds), []
-    for report in train(model, windows, optimizer, weights={"lm": 1.0}, steps=10_000, device=device):
-        times.append(report.seconds)
-        if len(times) >= 3 and time.perf_counter() > until:
-            break
+    model, optimizer = build(settings, MANY, device, dtype)
     with tempfile.TemporaryDirectory() as name:
-        run = Run(Path(name), settings, 10_000, data, model, optimizer, Log(Path(name), 0), device)
-        validating = _timed(lambda: run.validate(1, EVALUATION_WINDOWS))
-        pausing = _timed(lambda: run.sample(1)) + _timed(lambda: run.save(1))
-    closing = validating * 2 * len(data.val) / settings.model.context / EVALUATION_WINDOWS + pausing
-    left = seconds - (time.perf_counter() - began) - EVALUATIONS * (validating + pausing) - closing
-    steps = max(10, int(left / statistics.median(times[1:])))
-    say(f"{statistics.median(times[1:]):.3f} seconds an update: {steps:,} updates in {settings.minutes:g} minutes")
+        run = Run(Path(name), settings, MANY, data, model, optimizer, Log(Path(name), 0), device)
+        pace = measure(run, min(5.0, 0.05 * seconds))
+    steps = max(FEWEST_STEPS, pace.steps(seconds - (time.perf_counter() - began), settings))
+    say(f"{pace.update:.3f} seconds an update: {steps:,} updates in {settings.minutes:g} minutes")
     return steps
-
-
-def _timed(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def _closing(folder: Path, steps: int) -> dict[str, Any]:
