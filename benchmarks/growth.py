@@ -3,9 +3,9 @@
     python benchmarks/growth.py [--updates 5]
 
 The preset `small` is varied along one axis at a time, trained by both recipes on 2,048 random tokens an update, in a
-process of its own, nothing compiled; then a network of the paper's size continues texts of 16 to 512 tokens. Seconds are medians and
-stand beside the arithmetic that the mathematics asks for, so a cost that grows faster than it must shows as a falling
-rate (GFLOP a second). The result goes to benchmarks/results/growth.json.
+process of its own, nothing compiled; then a network of the paper's size continues texts of 16 to 512 tokens. Seconds
+are medians and stand beside the arithmetic that the mathematics asks for, so a cost that grows faster than it must
+shows as a falling rate (GFLOP a second). The result goes to benchmarks/results/growth.json.
 """
 
 import argparse

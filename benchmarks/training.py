@@ -3,9 +3,9 @@
     python benchmarks/training.py --nanogpt CHECKOUT [--preset gpt1] [--batch 4] [--repeats 3] [--device cuda]
 
 Every measurement is a process of its own, so that no allocator setting leaks into a peer; the processes take turns.
-All train the same shape with the same dropout in bfloat16 on random ids, the optimizer's step included. Peers run twice:
-as they come, and with the page-keeping allocator that gpt1 sets for itself. The first updates, in which compilers work, are
-not counted; what they cost is `first_seconds`. Medians; results go to results/training-PRESET-DEVICE.json.
+All train the same shape with the same dropout in bfloat16 on random ids, the optimizer's step included. Peers run
+twice: as they come, and with the page-keeping allocator that gpt1 sets for itself. The first updates, in which compilers
+work, are not counted; what they cost is `first_seconds`. Medians; results go to results/training-PRESET-DEVICE.json.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import torch
 from gpt1.batch import Batch
 from gpt1.config import PRESETS, RECIPES, Command, Model
 from gpt1.jobs.hugging_face import to_hf_config
-from gpt1.nn.model import GPT
+from gpt1.nn import model as network
 from gpt1.nn.objectives import LanguageModel
 from gpt1.train.loop import train
 from gpt1.train.optim import Optimizer
@@ -125,7 +125,7 @@ def builders(asked: argparse.Namespace) -> dict[str, Callable[[Model, torch.devi
 def ours(shape: Model, device: torch.device, compiled: bool = False) -> Update:
     """gpt1's own loop, as `gpt1 pretrain` runs it."""
     _, dtype = machine(Command(device=str(device)))
-    model = LanguageModel(GPT(shape).init_weights()).to(device)
+    model = LanguageModel(network.GPT(shape).init_weights()).to(device)
     optimizer = Optimizer(model, RECIPES["paper"], 10_000)
     model = model.to(dtype)
     if compiled:
@@ -161,14 +161,13 @@ def transformers(shape: Model, device: torch.device) -> Update:
 def nanogpt(checkout: Path, shape: Model, device: torch.device, compiled: bool = False) -> Update:
     """nanoGPT's model at the same sizes, its own optimizer, bfloat16 autocast and clipping, as in its train.py."""
     sys.path.insert(0, str(checkout))
-    from model import GPT as NanoGPT  # type: ignore[import-not-found]
-    from model import GPTConfig
+    from model import GPT, GPTConfig  # type: ignore[import-not-found]
 
     config = GPTConfig(
         block_size=shape.context, vocab_size=shape.vocabulary, n_layer=shape.depth, n_head=shape.heads,
         n_embd=shape.width, dropout=shape.residual_dropout, bias=True,
     )  # fmt: skip
-    model = NanoGPT(config).to(device).train()
+    model = GPT(config).to(device).train()
     for block in model.transformer.h:
         block.attn.dropout = block.attn.attn_dropout.p = shape.attention_dropout
     optimizer = model.configure_optimizers(0.01, 2.5e-4, (0.9, 0.999), device.type)

@@ -18,7 +18,7 @@ R = TypeVar("R")
 SHARES = 2**31
 """Numbers that `_random` draws from, 0 .. 2^31 - 1; a share of them is what dropout keeps."""
 SLOPE, CUBIC = 2 * (2 / torch.pi) ** 0.5, 0.044715
-"""gelu(x) = x sigmoid(SLOPE (x + CUBIC x^3)): the tanh form (Hendrycks and Gimpel 2016), 1 + tanh z being 2 sigmoid 2z."""
+"""gelu(x) = x sigmoid(SLOPE (x + CUBIC x^3)), the tanh form (Hendrycks and Gimpel 2016): 1 + tanh z = 2 sigmoid 2z."""
 _switch = {"compiled": False}
 
 
