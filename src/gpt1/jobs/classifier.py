@@ -13,6 +13,7 @@ from gpt1.data.tasks import Frame, classification, fits
 from gpt1.errors import UserError
 from gpt1.jobs import bundle
 from gpt1.nn.objectives import TaskModel
+from gpt1.nn.reading import packed
 from gpt1.text.tokenizer import Tokenizer
 from gpt1.train.parallel import machine
 
@@ -48,12 +49,10 @@ def load(settings: Predict | Evaluate) -> Classifier:
             f"{settings.run} is pre-trained, not fine-tuned: it knows no classes; "
             f"make a classifier with `gpt1 finetune {settings.run} --train FILE --out RUN2`"
         )
-    model = TaskModel(loaded.body, len(loaded.head))
-    model.head.weight = nn.Parameter(loaded.head)
+    model = TaskModel(packed(loaded.body.to(device, dtype)), len(loaded.head))
+    model.head.weight = nn.Parameter(loaded.head.to(device, dtype))
     columns = loaded.info["columns"]
-    return Classifier(
-        model.to(device, dtype), loaded.tokenizer, loaded.info["labels"], columns["text"], columns["label"], device
-    )
+    return Classifier(model, loaded.tokenizer, loaded.info["labels"], columns["text"], columns["label"], device)
 
 
 def make_examples(

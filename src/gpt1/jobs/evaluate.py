@@ -16,6 +16,7 @@ from gpt1.jobs import bundle, classifier, console
 from gpt1.jobs.labelled import Columns, Labelled, label_numbers, read_labelled
 from gpt1.jobs.likelihood import Likelihood, likelihood
 from gpt1.jobs.metrics import classification_metrics
+from gpt1.nn.reading import packed
 from gpt1.text.bulk import encode_bulk
 from gpt1.train.parallel import machine
 
@@ -83,7 +84,7 @@ def _check_labels(found: Labelled, names: Sequence[str], column: str) -> None:
 def _texts(settings: Evaluate) -> dict[str, Any]:
     device, dtype = machine(settings)
     model = bundle.load(settings.run)
-    body = model.body.to(device, dtype)
+    body = packed(model.body.to(device, dtype))
     each: dict[str, Any] = {}
     nats = tokens = size = 0.0
     for path in settings.files:
