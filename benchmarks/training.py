@@ -4,7 +4,7 @@
 
 Every measurement is a process of its own, so that no allocator setting leaks into a peer; the processes take turns.
 All train the same shape with the same dropout in bfloat16 on random ids, the optimizer's step included. Peers run
-twice: as they come, and with the page-keeping allocator that gpt1 sets for itself. The first updates, in which a compiler
+twice: as they come, and with the page-keeping allocator that gpt1 sets for itself. First updates, in which a compiler
 works, are not counted; they cost `first_seconds`. Medians; results go to results/training-PRESET-DEVICE.json.
 """
 
