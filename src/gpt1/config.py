@@ -10,6 +10,9 @@ from typing import Literal
 
 Preset = Literal["gpt1", "small", "tiny"]
 Recipe = Literal["paper", "fast"]
+Task = Literal["classification", "entailment", "similarity", "regression", "multiple-choice", "multi-label"]
+Long = Literal["head", "tail", "head+tail", "windows"]
+Select = Literal["auto", "accuracy", "macro_f1", "f1", "matthews", "micro_f1", "pearson", "spearman", "loss"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +185,7 @@ class Generate(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune(Command):
-    """A run and labelled rows -> a classifier, by maximising L3 = L2 + lambda L1 (the paper, section 3.2)."""
+    """A run and labelled rows -> a model for a task, by maximising L3 = L2 + lambda L1 (the paper, section 3.2)."""
 
     run: str
     """pre-trained run folder"""
@@ -190,20 +193,34 @@ class Finetune(Command):
     """labelled rows: csv, tsv, jsonl or parquet with column names"""
     out: str
     """run folder to write"""
-    task: Literal["classification"] = "classification"
-    """what a row is"""
+    task: Task = "classification"
+    """what a row is: a text with a class, a number or any number of labels; a pair; a context with answers"""
     valid: str | None = None
     """labelled rows to choose the best epoch by; without it, a tenth of the training rows"""
     text: str | None = None
-    """column of the text; guessed if not given"""
+    """column of the text, or the two of a pair with a comma between them; guessed if not given"""
+    context: str | None = None
+    """multiple choice: column of the context, or several with commas between them; guessed if not given"""
+    choices: str | None = None
+    """multiple choice: column that lists the answers, or one column an answer with commas; guessed if not given"""
     label: str | None = None
-    """column of the label; guessed if not given"""
+    """column of the label (multi-label: or a column of 0 and 1 for each, with commas); guessed if not given"""
+    target: Literal["auto", "classes", "score"] = "auto"
+    """similarity: whether labels are classes or numbers on a scale; auto: a scale where one has a fraction"""
     encoding: str = "utf-8"
     """encoding of the rows' files"""
+    long: Long = "head"
+    """what is read of a text longer than the context; windows: all of it in parts, whose probabilities are averaged"""
+    class_weights: str = "none"
+    """auto: rare classes count as much as common ones; or `NAME=WEIGHT,...`; none: each row counts the same"""
     lm_coef: float = 0.5
     """lambda, the weight of the language-model loss"""
     epochs: int = 0
     """passes over the rows; 0 takes the paper's 3, or more where that would be fewer than 120 updates"""
+    patience: int = 0
+    """epochs without a better validation after which training stops; 0 makes all epochs"""
+    select: Select = "auto"
+    """what makes an epoch the best; auto: accuracy, Pearson's r of a score, macro F1 of several labels"""
     batch: int = 0
     """rows in one update; 0 takes the paper's 32, or 8 where there are fewer than 1,000 rows"""
     micro_batch: int = 0
@@ -216,8 +233,14 @@ class Finetune(Command):
     """dropout inside the network: embeddings, residuals and attention"""
     head_dropout: float = 0.1
     """dropout before the new layer W_y"""
+    transfer_layers: int = -1
+    """blocks, counted from the embeddings, that start from the pre-trained ones; the rest start random; -1: all"""
+    freeze: int = 0
+    """blocks that stay as pre-trained, with the embeddings beneath them; new tokens are learnt all the same"""
     from_scratch: bool = False
-    """random weights instead of the pre-trained ones: the comparison, not the method"""
+    """random weights instead of the pre-trained ones, the best of three learning rates: the comparison"""
+    seeds: int = 1
+    """runs, each with a seed of its own; mean and deviation are told, the best on validation is kept"""
     fresh: bool = False
     """start over, even where the folder holds a finished run"""
 
@@ -233,7 +256,11 @@ class Predict(Command):
     out: str | None = None
     """file to write, its kind by its ending; without it, jsonl on standard output"""
     text: str | None = None
-    """column of the text; the one used in training if not given"""
+    """column of the text, or the two of a pair with a comma between them; those used in training if not given"""
+    context: str | None = None
+    """multiple choice: column of the context, or several with commas; those used in training if not given"""
+    choices: str | None = None
+    """multiple choice: column that lists the answers, or one column an answer; those used in training if not given"""
     encoding: str = "utf-8"
     """encoding of the rows' file"""
     batch: int = 64
