@@ -15,7 +15,7 @@ class Optimizer:
 
     A model in bfloat16 computes fast but cannot add small steps to its weights; the masters can. Gradients of the
     micro-batches are summed in fp32 as each backward pass hands them over, clipped by their global norm and applied
-    (`update`).
+    (`update`). Weights that ask for no gradient stay as they are, weight decay included.
     """
 
     def __init__(self, model: nn.Module, settings: Optim, steps: int) -> None:
@@ -27,9 +27,11 @@ class Optimizer:
         """names whose gradient holds something of this update"""
         for name, master in self.masters.items():
             master.grad = self.gradients[name]
-            self.weights[name].register_post_accumulate_grad_hook(functools.partial(self._take, name))
-        hidden = {n: m for n, m in self.masters.items() if settings.method == "muon" and _is_hidden_matrix(n, m)}
-        rest = {n: m for n, m in self.masters.items() if n not in hidden}
+            if self.weights[name].requires_grad:
+                self.weights[name].register_post_accumulate_grad_hook(functools.partial(self._take, name))
+        learnt = {n: m for n, m in self.masters.items() if self.weights[n].requires_grad}
+        hidden = {n: m for n, m in learnt.items() if settings.method == "muon" and _is_hidden_matrix(n, m)}
+        rest = {n: m for n, m in learnt.items() if n not in hidden}
         self.muon = Muon(hidden, settings.momentum, settings.weight_decay)
         decayed, plain = ([m for m in rest.values() if (m.dim() > 1) is matrix] for matrix in (True, False))
         self.adam = torch.optim.AdamW(
