@@ -35,7 +35,6 @@ def test_a_class_the_model_does_not_know_counts_against_it() -> None:
     assert found["macro_f1"] == pytest.approx((1 + 2 / 3 + 0) / 3)
 
 
-@pytest.mark.filterwarnings("ignore:A single label")
 def test_a_class_that_does_not_occur_is_left_out() -> None:
     """As scikit-learn does: a mean over classes nobody could get right would say nothing."""
     found = classification_metrics(["a", "a"], ["a", "a"], ["a", "b"])
