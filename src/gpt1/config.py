@@ -278,7 +278,11 @@ class Evaluate(Command):
     as_: Literal["auto", "text", "rows"] = "auto"
     """how to read the files; auto: rows for a fine-tuned run and a table, else text"""
     text: str | None = None
-    """column of the text; the one used in training if not given"""
+    """column of the text, or the two of a pair with a comma between them; those used in training if not given"""
+    context: str | None = None
+    """multiple choice: column of the context, or several with commas; those used in training if not given"""
+    choices: str | None = None
+    """multiple choice: column that lists the answers, or one column an answer; those used in training if not given"""
     label: str | None = None
     """column of the label; the one used in training if not given"""
     encoding: str = "utf-8"
