@@ -35,7 +35,7 @@ def temperature(scores_NC: np.ndarray, classes_N: np.ndarray) -> float:
     left out, as no T makes them likelier.
     """
     scores_NC = np.asarray(scores_NC, dtype=np.float64)
-    classes_N = np.asarray(classes_N)
+    classes_N = np.asarray(classes_N, dtype=np.int64)
     gold_N = np.where(classes_N < 0, -np.inf, scores_NC[np.arange(len(scores_NC)), classes_N])
     kept_N = np.isfinite(gold_N)
     scores_NC, gold_N = scores_NC[kept_N], gold_N[kept_N]
@@ -73,7 +73,7 @@ def _threshold(p_N: np.ndarray, gold_N: np.ndarray) -> float:
 
 
 def _best(nats: Callable[[float], float], rows: int) -> float:
-    """Nats are convex in 1 / T, so that they have one valley; halves and doubles are equally far from 1 in log T."""
+    """Nats are convex in 1 / T, so they have one valley; in log T a half and a double are equally far from 1."""
     if rows < 2:
         return 1.0
     bounds = (math.log(COLDEST), math.log(HOTTEST))

@@ -114,7 +114,7 @@ def score_intervals(
 def _intervals(kind_N: np.ndarray, measure: Measure, seed: int, draws: int, level: float) -> dict[str, list[float]]:
     """Percentile bootstrap: between which values the middle `level` of the metrics of resampled rows lie.
 
-    A resample is as many rows, drawn with replacement. Its rows are a function of (seed, draws, N) alone, so two models
+    A resample is as many rows, drawn with replacement. Which ones is a function of (seed, N) alone, so two models
     measured on the same rows are resampled alike.
     """
     parts = [measure(counts_DU) for counts_DU in _resamples(kind_N, seed, draws)]
