@@ -58,7 +58,13 @@ def test_a_head_comes_back_with_its_labels(body: GPT, tokenizer: Tokenizer, tmp_
     tokenizer = tokenizer.with_task_tokens()
     body = GPT(replace(body.config, vocabulary=tokenizer.vocabulary)).init_weights()
     head = torch.randn(2, 16)
-    bundle.save(tmp_path, body, tokenizer, {"kind": "finetuned", "task": "classification", "labels": LABELS}, head)
+    bundle.save(
+        tmp_path,
+        body,
+        tokenizer,
+        {"kind": "finetuned", "task": "classification", "goal": "classes", "labels": LABELS},
+        head,
+    )
     loaded = bundle.load(tmp_path)
     assert loaded.head is not None
     assert torch.equal(loaded.head, head)

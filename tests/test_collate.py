@@ -7,11 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt1.batch import IGNORE, Batch
-from gpt1.config import Model
 from gpt1.data.collate import Epochs, Example, by_length, collate, rounded
-from gpt1.data.tasks import Frame, classification
-from gpt1.nn.model import GPT
-from gpt1.nn.objectives import TaskModel
 
 PAD = 9
 
@@ -103,30 +99,3 @@ def test_prediction_takes_every_example_once_longest_first(lengths: list[int], b
     chosen = [i for numbers in by_length(examples_of(lengths), batch) for i in numbers]
     assert sorted(chosen) == list(range(len(lengths)))
     assert [lengths[i] for i in chosen] == sorted(lengths, reverse=True)
-
-
-@pytest.mark.parametrize("micro_batch", [5, 2])
-def test_l3_from_ids_to_gradient(micro_batch: int) -> None:
-    """The paper's formulas, one text at a time: no padding, no batch; `start text extract` written out."""
-    still = {"embedding_dropout": 0.0, "residual_dropout": 0.0, "attention_dropout": 0.0}
-    body = GPT(Model(context=12, width=16, depth=2, heads=2, inner=64, vocabulary=40, **still))
-    model = TaskModel(body.init_weights(torch.Generator().manual_seed(1)), classes=3, head_dropout=0.0).double()
-    model.init_head(torch.Generator().manual_seed(2))
-    texts, labels = [[5, 9, 3], [8], [], [4, 4, 7, 1, 2, 30], list(range(20))], [2, 0, 1, 1, 0]
-
-    reference = torch.zeros((), dtype=torch.double)
-    for text, label in zip(texts, labels, strict=True):
-        ids = torch.tensor([37, *text[:10], 39])
-        h_TD = body(ids[None])[0]
-        task = -(h_TD[-1] @ model.head.weight.T).log_softmax(-1)[label]
-        nats = [-(h_TD[t] @ body.tokens.weight.T).log_softmax(-1)[ids[t + 1]] for t in range(len(ids) - 1)]
-        reference = reference + (task + 0.5 * torch.stack(nats).mean()) / 5
-
-    frame = Frame(start=37, delimiter=38, extract=39, context=12)
-    examples = [Example(classification(text, frame), label) for text, label in zip(texts, labels, strict=True)]
-    sums = [model(batch) for batch in Epochs(examples, 5, micro_batch, 36, seed=3)(0)]
-    total = torch.stack([sum_["task"] / 5 + 0.5 * sum_["lm"] / 5 for sum_ in sums]).sum()
-    torch.testing.assert_close(total, reference, atol=1e-9, rtol=0)
-    ours, theirs = (torch.autograd.grad(value, list(model.parameters())) for value in (total, reference))
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-9, rtol=0)

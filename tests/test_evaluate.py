@@ -35,7 +35,10 @@ def make_run(folder: Path, kind: str = "pretrained", tokenizer_kind: str = "byte
     model = Model(context=64, width=32, depth=2, heads=4, inner=128, vocabulary=tokenizer.vocabulary)
     body = GPT(model).init_weights(torch.Generator().manual_seed(1))
     head = 3 * torch.randn(3, 32, generator=torch.Generator().manual_seed(2)) if tuned else None
-    facts = {"task": "classification", "labels": LABELS, "columns": {"text": "text", "label": "stars"}}
+    facts = {
+        "task": "classification", "goal": "classes", "labels": LABELS, "long": "head",
+        "columns": {"texts": ["text"], "label": ["stars"]},
+    }  # fmt: skip
     bundle.save(folder, body, tokenizer, {"kind": kind, "metrics": {}} | (facts if tuned else {}), head)
     return folder
 

@@ -151,6 +151,6 @@ def test_bad_requests(run: Path, tmp_path: Path) -> None:
 def test_a_fine_tuned_run_is_said_to_be_one(tokenizer: Tokenizer, tmp_path: Path) -> None:
     tuned = tokenizer.with_task_tokens()
     model = Model(context=16, width=32, depth=1, heads=4, inner=128, vocabulary=tuned.vocabulary)
-    facts = {"kind": "finetuned", "task": "classification", "labels": ["a", "b"]}
+    facts = {"kind": "finetuned", "task": "classification", "goal": "classes", "labels": ["a", "b"]}
     bundle.save(tmp_path, GPT(model).init_weights(), tuned, facts, torch.zeros(2, 32))
     assert "fine-tuned" in asked(tmp_path, "The cat")["model"]

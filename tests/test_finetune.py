@@ -17,12 +17,12 @@ import torch
 
 from gpt1.config import Finetune, Model, Predict
 from gpt1.errors import RunFailed, UserError
-from gpt1.jobs import bundle
-from gpt1.jobs import finetune as job
-from gpt1.jobs.classifier import make_examples, score
+from gpt1.jobs import bundle, tuning
 from gpt1.jobs.finetune import finetune
 from gpt1.jobs.finetune_settings import settle
+from gpt1.jobs.goals import Classes
 from gpt1.jobs.predict import predict
+from gpt1.jobs.tuned import Examples, Reader, score
 from gpt1.nn.model import GPT
 from gpt1.nn.objectives import TaskModel
 from gpt1.text.train import train as train_tokenizer
@@ -87,20 +87,20 @@ def test_it_learns(base: Path, train: Path, tmp_path: Path) -> None:
 def test_the_best_epoch_is_kept(base: Path, train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What lies in the folder is the model of the epoch whose validation in metrics.jsonl is best."""
     found = [(0.5, 0.6), (0.75, 0.5), (0.75, 0.4), (0.75, 0.45)]
-    states = []
+    states, validate = [], tuning._Run.validate
 
-    def validate(run: job.Run) -> dict[str, float]:
+    def told(run: tuning._Run, epoch: int) -> tuning.Validation:
         states.append(run.weights()["head.weight"])
-        accuracy, loss = found[len(states) - 1]
-        return {"accuracy": accuracy, "loss": loss}
+        accuracy, loss = found[epoch - 1]
+        return replace(validate(run, epoch), metrics={"accuracy": accuracy, "loss": loss})
 
-    monkeypatch.setattr(job.Run, "validate", validate)
+    monkeypatch.setattr(tuning._Run, "validate", told)
     result = finetune(settings(base, train, tmp_path / "run", epochs=4))
     assert result["epoch"] == 3
     assert result["loss"] == 0.4
     head = bundle.load(tmp_path / "run").head
     assert head is not None
-    assert torch.equal(head, states[2])
+    assert torch.equal(head, states[2] / result["temperature"])
     rows = [row for row in log.read(tmp_path / "run") if "val_accuracy" in row]
     assert [(row["val_accuracy"], row["val_loss"]) for row in rows] == found
     assert [row["step"] for row in rows] == [11, 22, 33, 44]
@@ -113,8 +113,8 @@ def test_the_saved_model_scores_as_reported(base: Path, train: Path, tmp_path: P
     assert loaded.head is not None
     model = TaskModel(loaded.body, 2)
     model.head.weight.data = loaded.head
-    examples, _ = make_examples(CORPUS[::4], loaded.tokenizer, loaded.body.config.context)
-    best_N = score(model, examples, 7, loaded.tokenizer.pad_id, torch.device("cpu")).argmax(-1)
+    found = Reader("classification", loaded.tokenizer, loaded.body.config.context).examples([(t,) for t in CORPUS[::4]])
+    best_N = score(model, found.examples, 7, loaded.tokenizer.pad_id, torch.device("cpu")).argmax(-1)
     expected = [1 if " loves " in text else 0 for text in CORPUS[::4]]
     assert result["accuracy"] == pytest.approx(np.mean(best_N == expected))
 
@@ -135,20 +135,48 @@ def test_accumulation_does_not_change_the_result(base: Path, train: Path, tmp_pa
         torch.testing.assert_close(parts.body.state_dict()[name], tensor, atol=2e-4, rtol=0, msg=name)
 
 
-def test_the_new_tokens_are_appended(base: Path) -> None:
+def built(base: Path, **changes: Any) -> tuple[TaskModel, GPT]:
+    """The model at its first update, and the pre-trained network."""
     loaded = bundle.load(base)
-    tokenizer = loaded.tokenizer.with_task_tokens()
-    asked = settle(settings(base, Path("t.csv"), Path("o")), 100, 32)
-    old = loaded.body.tokens.weight
-    for scratch in (False, True):
-        model = job._build(replace(asked, from_scratch=scratch), loaded.body, tokenizer, classes=3)
-        new = model.body.tokens.weight
-        assert new.shape == (len(old) + 3, 32)
-        assert torch.equal(new[:-3], old) != scratch
-        assert 0.01 < new[-3:].std() < 0.03
-        for name, weight in loaded.body.blocks.state_dict().items():
-            same = torch.equal(model.body.blocks.state_dict()[name], weight)
-            assert same != (scratch and weight.dim() > 1), name
+    reader = Reader("classification", loaded.tokenizer.with_task_tokens(), loaded.body.config.context)
+    nothing = Examples([], np.array([]), 0)
+    data = tuning.Data(Classes(["a", "b", "c"]), reader, nothing, nothing, [], None)
+    return tuning.build(settings(base, Path("t.csv"), Path("o"), **changes), data, loaded.body), loaded.body
+
+
+@pytest.mark.parametrize("scratch", [False, True])
+def test_the_new_tokens_are_appended(base: Path, scratch: bool) -> None:
+    model, old = built(base, from_scratch=scratch)
+    new = model.body.tokens.weight
+    assert new.shape == (len(old.tokens.weight) + 3, 32)
+    assert torch.equal(new[:-3], old.tokens.weight) != scratch
+    assert 0.01 < new[-3:].std() < 0.03
+    for name, weight in old.blocks.state_dict().items():
+        same = torch.equal(model.body.blocks.state_dict()[name], weight)
+        assert same != (scratch and weight.dim() > 1), name
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2])
+def test_the_first_layers_are_transferred(base: Path, layers: int) -> None:
+    """Figure 2 of the paper: with no block the embeddings alone."""
+    model, old = built(base, transfer_layers=layers)
+    assert torch.equal(model.body.tokens.weight[:-3], old.tokens.weight)
+    assert torch.equal(model.body.positions.weight, old.positions.weight)
+    for block in range(2):
+        same = torch.equal(model.body.blocks[block].attention.qkv.weight, old.blocks[block].attention.qkv.weight)  # type: ignore[union-attr]
+        assert same == (block < layers)
+
+
+def test_what_is_frozen_stays(base: Path, train: Path, tmp_path: Path) -> None:
+    """To the last bit, though weights decay and the token matrix has rows that are learnt."""
+    for dtype in ("fp32", "bf16"):
+        finetune(settings(base, train, tmp_path / dtype, freeze=1, dtype=dtype))
+        old, new = bundle.load(base).body.state_dict(), bundle.load(tmp_path / dtype).body.state_dict()
+        for name, weight in old.items():
+            kept = new[name][: len(weight)] if name == "tokens.weight" else new[name]
+            assert torch.equal(kept, weight) == (not name.startswith("blocks.1.")), name
+        started = built(base, freeze=1)[0].body.tokens.weight
+        assert (new["tokens.weight"][-3:] != started[-3:]).any(1).all(), "new tokens are learnt"
 
 
 def test_what_is_written_down(base: Path, train: Path, tmp_path: Path) -> None:
@@ -158,7 +186,7 @@ def test_what_is_written_down(base: Path, train: Path, tmp_path: Path) -> None:
     assert facts["kind"] == "finetuned"
     assert facts["task"] == "classification"
     assert facts["labels"] == ["9", "10"]
-    assert facts["columns"] == {"text": "text", "label": "label"}
+    assert facts["columns"] == {"texts": ["text"], "label": ["label"], "choices": []}
     assert (facts["lm_coef"], facts["seed"], facts["preset"]) == (0.5, 1, "tiny")
     assert facts["data"]["train"]["path"] == str(train)
     assert len(facts["data"]["train"]["sha256"]) == 64
@@ -206,6 +234,7 @@ def test_the_same_again_is_nothing_to_do(
         ({"lm_coef": 0.0}, "made with --lm-coef 0.5, not 0.0"),
         ({"lr": 0.0}, r"made with --lr 0.003, not 0.036"),
         ({"from_scratch": True}, "made with --from-scratch False, not True"),
+        ({"long": "tail"}, "made with --long head, not tail"),
     ],
 )
 def test_a_folder_with_another_result_stays(
@@ -358,7 +387,10 @@ def test_long_texts_are_said_and_two_rows_are_enough(
 ) -> None:
     train = write(tmp_path / "train.csv", [(CORPUS[0] * 9, "x"), (CORPUS[1] * 9, "y")])
     assert finetune(settings(base, train, tmp_path / "run"))["n"] == 1
-    assert "training: 1 of 1 texts are longer than 19 tokens; their heads are kept" in capsys.readouterr().err
+    assert (
+        "training: 1 of 1 rows (100.0%) are longer than the context of 21 tokens; their head is kept"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,14 @@
-"""L1, L2 and L3 against the paper's formulas written out plainly, in double precision."""
+"""The sums that L1 is made of, against the paper's formulas written out plainly, in double precision."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from gpt1.batch import IGNORE, Batch
 from gpt1.config import Model
 from gpt1.nn import vocabulary_loss as sliced
 from gpt1.nn.model import GPT
-from gpt1.nn.objectives import LanguageModel, TaskModel
+from gpt1.nn.objectives import LanguageModel
 
 TINY = Model(
     context=16, width=32, depth=2, heads=4, inner=64, vocabulary=53,
@@ -30,10 +29,6 @@ def random_batch(N: int = 5, T: int = 11) -> Batch:
     lengths = torch.tensor([11, 4, 7, 9, 2])[:N]
     targets[torch.arange(T) >= lengths[:, None, None] - 1] = IGNORE
     return Batch(tokens, targets, extract_NK=lengths[:, None] - 1, labels_N=torch.arange(N) % 3)
-
-
-def gradients(value: Tensor, model: torch.nn.Module) -> list[Tensor]:
-    return list(torch.autograd.grad(value, list(model.parameters())))
 
 
 def test_sliced_loss_equals_the_whole_one() -> None:
@@ -63,28 +58,3 @@ def test_l1_is_the_sum_over_next_tokens() -> None:
                 expected = expected - logits[t].log_softmax(-1)[batch.targets_NKT[n, 0, t]]
     torch.testing.assert_close(model(batch)["lm"], expected)
     assert model.counts(batch) == {"lm": 10 + 3 + 6 + 8 + 1}
-
-
-@pytest.mark.parametrize("micro_batch", [5, 2])
-def test_l3_and_its_gradient(micro_batch: int) -> None:
-    """L3 = mean L2 + lambda * mean over sequences of the mean L1, however the batch is cut."""
-    model = TaskModel(GPT(TINY), classes=3, head_dropout=0.0).double()
-    model.body.init_weights(torch.Generator().manual_seed(1))
-    model.init_head(torch.Generator().manual_seed(2))
-    batch, coefficient = random_batch(), 0.5
-    reference = torch.zeros((), dtype=torch.double)
-    for n in range(5):
-        h_TD, target_T = model.body(batch.tokens_NKT[n])[0], batch.targets_NKT[n, 0]
-        task = -model.head(h_TD[batch.extract_NK[n, 0]]).log_softmax(-1)[batch.labels_N[n]]  # type: ignore[index]
-        known = target_T != IGNORE
-        lm = -model.body.logits(h_TD).log_softmax(-1)[known].gather(1, target_T[known, None]).mean()
-        reference = reference + (task + coefficient * lm) / 5
-    total = torch.zeros((), dtype=torch.double)
-    for low in range(0, 5, micro_batch):
-        part = slice(low, low + micro_batch)
-        cut = Batch(batch.tokens_NKT[part], batch.targets_NKT[part], batch.extract_NK[part], None, batch.labels_N[part])  # type: ignore[index]
-        sums = model(cut)
-        total = total + sums["task"] / 5 + coefficient * sums["lm"] / 5
-    torch.testing.assert_close(total, reference, atol=1e-9, rtol=0)
-    for a, b in zip(gradients(total, model), gradients(reference, model), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)

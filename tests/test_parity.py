@@ -153,7 +153,8 @@ def test_hugging_face_classifies_with_a_fine_tuned_run(tokenizer: Tokenizer, tmp
     body = random_body(tokenizer.vocabulary)
     head = torch.randn(3, 32, generator=torch.Generator().manual_seed(2))
     labels = ["zebra", "ant", "Mus musculus"]
-    bundle.save(tmp_path, body, tokenizer, {"kind": "finetuned", "task": "classification", "labels": labels}, head)
+    facts = {"kind": "finetuned", "task": "classification", "goal": "classes", "labels": labels}
+    bundle.save(tmp_path, body, tokenizer, facts, head)
     texts = ["the cat", "", "the dog ran. the dog ran. the dog"]
     assert tokenizer.start_id is not None
     assert tokenizer.extract_id is not None

@@ -43,8 +43,8 @@ def run(body: GPT, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("run")
     head = 3 * torch.randn(3, 32, generator=torch.Generator().manual_seed(2))
     facts = {
-        "kind": "finetuned", "task": "classification", "labels": LABELS, "metrics": {},
-        "columns": {"text": "review", "label": "stars"},
+        "kind": "finetuned", "task": "classification", "goal": "classes", "labels": LABELS, "metrics": {},
+        "columns": {"texts": ["review"], "label": ["stars"]}, "long": "head",
     }  # fmt: skip
     bundle.save(folder, body, tokenizer.with_task_tokens(), facts, head)
     return str(folder)
@@ -95,7 +95,7 @@ def test_blocks_of_rows_change_nothing(run: str, source: Path, monkeypatch: pyte
 def test_only_a_block_of_rows_is_held(run: str, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No row is read before the rows of the blocks ahead of it have their answers."""
     events: list[int] = []
-    answer = job.classifier.Classifier.probabilities
+    answer = job.tuned.Tuned.answers
 
     def watched_rows(*given: Any, **options: Any) -> Iterator[Any]:
         events.append(0)
@@ -108,7 +108,7 @@ def test_only_a_block_of_rows_is_held(run: str, source: Path, monkeypatch: pytes
         return answer(model, texts, batch)
 
     monkeypatch.setattr(job, "rows", watched_rows)
-    monkeypatch.setattr(job.classifier.Classifier, "probabilities", watched_answer)
+    monkeypatch.setattr(job.tuned.Tuned, "answers", watched_answer)
     monkeypatch.setattr(job, "ROWS_AT_ONCE", 16)
     predicted(run, source, source.with_name("out.jsonl"))
     assert events == [0, *[1] * 40, 0, *[1] * 16, -16, *[1] * 16, -16, *[1] * 8, -8]
@@ -149,7 +149,7 @@ def test_no_label_is_needed_and_what_is_cut_is_said(
     source = written(tmp_path / "a.jsonl", [{"t": "the dog"}, {"t": "a mat " * 20_000}])
     out = predicted(run, source, tmp_path / "out.csv", text="t")
     assert list(out[0]) == ["t", "predicted_label", *(f"probability_{name}" for name in LABELS)]
-    assert "1 of 2 texts are longer than the model reads" in capsys.readouterr().err
+    assert "1 of 2 rows are longer than the model reads" in capsys.readouterr().err
 
 
 def test_a_column_of_any_value_survives(run: str, tmp_path: Path) -> None:

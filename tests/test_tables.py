@@ -10,10 +10,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt1.config import Finetune
 from gpt1.data.tables import columns, header, rows, table
 from gpt1.errors import UserError
-from gpt1.jobs.labelled import Columns, class_names, guess_columns, label_numbers, read_labelled, split, warn
 
 ROWS = [
     {"text": 'he said "no", twice', "label": "bad"},
@@ -67,7 +65,7 @@ def test_what_another_program_wrote_is_read(kind: str, packing: str, tmp_path: P
     path = write(tmp_path, kind, ROWS, packing)
     assert values(path) == ROWS
     assert columns(table(path)) == header(table(path)) == ["text", "label"]
-    assert [row.values["text"] for row in rows(table(path), only="text")] == [row["text"] for row in ROWS]
+    assert [row.values["text"] for row in rows(table(path), only=["text"])] == [row["text"] for row in ROWS]
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20), min_size=1))
@@ -165,87 +163,3 @@ def test_rows_without_a_text_or_a_label(row: dict[str, object], answer: str, tmp
         found.text("text")
         found.label("label")
     assert str(caught.value).startswith(f"{path}{answer}")
-
-
-# Labelled rows
-
-
-def guess(path: Path, text: str | None = None, label: str | None = None) -> tuple[str, str]:
-    found = guess_columns(Finetune(run="", train=str(path), out="", text=text, label=label))
-    return found.text, found.label
-
-
-@pytest.mark.parametrize(
-    ("names", "flags", "expected"),
-    [
-        ("text,label", {}, ("text", "label")),
-        ("id,Sentence,n,SENTIMENT", {}, ("Sentence", "SENTIMENT")),
-        ("remark,label", {}, ("remark", "label")),
-        ("text,package", {}, ("text", "package")),
-        ("remark,package", {"text": "remark"}, ("remark", "package")),
-        ("remark,package", {"label": "package"}, ("remark", "package")),
-        ("label,text", {"text": "label"}, ("label", "text")),
-        ("text,label,other", {"text": "other"}, ("other", "label")),
-        ("question,text,label", {}, ("text", "label")),
-    ],
-)
-def test_columns_are_guessed(names: str, flags: dict[str, str], expected: tuple[str, str], tmp_path: Path) -> None:
-    path = file_with(tmp_path, "a.csv", names + "\n" + ",".join("x" for _ in names.split(",")) + "\n")
-    assert guess(path, **flags) == expected
-
-
-@pytest.mark.parametrize(
-    ("names", "flags", "answer"),
-    [
-        ("a,b,c", {}, "which column is the text? Say --text with one of a, b, c"),
-        ("text,b,c", {}, "which column is the label? Say --label with one of b, c"),
-        ("text,label", {"label": "class"}, "no column class; the columns are text, label"),
-        ("text,label", {"text": "body"}, "no column body; the columns are text, label"),
-        ("text", {}, "no column for the label; a row must have a text and a label"),
-        ("label", {}, "no column for the text"),
-        ("a,b", {"text": "a", "label": "a"}, "--text and --label are both a"),
-    ],
-)
-def test_columns_that_cannot_be_guessed(names: str, flags: dict[str, str], answer: str, tmp_path: Path) -> None:
-    path = file_with(tmp_path, "a.csv", names + "\n" + ",".join("x" for _ in names.split(",")) + "\n")
-    with pytest.raises(UserError) as caught:
-        guess(path, **flags)
-    assert answer in str(caught.value)
-
-
-def test_one_class_however_it_is_written(tmp_path: Path) -> None:
-    found = file_with(tmp_path, "a.jsonl", "".join(f'{{"text": "a", "label": {v}}}\n' for v in ("1", "1.0", '"1"')))
-    assert read_labelled(str(found), Columns("text", "label")).labels == ["1", "1", "1"]
-
-
-def labelled(tmp_path: Path, labels: list[str]) -> Path:
-    return write(tmp_path, "csv", [{"text": f"row {n}", "label": label} for n, label in enumerate(labels)])
-
-
-def test_classes_are_sorted_numbers_by_value(tmp_path: Path) -> None:
-    for labels, expected in (
-        (["10", "9", "-1.5", "9"], ["-1.5", "9", "10"]),
-        (["b", "B", "a"], ["B", "a", "b"]),
-        (["x", "2", "nan"], ["2", "nan", "x"]),
-    ):
-        found = read_labelled(str(labelled(tmp_path, labels)), Columns("text", "label"))
-        assert class_names(found, "a.csv", "label") == expected
-        assert [expected[i] for i in label_numbers(found, expected, "label")] == labels
-
-
-def test_what_is_worth_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = read_labelled(str(labelled(tmp_path, ["yes", "Yes ", *["no"] * 11])), Columns("text", "label"))
-    class_names(found, "a.csv", "label")
-    warn(found, found)
-    said = capsys.readouterr().err
-    assert "label 'yes' equals another but for case or spaces" in said
-    assert "13 texts stand in both training and validation" in said
-    assert "label 'no' has 11 rows, 'Yes ' has 1" in said
-
-
-def test_a_tenth_validates(tmp_path: Path) -> None:
-    found = read_labelled(str(labelled(tmp_path, ["a", "b"] * 15)), Columns("text", "label"))
-    train, valid = split(found, list(range(29, -1, -1)))
-    assert len(valid.texts) == 3
-    assert sorted(train.rows + valid.rows) == sorted(found.rows)
-    assert all(f"row {n}" not in train.texts for n in (29, 28, 27))

@@ -233,8 +233,8 @@ class Finetune(Command):
     """dropout inside the network: embeddings, residuals and attention"""
     head_dropout: float = 0.1
     """dropout before the new layer W_y"""
-    transfer_layers: int = -1
-    """blocks, counted from the embeddings, that start from the pre-trained ones; the rest start random; -1: all"""
+    transfer_layers: int | None = None
+    """blocks, counted from the embeddings, that start from the pre-trained ones, not random; all if not given"""
     freeze: int = 0
     """blocks that stay as pre-trained, with the embeddings beneath them; new tokens are learnt all the same"""
     from_scratch: bool = False

@@ -15,14 +15,16 @@ from gpt1.batch import IGNORE, Batch
 
 CHUNK = 64
 """Batches whose examples are sorted by length together: of real sentences, less than 3 % are then padding."""
+Label = int | float | list[float]
+"""A class or the number of the right sequence; a standardised score; 0 or 1 for each of several labels."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """K sequences that end in the extract token, and the class they belong to."""
+    """K sequences that end in the extract token, and what is to be told of them."""
 
     sequences: list[list[int]]
-    label: int | None = None
+    label: Label | None = None
 
     @property
     def length(self) -> int:

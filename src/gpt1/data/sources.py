@@ -157,7 +157,7 @@ def _column(file: File, reading: Reading) -> Iterator[str]:
     name, what = reading.text, "field" if file.kind == "jsonl" else "column"
     if not has_column(file, reading):
         raise UserError(f"{file.path}: {_no_column(what, name, header(file, reading.encoding))}")
-    for row in rows(file, reading.encoding, only=name):
+    for row in rows(file, reading.encoding, only=[name]):
         if name not in row.values:
             raise UserError(f"{row.where}: {_no_column(what, name, row.values)}")
         text = row.values[name]

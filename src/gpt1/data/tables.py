@@ -51,6 +51,16 @@ class Row:
             return str(value)
         raise UserError(f"{self.where}: column {column} holds {_short(value)}, where one label must stand")
 
+    def number(self, column: str) -> float:
+        """A column that must hold a finite number. Raises UserError if it holds none."""
+        value = self._value(column, "a number")
+        try:
+            if math.isfinite(number := float(value)):
+                return number
+        except (TypeError, ValueError):
+            pass
+        raise UserError(f"{self.where}: column {column} holds {_short(value)}, where a number must stand")
+
     def _value(self, column: str, wanted: str) -> Any:
         value = self.values.get(column)
         nothing = value is None or (isinstance(value, str) and not value.strip())
@@ -72,8 +82,8 @@ def table(path: str | Path) -> File:
     return file
 
 
-def rows(file: File, encoding: str = "utf-8", only: str | None = None) -> Iterator[Row]:
-    """Every row of a table, in order; `only` names the one column that the caller will look at.
+def rows(file: File, encoding: str = "utf-8", only: Sequence[str] = ()) -> Iterator[Row]:
+    """Every row of a table, in order; `only` names the columns, if not all, that the caller will look at.
 
     Raises UserError naming the line for a row that is none.
     """
@@ -158,13 +168,13 @@ def _check_header(names: list[str], file: File) -> None:
             )
 
 
-def _parquet(file: File, only: str | None) -> Iterator[Row]:
+def _parquet(file: File, only: Sequence[str]) -> Iterator[Row]:
     import polars  # loads in half a second, which only parquet should cost
 
     number = 0
     with _unpacked(file) as path:
         try:
-            frames = polars.scan_parquet(path).select(only or polars.all())
+            frames = polars.scan_parquet(path).select(list(only) or polars.all())
             for frame in frames.collect_batches(chunk_size=ROWS_AT_ONCE, maintain_order=True):
                 for values in frame.iter_rows(named=True):
                     number += 1

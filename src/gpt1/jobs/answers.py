@@ -7,7 +7,7 @@ from gpt1.errors import UserError
 
 
 def context_of(row: Row, columns: Sequence[str]) -> str:
-    """The parts of the context, a line each; the turns of a dialogue may be a list. Raises UserError for an empty one."""
+    """The parts of the context, a line each; a part may be a list of turns. Raises UserError for an empty one."""
     return "\n".join("\n".join(_texts(row, column)) for column in columns)
 
 

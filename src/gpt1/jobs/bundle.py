@@ -44,7 +44,7 @@ class Bundle:
     info: dict[str, Any]
     """gpt1.json"""
     head: Tensor | None = None
-    """W_y (C, D) of a fine-tuned run; row i belongs to `info["labels"][i]`"""
+    """W_y (C, D) of a fine-tuned run; row i belongs to `info["labels"][i]`, if it has labels"""
 
     def generate(self, prompt: str = "", **settings: Any) -> Sample:
         """Continue one text: {prompt, text, tokens, finish_reason}; `settings` are those of `config.Generate`."""
@@ -55,12 +55,13 @@ class Bundle:
 def save(folder: str | Path, body: GPT, tokenizer: Tokenizer, info: dict[str, Any], head: Tensor | None = None) -> None:
     """Write a run folder, replacing the model it may hold; the same arguments give the same bytes.
 
-    `info` needs `kind`, and `labels` beside a head; format, parameters, tokenizer and versions are added here.
-    Raises UserError if Hugging Face's `openai-gpt` cannot express the network.
+    `info` needs `kind`, and `goal` and `labels` beside a head; format, parameters, tokenizer and versions are added
+    here. Raises UserError if Hugging Face's `openai-gpt` cannot express the network.
     """
     folder = Path(folder)
-    labels = info["labels"] if head is not None else None
-    config = to_hf_config(body.config, {"end": tokenizer.end_id, "pad": tokenizer.pad_id}, labels)
+    goal = info["goal"] if head is not None else None
+    ids = {"end": tokenizer.end_id, "pad": tokenizer.pad_id}
+    config = to_hf_config(body.config, ids, goal, info.get("labels", ()))
     info = {
         "format": FORMAT,
         **info,
@@ -73,7 +74,7 @@ def save(folder: str | Path, body: GPT, tokenizer: Tokenizer, info: dict[str, An
     with replacing(folder) as staged:
         with atomic(staged / "model.safetensors") as temporary:
             # transformers refuses a file that does not say which framework wrote it.
-            save_file(to_hf(body, head), temporary, metadata={"format": "pt"})
+            save_file(to_hf(body, head, goal), temporary, metadata={"format": "pt"})
         write_json(staged / "config.json", config)
         write_json(staged / "generation_config.json", {k: v for k, v in config.items() if k.endswith("_token_id")})
         tokenizer.save(staged, body.config.context, template=head is not None)

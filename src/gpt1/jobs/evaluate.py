@@ -10,12 +10,14 @@ from rich.table import Table
 
 from gpt1.config import Evaluate
 from gpt1.data.files import File, text_of
+from gpt1.data.tables import columns, table
 from gpt1.data.windows import Ids
 from gpt1.errors import UserError
-from gpt1.jobs import bundle, classifier, console
-from gpt1.jobs.labelled import Columns, Labelled, label_numbers, read_labelled
+from gpt1.jobs import bundle, console, tuned
+from gpt1.jobs.columns import Columns, chosen_columns
+from gpt1.jobs.goals import Classes, Goal, LabelSets
+from gpt1.jobs.labelled import Labelled, check_labels, read_labelled
 from gpt1.jobs.likelihood import Likelihood, likelihood
-from gpt1.jobs.metrics import classification_metrics
 from gpt1.nn.reading import packed
 from gpt1.text.bulk import encode_bulk
 from gpt1.train.parallel import machine
@@ -52,30 +54,44 @@ def _as_rows(settings: Evaluate) -> bool:
 
 
 def _rows(settings: Evaluate) -> dict[str, Any]:
-    model = classifier.load(settings)
-    wanted = Columns(settings.text or model.text, settings.label or model.label)
-    gold: list[str] = []
-    predicted: list[str] = []
+    if settings.batch < 1:
+        raise UserError(f"--batch {settings.batch} must be at least 1")
+    model = tuned.load(settings.run, settings)
+    labels: list[Any] = []
+    answers: list[np.ndarray] = []
     each: dict[str, Any] = {}
     for path in settings.files:
-        found = read_labelled(path, wanted, settings.encoding)
-        _check_labels(found, model.labels, wanted.label)
-        best_N = model.probabilities(found.texts, settings.batch)[0].argmax(-1)
-        names = [model.labels[i] for i in best_N]
-        each[path] = classification_metrics(found.labels, names, model.labels)
-        gold, predicted = gold + found.labels, predicted + names
+        file = table(path)
+        wanted = chosen_columns(settings, model.columns, file, columns(file, settings.encoding))
+        found = read_labelled(path, wanted, model.goal.kind, settings.encoding)
+        _say_strange(found, model.goal, wanted)
+        answers_NC = model.answers(found.texts, settings.batch)[0]
+        each[path] = _metrics(model.goal, found.labels, answers_NC)
+        labels, answers = labels + found.labels, [*answers, answers_NC]
     if len(each) == 1:
         return each[settings.files[0]]
-    return classification_metrics(gold, predicted, model.labels) | {"files": each}
+    return _metrics(model.goal, labels, _stacked(answers)) | {"files": each}
 
 
-def _check_labels(found: Labelled, names: Sequence[str], column: str) -> None:
+def _metrics(goal: Goal, labels: list[Any], answers_NC: np.ndarray) -> dict[str, Any]:
+    return goal.metrics(labels, answers_NC) | {"intervals": goal.intervals(labels, answers_NC)}
+
+
+def _stacked(answers: Sequence[np.ndarray]) -> np.ndarray:
+    """Files one under the other; rows with fewer choices than others have none of the rest."""
+    most = max(answers_NC.shape[1] for answers_NC in answers)
+    return np.concatenate([np.pad(a_NC, ((0, 0), (0, most - a_NC.shape[1]))) for a_NC in answers])
+
+
+def _say_strange(found: Labelled, goal: Goal, wanted: Columns) -> None:
     """A row whose label training never saw counts as wrong, which is said. Raises UserError if all are so."""
-    strange = [i for i, label in enumerate(found.labels) if label not in names]
+    if not isinstance(goal, Classes | LabelSets):
+        return
+    strange = [i for i, label in enumerate(found.labels) if not goal.names_of(label) <= set(goal.names)]
     if len(strange) == len(found.labels):
-        label_numbers(found, names, column)
+        check_labels(found, goal.names, ", ".join(wanted.label))
     if strange:
-        where, label = found.rows[strange[0]], found.labels[strange[0]]
+        where, label = found.rows[strange[0]], ", ".join(sorted(goal.names_of(found.labels[strange[0]])))
         console.say(
             f"warning: {where}: label {label!r} does not occur in training; {len(strange):,} such rows count as wrong"
         )

@@ -1,85 +1,55 @@
-"""`gpt1 finetune`: a pre-trained run and labelled rows -> a classifier (the paper, section 3.2)."""
+"""`gpt1 finetune`: a pre-trained run and labelled rows -> a model for a task (the paper, section 3.2)."""
 
 import dataclasses
+import statistics
 import time
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from rich.console import RenderableType
-from torch import Tensor
-from torch.nn import functional as F
 
-from gpt1.config import Finetune, Optim, with_vocabulary
-from gpt1.data.collate import Epochs, Example
+from gpt1.config import Finetune
 from gpt1.jobs import bundle
-from gpt1.jobs.classifier import make_examples, score
-from gpt1.jobs.console import bar, say, table
-from gpt1.jobs.finetune_settings import check, is_done, settle, sources
-from gpt1.jobs.labelled import Columns, Labelled, class_names, guess_columns, label_numbers, read_labelled, split, warn
-from gpt1.jobs.metrics import classification_metrics
-from gpt1.nn.model import GPT, INIT_STD
-from gpt1.nn.objectives import TaskModel
+from gpt1.jobs.columns import Columns, guess_columns
+from gpt1.jobs.console import say, table
+from gpt1.jobs.finetune_settings import check, is_done, settle, sources, usual_lr
+from gpt1.jobs.goals import Goal, goal_for, to_facts
+from gpt1.jobs.labelled import Labelled, check_labels, kind_of, read_labelled, split, warn
+from gpt1.jobs.tuning import Best, Data, made_ready, rank, selected, tune
+from gpt1.nn.model import GPT
 from gpt1.storage import write_json
-from gpt1.text.tokenizer import Tokenizer
-from gpt1.train.log import Log
-from gpt1.train.loop import Report, train
-from gpt1.train.optim import Optimizer
-from gpt1.train.parallel import machine
+from gpt1.train import log
+
+SCRATCH_RATES = (1.0, 4.0, 16.0)
+"""Random weights want a higher learning rate than pre-trained ones; these multiples of it are tried."""
 
 
 @dataclass(frozen=True)
-class Data:
-    """Training and validation rows, ready for the model."""
+class Rows:
+    """The labelled rows of a fine-tuning."""
 
     columns: Columns
-    names: list[str]
-    train: list[Example]
-    valid: list[Example]
+    goal: Goal
+    train: Labelled
+    valid: Labelled
 
 
 @dataclass(frozen=True)
-class Run:
-    """A fine-tuning in progress."""
+class Trial:
+    """One run, and its curves."""
 
-    settings: Finetune
-    data: Data
-    epochs: Epochs
-    model: TaskModel
-    optimizer: Optimizer
-    device: torch.device
-
-    def validate(self) -> dict[str, Any]:
-        """The metrics on the validation rows, and their mean `loss` (L2) in nats."""
-        data = self.data
-        scores_NC = torch.from_numpy(score(self.model, data.valid, self.epochs.batch, self.epochs.pad_id, self.device))
-        classes_N = torch.tensor([example.label for example in data.valid])
-        gold, predicted = ([data.names[i] for i in found.tolist()] for found in (classes_N, scores_NC.argmax(-1)))
-        loss = F.cross_entropy(scores_NC, classes_N).item()
-        return classification_metrics(gold, predicted, data.names) | {"loss": loss}
-
-    def weights(self) -> dict[str, Tensor]:
-        """A copy of the fp32 weights as they are."""
-        return {name: master.detach().clone() for name, master in self.optimizer.masters.items()}
-
-
-@dataclass(frozen=True)
-class Best:
-    """The model after the best epoch so far."""
-
-    epoch: int
-    metrics: dict[str, Any]
-    weights: dict[str, Tensor]
+    best: Best
+    curves: bytes
+    """metrics.jsonl"""
 
 
 def finetune(settings: Finetune) -> dict[str, Any]:
-    """Train a classifier on L3 = L2 + lambda L1, keep its best epoch, and write the run folder at one stroke.
+    """Train a model for the task on L3 = L2 + lambda L1, keep its best epoch, and write the run folder at one stroke.
 
-    Returns the validation metrics of the best epoch (n, accuracy, macro_f1, ...), its number, and seconds.
-    Raises UserError for wrong settings or rows.
+    Returns the validation metrics of the best epoch (see `jobs.metrics`), its number, and seconds; of several seeds
+    `seeds`, the mean, deviation and values of each metric. Raises UserError for wrong settings or rows.
     """
     began = time.perf_counter()
     check(settings)
@@ -88,138 +58,114 @@ def finetune(settings: Finetune) -> dict[str, Any]:
         say(f"{settings.out} is fine-tuned with these settings already (--fresh starts over)")
         return _result(bundle.read_info(Path(settings.out)))
     base = bundle.load(settings.run)
-    tokenizer = base.tokenizer.with_task_tokens()
-    data = _read(settings, tokenizer, base.body.config.context)
-    run = _begin(settings, data, base.body, tokenizer)
+    rows = read_rows(settings)
+    settings = settle(settings, len(rows.train.rows), base.body.config.width)
+    data = made_ready(settings, rows.goal, rows.train, rows.valid, base)
     with bundle.replacing(Path(settings.out)) as folder:
-        best = _train(run, folder)
-        facts = _facts(run, best, base.info, made_from)
+        trial, told = run_trials(settings, data, base.body, folder)
+        made_from["train"]["rows"] = len(rows.train.rows)
+        facts = _facts(trial.best, rows.columns, base.info, made_from) | told
         facts["metrics"]["seconds"] = time.perf_counter() - began
-        write_json(folder / "settings.json", dataclasses.asdict(run.settings))
-        bundle.save(folder, _body(run, best), tokenizer, facts, head=best.weights["head.weight"])
+        (folder / log.NAME).write_bytes(trial.curves)
+        write_json(folder / "settings.json", dataclasses.asdict(settings))
+        bundle.save(folder, trial.best.body, data.reader.tokenizer, facts, trial.best.head)
     return _result(bundle.read_info(Path(settings.out)))
 
 
 def show(result: dict[str, Any]) -> RenderableType:
-    """The closing table."""
-    return table({name: value for name, value in result.items() if not isinstance(value, dict | list)}, "finetune")
+    """The closing table: what was measured, then mean and deviation over seeds."""
+    plain = {name: value for name, value in result.items() if not isinstance(value, dict | list)}
+    for name, found in result.get("seeds", {}).items():
+        plain[f"{name}, {len(found['values'])} seeds"] = f"{found['mean']:.4f} ± {found['deviation']:.4f}"
+    for rate, value in result.get("learning_rates", {}).items():
+        plain[f"{result['selected_by']} at learning rate {rate}"] = value
+    return table(plain, "finetune")
 
 
-def _read(settings: Finetune, tokenizer: Tokenizer, context: int) -> Data:
+def read_rows(settings: Finetune) -> Rows:
+    """The rows of the settings' files, and what is to be told of them; says what makes scores lie."""
     columns = guess_columns(settings)
-    found = read_labelled(settings.train, columns, settings.encoding)
-    names = class_names(found, settings.train, columns.label)
+    kind = kind_of(settings, columns)
+    learnt = read_labelled(settings.train, columns, kind, settings.encoding)
+    where = f"{settings.train}: column {', '.join(columns.label)}"
+    goal = goal_for(kind, learnt.labels, where)
     if settings.valid:
-        learnt, valid = found, read_labelled(settings.valid, columns, settings.encoding)
+        valid = read_labelled(settings.valid, columns, kind, settings.encoding)
+        if kind in ("classes", "labels"):
+            check_labels(valid, to_facts(goal)["labels"], ", ".join(columns.label))
     else:
-        order = np.random.default_rng(settings.seed).permutation(len(found.texts)).tolist()
-        learnt, valid = split(found, order)
-    warn(learnt, valid)
-    training, validation = (
-        _examples(role, rows, label_numbers(rows, names, columns.label), tokenizer, context)
-        for role, rows in (("training", learnt), ("validation", valid))
-    )
-    return Data(columns, names, training, validation)
+        learnt, valid = split(learnt, settings.seed)
+    warn(learnt, valid, kind)
+    return Rows(columns, goal, learnt, valid)
 
 
-def _examples(role: str, rows: Labelled, classes: list[int], tokenizer: Tokenizer, context: int) -> list[Example]:
-    examples, cut = make_examples(rows.texts, tokenizer, context, classes)
-    if cut:
-        say(f"{role}: {cut:,} of {len(examples):,} texts are longer than {context - 2} tokens; their heads are kept")
-    return examples
+def run_trials(settings: Finetune, data: Data, base: GPT, folder: Path) -> tuple[Trial, dict[str, Any]]:
+    """The best run of all, and what is to be told of the others: `seeds` and `learning_rates`, if there are several."""
+    best, rates, metrics = None, {}, []
+    for seed in range(settings.seed, settings.seed + settings.seeds):
+        found, tried = _best_rate(replace(settings, seed=seed), data, base, folder)
+        metrics.append(found.best.metrics)
+        if best is None or _rank(found) > _rank(best):
+            best, rates = found, tried
+    assert best is not None, "there is at least one seed"
+    told: dict[str, Any] = {"learning_rates": rates} if len(rates) > 1 else {}
+    return best, told | ({"seeds": over_seeds(metrics)} if len(metrics) > 1 else {})
 
 
-def _begin(settings: Finetune, data: Data, base: GPT, tokenizer: Tokenizer) -> Run:
-    device, dtype = machine(settings)
-    settings = settle(settings, len(data.train), base.config.width)
-    model = _build(settings, base, tokenizer, len(data.names)).to(device)
-    epochs = Epochs(data.train, settings.batch, settings.micro_batch, tokenizer.pad_id, settings.seed)
-    steps = settings.epochs * epochs.per_epoch
-    optim = Optim(lr=settings.lr, warmup=max(1, round(settings.warmup * steps)), decay="linear")
-    # The optimizer copies its fp32 masters before the weights lose precision.
-    optimizer = Optimizer(model, optim, steps)
-    return Run(settings, data, epochs, model.to(dtype), optimizer, device)
+def _best_rate(settings: Finetune, data: Data, base: GPT, folder: Path) -> tuple[Trial, dict[str, float]]:
+    """The best run of one seed, and what each learning rate came to; from scratch there are several to try."""
+    best, tried = None, {}
+    for lr in [settings.lr] if settings.lr else [rate * usual_lr(base.config.width) for rate in SCRATCH_RATES]:
+        found = _trial(replace(settings, lr=lr), data, base, folder)
+        tried[f"{lr:.3g}"] = found.best.metrics[selected(settings, data.goal)]
+        if best is None or _rank(found) > _rank(best):
+            best = found
+    assert best is not None, "there is at least one rate"
+    return best, tried
 
 
-def _build(settings: Finetune, base: GPT, tokenizer: Tokenizer, classes: int) -> TaskModel:
-    """The pre-trained body with rows for the new tokens, or a random one; and a new head."""
-    generator = torch.Generator().manual_seed(settings.seed)
-    rate = settings.dropout
-    config = replace(
-        with_vocabulary(base.config, tokenizer.vocabulary),
-        embedding_dropout=rate, residual_dropout=rate, attention_dropout=rate,
-    )  # fmt: skip
-    body = GPT(config).init_weights(generator)
-    if not settings.from_scratch:
-        new = tokenizer.vocabulary - base.config.vocabulary
-        rows = torch.empty(new, config.width).normal_(0.0, INIT_STD, generator=generator)
-        weights = base.state_dict()
-        body.load_state_dict(weights | {"tokens.weight": torch.cat([weights["tokens.weight"], rows])})
-    return TaskModel(body, classes, settings.head_dropout).init_head(generator)
+def over_seeds(metrics: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Of every metric that is a number: its `mean`, its `deviation` (of a sample) and its `values`."""
+    names = [name for name, value in metrics[0].items() if isinstance(value, float)]
+    each = {name: [found[name] for found in metrics] for name in names}
+    return {
+        name: {"mean": statistics.mean(values), "deviation": statistics.stdev(values), "values": values}
+        for name, values in each.items()
+    }
 
 
-def _train(run: Run, folder: Path) -> Best:
-    """Make the updates, log them in `folder`, validate after each epoch, and return the best."""
-    settings, steps, log, best = run.settings, run.optimizer.steps, Log(folder, 0), None
-    reports = train(
-        run.model, run.epochs, run.optimizer,
-        weights={"task": 1.0, "lm": settings.lm_coef}, steps=steps, seed=settings.seed, device=run.device,
-    )  # fmt: skip
-    with closing(log.file), bar("{task.fields[state]}") as progress:
-        task = progress.add_task("finetune", total=steps, state="")
-        for report in reports:
-            log.add(
-                report.step, **report.losses,
-                grad_norm=report.grad_norm, tokens=report.tokens, seconds=report.seconds,
-            )  # fmt: skip
-            progress.update(task, completed=report.step, state=_state(report))
-            if report.step % run.epochs.per_epoch == 0:
-                epoch, found = report.step // run.epochs.per_epoch, run.validate()
-                say(f"epoch {epoch}: validation accuracy {found['accuracy']:.4f}, loss {found['loss']:.4f}")
-                log.add(report.step, val_accuracy=found["accuracy"], val_loss=found["loss"])
-                log.flush()
-                if best is None or _rank(found) > _rank(best.metrics):
-                    best = Best(epoch, found, run.weights())
-    assert best is not None, "there is at least one epoch"
-    return best
+def _trial(settings: Finetune, data: Data, base: GPT, folder: Path) -> Trial:
+    several = settings.seeds > 1 or settings.from_scratch
+    title = f"seed {settings.seed}, learning rate {settings.lr:.3g}" if several else "finetune"
+    best = tune(settings, data, base, folder, title)
+    return Trial(best, (folder / log.NAME).read_bytes())
 
 
-def _rank(metrics: dict[str, Any]) -> tuple[float, float]:
-    """What makes an epoch better than another: accuracy, then loss."""
-    return metrics["accuracy"], -metrics["loss"]
+def _rank(trial: Trial) -> tuple[float, float]:
+    return rank(trial.best.settings, trial.best.goal, trial.best.metrics)
 
 
-def _state(report: Report) -> str:
-    losses = report.losses
-    return f"task {losses['task']:.3f}  lm {losses['lm']:.3f}  {report.tokens / report.seconds:,.0f} tokens/s"
-
-
-def _body(run: Run, best: Best) -> GPT:
-    with torch.device("meta"):
-        body = GPT(run.model.body.config)
-    mine = {name.removeprefix("body."): w for name, w in best.weights.items() if name.startswith("body.")}
-    body.load_state_dict(mine, assign=True)
-    return body
-
-
-def _facts(run: Run, best: Best, base: dict[str, Any], made_from: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    settings, data = run.settings, run.data
-    made_from["train"]["rows"] = len(data.train)
+def _facts(best: Best, columns: Columns, base: dict[str, Any], made_from: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    settings = best.settings
     return {
         "kind": "finetuned",
         "task": settings.task,
-        "labels": data.names,
-        "columns": dataclasses.asdict(data.columns),
+        **to_facts(best.goal),
+        "columns": dataclasses.asdict(columns),
+        "long": settings.long,
         "lm_coef": settings.lm_coef,
+        "lr": settings.lr,
         "from_scratch": settings.from_scratch,
         "seed": settings.seed,
         "preset": base.get("preset"),
         "recipe": base.get("recipe"),
-        "steps": run.optimizer.steps,
+        "steps": best.steps,
         "data": made_from | {"pretraining": base.get("data")},
-        "metrics": {**best.metrics, "epoch": best.epoch},
+        "selected_by": selected(settings, best.goal),
+        "metrics": best.metrics,
     }
 
 
 def _result(facts: dict[str, Any]) -> dict[str, Any]:
-    return {"task": facts["task"], "labels": facts["labels"], "parameters": facts["parameters"], **facts["metrics"]}
+    names = ("task", "labels", "parameters", "selected_by", "lr", "seeds", "learning_rates")
+    return {name: facts[name] for name in names if name in facts} | facts["metrics"]

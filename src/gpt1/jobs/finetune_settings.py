@@ -21,12 +21,15 @@ FREE = {"out", "fresh", "device", "threads", "run", "train", "valid"}
 
 def check(settings: Finetune) -> None:
     """Raise UserError for settings that cannot work, a base that is no pre-trained run, or a place that is taken."""
-    for name in ("epochs", "batch", "micro_batch", "lr", "lm_coef"):
+    for name in ("epochs", "batch", "micro_batch", "lr", "lm_coef", "patience", "freeze"):
         _check_range(settings, name, math.inf, "0 or more")
     for name in ("dropout", "head_dropout", "warmup"):
         _check_range(settings, name, 1, "at least 0 and less than 1")
+    if settings.seeds < 1:
+        raise UserError(f"--seeds {settings.seeds} must be 1 or more")
     if bundle.read_info(Path(settings.run))["kind"] != "pretrained":
         raise UserError(f"{settings.run} is fine-tuned already; start from the pre-trained run it came from")
+    _check_layers(settings, bundle.read_model_config(Path(settings.run)).depth)
     _check_place(Path(settings.out), Path(settings.run))
 
 
@@ -38,8 +41,14 @@ def settle(settings: Finetune, rows: int, width: int) -> Finetune:
     """
     batch = settings.batch or (PAPER_BATCH if rows >= FEW_ROWS else SMALL_BATCH)
     epochs = settings.epochs or max(PAPER_EPOCHS, -(-FEWEST_UPDATES // -(-rows // batch)))
-    lr = settings.lr or PAPER_LR * (PAPER_WIDTH / width) ** 2
+    # 0 stays where the rate is searched for.
+    lr = settings.lr or (0.0 if settings.from_scratch else usual_lr(width))
     return replace(settings, batch=batch, epochs=epochs, micro_batch=min(settings.micro_batch or batch, batch), lr=lr)
+
+
+def usual_lr(width: int) -> float:
+    """The paper's learning rate, higher for a narrower network."""
+    return PAPER_LR * (PAPER_WIDTH / width) ** 2
 
 
 def sources(settings: Finetune) -> dict[str, dict[str, Any]]:
@@ -72,6 +81,15 @@ def _check_range(settings: Finetune, name: str, end: float, words: str) -> None:
     value = getattr(settings, name)
     if not 0 <= value < end:
         raise UserError(f"{_flag(name)} {value} must be {words}")
+
+
+def _check_layers(settings: Finetune, depth: int) -> None:
+    layers = depth if settings.transfer_layers is None else settings.transfer_layers
+    if not 0 <= layers <= depth:
+        raise UserError(f"--transfer-layers {layers} must be from 0 to {depth}, the blocks of {settings.run}")
+    known = 0 if settings.from_scratch else layers
+    if settings.freeze > known:
+        raise UserError(f"--freeze {settings.freeze}: only {known} blocks start from pre-trained weights")
 
 
 def _check_place(out: Path, run: Path) -> None:

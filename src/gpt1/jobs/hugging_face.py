@@ -1,7 +1,9 @@
 """Our network in Hugging Face's words: `openai-gpt`'s configuration, tensor names and layout."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gpt1.config import Model
@@ -9,9 +11,18 @@ from gpt1.errors import UserError
 from gpt1.nn.model import EPSILON, GPT, INIT_STD
 
 MODEL_TYPE = "openai-gpt"
-HEAD = "score.weight"
-"""W_y, (C, D)."""
+HEAD, CHOICE_HEAD, CHOICE_BIAS = (
+    "score.weight",
+    "multiple_choice_head.summary.weight",
+    "multiple_choice_head.summary.bias",
+)
+"""W_y, (C, D) or, for multiple choice, (1, D); the bias is Hugging Face's, ours has none, so it is 0."""
 
+ARCHITECTURES = {None: "OpenAIGPTLMHeadModel", "choice": "OpenAIGPTDoubleHeadsModel"}
+"""Of a goal (`nn.objectives.Goal`); the others are OpenAIGPTForSequenceClassification."""
+PROBLEMS = {
+    "classes": "single_label_classification", "labels": "multi_label_classification", "score": "regression",
+}  # fmt: skip
 OUTER = {"tokens.weight": "tokens_embed.weight", "positions.weight": "positions_embed.weight"}
 INNER = {
     "attention.qkv": "attn.c_attn",
@@ -34,10 +45,12 @@ def hf_name(name: str) -> str:
     return f"transformer.h.{layer}.{INNER[module]}.{kind}"
 
 
-def to_hf(body: GPT, head: Tensor | None = None) -> dict[str, Tensor]:
+def to_hf(body: GPT, head: Tensor | None = None, goal: str | None = None) -> dict[str, Tensor]:
     """The weights as fp32 CPU tensors under Hugging Face's names; the output matrix is the tied token embedding."""
     tensors = {hf_name(name): _turned(name, tensor) for name, tensor in body.state_dict().items()}
-    if head is not None:
+    if head is not None and goal == "choice":
+        tensors |= {CHOICE_HEAD: head, CHOICE_BIAS: torch.zeros(1)}
+    elif head is not None:
         tensors[HEAD] = head
     return {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
 
@@ -48,7 +61,7 @@ def from_hf(body: GPT, tensors: dict[str, Tensor], source: str) -> Tensor | None
     Raises UserError, naming `source` and the tensor, for one that is missing, left over or of another shape.
     """
     expected = {hf_name(name): (name, _turned(name, own)) for name, own in body.state_dict().items()}
-    for name in sorted(expected.keys() | tensors.keys() - {HEAD}):
+    for name in sorted(expected.keys() | tensors.keys() - {HEAD, CHOICE_HEAD, CHOICE_BIAS}):
         if name not in tensors:
             raise UserError(f"{source}: tensor {name} is missing; the file does not fit its config.json")
         if name not in expected:
@@ -57,11 +70,14 @@ def from_hf(body: GPT, tensors: dict[str, Tensor], source: str) -> Tensor | None
         if has != wants:
             raise UserError(f"{source}: tensor {name} has shape {has}, config.json asks for {wants}")
     body.load_state_dict({name: _turned(name, tensors[hf]) for hf, (name, _) in expected.items()})
-    return tensors[HEAD].clone() if HEAD in tensors else None
+    head = tensors.get(HEAD, tensors.get(CHOICE_HEAD))
+    return None if head is None else head.clone()
 
 
-def to_hf_config(model: Model, vocabulary: dict[str, int], labels: list[str] | None = None) -> dict[str, Any]:
-    """config.json; `vocabulary` has the ids of `end` and `pad`, `labels` the class names of a fine-tuned model.
+def to_hf_config(
+    model: Model, vocabulary: dict[str, int], goal: str | None = None, labels: Sequence[str] = ()
+) -> dict[str, Any]:
+    """config.json; `vocabulary` has the ids of `end` and `pad`, `labels` the names that a fine-tuned model tells apart.
 
     Raises UserError for a feed-forward layer that is not 4 times the width, which `openai-gpt` cannot express.
     """
@@ -72,7 +88,7 @@ def to_hf_config(model: Model, vocabulary: dict[str, int], labels: list[str] | N
         )
     config = {
         "model_type": MODEL_TYPE,
-        "architectures": ["OpenAIGPTForSequenceClassification" if labels else "OpenAIGPTLMHeadModel"],
+        "architectures": [ARCHITECTURES.get(goal, "OpenAIGPTForSequenceClassification")],
         "afn": "gelu",  # in this architecture the name means the tanh form
         "vocab_size": model.vocabulary,
         "n_positions": model.context,
@@ -91,14 +107,21 @@ def to_hf_config(model: Model, vocabulary: dict[str, int], labels: list[str] | N
         "tie_word_embeddings": True,
         "dtype": "float32",
     }
-    if labels:
-        config |= {
-            "num_labels": len(labels),
-            "id2label": {str(number): name for number, name in enumerate(labels)},
-            "label2id": {name: number for number, name in enumerate(labels)},
-            "problem_type": "single_label_classification",
-        }
-    return config
+    return config | _head_config(goal, labels)
+
+
+def _head_config(goal: str | None, labels: Sequence[str]) -> dict[str, Any]:
+    if goal is None:
+        return {}
+    if goal == "choice":
+        return {"num_labels": 1, "summary_type": "cls_index", "summary_use_proj": True, "summary_proj_to_labels": True}
+    names = labels or ["score"]
+    return {
+        "num_labels": len(names),
+        "id2label": {str(number): name for number, name in enumerate(names)},
+        "label2id": {name: number for number, name in enumerate(names)},
+        "problem_type": PROBLEMS[goal],
+    }
 
 
 def from_hf_config(config: dict[str, Any], source: str) -> Model:

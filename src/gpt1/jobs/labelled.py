@@ -1,136 +1,156 @@
-"""Labelled rows for fine-tuning: which columns, which classes, and what is worth a warning."""
+"""Labelled rows for fine-tuning and evaluation: reading, splitting, and what is worth a warning."""
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
 
 from gpt1.config import Finetune
-from gpt1.data.files import File
-from gpt1.data.tables import check_column, columns, rows, table
+from gpt1.data.tables import Row, check_column, columns, rows, table
 from gpt1.errors import UserError
+from gpt1.jobs.answers import answers_of, context_of, index_of
+from gpt1.jobs.columns import Columns
 from gpt1.jobs.console import say
+from gpt1.nn import objectives
 
-TEXT_NAMES = ("text", "sentence", "review", "content", "body", "message", "comment", "question", "document", "title")
-LABEL_NAMES = ("label", "labels", "class", "category", "target", "sentiment", "intent", "gold_label", "y")
+Texts = tuple[str, ...]
+"""What a row has to read: its text; the two of a pair; a context and its answers."""
 VALID_SHARE = 10
 """Without a validation file, one row in so many validates."""
+BETWEEN = "|"
+"""Stands between the labels of a row of csv or tsv."""
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Texts and their labels, row by row."""
+    """Rows: what is to be read, and what is to be told of it."""
 
-    texts: list[str]
-    labels: list[str]
+    texts: list[Texts]
+    labels: list[Any]
+    """a class name; a set of them; a number; the number of the right answer, from 0"""
     rows: list[str]
     """where each stands, `train.csv:12`"""
+    groups: list[str]
+    """the first text of each; rows that share it are never parted by `split`"""
+
+    def pick(self, chosen: Sequence[int]) -> "Labelled":
+        """Some of the rows, in the order given."""
+        return Labelled(*([getattr(self, f.name)[i] for i in chosen] for f in fields(self)))
 
 
-@dataclass(frozen=True)
-class Columns:
-    """The columns that matter."""
-
-    text: str
-    label: str
-
-
-def guess_columns(settings: Finetune) -> Columns:
-    """The columns named in the settings, or the likely ones, said aloud.
-
-    Raises UserError, naming the columns that are there, for one that is absent or if several may be meant.
-    """
-    file = table(settings.train)
-    there = columns(file, settings.encoding)
-    for name in filter(None, (settings.text, settings.label)):
-        check_column(name, there, file)
-    if settings.text and settings.text == settings.label:
-        raise UserError(f"--text and --label are both {settings.text}; the label must be a column of its own")
-    label = settings.label or _usual(LABEL_NAMES, [name for name in there if name != settings.text])
-    text = settings.text or _likely("text", TEXT_NAMES, [name for name in there if name != label], file)
-    label = label or _likely("label", LABEL_NAMES, [name for name in there if name != text], file)
-    say(f"{file.path}: the text is column {text}, the label is column {label}")
-    return Columns(text, label)
+def kind_of(settings: Finetune, wanted: Columns) -> objectives.Goal:
+    """What the task's labels are. A similarity's are looked at, unless the settings tell."""
+    kinds: dict[str, objectives.Goal] = {
+        "regression": "score", "multi-label": "labels", "multiple-choice": "choice"
+    }  # fmt: skip
+    if settings.task != "similarity":
+        return kinds.get(settings.task, "classes")
+    if settings.target != "auto":
+        return "score" if settings.target == "score" else "classes"
+    found = {row.label(wanted.label[0]) for row in rows(table(settings.train), settings.encoding)}
+    return "score" if _has_fraction(found) else "classes"
 
 
-def _usual(names: Sequence[str], there: Sequence[str]) -> str | None:
-    """The column whose name, in any case, comes first in `names`."""
-    lowered = {name.lower(): name for name in reversed(there)}
-    return next((lowered[name] for name in names if name in lowered), None)
-
-
-def _likely(what: str, names: Sequence[str], there: Sequence[str], file: File) -> str:
-    """The column with a usual name, or the only one there is."""
-    if not there:
-        raise UserError(f"{file.path}: no column for the {what}; a row must have a text and a label")
-    found = _usual(names, there) or (there[0] if len(there) == 1 else None)
-    if found is None:
-        raise UserError(f"{file.path}: which column is the {what}? Say --{what} with one of {', '.join(there)}")
-    return found
-
-
-def read_labelled(path: str, wanted: Columns, encoding: str = "utf-8") -> Labelled:
+def read_labelled(path: str, wanted: Columns, kind: objectives.Goal, encoding: str = "utf-8") -> Labelled:
     """All rows of a table.
 
-    Raises UserError for a missing column, a row without a text or a label, and a table without rows.
+    Raises UserError for a missing column, a row without a text or a label that fits, and a table without rows.
     """
     file = table(path)
     there = columns(file, encoding)
-    found = Labelled([], [], [])
-    for name in (wanted.text, wanted.label):
+    for name in (*wanted.texts, *wanted.choices, *wanted.label):
         check_column(name, there, file)
+    found = Labelled([], [], [], [])
     for row in rows(file, encoding):
-        found.texts.append(row.text(wanted.text))
-        found.labels.append(row.label(wanted.label))
+        texts = texts_of(row, wanted)
+        found.texts.append(texts)
+        found.labels.append(label_of(row, wanted, kind, len(texts) - 1))
         found.rows.append(row.where)
+        found.groups.append(str(row.values[wanted.texts[0]]))
     return found
 
 
-def split(data: Labelled, order: Sequence[int]) -> tuple[Labelled, Labelled]:
-    """Training and validation rows, out of two or more that have no validation file, in a given random order."""
-    count = max(1, len(order) // VALID_SHARE)
-    return _pick(data, sorted(order[count:])), _pick(data, sorted(order[:count]))
+def texts_of(row: Row, wanted: Columns) -> Texts:
+    """What the model reads of a row. Raises UserError for an empty one."""
+    if wanted.choices:
+        return context_of(row, wanted.texts), *answers_of(row, wanted.choices)
+    return tuple(row.text(name) for name in wanted.texts)
 
 
-def class_names(train: Labelled, path: str, column: str) -> list[str]:
-    """The classes, sorted: numbers by value, then the rest by name. Raises UserError if there is only one."""
-    names = set(train.labels)
-    if len(names) < 2:
-        raise UserError(f"{path}: column {column} holds only the label {names.pop()!r}; two classes or more are needed")
-    folded = Counter(" ".join(name.split()).casefold() for name in names)
-    for name in sorted(names):
-        if folded[" ".join(name.split()).casefold()] > 1:
-            say(f"warning: label {name!r} equals another but for case or spaces; they count as two classes")
-    return sorted(names, key=lambda name: (0, float(name), name) if _is_number(name) else (1, 0.0, name))
+def label_of(row: Row, wanted: Columns, kind: objectives.Goal, answers: int) -> Any:
+    """What is to be told of a row; see `Labelled.labels`. Raises UserError for a label of another kind."""
+    if kind == "labels":
+        return _labels(row, wanted.label)
+    (name,) = wanted.label
+    if kind == "score":
+        return row.number(name)
+    return index_of(row, name, answers) if kind == "choice" else row.label(name)
 
 
-def label_numbers(data: Labelled, names: Sequence[str], column: str) -> list[int]:
-    """The class of each row. Raises UserError for a label that training never saw."""
-    number = {name: i for i, name in enumerate(names)}
+def split(data: Labelled, seed: int) -> tuple[Labelled, Labelled]:
+    """Training and validation rows, out of two or more; rows with the same first text stay together."""
+    numbers: dict[str, list[int]] = {}
+    for i, group in enumerate(data.groups):
+        numbers.setdefault(group, []).append(i)
+    if len(numbers) == 1:
+        numbers = {str(i): [i] for i in range(len(data.rows))}
+    groups, wanted = list(numbers.values()), max(1, len(data.rows) // VALID_SHARE)
+    validates: set[int] = set()
+    for turn in np.random.default_rng(seed).permutation(len(groups))[:-1]:
+        if len(validates) >= wanted:
+            break
+        validates.update(groups[turn])
+    learns = [i for i in range(len(data.rows)) if i not in validates]
+    return data.pick(learns), data.pick(sorted(validates))
+
+
+def check_labels(data: Labelled, names: Sequence[str], column: str) -> None:
+    """Raise UserError for a label that training never saw."""
     for label, where in zip(data.labels, data.rows, strict=True):
-        if label not in number:
-            raise UserError(
-                f"{where}: label {label!r} in column {column} does not occur in training, "
-                f"which has {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}; mend or drop the row"
-            )
-    return [number[label] for label in data.labels]
+        for name in [label] if isinstance(label, str) else sorted(label):
+            if name not in names:
+                raise UserError(
+                    f"{where}: label {name!r} in column {column} does not occur in training, "
+                    f"which has {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}; mend or drop the row"
+                )
 
 
-def warn(train: Labelled, valid: Labelled) -> None:
+def warn(train: Labelled, valid: Labelled, kind: objectives.Goal) -> None:
     """Say what makes scores lie: rows in both sets, and classes that dwarf the others."""
     both = len(set(train.texts) & set(valid.texts))
     if both:
         say(f"warning: {both:,} texts stand in both training and validation; the validation score is too good")
-    counts = Counter(train.labels).most_common()
-    if counts[0][1] > 10 * counts[-1][1]:
-        say(f"warning: label {counts[0][0]!r} has {counts[0][1]:,} rows, {counts[-1][0]!r} has {counts[-1][1]:,}")
+    if kind in ("classes", "labels"):
+        names = [name for label in train.labels for name in ([label] if kind == "classes" else label)]
+        counts = Counter(names).most_common()
+        if counts[0][1] > 10 * counts[-1][1]:
+            say(
+                f"warning: label {counts[0][0]!r} has {counts[0][1]:,} rows, {counts[-1][0]!r} has {counts[-1][1]:,}; "
+                "--class-weights auto and --select macro_f1 keep rare labels from being ignored"
+            )
 
 
-def _pick(data: Labelled, chosen: Sequence[int]) -> Labelled:
-    return Labelled(*([values[i] for i in chosen] for values in (data.texts, data.labels, data.rows)))
+def _labels(row: Row, names: list[str]) -> frozenset[str]:
+    if len(names) > 1:
+        return frozenset(name for name in names if _flag(row, name))
+    value = row.values.get(names[0])
+    if isinstance(value, str):
+        value = value.split(BETWEEN)
+    if not isinstance(value, list | None):
+        value = [row.label(names[0])]
+    return frozenset(str(label).strip() for label in value or [] if str(label).strip())
 
 
-def _is_number(name: str) -> bool:
+def _flag(row: Row, name: str) -> bool:
+    if (number := row.number(name)) not in (0, 1):
+        raise UserError(f"{row.where}: column {name} holds {number:g}; it must be 1 where the label applies, else 0")
+    return number == 1
+
+
+def _has_fraction(found: set[str]) -> bool:
     try:
-        return float(name) == float(name)
-    except ValueError:
+        return any(not float(label).is_integer() for label in found)
+    except (ValueError, OverflowError):
         return False

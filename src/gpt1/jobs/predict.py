@@ -1,51 +1,66 @@
 """`gpt1 predict`: rows -> the same rows with predicted_label and named probabilities."""
 
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+import numpy as np
+
 from gpt1.config import Predict
 from gpt1.data.table_writer import Write, check_ending, table_writer, write_jsonl
-from gpt1.data.tables import Row, check_column, columns, rows, table
-from gpt1.jobs import classifier
+from gpt1.data.tables import columns, rows, table
+from gpt1.errors import UserError
+from gpt1.jobs import tuned
+from gpt1.jobs.columns import chosen_columns
 from gpt1.jobs.console import bar, say
+from gpt1.jobs.goals import Goal
+from gpt1.jobs.labelled import BETWEEN, texts_of
 
 ROWS_AT_ONCE = 2048
 """Rows held in memory; within them, texts of like length share a batch."""
 
 
 def predict(settings: Predict) -> dict[str, Any]:
-    """Classify every row, in order, in bounded memory; to `out`, or as jsonl to standard output.
+    """Tell of every row, in order, in bounded memory; to `out`, or as jsonl to standard output.
 
-    Returns rows, out and how often each label was predicted. Raises UserError for wrong rows, a missing column, or a
-    run that is not fine-tuned.
+    Returns rows, out and, where labels are told, how often each was. Raises UserError for wrong rows, a missing
+    column, or a run that is not fine-tuned.
     """
+    if settings.batch < 1:
+        raise UserError(f"--batch {settings.batch} must be at least 1")
     if settings.out:
         check_ending(settings.out)
     file = table(settings.input)
     there = columns(file, settings.encoding)
-    model = classifier.load(settings)
-    column = check_column(settings.text or model.text, there, file)
+    model = tuned.load(settings.run, settings)
+    wanted = chosen_columns(settings, model.columns, file, there)
     # A first pass over the rows: a wrong one is found before hours of work, and the bar knows where it ends.
-    total = sum(1 for row in rows(file, settings.encoding, only=column) if row.text(column))
+    only = [*wanted.texts, *wanted.choices]
+    sizes = Counter(len(texts_of(row, wanted)) - 1 for row in rows(file, settings.encoding, only=only))
+    most = max(sizes) if model.goal.kind == "choice" else 0
     source, nested = rows(file, settings.encoding), not settings.out or settings.out.endswith(".jsonl")
-    counts, done, cut = dict.fromkeys(model.labels, 0), 0, 0
+    counts, done, cut = Counter[str](), 0, 0
     with _writer(settings.out) as write, bar() as progress:
-        task = progress.add_task("predict, rows", total=total)
+        task = progress.add_task("predict, rows", total=sizes.total())
         while block := list(islice(source, ROWS_AT_ONCE)):
-            probabilities_NC, too_long = model.probabilities([row.text(column) for row in block], settings.batch)
-            for best in probabilities_NC.argmax(-1):
-                counts[model.labels[best]] += 1
-            answers = zip(block, probabilities_NC.tolist(), strict=True)
-            write([_predicted(row, p_C, model.labels, nested) for row, p_C in answers])
+            texts = [texts_of(row, wanted) for row in block]
+            answers_NC, too_long = model.answers(texts, settings.batch)
+            told = [
+                _told(model.goal, answer_C, len(each) - 1) for answer_C, each in zip(answers_NC, texts, strict=True)
+            ]
+            counts.update(_names(told))
+            answered = told if nested else [_flat(found, most) for found in told]
+            write([replace(row, values={**row.values, **new}) for row, new in zip(block, answered, strict=True)])
             done, cut = done + len(block), cut + too_long
             progress.update(task, completed=done)
-    if cut:
-        say(f"{cut:,} of {done:,} texts are longer than the model reads; their heads were read")
-    return {"rows": done, "out": settings.out, "predicted": counts}
+    if cut and model.reader.long != "windows":
+        say(f"{cut:,} of {done:,} rows are longer than the model reads; their {model.reader.long} was read")
+    named = {name: counts[name] for name in getattr(model.goal, "names", sorted(counts))}
+    return {"rows": done, "out": settings.out, "predicted": named}
 
 
 def show(result: dict[str, Any]) -> str | None:
@@ -53,7 +68,7 @@ def show(result: dict[str, Any]) -> str | None:
     if result["out"] is None:
         return None
     shares = ", ".join(f"{name}: {count:,}" for name, count in result["predicted"].items())
-    return f"{result['rows']:,} rows in {result['out']} ({shares})"
+    return f"{result['rows']:,} rows in {result['out']}" + (f" ({shares})" if shares else "")
 
 
 @contextmanager
@@ -65,8 +80,22 @@ def _writer(out: str | None) -> Iterator[Write]:
             yield write
 
 
-def _predicted(row: Row, p_C: list[float], labels: list[str], nested: bool) -> Row:
-    """The row with the label and the probabilities: in one object, or in a column each."""
-    named = dict(zip(labels, p_C, strict=True))
-    columns = {"probabilities": named} if nested else {f"probability_{name}": p for name, p in named.items()}
-    return replace(row, values={**row.values, "predicted_label": max(named, key=named.__getitem__), **columns})
+def _told(goal: Goal, answer_C: np.ndarray, answers: int) -> dict[str, Any]:
+    """The columns of a row's answer; of a choice, only those of the answers that the row has."""
+    return goal.columns(answer_C[:answers] if goal.kind == "choice" else answer_C)
+
+
+def _names(told: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """The labels told; a score is none."""
+    for found in told:
+        label = found["predicted_label"]
+        if not isinstance(label, float):
+            yield from label if isinstance(label, list) else [str(label)]
+
+
+def _flat(told: dict[str, Any], answers: int) -> dict[str, Any]:
+    """The same for a file that has no objects: a column for each probability, of a choice for `answers` of them."""
+    label, named = told["predicted_label"], told.get("probabilities", {})
+    named = {str(number): named.get(str(number)) for number in range(answers)} or named
+    label = BETWEEN.join(label) if isinstance(label, list) else label
+    return {"predicted_label": label, **{f"probability_{name}": p for name, p in named.items()}}

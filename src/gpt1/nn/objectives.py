@@ -5,6 +5,8 @@ terms the sums hold. The loop divides once, by the counts of the whole step, so 
 the number of processes changes a gradient. L3 = L2 + lambda L1 is `{"task": 1, "lm": lambda}` in that loop.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +14,9 @@ from torch import Tensor, nn
 from gpt1.batch import IGNORE, Batch
 from gpt1.nn.model import GPT, INIT_STD
 from gpt1.nn.vocabulary_loss import vocabulary_loss
+
+Goal = Literal["classes", "labels", "score", "choice"]
+"""What is told of an example: one class, any number of labels, a number, or which of its K sequences is right."""
 
 
 class LanguageModel(nn.Module):
@@ -36,11 +41,19 @@ class LanguageModel(nn.Module):
 class TaskModel(nn.Module):
     """L2 and, beside it, L1: the body, and W_y over the hidden state at the extract token (section 3.2)."""
 
-    def __init__(self, body: GPT, classes: int, head_dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        body: GPT,
+        outputs: int,
+        goal: Goal = "classes",
+        head_dropout: float = 0.1,
+        class_weights_C: Tensor | None = None,
+    ) -> None:
         super().__init__()
-        self.body = body
+        self.body, self.goal = body, goal
         self.head_dropout = nn.Dropout(head_dropout)
-        self.head = nn.Linear(body.config.width, classes, bias=False)
+        self.head = nn.Linear(body.config.width, outputs, bias=False)
+        self.class_weights_C = class_weights_C  # no buffer: it stays in fp32 when the model becomes bfloat16
 
     @torch.no_grad()
     def init_head(self, generator: torch.Generator | None = None) -> "TaskModel":
@@ -49,7 +62,7 @@ class TaskModel(nn.Module):
         return self
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """`task`: nats summed over the examples. `lm`: each sequence's mean nats a token, summed over the sequences.
+        """`task`: L2 summed over the examples. `lm`: each sequence's mean nats a token, summed over the sequences.
 
         The auxiliary loss counts every next token of the transformed sequence, delimiter and extract included,
         averaged within a sequence first, as OpenAI's train.py does.
@@ -60,8 +73,9 @@ class TaskModel(nn.Module):
         wide = torch.promote_types(h_MTD.dtype, torch.float32)
         real_MT = (targets_MT != IGNORE).to(wide)
         weights_MT = real_MT / real_MT.sum(1, keepdim=True).clamp(min=1)
+        scores_NC = self._scores(h_MTD, batch).to(wide)
         return {
-            "task": F.cross_entropy(self._scores(h_MTD, batch).to(wide), batch.labels_N, reduction="sum"),
+            "task": task_loss(self.goal, scores_NC, batch.labels_N, self.class_weights_C),
             "lm": vocabulary_loss(h_MTD, self.body.tokens.weight, targets_MT, weights_MT),
         }
 
@@ -71,11 +85,30 @@ class TaskModel(nn.Module):
         return {"task": len(batch.tokens_NKT), "lm": int((batch.targets_NKT != IGNORE).any(-1).sum())}
 
     def scores(self, batch: Batch) -> Tensor:
-        """scores_NC, the logits of the classes."""
+        """scores_NC: of the classes or labels, or the one score; of choices scores_NK, -inf where there is none."""
         return self._scores(self.body(batch.tokens_NKT.flatten(0, 1)), batch)
 
     def _scores(self, h_MTD: Tensor, batch: Batch) -> Tensor:
         assert batch.extract_NK is not None, "stage two reads the hidden state at the extract token"
-        N, K = batch.extract_NK.shape
-        h_MD = h_MTD[torch.arange(N * K, device=h_MTD.device), batch.extract_NK.flatten()]
-        return self.head(self.head_dropout(h_MD)).view(N, K, -1).sum(1)
+        h_MD = h_MTD[torch.arange(len(h_MTD), device=h_MTD.device), batch.extract_NK.flatten()]
+        h_NKD = h_MD.unflatten(0, batch.extract_NK.shape)
+        if self.goal == "choice":
+            assert batch.real_NK is not None, "rows may have different numbers of answers"
+            return self.head(self.head_dropout(h_NKD)).squeeze(-1).masked_fill(~batch.real_NK, -torch.inf)
+        return self.head(self.head_dropout(h_NKD.sum(1)))
+
+
+def task_loss(goal: Goal, scores_NC: Tensor, labels_N: Tensor, weights_C: Tensor | None = None) -> Tensor:
+    """L2 (section 3.2, equation 4): -log P of the labels in nats, summed over the examples.
+
+    `weights_C` multiplies the terms of a class; of independent labels, those of the rows that have the label.
+    A score is standardised, and its loss the squared error, which is -log P under a normal distribution but for
+    constants.
+    """
+    weights_C = None if weights_C is None else weights_C.to(scores_NC)
+    if goal == "classes" or goal == "choice":
+        return F.cross_entropy(scores_NC, labels_N, weight=weights_C, reduction="sum")
+    wanted_NC = labels_N.to(scores_NC.dtype).view_as(scores_NC)
+    if goal == "labels":
+        return F.binary_cross_entropy_with_logits(scores_NC, wanted_NC, pos_weight=weights_C, reduction="sum")
+    return F.mse_loss(scores_NC, wanted_NC, reduction="sum")
