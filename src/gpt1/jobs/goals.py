@@ -1,7 +1,7 @@
 """What is told of a row, and all that depends on it: targets, answers out of scores, metrics, what a run remembers.
 
 One class for each of `nn.objectives.Goal`, with the same words:
-- `kind`; `metric`, which makes an epoch the best unless another is asked for; `outputs`, the rows of W_y
+- `kind`; `outputs`, the rows of W_y; `ranks`, the metrics that can make an epoch the best, the usual one first
 - `target(label)`: what the loss compares a score with; a label is what `jobs.labelled` reads out of a row
 - `answers(scores_NC)`: probabilities, or the predicted score in its own unit
 - `metrics(labels, answers_NC)`: how good the answers are, beside what a guess without reading would give;
@@ -31,11 +31,13 @@ class Classes:
 
     names: list[str]
     kind: ClassVar[objectives.Goal] = "classes"
-    metric: ClassVar[str] = "accuracy"
-
     @property
     def outputs(self) -> int:
         return len(self.names)
+
+    @property
+    def ranks(self) -> list[str]:
+        return ["accuracy", "macro_f1", "matthews", *(["f1"] if len(self.names) == 2 else [])]
 
     def names_of(self, label: str) -> set[str]:
         return {label}
@@ -77,7 +79,7 @@ class LabelSets:
     thresholds: list[float]
     """the probability from which a label is told"""
     kind: ClassVar[objectives.Goal] = "labels"
-    metric: ClassVar[str] = "macro_f1"
+    ranks: ClassVar[list[str]] = ["macro_f1", "micro_f1", "accuracy"]
 
     @property
     def outputs(self) -> int:
@@ -119,7 +121,7 @@ class Score:
     mean: float
     scale: float
     kind: ClassVar[objectives.Goal] = "score"
-    metric: ClassVar[str] = "pearson"
+    ranks: ClassVar[list[str]] = ["pearson", "spearman"]
 
     @property
     def outputs(self) -> int:
@@ -149,7 +151,7 @@ class Choice:
     """Which of a row's own answers is right; rows may have different numbers of them."""
 
     kind: ClassVar[objectives.Goal] = "choice"
-    metric: ClassVar[str] = "accuracy"
+    ranks: ClassVar[list[str]] = ["accuracy"]
 
     @property
     def outputs(self) -> int:

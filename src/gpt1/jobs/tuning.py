@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gpt1.config import Finetune, Model, Optim, with_vocabulary
 from gpt1.data.collate import Epochs
+from gpt1.errors import UserError
 from gpt1.jobs.bundle import Bundle
 from gpt1.jobs.class_weights import class_weights
 from gpt1.jobs.console import bar, say
@@ -80,6 +81,7 @@ def made_ready(settings: Finetune, goal: Goal, learnt: Labelled, valid: Labelled
             fate = "they are read in windows" if settings.long == "windows" else f"their {settings.long} is kept"
             share = f"{found.cut:,} of {len(rows.texts):,} rows ({found.cut / len(rows.texts):.1%})"
             say(f"{role}: {share} are longer than the context of {reader.context} tokens; {fate} (--long)")
+    selected(settings, goal)
     weights_C = class_weights(settings.class_weights, goal, targets)
     return Data(goal, reader, training, validation, valid.labels, weights_C)
 
@@ -111,8 +113,12 @@ def rank(settings: Finetune, goal: Goal, metrics: dict[str, Any]) -> tuple[float
 
 
 def selected(settings: Finetune, goal: Goal) -> str:
-    """The metric that epochs and runs are chosen by."""
-    return goal.metric if settings.select == "auto" else settings.select
+    """The metric that epochs and runs are chosen by. Raises UserError for one that the task does not have."""
+    if settings.select == "auto":
+        return goal.ranks[0]
+    if settings.select not in (known := sorted([*goal.ranks, "loss"])):
+        raise UserError(f"--select {settings.select}: this task has {', '.join(known)}")
+    return settings.select
 
 
 @dataclass(frozen=True)
