@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt1.batch import IGNORE, Batch
+from gpt1.data import collate as collating
 from gpt1.data.collate import Epochs, Example, by_length, collate, rounded
 
 PAD = 9
@@ -64,6 +65,18 @@ def test_an_epoch_shows_every_example_once(lengths: list[int], batch: int, micro
         assert sorted(n for batches in steps for n in seen(batches)) == list(range(len(lengths)))
         assert all(len(seen(batches)) <= batch for batches in steps)
         assert all(len(part.tokens_NKT) <= micro_batch for batches in steps for part in batches)
+
+
+def test_a_forward_pass_holds_so_many_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two sequences an example: of 40 tokens one example alone is more than fits, of 3 there is room for several."""
+    monkeypatch.setattr(collating, "MICRO_TOKENS", 60)
+    lengths = np.random.default_rng(0).integers(3, 40, 100).tolist()
+    epochs = Epochs([Example([[n] * length] * 2) for n, length in enumerate(lengths)], 8, 0, PAD, seed=1)
+    steps = [epochs(turn) for turn in range(epochs.per_epoch)]
+    assert sorted(n for parts in steps for n in seen(parts)) == list(range(100))
+    sizes = [(len(part.tokens_NKT), part.tokens_NKT.numel()) for parts in steps for part in parts]
+    assert all(tokens <= 60 or rows == 1 for rows, tokens in sizes)
+    assert {rows for rows, _ in sizes} > {1, 2}
 
 
 def test_a_step_depends_on_nothing_but_seed_and_number() -> None:

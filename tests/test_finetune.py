@@ -405,4 +405,3 @@ def test_long_texts_are_said_and_two_rows_are_enough(
 def test_what_is_left_open_is_chosen(rows: int, width: int, expected: tuple[int, int, float]) -> None:
     found = settle(Finetune(run="", train="", out=""), rows, width)
     assert (found.batch, found.epochs, pytest.approx(found.lr)) == expected
-    assert found.micro_batch == found.batch

@@ -224,7 +224,7 @@ class Finetune(Command):
     batch: int = 0
     """rows in one update; 0 takes the paper's 32, or 8 where there are fewer than 1,000 rows"""
     micro_batch: int = 0
-    """rows in one forward pass; 0 takes the whole batch"""
+    """rows in one forward pass; 0 takes what comes to 8,192 tokens; the result stays the same but for rounding"""
     lr: float = 0.0
     """peak learning rate; 0 takes 6.25e-5 for a model of the paper's size, more for a smaller one"""
     warmup: float = 0.002

@@ -15,6 +15,8 @@ from gpt1.batch import IGNORE, Batch
 
 CHUNK = 64
 """Batches whose examples are sorted by length together: of real sentences, less than 3 % are then padding."""
+MICRO_TOKENS = 8192
+"""Tokens, padding included, of one forward pass: what the activations of a 117M model may take on a laptop."""
 Label = int | float | list[float]
 """A class or the number of the right sequence; a standardised score; 0 or 1 for each of several labels."""
 
@@ -64,7 +66,7 @@ def collate(examples: Sequence[Example], pad_id: int, limit: int) -> Batch:
 
 
 class Epochs:
-    """`epochs(step)` gives the step's micro-batches of `batch` examples."""
+    """`epochs(step)` gives the step's `batch` examples, `micro_batch` at a time; 0: as many as come to MICRO_TOKENS."""
 
     def __init__(self, examples: Sequence[Example], batch: int, micro_batch: int, pad_id: int, seed: int) -> None:
         self.examples, self.batch, self.micro_batch, self.pad_id, self.seed = examples, batch, micro_batch, pad_id, seed
@@ -76,10 +78,9 @@ class Epochs:
     def __call__(self, step: int) -> list[Batch]:
         epoch, turn = divmod(step, self.per_epoch)
         chosen = [self.examples[i] for i in self._order(epoch)[turn]]
-        return [
-            collate(chosen[low : low + self.micro_batch], self.pad_id, self.longest)
-            for low in range(0, len(chosen), self.micro_batch)
-        ]
+        widest = max(rounded(e.length, self.longest) * len(e.sequences) for e in chosen)
+        rows = self.micro_batch or max(1, MICRO_TOKENS // widest)
+        return [collate(chosen[low : low + rows], self.pad_id, self.longest) for low in range(0, len(chosen), rows)]
 
     def _epoch(self, epoch: int) -> list[np.ndarray]:
         random = np.random.default_rng([self.seed, epoch])

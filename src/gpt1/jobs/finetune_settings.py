@@ -43,7 +43,7 @@ def settle(settings: Finetune, rows: int, width: int) -> Finetune:
     epochs = settings.epochs or max(PAPER_EPOCHS, -(-FEWEST_UPDATES // -(-rows // batch)))
     # 0 stays where the rate is searched for.
     lr = settings.lr or (0.0 if settings.from_scratch else usual_lr(width))
-    return replace(settings, batch=batch, epochs=epochs, micro_batch=min(settings.micro_batch or batch, batch), lr=lr)
+    return replace(settings, batch=batch, epochs=epochs, micro_batch=min(settings.micro_batch, batch), lr=lr)
 
 
 def usual_lr(width: int) -> float:
