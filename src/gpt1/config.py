@@ -269,14 +269,22 @@ class Predict(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Command):
-    """A run and files -> loss, perplexity and bits per byte of text, or the task's metrics on labelled rows."""
+    """A run and files -> bits per byte of text, the task's metrics on labelled rows, or accuracy by likelihood."""
 
     run: str
     """run folder"""
     files: list[str]
-    """text files, or labelled rows for a fine-tuned run"""
-    as_: Literal["auto", "text", "rows"] = "auto"
-    """how to read the files; auto: rows for a fine-tuned run and a table, else text"""
+    """text files; labelled rows for a fine-tuned run; minimal pairs or choices for any run"""
+    as_: Literal["auto", "text", "rows", "pairs", "choices"] = "auto"
+    """how to read the files; auto: by the run and the columns. pairs, choices: the likelier text is the answer"""
+    good: str | None = None
+    """pairs: column of the text that should be likelier; good or sentence_good if not given"""
+    bad: str | None = None
+    """pairs: column of the other text; bad or sentence_bad if not given"""
+    group: str | None = None
+    """pairs and choices: column whose values get an accuracy each; guessed if not given"""
+    normalize: Literal["none", "tokens", "bytes"] = "none"
+    """pairs and choices: what the log-likelihood of an answer is divided by"""
     text: str | None = None
     """column of the text, or the two of a pair with a comma between them; those used in training if not given"""
     context: str | None = None

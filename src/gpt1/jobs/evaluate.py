@@ -1,4 +1,4 @@
-"""`gpt1 evaluate`: how well a run predicts text, or how well a fine-tuned run labels rows."""
+"""`gpt1 evaluate`: how well a run predicts text, answers by likelihood, or, if it is fine-tuned, labels rows."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from gpt1.data.files import File, text_of
 from gpt1.data.tables import columns, table
 from gpt1.data.windows import Ids
 from gpt1.errors import UserError
-from gpt1.jobs import bundle, console, tuned
+from gpt1.jobs import bundle, console, tuned, zero_shot
 from gpt1.jobs.columns import Columns, chosen_columns
 from gpt1.jobs.goals import Classes, Goal, LabelSets
 from gpt1.jobs.labelled import Labelled, check_labels, read_labelled
@@ -26,17 +26,21 @@ from gpt1.train.parallel import machine
 def evaluate(settings: Evaluate) -> dict[str, Any]:
     """Metrics over all the files together; over several files also each one's, under `files`.
 
-    On text: nats_per_token, perplexity, bits_per_byte, tokens, bytes, comparable. On rows: see
-    `metrics.classification_metrics`. Raises UserError for files or columns that are not there.
+    On text: nats_per_token, perplexity, bits_per_byte, tokens, bytes, comparable. On rows: see `jobs.metrics`; on pairs
+    and choices `jobs.zero_shot`. Raises UserError for files or columns that are not there.
     """
-    return _rows(settings) if _as_rows(settings) else _texts(settings)
+    kind = _kind(settings)
+    if kind in ("pairs", "choices"):
+        return zero_shot.zero_shot(settings, kind)
+    return _rows(settings) if kind == "rows" else _texts(settings)
 
 
 def show(result: dict[str, Any]) -> RenderableType:
     """The metrics; on rows with several classes, each class's too."""
     plain = {name: value for name, value in result.items() if not isinstance(value, dict | list)}
     if "per_class" not in result:
-        return console.table(plain, "evaluate")
+        groups = {f"accuracy, {name}": found["accuracy"] for name, found in result.get("groups", {}).items()}
+        return console.table(plain | groups, "evaluate")
     out = Table(title="evaluate", title_justify="left")
     for name in ("class", "rows", "precision", "recall", "F1"):
         out.add_column(name)
@@ -46,11 +50,15 @@ def show(result: dict[str, Any]) -> RenderableType:
     return out
 
 
-def _as_rows(settings: Evaluate) -> bool:
+def _kind(settings: Evaluate) -> str:
+    """`text`, `rows`, `pairs` or `choices`."""
     if settings.as_ != "auto":
-        return settings.as_ == "rows"
-    tables = File(Path(settings.files[0]), named=True).kind != "text"
-    return tables and bundle.read_info(Path(settings.run))["kind"] == "finetuned"
+        return settings.as_
+    if File(Path(settings.files[0]), named=True).kind == "text":
+        return "text"
+    if bundle.read_info(Path(settings.run))["kind"] == "finetuned":
+        return "rows"
+    return zero_shot.kind_of(settings.files[0], settings.encoding) or "text"
 
 
 def _rows(settings: Evaluate) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class Classes:
 
     names: list[str]
     kind: ClassVar[objectives.Goal] = "classes"
+
     @property
     def outputs(self) -> int:
         return len(self.names)
