@@ -38,6 +38,8 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
 def show(result: dict[str, Any]) -> RenderableType:
     """The metrics; on rows with several classes, each class's too."""
     plain = {name: value for name, value in result.items() if not isinstance(value, dict | list)}
+    for name, (low, high) in result.get("intervals", {}).items():
+        plain[f"{name}, 95 % of resamples"] = f"{low:.4g} to {high:.4g}"
     if "per_class" not in result:
         groups = {f"accuracy, {name}": found["accuracy"] for name, found in result.get("groups", {}).items()}
         return console.table(plain | groups, "evaluate")
@@ -46,7 +48,9 @@ def show(result: dict[str, Any]) -> RenderableType:
         out.add_column(name)
     for name, found in result["per_class"].items():
         out.add_row(name, f"{found['n']:,}", *(f"{found[key]:.3f}" for key in ("precision", "recall", "f1")))
-    out.caption = ", ".join(f"{name} {value:,.4g}" for name, value in plain.items())
+    out.caption = "\n".join(
+        f"{name} {value if isinstance(value, str) else f'{value:,.4g}'}" for name, value in plain.items()
+    )
     return out
 
 
