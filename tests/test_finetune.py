@@ -193,7 +193,7 @@ def test_what_is_written_down(base: Path, train: Path, tmp_path: Path) -> None:
     assert facts["data"]["train"]["rows"] == 162
     recorded = json.loads((out / "settings.json").read_text(encoding="utf-8"))
     assert recorded["batch"] == 8, "the settings in effect, not those left open"
-    assert recorded["lr"] == pytest.approx(6.25e-5 * 24**2)
+    assert recorded["lr"] == 1e-3
     assert not (out / bundle.UNFINISHED).exists()
 
 
@@ -232,7 +232,7 @@ def test_the_same_again_is_nothing_to_do(
     [
         ({"seed": 2}, r"made with --seed 1, not 2; choose another --out, or --fresh"),
         ({"lm_coef": 0.0}, "made with --lm-coef 0.5, not 0.0"),
-        ({"lr": 0.0}, r"made with --lr 0.003, not 0.036"),
+        ({"lr": 0.0}, r"made with --lr 0.003, not 0.001"),
         ({"from_scratch": True}, "made with --from-scratch False, not True"),
         ({"long": "tail"}, "made with --long head, not tail"),
     ],
@@ -397,7 +397,9 @@ def test_long_texts_are_said_and_two_rows_are_enough(
     ("rows", "width", "expected"),
     [
         (100_000, 768, (32, 3, 6.25e-5)),
-        (1_000, 384, (32, 4, 2.5e-4)),
+        (1_000, 384, (32, 4, 1e-3)),
+        (1_000, 640, (32, 4, 6.25e-5 * 1.2**4)),
+        (1_000, 192, (32, 4, 1e-3)),
         (96, 768, (8, 10, 6.25e-5)),
         (1, 768, (8, 120, 6.25e-5)),
     ],

@@ -226,11 +226,11 @@ class Finetune(Command):
     micro_batch: int = 0
     """rows in one forward pass; 0 takes what comes to 8,192 tokens; the result stays the same but for rounding"""
     lr: float = 0.0
-    """peak learning rate; 0 takes 6.25e-5 for a model of the paper's size, more for a smaller one"""
+    """peak learning rate; 0 takes 6.25e-5 for a model of the paper's size, up to 1e-3 for a smaller one"""
     warmup: float = 0.002
     """share of the updates that warm up"""
-    dropout: float = 0.1
-    """dropout inside the network: embeddings, residuals and attention"""
+    dropout: float | None = None
+    """dropout inside the network: embeddings, residuals and attention; the rates of pre-training if not given"""
     head_dropout: float = 0.1
     """dropout before the new layer W_y"""
     transfer_layers: int | None = None

@@ -22,8 +22,8 @@ from gpt1.nn.model import GPT
 from gpt1.storage import write_json
 from gpt1.train import log
 
-SCRATCH_RATES = (1.0, 4.0, 16.0)
-"""Random weights want a higher learning rate than pre-trained ones; these multiples of it are tried."""
+SCRATCH_LR, SCRATCH_RATES = 2.5e-4, (0.25, 1.0, 4.0)
+"""Random weights start from pre-training's learning rate, or fine-tuning's if that is higher; multiples are tried."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,8 @@ def run_trials(settings: Finetune, data: Data, base: GPT, folder: Path) -> tuple
 def _best_rate(settings: Finetune, data: Data, base: GPT, folder: Path) -> tuple[Trial, dict[str, float]]:
     """The best run of one seed, and what each learning rate came to; from scratch there are several to try."""
     best, tried = None, {}
-    for lr in [settings.lr] if settings.lr else [rate * usual_lr(base.config.width) for rate in SCRATCH_RATES]:
+    usual = max(SCRATCH_LR, usual_lr(base.config.width))
+    for lr in [settings.lr] if settings.lr else [usual * rate for rate in SCRATCH_RATES]:
         found = _trial(replace(settings, lr=lr), data, base, folder)
         tried[f"{lr:.3g}"] = found.best.metrics[selected(settings, data.goal)]
         if best is None or _rank(found) > _rank(best):

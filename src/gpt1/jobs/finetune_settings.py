@@ -14,6 +14,7 @@ from gpt1.jobs import bundle
 from gpt1.jobs.facts import FILES, read_json
 
 PAPER_LR, PAPER_WIDTH, PAPER_BATCH, PAPER_EPOCHS = 6.25e-5, 768, 32, 3
+LARGEST_LR = 1e-3
 FEW_ROWS, SMALL_BATCH, FEWEST_UPDATES = 1_000, 8, 120
 FREE = {"out", "fresh", "device", "threads", "run", "train", "valid"}
 """Settings that do not change the result; of files the content counts, not the name."""
@@ -37,7 +38,7 @@ def settle(settings: Finetune, rows: int, width: int) -> Finetune:
     """The settings with every 0 that means "choose" filled in.
 
     The paper's values; but where rows are few, smaller and more updates, since three passes would teach nothing, and
-    for a narrower network a higher rate, in inverse proportion to the square of its width.
+    for a narrower network a higher rate.
     """
     batch = settings.batch or (PAPER_BATCH if rows >= FEW_ROWS else SMALL_BATCH)
     epochs = settings.epochs or max(PAPER_EPOCHS, -(-FEWEST_UPDATES // -(-rows // batch)))
@@ -47,8 +48,8 @@ def settle(settings: Finetune, rows: int, width: int) -> Finetune:
 
 
 def usual_lr(width: int) -> float:
-    """The paper's learning rate, higher for a narrower network."""
-    return PAPER_LR * (PAPER_WIDTH / width) ** 2
+    """The paper's learning rate, higher for a narrower network: measured best at 384 on SST-2 and SNLI."""
+    return min(LARGEST_LR, PAPER_LR * (PAPER_WIDTH / width) ** 4)
 
 
 def sources(settings: Finetune) -> dict[str, dict[str, Any]]:
@@ -79,7 +80,7 @@ def is_done(settings: Finetune, made_from: dict[str, dict[str, Any]]) -> bool:
 
 def _check_range(settings: Finetune, name: str, end: float, words: str) -> None:
     value = getattr(settings, name)
-    if not 0 <= value < end:
+    if value is not None and not 0 <= value < end:
         raise UserError(f"{_flag(name)} {value} must be {words}")
 
 

@@ -179,10 +179,10 @@ def build(settings: Finetune, data: Data, base: GPT) -> TaskModel:
 
 
 def _shape(settings: Finetune, base: Model, vocabulary: int) -> Model:
-    rate = settings.dropout
-    return replace(
-        with_vocabulary(base, vocabulary), embedding_dropout=rate, residual_dropout=rate, attention_dropout=rate
-    )
+    shape, rate = with_vocabulary(base, vocabulary), settings.dropout
+    if rate is None:
+        return shape
+    return replace(shape, embedding_dropout=rate, residual_dropout=rate, attention_dropout=rate)
 
 
 def _layer(name: str) -> int:
