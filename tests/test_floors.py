@@ -15,7 +15,7 @@ FLOORS = {
     "text": 1, "nn": 1,
     "data": 2, "train": 2,
     "jobs": 3,
-    "arguments": 4,
+    "arguments": 4, "estimators": 4,
     "cli": 5,
     "__main__": 6, "__init__": 6,
 }  # fmt: skip

@@ -1,7 +1,8 @@
 """gpt1: pre-train a GPT on your own text, then fine-tune it on your labels (Radford et al. 2018).
 
 The public names are found when first used, so that `import gpt1` costs nothing. A verb takes its settings
-(`gpt1.config`) and returns a dictionary: `gpt1.pretrain(gpt1.config.Pretrain(data="data", out="run"))`.
+(`gpt1.config`) and returns a dictionary: `gpt1.pretrain(gpt1.config.Pretrain(data="data", out="run"))`. A task is also
+an estimator under scikit-learn's contract: `gpt1.Classifier("run").fit(texts, labels)`.
 """
 
 from importlib import import_module
@@ -9,6 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gpt1 import config
+    from gpt1.estimators.tasks import (
+        Classifier,
+        Entailment,
+        MultiLabelClassifier,
+        MultipleChoice,
+        Regressor,
+        Similarity,
+    )
     from gpt1.jobs.bundle import load
     from gpt1.jobs.evaluate import evaluate
     from gpt1.jobs.explain import explain
@@ -20,7 +29,10 @@ if TYPE_CHECKING:
     from gpt1.jobs.pretrain import pretrain
 
 __version__ = "0.1.0"
-__all__ = ["config", "evaluate", "explain", "finetune", "generate", "load", "plan", "predict", "prepare", "pretrain"]
+__all__ = [
+    "Classifier", "Entailment", "MultiLabelClassifier", "MultipleChoice", "Regressor", "Similarity",
+    "config", "evaluate", "explain", "finetune", "generate", "load", "plan", "predict", "prepare", "pretrain",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
@@ -28,6 +40,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'gpt1' has no attribute {name!r}")
     if name == "config":
         return import_module("gpt1.config")
+    if name[0].isupper():
+        return getattr(import_module("gpt1.estimators.tasks"), name)
     return getattr(import_module(f"gpt1.jobs.{'bundle' if name == 'load' else name}"), name)
 
 

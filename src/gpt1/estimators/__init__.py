@@ -1,0 +1,1 @@
+"""Fit, predict and save for every task, under scikit-learn's contract."""

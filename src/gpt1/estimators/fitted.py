@@ -1,0 +1,139 @@
+"""What an estimator learnt: a run folder in memory, which predicts, travels between processes and is written out."""
+
+import copy
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gpt1.config import Command
+from gpt1.errors import UserError
+from gpt1.jobs import bundle
+from gpt1.jobs.bundle import Bundle
+from gpt1.jobs.columns import Columns
+from gpt1.jobs.console import stderr
+from gpt1.jobs.facts import read_json
+from gpt1.jobs.goals import Goal, from_facts
+from gpt1.jobs.labelled import Texts
+from gpt1.jobs.tuned import Reader, Tuned
+from gpt1.nn.model import GPT
+from gpt1.nn.objectives import TaskModel
+from gpt1.nn.reading import packed
+from gpt1.storage import write_json
+from gpt1.text.tokenizer import Tokenizer
+from gpt1.train import log
+from gpt1.train.parallel import machine
+
+BATCH = 64
+"""Rows in one forward pass, as `gpt1 predict` takes them."""
+FLAG = re.compile(r"--([a-z][a-z-]*)")
+TURN = RLock()
+
+
+@contextmanager
+def shielded(verbose: bool = False) -> Iterator[None]:
+    """Keep a job from touching the program around it.
+
+    Its news are dropped unless `verbose`, torch's random numbers go on as if nothing had happened, and a wrong request
+    is a ValueError. Jobs seed torch, so in threads they take turns.
+    """
+    with TURN, torch.random.fork_rng(devices=[]):
+        before, stderr.quiet = stderr.quiet, not verbose
+        try:
+            yield
+        except UserError as error:
+            raise ValueError(FLAG.sub(lambda flag: flag[1].replace("-", "_"), str(error))) from None
+        finally:
+            stderr.quiet = before
+
+
+@dataclass
+class Fitted:
+    """A fine-tuned model in memory."""
+
+    bundle: Bundle
+    settings: dict[str, Any]
+    """those it was made with: settings.json"""
+    curves: bytes
+    """metrics.jsonl"""
+    _ready: tuple[Command, Tuned] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """gpt1.json"""
+        return self.bundle.info
+
+    @property
+    def goal(self) -> Goal:
+        """What it tells of a row."""
+        return from_facts(self.facts)
+
+    def answers(self, rows: Sequence[Texts], on: Command) -> np.ndarray:
+        """answers_NC of rows, see `Goal.answers`; computed on the machine that `on` asks for."""
+        if self._ready is None or self._ready[0] != on:
+            with shielded():
+                self._ready = (on, self._made_ready(on))
+        return self._ready[1].answers(rows, BATCH)[0]
+
+    def save(self, folder: Path) -> None:
+        """Write the run folder, all of it at one stroke."""
+        model = self.bundle
+        with bundle.replacing(folder) as staged:
+            (staged / log.NAME).write_bytes(self.curves)
+            write_json(staged / "settings.json", self.settings)
+            bundle.save(staged, model.body, model.tokenizer, model.info, model.head)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Fitted":
+        """A fine-tuned run folder. Raises UserError if it is none."""
+        model = bundle.load(folder)
+        if model.head is None:
+            raise UserError(f"{folder} is pre-trained, not fine-tuned: give it to the constructor, then call fit")
+        curves = folder / log.NAME
+        return cls(model, read_json(folder / "settings.json"), curves.read_bytes() if curves.exists() else b"")
+
+    def _made_ready(self, on: Command) -> Tuned:
+        device, dtype = machine(on)
+        head, facts, goal = self._head(), self.facts, self.goal
+        # The fp32 weights stay as they are, for `save`.
+        model = TaskModel(packed(copy.deepcopy(self.bundle.body).to(device, dtype)), len(head), goal.kind)
+        model.head.weight = nn.Parameter(head.to(device, dtype))
+        reader = Reader(facts["task"], self.bundle.tokenizer, self.bundle.body.config.context, facts["long"])
+        return Tuned(model.eval(), reader, goal, Columns(**facts["columns"]), device)
+
+    def _head(self) -> Tensor:
+        assert self.bundle.head is not None, "a fine-tuned model has a head"
+        return self.bundle.head
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Weights as arrays, which joblib can share between processes."""
+        body = self.bundle.body
+        return {
+            "config": body.config,
+            "weights": {name: weight.detach().numpy() for name, weight in body.state_dict().items()},
+            "head": self._head().detach().numpy(),
+            "tokenizer": self.bundle.tokenizer.text,
+            "info": self.facts,
+            "settings": self.settings,
+            "curves": self.curves,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        with torch.device("meta"):
+            body = GPT(state["config"])
+        body.load_state_dict({name: _tensor(array) for name, array in state["weights"].items()}, assign=True)
+        tokenizer = Tokenizer(json.loads(state["tokenizer"]))
+        self.bundle = Bundle(body.eval(), tokenizer, state["info"], _tensor(state["head"]))
+        self.settings, self.curves, self._ready = state["settings"], state["curves"], None
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.tensor(array)

@@ -1,0 +1,261 @@
+"""The estimators: one for each task of the paper (section 3.3, figure 1)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.metrics import accuracy_score, r2_score
+from sklearn.utils import ClassifierTags, Tags, check_consistent_length
+from sklearn.utils.metaestimators import available_if
+
+from gpt1.estimators.base import Targets, TextEstimator
+from gpt1.estimators.fitted import Fitted
+from gpt1.estimators.rows import choices_of, pairs_of, texts_of
+from gpt1.estimators.targets import choice_values, class_name, class_values, label_sets, restored, score_values
+from gpt1.jobs.columns import Columns
+from gpt1.jobs.goals import Choice, Classes, LabelSets, Score
+from gpt1.jobs.labelled import Texts
+
+
+class _OneText(TextEstimator):
+    columns = Columns(["text"], ["label"])
+    width = 1
+
+    def _rows(self, X: Any) -> list[Texts]:
+        return texts_of(X)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.one_d_array = True
+        return tags
+
+
+class _Pair(TextEstimator):
+    width = 2
+
+    def _rows(self, X: Any) -> list[Texts]:
+        return pairs_of(X)
+
+
+class _Classes(ClassifierMixin, TextEstimator):
+    """Tells one of several classes; `classes_` holds them in order."""
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The likeliest class of each row, of the type that y had."""
+        return self.classes_[self._answers(X).argmax(-1)]
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """(N, C): the calibrated probability of each class, in the order of `classes_`."""
+        return self._answers(X)
+
+    def _targets(self, y: Any, rows: Sequence[Texts]) -> Targets:
+        return _class_targets(y)
+
+    def _labels(self, y: Any, rows: Sequence[Texts], targets: Targets) -> list[Any]:
+        return _known_labels(y, targets)
+
+    def _take(self, model: Fitted) -> None:
+        super()._take(model)
+        self.classes_ = _classes(model)
+
+
+class Classifier(_Classes, _OneText):
+    """A class of a text. X: texts; y: their classes, strings, whole numbers or bools."""
+
+    task = "classification"
+
+
+class Entailment(_Classes, _Pair):
+    """Whether a premise entails a hypothesis, or any class of an ordered pair. X: rows of two texts; y: classes."""
+
+    task = "entailment"
+    columns = Columns(["premise", "hypothesis"], ["label"])
+
+
+class Similarity(_Pair):
+    """How alike two texts are, in whatever order. X: rows of two texts.
+
+    A y of floats is a scale: `predict` tells a number and `score` is R^2. Any other y holds classes (the same or not):
+    `predict` tells one, `score` is the accuracy, and there are `classes_` and `predict_proba`.
+    """
+
+    task = "similarity"
+    columns = Columns(["sentence1", "sentence2"], ["label"])
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The number or the class of each pair."""
+        answers_NC = self._answers(X)
+        return self.classes_[answers_NC.argmax(-1)] if hasattr(self, "classes_") else answers_NC[:, 0]
+
+    @available_if(lambda self: hasattr(self, "classes_"))
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """(N, C): the calibrated probability of each class, in the order of `classes_`."""
+        return self._answers(X)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """R^2 of numbers, accuracy of classes."""
+        measure = accuracy_score if hasattr(self, "classes_") else r2_score
+        return float(measure(y, self.predict(X), sample_weight=sample_weight))
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        if hasattr(self, "classes_"):
+            tags.estimator_type, tags.classifier_tags = "classifier", ClassifierTags()
+        return tags
+
+    def _targets(self, y: Any, rows: Sequence[Texts]) -> Targets:
+        return _score_targets(y) if np.asarray(y).dtype.kind == "f" else _class_targets(y)
+
+    def _labels(self, y: Any, rows: Sequence[Texts], targets: Targets) -> list[Any]:
+        return score_values(y).tolist() if isinstance(targets.goal, Score) else _known_labels(y, targets)
+
+    def _take(self, model: Fitted) -> None:
+        super()._take(model)
+        if isinstance(model.goal, Classes):
+            self.classes_ = _classes(model)
+        elif hasattr(self, "classes_"):
+            del self.classes_
+
+
+class Regressor(RegressorMixin, _OneText):
+    """A number for a text. X: texts; y: numbers. `score` is R^2."""
+
+    task = "regression"
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The number of each row."""
+        return self._answers(X)[:, 0]
+
+    def _targets(self, y: Any, rows: Sequence[Texts]) -> Targets:
+        return _score_targets(y)
+
+    def _labels(self, y: Any, rows: Sequence[Texts], targets: Targets) -> list[Any]:
+        return score_values(y).tolist()
+
+
+class MultipleChoice(TextEstimator):
+    """Which of its own answers is right for a context; rows may have different numbers of them.
+
+    X: rows `(context, [answer, ...])`; y: the number of the right answer, from 0. `score` is the accuracy.
+    """
+
+    task = "multiple-choice"
+    columns = Columns(["context"], ["label"], ["choices"])
+    width = 2
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The number of the likeliest answer of each row."""
+        return self._answers(X).argmax(-1)
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """(N, K): the probability of each answer; 0 where a row has fewer than the K of the longest."""
+        return self._answers(X)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The accuracy."""
+        return float(accuracy_score(y, self.predict(X), sample_weight=sample_weight))
+
+    def _rows(self, X: Any) -> list[Texts]:
+        return choices_of(X)
+
+    def _targets(self, y: Any, rows: Sequence[Texts]) -> Targets:
+        return Targets(Choice(), choice_values(y, [len(row) - 1 for row in rows]).tolist(), {})
+
+    def _labels(self, y: Any, rows: Sequence[Texts], targets: Targets) -> list[Any]:
+        return self._targets(y, rows).labels
+
+
+class MultiLabelClassifier(ClassifierMixin, _OneText):
+    """Any number of labels of a text.
+
+    X: texts; y: an indicator, a column of 0 and 1 for each label, or a set or list of names a row. `classes_` holds the
+    labels: the columns' numbers or names, or the names in order. `predict` tells an indicator whatever y was; the names
+    of a row are `classes_[row == 1]`. `score` is the share of rows whose labels are all right.
+    """
+
+    task = "multi-label"
+
+    def predict(self, X: Any) -> np.ndarray:
+        """(N, C): 1 where a label applies; the thresholds were chosen on the validation rows."""
+        answers_NC = self._answers(X)
+        goal = self.model_.goal
+        assert isinstance(goal, LabelSets), "a multi-label run tells label sets"
+        return (answers_NC >= goal.thresholds).astype(int)
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """(N, C): the calibrated probability of each label, each apart from the others."""
+        return self._answers(X)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The share of rows whose labels are all right."""
+        told = [frozenset(self.classes_[row == 1].tolist()) for row in self.predict(X)]
+        wanted = _in_terms_of(self.classes_, y)
+        check_consistent_length(told, wanted)
+        right = [one == other for one, other in zip(told, wanted, strict=True)]
+        return float(np.average(right, weights=sample_weight))
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        tags.target_tags.two_d_labels = True
+        tags.target_tags.single_output = False
+        return tags
+
+    def _targets(self, y: Any, rows: Sequence[Texts]) -> Targets:
+        sets, classes = label_sets(y)
+        if not any(sets):
+            raise ValueError("y holds no label at all; there is nothing to learn")
+        names = [class_name(value) for value in classes.tolist()]
+        goal = LabelSets(names, [0.5] * len(names))
+        return Targets(goal, [frozenset(map(class_name, each)) for each in sets], _kind(classes))
+
+    def _labels(self, y: Any, rows: Sequence[Texts], targets: Targets) -> list[Any]:
+        known = set(targets.goal.names)  # type: ignore[union-attr]
+        found = [frozenset(map(class_name, each)) for each in label_sets(y)[0]]
+        if strange := sorted(set().union(*found) - known):
+            raise ValueError(f"y_valid holds the label {strange[0]!r}, which y does not")
+        return found
+
+    def _take(self, model: Fitted) -> None:
+        super()._take(model)
+        self.classes_ = _classes(model)
+
+
+def _class_targets(y: Any) -> Targets:
+    values = class_values(y)
+    classes = np.unique(values)
+    if len(classes) < 2:
+        raise ValueError(f"y holds only the class {classes[0]!r}; two classes or more are needed")
+    names = [class_name(value) for value in classes.tolist()]
+    return Targets(Classes(names), [class_name(value) for value in values.tolist()], _kind(classes))
+
+
+def _known_labels(y: Any, targets: Targets) -> list[str]:
+    found = [class_name(value) for value in class_values(y).tolist()]
+    if strange := sorted(set(found) - set(targets.goal.names)):  # type: ignore[union-attr]
+        raise ValueError(f"y_valid holds the class {strange[0]!r}, which y does not")
+    return found
+
+
+def _score_targets(y: Any) -> Targets:
+    values = score_values(y)
+    if (scale := float(np.std(values))) == 0:
+        raise ValueError(f"y holds only the number {values[0]:g}; there is nothing to learn")
+    return Targets(Score(float(np.mean(values)), scale), values.tolist(), {})
+
+
+def _in_terms_of(classes: np.ndarray, y: Any) -> list[frozenset[Any]]:
+    """The label sets of y, whose columns are the classes if it is an indicator without names."""
+    sets, found = label_sets(y)
+    numbered = found.dtype.kind == "i" and classes.dtype.kind != "i"
+    return [frozenset(classes[list(each)].tolist()) for each in sets] if numbered else sets
+
+
+def _kind(classes: np.ndarray) -> dict[str, str]:
+    """The type of the classes, for `restored`."""
+    return {"label_type": type(classes.tolist()[0]).__name__}
+
+
+def _classes(model: Fitted) -> np.ndarray:
+    return restored(model.facts["labels"], model.facts.get("label_type", "str"))
