@@ -43,7 +43,8 @@ class _Classes(ClassifierMixin, TextEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """The likeliest class of each row, of the type that y had."""
-        return self.classes_[self._answers(X).argmax(-1)]
+        answers_NC = self._answers(X)  # first: it says so if nothing is fitted
+        return self.classes_[answers_NC.argmax(-1)]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """(N, C): the calibrated probability of each class, in the order of `classes_`."""
