@@ -71,7 +71,7 @@ class TextEstimator(BaseEstimator):
         lm_coef: float = 0.5,
         long: Long = "head",
         class_weights: str = "none",
-        dropout: float = 0.1,
+        dropout: float | None = None,
         head_dropout: float = 0.1,
         patience: int = 0,
         select: Select = "auto",

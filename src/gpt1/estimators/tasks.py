@@ -227,7 +227,7 @@ def _class_targets(y: Any) -> Targets:
     values = class_values(y)
     classes = np.unique(values)
     if len(classes) < 2:
-        raise ValueError(f"y holds only the class {classes[0]!r}; two classes or more are needed")
+        raise ValueError(f"y holds only the class {classes.tolist()[0]!r}; two classes or more are needed")
     names = [class_name(value) for value in classes.tolist()]
     return Targets(Classes(names), [class_name(value) for value in values.tolist()], _kind(classes))
 
