@@ -342,3 +342,15 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     command = f"{sys.executable} -m gpt1 --help | (exec 0<&-; sleep 1)"
     done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True, timeout=60)
     assert done.stderr == ""
+
+
+def test_threads_that_no_machine_has(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", ".", "--threads", "100000"]) == 2
+    assert "--threads 100000 must be from 0 (every core) to" in capsys.readouterr().err
+
+
+def test_standard_input_that_is_no_text() -> None:
+    line = [sys.executable, "-m", "gpt1", "generate", "run", "-"]
+    done = subprocess.run(line, input=b"x\xff", capture_output=True, timeout=60)
+    assert done.returncode == 2
+    assert b"standard input is no UTF-8" in done.stderr

@@ -283,3 +283,10 @@ def test_bf16_learns_as_fp32_does(tmp_path: Path, shared_data: Path) -> None:
         losses = [row["lm"] for row in log.read(tmp_path / dtype) if "lm" in row]
         curves.append([statistics.mean(losses[low : low + 50]) for low in range(0, 500, 50)])
     assert curves[1] == pytest.approx(curves[0], rel=0.01)
+
+
+def test_a_folder_of_something_else_is_left_alone(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine", encoding="utf-8")
+    with pytest.raises(UserError, match="is not empty and holds no run; choose another folder"):
+        pretrain(settings(data, tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]

@@ -89,6 +89,8 @@ def _run(argv: list[str]) -> None:
     if command.text in given:
         given[command.text] = _read_dash(given[command.text])
     settings: Any = options.build(command.settings, command.positionals, defaults | given)
+    if not 0 <= settings.threads <= (most := max(64, 4 * (os.cpu_count() or 1))):
+        raise UserError(f"--threads {settings.threads} must be from 0 (every core) to {most}")
     if settings.threads:
         # polars' and tokenizers' pools of threads are made once, when they are imported with the job.
         os.environ |= {"POLARS_MAX_THREADS": str(settings.threads), "RAYON_NUM_THREADS": str(settings.threads)}
@@ -106,9 +108,12 @@ def _defaults(settings: type, given: dict[str, Any]) -> dict[str, Any]:
 
 def _read_dash(text: str | list[str]) -> str | list[str]:
     """What stands for `-`: all of standard input."""
-    if isinstance(text, list):
-        return [sys.stdin.read() if one == "-" else one for one in text]
-    return sys.stdin.read() if text == "-" else text
+    try:
+        if isinstance(text, list):
+            return [sys.stdin.read() if one == "-" else one for one in text]
+        return sys.stdin.read() if text == "-" else text
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input is no UTF-8 ({error.reason} at byte {error.start}); convert it") from None
 
 
 def _print(job: Any, result: Any, as_json: bool) -> None:

@@ -141,6 +141,8 @@ def _begin(settings: Pretrain, data: Data, device: torch.device, dtype: torch.dt
     folder = Path(settings.out)
     if (folder / "config.json").exists() and not (folder / "settings.json").exists():
         raise UserError(f"{folder} holds a model that was not pre-trained here; choose another --out")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "settings.json").exists():
+        raise UserError(f"--out {folder} is not empty and holds no run; choose another folder")
     settings = replace(settings, compile=compiling(settings, data, device))
     if settings.minutes:
         settings = replace(settings, steps=_steps_in_time(settings, data, device, dtype, began))
