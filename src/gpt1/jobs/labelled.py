@@ -151,6 +151,7 @@ def _flag(row: Row, name: str) -> bool:
 
 def _has_fraction(found: set[str]) -> bool:
     try:
-        return any(not float(label).is_integer() for label in found)
-    except (ValueError, OverflowError):
+        numbers = [float(label) for label in found]
+    except ValueError:
         return False
+    return any(not number.is_integer() for number in numbers)
