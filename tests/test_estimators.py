@@ -1,9 +1,11 @@
 """The estimators keep scikit-learn's contract, learn, and agree with the command line on what they learnt."""
 
 import copy
+import itertools
 import json
 import pickle
 import random
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ TEXTS = [f"{s} {v} {t}" for s in SUBJECTS for v in GOOD + BAD for t in THINGS]
 random.Random(0).shuffle(TEXTS)
 KIND = [any(verb in text for verb in GOOD) for text in TEXTS]
 MOODS = ["glad" if kind else "grim" for kind in KIND]
-QUICK: dict[str, Any] = {"epochs": 10, "lr": 1e-2, "batch": 16, "dropout": 0.0, "dtype": "fp32", "threads": 1}
+QUICK: dict[str, Any] = {"epochs": 40, "lr": 5e-3, "batch": 16, "dropout": 0.0, "dtype": "fp32", "threads": 1}
 ONCE = QUICK | {"epochs": 1}
 
 
@@ -101,7 +103,7 @@ LEAST = {
 def learnt(request: pytest.FixtureRequest, base: str) -> tuple[TextEstimator, list[Any], list[Any]]:
     """Fitted on all rows but the last 40, which are given."""
     X, y = toy(request.param)
-    found = getattr(gpt1, request.param)(base, **QUICK | {"epochs": 16}).fit(X[:-40], y[:-40])
+    found = getattr(gpt1, request.param)(base, **QUICK).fit(X[:-40], y[:-40])
     return found, X[-40:], y[-40:]
 
 
@@ -208,18 +210,19 @@ def test_the_command_line_makes_the_same(base: str, tmp_path: Path) -> None:
 
 
 def test_cross_validation(base: str) -> None:
-    assert cross_val_score(gpt1.Classifier(base, **QUICK), TEXTS, MOODS, cv=2).mean() > 0.75
+    model = gpt1.Classifier(base, **QUICK)
+    assert cross_val_score(model, TEXTS, MOODS, cv=2, error_score="raise").mean() > 0.9
     X, y = toy("MultipleChoice")
     assert len(cross_val_score(gpt1.MultipleChoice(base, **ONCE), X, y, cv=2, error_score="raise")) == 2
 
 
 def test_grid_search_in_a_pipeline(base: str) -> None:
     """The rate that cannot learn loses; the texts are cleaned before they are read."""
-    clean = FunctionTransformer(lambda texts: [text.replace("<br>", " ").lower() for text in texts])
+    clean = FunctionTransformer(lambda texts: [text.lower().replace("<br>", " ") for text in texts])
     pipeline = Pipeline([("clean", clean), ("tell", gpt1.Classifier(base, **QUICK))])
-    search = GridSearchCV(pipeline, {"tell__lr": [1e-9, 1e-2]}, cv=2, error_score="raise", scoring="neg_log_loss")
+    search = GridSearchCV(pipeline, {"tell__lr": [1e-9, 5e-3]}, cv=2, error_score="raise", scoring="neg_log_loss")
     search.fit([text.replace(" ", "<br>").upper() for text in TEXTS], MOODS)
-    assert search.best_params_ == {"tell__lr": 1e-2}
+    assert search.best_params_ == {"tell__lr": 5e-3}
     assert search.score(TEXTS, MOODS) > -0.5
     assert np.array_equal(search.best_estimator_.predict(["MY<br>DOG"]), search.predict(["my dog"]))
 
@@ -236,7 +239,7 @@ def test_parameters(base: str) -> None:
     assert model.set_params(lr=0.25).lr == 0.25
     with pytest.raises(ValueError, match="Invalid parameter 'rate'"):
         model.set_params(rate=1)
-    settings = {field for field in Finetune.__dataclass_fields__}
+    settings = set(Finetune.__dataclass_fields__)
     assert set(model.get_params()) - settings == {"random_state", "verbose"}
     for name, value in gpt1.Classifier(base).get_params().items():
         if name in settings - {"run"}:
@@ -249,11 +252,11 @@ def test_kinds_of_estimator(base: str, classifier: gpt1.Classifier) -> None:
     tags = get_tags(classifier).input_tags
     assert (tags.string, tags.one_d_array, tags.two_d_array) == (True, True, False)
     assert not is_classifier(gpt1.Similarity(base)), "until it has seen labels"
-    X = [(one, other) for one, other in zip(TEXTS, TEXTS[1:], strict=False)]
-    same = gpt1.Similarity(base, **ONCE).fit(X, [int(a == b) for a, b in zip(KIND, KIND[1:], strict=False)])
+    X = [(one, other) for one, other in itertools.pairwise(TEXTS)]
+    same = gpt1.Similarity(base, **ONCE).fit(X, [int(a == b) for a, b in itertools.pairwise(KIND)])
     assert is_classifier(same)
     assert same.classes_.tolist() == [0, 1]
-    assert same.predict_proba(X[:3]).shape == (3, 2)
+    assert same.predict_proba(list(pairwise(TEXTS))[:3]).shape == (3, 2)
 
 
 def test_not_fitted(base: str, tmp_path: Path) -> None:
@@ -295,14 +298,21 @@ def test_validation_rows_may_be_given(base: str) -> None:
     assert model.metrics_["accuracy"] == pytest.approx(model.score(TEXTS[:70], MOODS[:70]))
 
 
+@torch.no_grad()
+def nats_a_token(run: str) -> float:
+    loaded, nats = gpt1.load(run), []
+    for ids_T in map(torch.tensor, loaded.tokenizer.encode_batch(TEXTS[:20])):
+        logits_TV = loaded.body.logits(loaded.body(ids_T[None]))[0]
+        nats.append(torch.nn.functional.cross_entropy(logits_TV[:-1], ids_T[1:]).item())
+    return float(np.mean(nats))
+
+
 def test_pretraining_goes_on(base: str, tmp_path: Path) -> None:
     """On texts without labels; the new run is another model, which knows them better."""
     before = gpt1.Classifier(base, **ONCE)
-    after = before.continue_pretraining(polars.Series(TEXTS), tmp_path / "more", epochs=3)
+    after = before.continue_pretraining(polars.Series(TEXTS), tmp_path / "more", epochs=10)
     assert after.get_params() == before.get_params() | {"run": str(tmp_path / "more")}
-    (tmp_path / "texts.txt").write_text("\n".join(TEXTS), encoding="utf-8")
-    losses = [evaluate(Evaluate(run=run, files=[str(tmp_path / "texts.txt")])) for run in (base, after.run)]
-    assert losses[1]["bits_per_byte"] < 0.8 * losses[0]["bits_per_byte"]
+    assert nats_a_token(after.run) < 0.5 * nats_a_token(base)
     assert after.fit(TEXTS, MOODS).predict(TEXTS[:3]).shape == (3,)
     assert gpt1.load(after.run).info["steps"] > 1
 
@@ -511,11 +521,16 @@ def test_wrong_folders(base: str, classifier: gpt1.Classifier, tmp_path: Path) -
         gpt1.Classifier(base, **ONCE).fit(TEXTS, MOODS, X_valid=["a"], y_valid=["odd"])
 
 
-# scikit-learn's own checks feed rows of numbers. An estimator that reads texts is left out of all of them, so here are two
-# that spell the numbers out and are otherwise the same.
+# scikit-learn's own checks
 
 
 class Spelt(TextEstimator):
+    """scikit-learn's checks feed rows of numbers, and pass over every estimator that says it reads something else.
+
+    So here the numbers are spelt out, and all else is as it is. No check is left out, and none is expected to fail;
+    scikit-learn itself skips that of the array API, unless it is switched on by a variable of the environment.
+    """
+
     def fit(self, X: Any, y: Any) -> Any:  # type: ignore[override]
         X, y = validate_data(self, X, y, y_numeric=is_regressor(self))
         columns, names = self.n_features_in_, getattr(self, "feature_names_in_", None)
@@ -550,16 +565,9 @@ class SpeltRegressor(Spelt, gpt1.Regressor):
     pass
 
 
-LEFT_OUT: dict[str, str] = {}
-
-
 @pytest.mark.parametrize("kind", [SpeltClassifier, SpeltRegressor])
 def test_sklearns_own_checks(base: str, kind: type[TextEstimator]) -> None:
-    found = check_estimator(
-        kind(base, **ONCE), expected_failed_checks=LEFT_OUT, on_fail=None, on_skip=None
-    )
-    print(*[(e['check_name'], e['status'], repr(e['exception'])[:400]) for e in found if e['status']!='passed'], sep='\n')
-    failed = {each["check_name"]: repr(each["exception"])[:300] for each in found if each["status"] == "failed"}
-    assert not failed
+    found = check_estimator(kind(base, **ONCE), on_fail=None, on_skip=None)
+    assert not {each["check_name"]: each["exception"] for each in found if each["status"] == "failed"}
     assert sum(each["status"] == "passed" for each in found) > 40
-    assert {each["check_name"] for each in found if each["status"] == "xfail"} == LEFT_OUT.keys()
+    assert {each["check_name"] for each in found if each["status"] == "skipped"} <= {"check_array_api_input"}

@@ -114,6 +114,10 @@ class TextEstimator(BaseEstimator):
             del self.feature_names_in_
         rows = self._rows(X)
         check_consistent_length(rows, y)
+        if (X_valid is None) != (y_valid is None):
+            raise ValueError("X_valid and y_valid belong together; give both or neither")
+        if X_valid is None and len(rows) < 2:
+            raise ValueError("X has 1 sample; two or more are needed, as one of them validates")
         targets = self._targets(y, rows)
         columns = self._columns(X, y)
         learnt = _labelled("X", rows, targets.labels)
@@ -128,7 +132,7 @@ class TextEstimator(BaseEstimator):
             model = _fitted(settings, columns, targets, learnt, valid, Path(scratch))
         self._take(model)
         if names := names_of(X):
-            self.feature_names_in_ = np.array(names, dtype=object)
+            self.feature_names_in_: np.ndarray = np.array(names, dtype=object)
         return self
 
     def save(self, folder: str | Path) -> None:
@@ -228,8 +232,9 @@ class TextEstimator(BaseEstimator):
         kinds = get_type_hints(Finetune)
         values = {name: value for name, value in self.get_params(deep=False).items() if name in kinds and name != "run"}
         given = {name: convert(kinds[name], value, name) for name, value in values.items()}
-        target = {"target": goal.kind} if self.task == "similarity" else {}
-        return Finetune(run=str(self.run), train="", out=str(out), task=self.task, seed=self._seed(), **given, **target)
+        if self.task == "similarity":
+            given["target"] = goal.kind
+        return Finetune(run=str(self.run), train="", out=str(out), task=self.task, seed=self._seed(), **given)
 
     def _seed(self) -> int:
         if isinstance(self.random_state, int | np.integer):
@@ -248,15 +253,13 @@ def _fitted(
     """What `gpt1 finetune` does, without its files."""
     base = bundle.load(settings.run)
     if valid is None:
-        if len(learnt.rows) < 2:
-            raise UserError("X has 1 sample; two or more are needed, as one of them validates")
         learnt, valid = split(learnt, settings.seed)
     warn(learnt, valid, targets.goal.kind)
     settings = settle(settings, len(learnt.rows), base.body.config.width)
     data = made_ready(settings, targets.goal, learnt, valid, base)
     trial, told = run_trials(settings, data, base.body, scratch)
     weights = Path(settings.run) / "model.safetensors"
-    sources = {
+    sources: dict[str, dict[str, Any]] = {
         "model": {"path": str(weights), "sha256": sha256_of(weights)},
         "train": {"path": None, "sha256": _hash(learnt), "rows": len(learnt.rows)},
     }
