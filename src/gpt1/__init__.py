@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Regressor,
         Similarity,
     )
+    from gpt1.jobs.ablate import ablate
     from gpt1.jobs.bundle import load
     from gpt1.jobs.evaluate import evaluate
     from gpt1.jobs.explain import explain
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Classifier", "Entailment", "MultiLabelClassifier", "MultipleChoice", "Regressor", "Similarity",
-    "config", "evaluate", "explain", "finetune", "generate", "load", "plan", "predict", "prepare", "pretrain",
+    "ablate", "config", "evaluate", "explain", "finetune", "generate", "load", "plan", "predict", "prepare", "pretrain",
 ]  # fmt: skip
 
 

@@ -34,6 +34,7 @@ COMMANDS = {
     "pretrain": Command(config.Pretrain, ("data",)),
     "generate": Command(config.Generate, ("run", "prompts"), text="prompts"),
     "finetune": Command(config.Finetune, ("run",)),
+    "ablate": Command(config.Ablate, ("run",)),
     "predict": Command(config.Predict, ("run", "input")),
     "evaluate": Command(config.Evaluate, ("run", "files")),
     "explain": Command(config.Explain, ("run", "text"), text="text"),

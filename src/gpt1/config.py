@@ -246,6 +246,20 @@ class Finetune(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ablate(Finetune):
+    """A run and labelled rows -> what pre-training and the auxiliary loss are worth (the paper, table 5)."""
+
+    out: str = ""
+    """JSON file to write after every model, from which the same command goes on"""
+    test: str | None = None
+    """labelled rows that the table's scores are of; without it, the validation rows, which the epochs are chosen by"""
+    sizes: str = "10,100,all"
+    """numbers of training rows, with commas: the learning curve; every sample has all classes, validation stays"""
+    seeds: int = 3
+    """models for every place of the table: samples, new layer, order and dropout differ"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Predict(Command):
     """A fine-tuned run and rows -> the rows with predicted_label and named probabilities."""
 

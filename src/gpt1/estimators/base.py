@@ -24,8 +24,7 @@ from gpt1.estimators.rows import names_of, texts_of
 from gpt1.jobs import bundle
 from gpt1.jobs.columns import Columns
 from gpt1.jobs.facts import read_facts
-from gpt1.jobs.finetune import _facts as facts_of
-from gpt1.jobs.finetune import run_trials
+from gpt1.jobs.finetune import facts_of, run_trials
 from gpt1.jobs.finetune_settings import check, settle
 from gpt1.jobs.goals import Goal
 from gpt1.jobs.labelled import Labelled, Texts, split, warn

@@ -5,32 +5,28 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import RLock
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gpt1.config import Command
 from gpt1.errors import UserError
 from gpt1.jobs import bundle
 from gpt1.jobs.bundle import Bundle
-from gpt1.jobs.columns import Columns
-from gpt1.jobs.console import stderr
+from gpt1.jobs.console import quiet
 from gpt1.jobs.facts import read_json
 from gpt1.jobs.goals import Goal, from_facts
 from gpt1.jobs.labelled import Texts
-from gpt1.jobs.tuned import Reader, Tuned
+from gpt1.jobs.tuned import Tuned, at_work
 from gpt1.nn.model import GPT
-from gpt1.nn.objectives import TaskModel
-from gpt1.nn.reading import packed
 from gpt1.storage import write_json
 from gpt1.text.tokenizer import Tokenizer
 from gpt1.train import log
-from gpt1.train.parallel import machine
 
 BATCH = 64
 """Rows in one forward pass, as `gpt1 predict` takes them."""
@@ -45,14 +41,11 @@ def shielded(verbose: bool = False) -> Iterator[None]:
     Its news are dropped unless `verbose`, torch's random numbers go on as if nothing had happened, and a wrong request
     is a ValueError. Jobs seed torch, so in threads they take turns.
     """
-    with TURN, torch.random.fork_rng(devices=[]):
-        before, stderr.quiet = stderr.quiet, not verbose
+    with TURN, torch.random.fork_rng(devices=[]), quiet(not verbose):
         try:
             yield
         except UserError as error:
             raise ValueError(FLAG.sub(lambda flag: flag[1].replace("-", "_"), str(error))) from None
-        finally:
-            stderr.quiet = before
 
 
 @dataclass
@@ -101,13 +94,8 @@ class Fitted:
         return cls(model, read_json(folder / "settings.json"), curves.read_bytes() if curves.exists() else b"")
 
     def _made_ready(self, on: Command) -> Tuned:
-        device, dtype = machine(on)
-        head, facts, goal = self._head(), self.facts, self.goal
         # The fp32 weights stay as they are, for `save`.
-        model = TaskModel(packed(copy.deepcopy(self.bundle.body).to(device, dtype)), len(head), goal.kind)
-        model.head.weight = nn.Parameter(head.to(device, dtype))
-        reader = Reader(facts["task"], self.bundle.tokenizer, self.bundle.body.config.context, facts["long"])
-        return Tuned(model.eval(), reader, goal, Columns(**facts["columns"]), device)
+        return at_work(replace(self.bundle, body=copy.deepcopy(self.bundle.body)), on)
 
     def _head(self) -> Tensor:
         assert self.bundle.head is not None, "a fine-tuned model has a head"

@@ -1,5 +1,7 @@
 """What a person sees while a job runs: always on standard error, so standard output stays machine-readable."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +14,16 @@ stderr = Console(stderr=True, highlight=False)
 def say(message: str) -> None:
     """One line of news; `message` is plain text, never markup."""
     stderr.print(message, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def quiet(silent: bool = True) -> Iterator[None]:
+    """Say nothing for a while, or, inside such a while, speak all the same."""
+    before, stderr.quiet = stderr.quiet, silent
+    try:
+        yield
+    finally:
+        stderr.quiet = before
 
 
 def bar(*columns: str) -> Progress:

@@ -64,7 +64,7 @@ def finetune(settings: Finetune) -> dict[str, Any]:
     with bundle.replacing(Path(settings.out)) as folder:
         trial, told = run_trials(settings, data, base.body, folder)
         made_from["train"]["rows"] = len(rows.train.rows)
-        facts = _facts(trial.best, rows.columns, base.info, made_from) | told
+        facts = facts_of(trial.best, rows.columns, base.info, made_from) | told
         facts["metrics"]["seconds"] = time.perf_counter() - began
         (folder / log.NAME).write_bytes(trial.curves)
         write_json(folder / "settings.json", dataclasses.asdict(settings))
@@ -126,13 +126,17 @@ def _best_rate(settings: Finetune, data: Data, base: GPT, folder: Path) -> tuple
 
 
 def over_seeds(metrics: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Of every metric that is a number: its `mean`, its `deviation` (of a sample) and its `values`."""
+    """Of every metric that is a number: `mean`, `deviation` (of a sample; None of one value) and `values`."""
     names = [name for name, value in metrics[0].items() if isinstance(value, float)]
     each = {name: [found[name] for found in metrics] for name in names}
     return {
-        name: {"mean": statistics.mean(values), "deviation": statistics.stdev(values), "values": values}
+        name: {"mean": statistics.mean(values), "deviation": _deviation(values), "values": values}
         for name, values in each.items()
     }
+
+
+def _deviation(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
 
 
 def _trial(settings: Finetune, data: Data, base: GPT, folder: Path) -> Trial:
@@ -146,7 +150,10 @@ def _rank(trial: Trial) -> tuple[float, float]:
     return rank(trial.best.settings, trial.best.goal, trial.best.metrics)
 
 
-def _facts(best: Best, columns: Columns, base: dict[str, Any], made_from: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def facts_of(
+    best: Best, columns: Columns, base: dict[str, Any], made_from: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """What gpt1.json is to remember of a fine-tuning; `base` is that of the run it started from."""
     settings = best.settings
     return {
         "kind": "finetuned",

@@ -13,6 +13,7 @@ from gpt1.data.collate import Example, Label, by_length, collate
 from gpt1.data.tasks import TASKS, Frame, fits, fitted
 from gpt1.errors import UserError
 from gpt1.jobs import bundle
+from gpt1.jobs.bundle import Bundle
 from gpt1.jobs.columns import Columns
 from gpt1.jobs.goals import Goal, from_facts
 from gpt1.jobs.labelled import Texts
@@ -91,13 +92,19 @@ class Tuned:
 
 def load(folder: str | Path, settings: Command) -> Tuned:
     """A fine-tuned run, on the device the settings ask for. Raises UserError if it is only pre-trained."""
-    device, dtype = machine(settings)
     loaded = bundle.load(folder)
     if loaded.head is None:
         raise UserError(
             f"{folder} is pre-trained, not fine-tuned: it knows no classes; "
             f"make a classifier with `gpt1 finetune {folder} --train FILE --out RUN2`"
         )
+    return at_work(loaded, settings)
+
+
+def at_work(loaded: Bundle, on: Command) -> Tuned:
+    """A fine-tuned model on the device that `on` asks for; its body's weights are taken over, not copied."""
+    device, dtype = machine(on)
+    assert loaded.head is not None, "a fine-tuned model has a head"
     goal, info = from_facts(loaded.info), loaded.info
     model = TaskModel(packed(loaded.body.to(device, dtype)), len(loaded.head), goal.kind)
     model.head.weight = nn.Parameter(loaded.head.to(device, dtype))

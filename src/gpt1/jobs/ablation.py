@@ -1,0 +1,77 @@
+"""The models of an ablation and their scores, in a file from which it goes on."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt1.config import Ablate
+from gpt1.data.journal import sha256_of
+from gpt1.data.tables import table
+from gpt1.errors import UserError
+from gpt1.jobs.facts import FORMAT, read_json
+from gpt1.jobs.finetune_settings import FREE, sources
+from gpt1.storage import write_json
+
+Place = tuple[int, str, int]
+"""Number of training rows, variant and seed of a model."""
+MAY_CHANGE = FREE | {"sizes", "seeds", "test"}
+"""Settings that may differ when a table is taken up again; of files the content counts."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model: its place in the table, and what it scored."""
+
+    rows: int
+    variant: str
+    seed: int
+    lr: float
+    metrics: dict[str, float]
+
+    @property
+    def place(self) -> Place:
+        return self.rows, self.variant, self.seed
+
+
+@dataclass(frozen=True)
+class Record:
+    """The models made so far, in the file `settings.out` if one is asked for."""
+
+    settings: Ablate
+    made_from: dict[str, dict[str, Any]]
+    cells: dict[Place, Cell]
+
+    def add(self, cell: Cell) -> None:
+        self.cells[cell.place] = cell
+        if self.settings.out:
+            cells = [asdict(cell) for cell in self.cells.values()]
+            content = {"format": FORMAT, "settings": asdict(self.settings), "data": self.made_from, "cells": cells}
+            write_json(self.settings.out, content)
+
+
+def begin(settings: Ablate) -> Record:
+    """What an earlier run of the same command left. Raises UserError if the file is of another, or another's."""
+    made_from = sources(settings)
+    if settings.test:
+        path = table(settings.test).path
+        made_from["test"] = {"path": str(path), "sha256": sha256_of(path)}
+    out = Path(settings.out)
+    if settings.fresh or not settings.out or not out.exists():
+        return Record(settings, made_from, {})
+    found = read_json(out)
+    if "cells" not in found:
+        raise UserError(f"{out} is no table of `gpt1 ablate`; choose another --out")
+    _check_same(settings, made_from, found)
+    cells = [Cell(**values) for values in found["cells"]]
+    return Record(settings, made_from, {cell.place: cell for cell in cells})
+
+
+def _check_same(settings: Ablate, made_from: dict[str, dict[str, Any]], found: dict[str, Any]) -> None:
+    remedy = "choose another --out, or --fresh to replace it"
+    for name, what in (("model", "RUN"), ("train", "--train"), ("valid", "--valid"), ("test", "--test")):
+        before, now = (data.get(name, {}).get("sha256") for data in (found["data"], made_from))
+        if before != now:
+            raise UserError(f"{settings.out} was made from another {what}; {remedy}")
+    for name, value in asdict(settings).items():
+        if name not in MAY_CHANGE and (before := found["settings"].get(name)) != value:
+            raise UserError(f"{settings.out} was made with --{name.replace('_', '-')} {before}, not {value}; {remedy}")
