@@ -271,7 +271,11 @@ def test_a_wrong_settings_file(text: str, answer: str, tmp_path: Path, capsys: p
 
 
 def test_a_missing_settings_file(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "No such file" in refused(capsys, "info", "x", "--config", "none.yaml")
+    assert refused(capsys, "info", "x", "--config", "none.yaml") == "gpt1 info: --config none.yaml: no such file"
+
+
+def test_a_switch_with_a_value(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(capsys, "info", "x", "--json=1") == "gpt1 info: --json: takes no value, not '1'"
 
 
 # How a run can end

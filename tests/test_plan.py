@@ -88,6 +88,11 @@ def test_updates_in_a_time_are_the_most_that_fit() -> None:
     assert PACE.seconds(steps, asked) <= 600 < PACE.seconds(steps + 1, asked)
 
 
+def test_however_short_the_time_a_few_updates_are_made(capsys: pytest.CaptureFixture[str]) -> None:
+    assert PACE.steps(0.6, settings()) == 10
+    assert "0.01 minutes are too short; 10 updates will be made" in capsys.readouterr().err
+
+
 def test_an_update_is_extrapolated_from_one_and_two_micro_batches(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where an update takes 2 seconds and each window of it 3, one of 10 windows takes 32."""
     real = pace.train

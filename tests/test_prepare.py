@@ -321,13 +321,18 @@ def test_changes_are_noticed(corpus: Path, tmp_path: Path, in_small_steps: None)
     run(tmp_path / "out", corpus)
     shards = len(list((tmp_path / "out").glob("train-*.bin")))
     assert run(tmp_path / "out", corpus, fresh=True)["unchanged"] is False
-    assert run(tmp_path / "out", corpus, val_fraction=0.2)["unchanged"] is False
+    for others, words in (({"val_fraction": 0.2}, "with --val-fraction 0.1, not 0.2"), ({"seed": 2}, "with --seed")):
+        with pytest.raises(UserError, match=f"{words}.*--fresh"):
+            run(tmp_path / "out", corpus, **others)
+    assert run(tmp_path / "out", corpus, val_fraction=0.2, fresh=True)["unchanged"] is False
     for path in sorted(corpus.iterdir())[10:]:
         path.unlink()
-    assert run(tmp_path / "out", corpus, val_fraction=0.2)["documents"] == 10
+    with pytest.raises(UserError, match="a preparation of other files; choose another --out, or --fresh"):
+        run(tmp_path / "out", corpus, val_fraction=0.2)
+    assert run(tmp_path / "out", corpus, val_fraction=0.2, fresh=True)["documents"] == 10
     assert len(list((tmp_path / "out").glob("train-*.bin"))) < shards
     (corpus / "00.txt").write_text("other words\n" * 50)
-    assert run(tmp_path / "out", corpus, val_fraction=0.2)["unchanged"] is False
+    assert run(tmp_path / "out", corpus, val_fraction=0.2, fresh=True)["unchanged"] is False
     (tmp_path / "out" / "train-00000.bin").write_bytes(b"")
     assert run(tmp_path / "out", corpus, val_fraction=0.2)["unchanged"] is False
     run(tmp_path / "new", corpus, val_fraction=0.2)
@@ -381,9 +386,9 @@ def test_going_on_while_the_result_moves_to_its_place(
 
     run(tmp_path / "out", corpus, val_fraction=0.5)
     monkeypatch.setattr(Path, "replace", replace_or_die)
-    for left in range(3):  # noqa: B007
+    for left in range(3):
         with pytest.raises(Killed):
-            run(tmp_path / "out", corpus)
+            run(tmp_path / "out", corpus, fresh=left == 0)
         with pytest.raises(UserError):
             read_manifest(tmp_path / "out")
     left = 10**6
@@ -457,12 +462,37 @@ def test_a_full_disk_leaves_the_old_result(
 
     with monkeypatch.context() as patch:
         patch.setattr(ShardWriter, "write", full)
-        line = f"prepare {corpus} --out {tmp_path / 'out'} --val-fraction 0.3"
+        line = f"prepare {corpus} --out {tmp_path / 'out'} --val-fraction 0.3 --fresh"
         assert cli.main(line.split()) == 1
     after = {name: raw for name, raw in before.items() if name != "manifest.json"}
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.bin")}.items() <= after.items()
     assert not list((tmp_path / "out").rglob("*.tmp"))
     assert run(tmp_path / "out", corpus)["unchanged"] is True
+
+
+def test_an_interrupted_replacement_goes_on_without_fresh(
+    corpus: Path, tmp_path: Path, in_small_steps: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "out", corpus)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(ShardWriter, "close_shard", _die_at_the_third_shard)
+        run(tmp_path / "out", corpus, val_fraction=0.2, fresh=True)
+    first = (tmp_path / "out" / "unfinished" / "train-00000.bin").stat().st_ino
+    run(tmp_path / "out", corpus, val_fraction=0.2)
+    assert (tmp_path / "out" / "train-00000.bin").stat().st_ino == first, "it is not made again"
+
+
+def test_a_validation_split_that_is_most_of_the_text_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [tmp_path / "short.txt", tmp_path / "long.txt"]
+    for path, count in zip(names, (20, 400), strict=True):
+        path.write_text("the cat sat on the mat. " * count)
+    seeds = {seed: run(tmp_path / str(seed), *names, seed=seed, vocabulary=0) for seed in range(4)}
+    told = capsys.readouterr().err.splitlines()
+    large = [found["val_tokens"] > 0.3 * found["tokens"] for found in seeds.values()]
+    assert 0 < sum(large) < len(large), "the draw chooses now the one, now the other"
+    assert sum("of the tokens validate" in line and "--val" in line for line in told) == sum(large)
 
 
 def test_an_input_that_changes_meanwhile(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -503,7 +533,9 @@ def test_an_input_that_changes_meanwhile(corpus: Path, tmp_path: Path, monkeypat
         ("cut.txt.zst --out out", "cut.txt.zst: damaged or cut short"),
         ("a.txt b.txt --vocabulary 5000 --out out", "a vocabulary of 5,000 is more than the corpus can give"),
         ("a.txt b.txt --vocabulary 10 --out out", "at least 258"),
-        ("a.txt --tokenizer none --out out", "none: no such file"),
+        ("a.txt --tokenizer none --out out", "--tokenizer none is neither bytes nor gpt1, nor a file or folder"),
+        ("a.txt --device gpu --out out", "--device gpu: text is prepared on the CPU"),
+        ("a.txt --out t.csv/x", "--out t.csv/x: t.csv is a file"),
         ("a.txt --tokenizer t.csv --out out", "t.csv: not a tokenizer"),
         ("a.txt --tokenizer x --vocabulary 9 --out out", "--vocabulary is for a tokenizer to be trained"),
         ("sub --out sub/out", "--out sub/out lies inside the input folder sub"),

@@ -120,13 +120,15 @@ def test_init_goes_on_from_a_model(data: Path, tmp_path: Path) -> None:
     assert bundle.read_model_config(tmp_path / "second").width == 32
 
 
-def test_minutes_fix_a_number_of_steps(data: Path, tmp_path: Path) -> None:
+def test_minutes_fix_a_number_of_steps(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     began = time.perf_counter()
     result = pretrain(settings(data, out, steps=None, minutes=0.1))
     assert time.perf_counter() - began < 20
     assert json.loads((out / "settings.json").read_text())["steps"] == result["steps"] > 10
-    assert pretrain(settings(data, out, steps=None, minutes=0.1))["steps"] == result["steps"]
+    capsys.readouterr()
+    assert pretrain(settings(data, out, steps=None, minutes=5.0))["steps"] == result["steps"]
+    assert f"to train further, --init {out} with another --out" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_full_disk_keeps_the_last_state(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,6 +100,10 @@ def refused(folder: Path) -> str:
 
 def test_damaged_folders(tmp_path: Path) -> None:
     assert "no manifest.json; make the folder with `gpt1 prepare" in refused(tmp_path)
+    (tmp_path / "gpt1.json").touch()
+    assert "is a run; give the folder that `gpt1 prepare` wrote" in refused(tmp_path)
+    assert "is a file; prepare it first: `gpt1 prepare" in refused(tmp_path / "gpt1.json")
+    (tmp_path / "gpt1.json").unlink()
     (tmp_path / "unfinished").mkdir()
     assert "interrupted; repeat `gpt1 prepare`" in refused(tmp_path)
     write(tmp_path, [[1, 2], [3]])

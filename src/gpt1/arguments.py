@@ -27,7 +27,7 @@ class Line:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UserError(message.removeprefix("argument "))
+        raise UserError(message.removeprefix("argument ").replace("ignored explicit argument", "takes no value, not"))
 
 
 def parse(settings: type, positionals: Sequence[str], argv: Iterable[str]) -> Line:
@@ -65,7 +65,10 @@ def help_text(settings: type, positionals: Sequence[str], prog: str, defaults: d
 def usage(settings: type, positionals: Sequence[str]) -> str:
     """What must be given: `DATA --out OUT`."""
     known = options(settings)
-    names = [known[key].metavar + ("..." if known[key].many else "") for key in positionals]
+    names = []
+    for key in positionals:
+        name = known[key].metavar + ("..." if known[key].many else "")
+        names.append(name if known[key].default is MISSING else f"[{name}]")
     must = [o for key, o in known.items() if o.default is MISSING and key not in positionals]
     return " ".join(names + [f"{option.flag} {option.metavar}" for option in must])
 
@@ -128,6 +131,8 @@ def _from_file(path: str, known: dict[str, Option]) -> dict[str, Any]:
 
     try:
         read = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"--config {path}: no such file") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"--config {path}: {' '.join(str(error).split())}") from None
     if not isinstance(read, dict):

@@ -70,7 +70,7 @@ class Command:
     """What every command understands."""
 
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps"""
+    """auto, cpu, cuda, cuda:1 or mps"""
     dtype: Literal["auto", "bf16", "fp32"] = "auto"
     """number format of the heavy arithmetic; auto is bf16 where the hardware has it"""
     threads: int = 0
@@ -120,7 +120,7 @@ class Pretrain(Command):
     recipe: Recipe | None = None
     """paper (Adam, warm-up, cosine) or fast (Muon, linear decay); the preset's own if not given"""
     steps: int | None = None
-    """updates to make"""
+    """updates to make; without it, --epochs and --minutes, one pass over the training tokens is made"""
     epochs: float | None = None
     """passes over the training tokens"""
     minutes: float | None = None

@@ -9,8 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt1.errors import UserError
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def check_folder(out: Path) -> None:
+    """Raise UserError if the folder `--out` cannot be made, since it or a folder above it is a file."""
+    for place in (out, *out.parents):
+        if place.exists():
+            if not place.is_dir():
+                raise UserError(f"--out {out}{'' if place == out else f': {place}'} is a file; name a folder")
+            return
 
 
 @contextlib.contextmanager
@@ -25,7 +36,11 @@ def atomic(path: str | Path) -> Iterator[Path]:
     if path.exists() and not path.is_file():  # a rename would put a file in the place of a device, for everybody
         raise FileExistsError(errno.EEXIST, "A device or pipe, where a file must be named", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    except OSError as error:
+        error.filename = str(path)  # nobody asked for the temporary one
+        raise
     os.close(handle)
     temporary = Path(name)
     try:

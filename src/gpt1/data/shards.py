@@ -109,7 +109,11 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def read_manifest(folder: str | Path) -> Manifest:
     """The manifest of a prepared folder. Raises UserError if it is missing, damaged or of a newer format."""
     path = Path(folder) / "manifest.json"
+    if Path(folder).is_file():
+        raise UserError(f"{folder} is a file; prepare it first: `gpt1 prepare {folder} --out DATA`, and give DATA")
     if not path.exists():
+        if (path.parent / "gpt1.json").exists():
+            raise UserError(f"{folder} is a run; give the folder that `gpt1 prepare` wrote")
         if (path.parent / UNFINISHED).exists():
             raise UserError(f"{folder}: its preparation was interrupted; repeat `gpt1 prepare` to finish it")
         raise UserError(f"{folder}: no manifest.json; make the folder with `gpt1 prepare INPUT... --out {folder}`")

@@ -134,10 +134,13 @@ def _jsonl(file: File, encoding: str) -> Iterator[Row]:
 def _separated(file: File, encoding: str) -> Iterator[Row]:
     records = _records(file, encoding)
     _, names = next(records, (0, []))
-    hint = "; a field with a comma must stand in quotes" if file.kind == "csv" else ""
+    hint = {
+        "csv": "a field with a comma must stand in quotes",
+        "tsv": "a field of tsv cannot hold a tab or a line break, not in quotes either; csv and jsonl can",
+    }[file.kind]
     for line, fields in records:
         if len(fields) != len(names):
-            raise UserError(f"{file.path}:{line}: {len(fields)} fields where the header has {len(names)}{hint}")
+            raise UserError(f"{file.path}:{line}: {len(fields)} fields where the header has {len(names)}; {hint}")
         yield Row(file.path, line, dict(zip(names, fields, strict=True)))
 
 

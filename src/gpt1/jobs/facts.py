@@ -14,6 +14,8 @@ FILES = ("config.json", "tokenizer.json", "model.safetensors", "gpt1.json")
 
 def read_facts(folder: Path) -> dict[str, Any]:
     """gpt1.json of a run. Raises UserError if the folder is missing, no run, incomplete or of a newer format."""
+    if folder.is_file():
+        raise UserError(f"{folder} is a file, not a run; give the folder that `gpt1 pretrain` or `gpt1 finetune` wrote")
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run folder")
     if (folder / "manifest.json").exists() and not (folder / "config.json").exists():

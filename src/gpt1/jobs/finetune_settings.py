@@ -12,6 +12,7 @@ from gpt1.data.tables import table
 from gpt1.errors import UserError
 from gpt1.jobs import bundle
 from gpt1.jobs.facts import FILES, read_json
+from gpt1.storage import check_folder
 
 PAPER_LR, PAPER_WIDTH, PAPER_BATCH, PAPER_EPOCHS = 6.25e-5, 768, 32, 3
 LARGEST_LR = 1e-3
@@ -94,6 +95,7 @@ def _check_layers(settings: Finetune, depth: int) -> None:
 
 
 def _check_place(out: Path, run: Path) -> None:
+    check_folder(out)
     if out.resolve() == run.resolve():
         raise UserError(f"--out {out} is the run to start from, which must stay; choose another folder")
     if (out / "gpt1.json").exists():

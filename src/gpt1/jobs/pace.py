@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from gpt1.config import Pretrain
 from gpt1.data.windows import Windows
+from gpt1.jobs.console import say
 from gpt1.jobs.likelihood import TOKENS_AT_ONCE
 from gpt1.train.loop import train
 
@@ -25,7 +26,7 @@ MANY = 10_000
 """Updates of the run that is measured, which is stopped long before."""
 ROUNDS = 3
 """Least number of pairs of updates that are measured, besides one that warms up."""
-MOST_UPDATES = 10**9
+FEWEST_UPDATES, MOST_UPDATES = 10, 10**9
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,11 @@ class Pace:
         return steps * self.update + pauses + self.closing + self.sample + self.save
 
     def steps(self, seconds: float, settings: Pretrain) -> int:
-        """Updates that fit into `seconds`."""
-        return bisect.bisect_right(range(1, MOST_UPDATES), seconds, key=lambda steps: self.seconds(steps, settings))
+        """Updates that fit into `seconds`; a few are made all the same, however short the time."""
+        fit = bisect.bisect_right(range(1, MOST_UPDATES), seconds, key=lambda steps: self.seconds(steps, settings))
+        if fit < FEWEST_UPDATES:
+            say(f"{seconds / 60:.2g} minutes are too short; {FEWEST_UPDATES} updates will be made")
+        return max(FEWEST_UPDATES, fit)
 
 
 def measure(run: "Run", seconds: float) -> Pace:

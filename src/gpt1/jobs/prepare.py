@@ -19,15 +19,19 @@ from gpt1 import config
 from gpt1.data.corpus import Corpus
 from gpt1.data.files import File, check_encoding, find
 from gpt1.data.journal import Journal, sha256_of
+from gpt1.data.journal import load as load_journal
 from gpt1.data.shards import FORMAT, UNFINISHED, Manifest, Split, TokenStream, dtype_for, read_manifest, write_manifest
 from gpt1.data.sources import Reading, has_column
 from gpt1.errors import UserError
 from gpt1.jobs.console import say, table
 from gpt1.jobs.passes import TRAINED, encoded
+from gpt1.storage import check_folder
 from gpt1.text.tokenizer import Tokenizer
 
 FREE = {"inputs", "val", "out", "fresh", "device", "dtype", "threads"}
 """Settings that do not change the result but by the files they name."""
+MUCH = 3
+"""Times the share asked for: so large a validation split is worth a warning."""
 
 
 def prepare(settings: config.Prepare) -> dict[str, Any]:
@@ -45,11 +49,13 @@ def prepare(settings: config.Prepare) -> dict[str, Any]:
     if not settings.fresh and (manifest := _finished(out, fingerprint)):
         say(f"{out}: already prepared from these files with these settings; nothing to do")
         return _result(out, manifest, unchanged=True)
+    _check_replacing(settings, inputs, fingerprint)
     work = out / UNFINISHED
     if settings.fresh or not _awaits_publication(work, fingerprint):
         journal = encoded(settings, corpus, work, fingerprint)
         write_manifest(work, _manifest(settings, corpus, work, journal, inputs))
     _publish(work, out)
+    _warn_of_large_validation(settings, read_manifest(out))
     return _result(out, read_manifest(out), unchanged=False)
 
 
@@ -76,8 +82,12 @@ def _check(settings: config.Prepare) -> None:
             f"--val-fraction {settings.val_fraction:g} must lie between 0 and 1: training needs a validation split; "
             "give --val FILE to choose it"
         )
+    if settings.device not in ("auto", "cpu"):
+        raise UserError(f"--device {settings.device}: text is prepared on the CPU; leave it out")
     if settings.vocabulary and settings.tokenizer not in TRAINED:
         raise UserError(f"--vocabulary is for a tokenizer to be trained; {settings.tokenizer} has its own")
+    if settings.tokenizer not in TRAINED and not Path(settings.tokenizer).exists():
+        raise UserError(f"--tokenizer {settings.tokenizer} is neither {' nor '.join(TRAINED)}, nor a file or folder")
     if settings.threads not in (0, there := polars.thread_pool_size()):
         say(
             f"--threads {settings.threads} came too late: polars was imported with {there}; set POLARS_MAX_THREADS and "
@@ -114,11 +124,37 @@ def _check_out(settings: config.Prepare, corpus: Corpus) -> None:
     for file in (*corpus.train, *corpus.val):
         if place in file.path.resolve().parents:
             raise UserError(f"--out {out} holds the input {file.path}; choose another folder")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file; name a folder")
+    check_folder(out)
     names = sorted(path.name for path in out.iterdir()) if out.exists() else []
     if names and not {"manifest.json", UNFINISHED} & set(names):
         raise UserError(f"--out {out} holds something else ({', '.join(names[:3])}); choose an empty or a new folder")
+
+
+def _check_replacing(settings: config.Prepare, inputs: list[dict[str, Any]], fingerprint: str) -> None:
+    """Raise UserError if the folder holds a whole preparation of other files, or in another way."""
+    out = Path(settings.out)
+    if settings.fresh or not (out / "manifest.json").exists() or load_journal(out / UNFINISHED, fingerprint):
+        return
+    before, now = read_manifest(out), asdict(settings)
+    if [entry["sha256"] for entry in before.inputs] != [entry["sha256"] for entry in inputs]:
+        what = "of other files"
+    else:
+        changed = [name for name in now if name not in FREE and before.settings.get(name) != now[name]]
+        if not changed:
+            return  # the same preparation, of which something is missing
+        flag = f"--{changed[0].replace('_', '-')}"
+        what = f"with {flag} {before.settings.get(changed[0])}, not {now[changed[0]]}"
+    raise UserError(f"{out} holds a preparation {what}; choose another --out, or --fresh to replace it")
+
+
+def _warn_of_large_validation(settings: config.Prepare, manifest: Manifest) -> None:
+    """Of a few documents, one is easily most of the text."""
+    share = manifest.val.tokens / (manifest.train.tokens + manifest.val.tokens)
+    if not settings.val and share > MUCH * settings.val_fraction:
+        say(
+            f"warning: {share:.0%} of the tokens validate, since whole documents do; for more even shares choose files "
+            "with --val, cut the text with --documents blank-line, or change --seed"
+        )
 
 
 def _inputs(corpus: Corpus) -> list[dict[str, Any]]:

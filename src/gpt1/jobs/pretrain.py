@@ -23,7 +23,7 @@ from gpt1.jobs.pace import EVALUATION_WINDOWS, EVALUATIONS, MANY, measure
 from gpt1.jobs.pretrain_settings import Data, open_data, recorded, settle, steps_of_epochs
 from gpt1.nn.model import GPT
 from gpt1.nn.objectives import LanguageModel
-from gpt1.storage import write_json
+from gpt1.storage import check_folder, write_json
 from gpt1.train import checkpoint
 from gpt1.train.log import Log, read
 from gpt1.train.loop import Report, train
@@ -31,8 +31,6 @@ from gpt1.train.optim import Optimizer, learning_rate
 from gpt1.train.parallel import compiler_error, fuse, machine
 
 SAMPLE_TOKENS = 40
-FEWEST_STEPS = 10
-"""Updates that a run makes, however few minutes it is given."""
 LONG_MINUTES, LONG_WORK = 5.0, 3e14
 """Minutes, or floating-point operations, of a run that repays half a minute of compiling."""
 
@@ -112,6 +110,7 @@ def pretrain(settings: Pretrain) -> dict[str, Any]:
     """
     began = time.perf_counter()
     folder = Path(settings.out)
+    check_folder(folder)
     data = open_data(Path(settings.data))
     device, dtype = machine(settings)
     settings = settle(settings, data)
@@ -119,7 +118,10 @@ def pretrain(settings: Pretrain) -> dict[str, Any]:
     settings = recorded(settings, data, state) if state else _begin(settings, data, device, dtype, began)
     done, steps = checkpoint.facts(state)["step"] if state else 0, settings.steps or 0
     if state and done == steps and (metrics := _closing(folder, steps)):
-        say(f"{folder} is trained: all {steps:,} updates are made (--fresh starts over)")
+        say(
+            f"{folder} is trained: all {steps:,} updates are made; to train further, "
+            f"--init {folder} with another --out (--fresh starts over)"
+        )
         return metrics
     model, optimizer = build(settings, steps, device, dtype)
     if state:
@@ -242,7 +244,7 @@ def _steps_in_time(settings: Pretrain, data: Data, device: torch.device, dtype: 
     with tempfile.TemporaryDirectory() as name:
         run = Run(Path(name), settings, MANY, data, model, optimizer, Log(Path(name), 0), device)
         pace = measure(run, min(5.0, 0.05 * seconds))
-    steps = max(FEWEST_STEPS, pace.steps(seconds - (time.perf_counter() - began), settings))
+    steps = pace.steps(max(0.0, seconds - (time.perf_counter() - began)), settings)
     say(f"{pace.update:.3f} seconds an update: {steps:,} updates in {settings.minutes:g} minutes")
     return steps
 

@@ -131,4 +131,5 @@ def _check(settings: Pretrain) -> None:
 def _difference(key: str, before: object, now: object) -> str:
     if isinstance(before, dict) and isinstance(now, dict):
         key, before, now = next((f"{key}.{k}", before.get(k), v) for k, v in now.items() if before.get(k) != v)
-    return f"--{key.replace('_', '-')} {before}, not {now}"
+    flag = f"--{key.replace('_', '-')}"
+    return f"no {flag}, not {now}" if before is None else f"{flag} {before}, not {'without it' if now is None else now}"

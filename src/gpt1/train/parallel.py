@@ -11,6 +11,7 @@ from gpt1.config import Command
 from gpt1.errors import UserError
 from gpt1.nn import kernels
 
+DEVICES = ("cpu", "cuda", "mps")
 MALLOPT = {-1: 2**31 - 1, -2: 2**26, -3: 2**30}
 """glibc's M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD, in bytes."""
 
@@ -50,6 +51,8 @@ def fuse(blocks: nn.ModuleList, device: torch.device) -> None:
 def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name.partition(":")[0] not in DEVICES:
+        raise UserError(f"--device {name}: give auto, cpu, cuda, cuda:1 or mps")
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
