@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -22,8 +20,9 @@ from gpt1.config import Generate, Model
 from gpt1.errors import UserError
 from gpt1.jobs.continuation import Sample, continue_texts
 from gpt1.jobs.facts import FORMAT, read_facts, read_json
-from gpt1.jobs.hugging_face import HEAD, from_hf, from_hf_config, to_hf, to_hf_config
+from gpt1.jobs.hugging_face import CHOICE_BIAS, HEAD, from_hf, from_hf_config, to_hf, to_hf_config
 from gpt1.jobs.model_card import model_card
+from gpt1.jobs.weights import Weights
 from gpt1.nn.model import GPT
 from gpt1.storage import atomic, save_file, write_json, write_text
 from gpt1.text.tokenizer import Tokenizer
@@ -58,26 +57,38 @@ def save(folder: str | Path, body: GPT, tokenizer: Tokenizer, info: dict[str, An
     `info` needs `kind`, and `goal` and `labels` beside a head; format, parameters, tokenizer and versions are added
     here. Raises UserError if Hugging Face's `openai-gpt` cannot express the network.
     """
-    folder = Path(folder)
     goal = info["goal"] if head is not None else None
+    save_tensors(folder, body.config, to_hf(body, head, goal), tokenizer, info, goal)
+
+
+def save_tensors(
+    folder: str | Path,
+    model: Model,
+    tensors: dict[str, Tensor],
+    tokenizer: Tokenizer,
+    info: dict[str, Any],
+    goal: str | None = None,
+) -> None:
+    """`save` of a model that is at hand as Hugging Face's tensors; `goal` says what head is among them."""
+    folder = Path(folder)
     ids = {"end": tokenizer.end_id, "pad": tokenizer.pad_id}
-    config = to_hf_config(body.config, ids, goal, info.get("labels", ()))
+    config = to_hf_config(model, ids, goal, info.get("labels", ()))
     info = {
         "format": FORMAT,
         **info,
-        "parameters": sum(p.numel() for p in body.parameters()) + (0 if head is None else head.numel()),
-        "context": body.config.context,
-        "vocabulary": body.config.vocabulary,
+        "parameters": sum(tensor.numel() for name, tensor in tensors.items() if name != CHOICE_BIAS),
+        "context": model.context,
+        "vocabulary": model.vocabulary,
         "tokenizer": tokenizer.hash,
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "gpt1": __version__},
     }
     with replacing(folder) as staged:
         with atomic(staged / "model.safetensors") as temporary:
             # transformers refuses a file that does not say which framework wrote it.
-            save_file(to_hf(body, head, goal), temporary, metadata={"format": "pt"})
+            save_file(tensors, temporary, metadata={"format": "pt"})
         write_json(staged / "config.json", config)
         write_json(staged / "generation_config.json", {k: v for k, v in config.items() if k.endswith("_token_id")})
-        tokenizer.save(staged, body.config.context, template=head is not None)
+        tokenizer.save(staged, model.context, template=goal is not None)
         write_text(staged / "README.md", model_card(info))
         write_json(staged / "gpt1.json", info)
 
@@ -109,7 +120,8 @@ def load(path: str | Path) -> Bundle:
     info, model = read_info(folder), read_model_config(folder)
     with torch.device("cpu"), _Unset():
         body = GPT(model)
-    head = from_hf(body, _read_tensors(folder / "model.safetensors"), str(folder / "model.safetensors"))
+    weights = folder / "model.safetensors"
+    head = from_hf(body, Weights(weights), str(weights))
     tokenizer = Tokenizer.load(folder)
     if tokenizer.hash != info.get("tokenizer") or tokenizer.vocabulary != model.vocabulary:
         raise UserError(f"{folder}: tokenizer.json is not the one this model was trained with")
@@ -151,9 +163,3 @@ def _move(staged: Path, folder: Path) -> None:
     for path in sorted(staged.iterdir(), key=lambda path: path.name == marker.name):
         path.replace(folder / path.name)
 
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise UserError(f"{path} is damaged: {error}") from None

@@ -1,6 +1,6 @@
 """Our network in Hugging Face's words: `openai-gpt`'s configuration, tensor names and layout."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -55,7 +55,8 @@ def to_hf(body: GPT, head: Tensor | None = None, goal: str | None = None) -> dic
     return {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def from_hf(body: GPT, tensors: dict[str, Tensor], source: str) -> Tensor | None:
+@torch.no_grad()
+def from_hf(body: GPT, tensors: Mapping[str, Tensor], source: str) -> Tensor | None:
     """Copy `tensors` into `body` and return W_y if there is one.
 
     Raises UserError, naming `source` and the tensor, for one that is missing, left over or of another shape.
@@ -69,7 +70,8 @@ def from_hf(body: GPT, tensors: dict[str, Tensor], source: str) -> Tensor | None
         has, wants = tuple(tensors[name].shape), tuple(expected[name][1].shape)
         if has != wants:
             raise UserError(f"{source}: tensor {name} has shape {has}, config.json asks for {wants}")
-    body.load_state_dict({name: _turned(name, tensors[hf]) for hf, (name, _) in expected.items()})
+    for name, (_, own) in expected.items():
+        own.copy_(tensors[name])
     head = tensors.get(HEAD, tensors.get(CHOICE_HEAD))
     return None if head is None else head.clone()
 
@@ -127,13 +129,15 @@ def _head_config(goal: str | None, labels: Sequence[str]) -> dict[str, Any]:
 def from_hf_config(config: dict[str, Any], source: str) -> Model:
     """The network that a config.json describes. Raises UserError naming `source` if it is another architecture."""
     if (kind := config.get("model_type")) != MODEL_TYPE:
-        why = " (it normalises before each layer, GPT-1 after)" if kind == "gpt2" else ""
-        raise UserError(f"{source}: model_type {kind}{why} cannot be used here; it must be {MODEL_TYPE}")
+        why = ": it is pre-LN (it normalises before each layer), GPT-1 post-LN" if kind == "gpt2" else ""
+        raise UserError(f"{source}: model_type {kind} cannot be used here or converted{why}; it must be {MODEL_TYPE}")
     fixed = {"afn": "gelu", "layer_norm_epsilon": EPSILON}
     for key, value in fixed.items():
         if config.get(key, value) != value:
             raise UserError(f"{source}: {key} {config[key]} cannot be used here; it must be {value}")
     try:
+        if config["n_embd"] % config["n_head"]:
+            raise UserError(f"{source}: n_head {config['n_head']} does not divide n_embd {config['n_embd']}")
         return Model(
             context=config["n_positions"], width=config["n_embd"], depth=config["n_layer"], heads=config["n_head"],
             inner=4 * config["n_embd"], vocabulary=config["vocab_size"],
