@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     )
     from gpt1.jobs.ablate import ablate
     from gpt1.jobs.bundle import load
+    from gpt1.jobs.convert import convert
     from gpt1.jobs.evaluate import evaluate
     from gpt1.jobs.explain import explain
     from gpt1.jobs.finetune import finetune
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Classifier", "Entailment", "MultiLabelClassifier", "MultipleChoice", "Regressor", "Similarity",
-    "ablate", "config", "evaluate", "explain", "finetune", "generate", "load", "plan", "predict", "prepare", "pretrain",
+    "ablate", "config", "convert", "evaluate", "explain", "finetune", "generate", "load", "plan", "predict", "prepare",
+    "pretrain",
 ]  # fmt: skip
 
 

@@ -38,6 +38,7 @@ COMMANDS = {
     "predict": Command(config.Predict, ("run", "input")),
     "evaluate": Command(config.Evaluate, ("run", "files")),
     "explain": Command(config.Explain, ("run", "text"), text="text"),
+    "convert": Command(config.Convert, ("src",)),
     "report": Command(config.Report, ("runs",)),
     "info": Command(config.Info, ("path",)),
 }

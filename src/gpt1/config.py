@@ -336,6 +336,20 @@ class Info(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Convert(Command):
+    """OpenAI's 2018 release or a Hugging Face openai-gpt model -> a run; or a run -> the release's layout."""
+
+    src: str
+    """folder of the release, of a Hugging Face model or of a run; or ORGANISATION/NAME of a model on the hub"""
+    out: str
+    """folder to write"""
+    to: Literal["run", "openai"] = "run"
+    """run: a run folder, which is a Hugging Face model too; openai: the layout of OpenAI's 2018 release"""
+    heads: int = 0
+    """attention heads a block of a release, which does not say them; 0 makes each 64 wide, as OpenAI's are"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report(Command):
     """Runs -> one self-contained HTML page: curves, samples, metrics, settings."""
 

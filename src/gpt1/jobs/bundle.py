@@ -162,4 +162,3 @@ def _move(staged: Path, folder: Path) -> None:
             marker.unlink()
     for path in sorted(staged.iterdir(), key=lambda path: path.name == marker.name):
         path.replace(folder / path.name)
-

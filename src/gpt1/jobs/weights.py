@@ -1,4 +1,4 @@
-"""The tensors of a safetensors file, each read when it is asked for, so that a model is loaded without a second copy."""
+"""The tensors of a safetensors file, each read when it is asked for: no second copy of a model in memory."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
