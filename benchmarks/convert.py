@@ -9,6 +9,7 @@ of the weights; the result goes to benchmarks/results/convert.json.
 
 import argparse
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from record import record
 
 from gpt1.config import Model
 from gpt1.jobs.foreign import layout, parameters
-from gpt1.jobs.release import MERGES, PARTS, SHAPES, VOCABULARY, _listed
+from gpt1.jobs.release import MERGES, PARTS, SHAPES, VOCABULARY, listed
 
 CHILD = """
 import json, sys, torch
@@ -54,9 +55,14 @@ def write_random(folder: Path, vocabulary: Path) -> None:
     folder.mkdir()
     model, generator = Model(), np.random.default_rng(1)
     row = generator.standard_normal(parameters(model), dtype=np.float32) * np.float32(0.02)
+    start = 0
+    for name, shape in layout(model):
+        if name.endswith(("ln_1.weight", "ln_2.weight")):
+            row[start : start + math.prod(shape)] += 1
+        start += math.prod(shape)
     for name, part in zip(PARTS, np.array_split(row, len(PARTS)), strict=True):
         np.save(folder / name, part)
-    (folder / SHAPES).write_text(json.dumps([_listed(name, shape) for name, shape in layout(model)]))
+    (folder / SHAPES).write_text(json.dumps([listed(name, shape) for name, shape in layout(model)]))
     for name in (VOCABULARY, MERGES):
         shutil.copy(vocabulary / name, folder)
 

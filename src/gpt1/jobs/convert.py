@@ -16,7 +16,7 @@ from gpt1.jobs.hugging_face_folder import download, is_hub_id, read_folder, voca
 from gpt1.jobs.release import MERGES, VOCABULARY, is_release, read_release, write_release
 from gpt1.jobs.weights import Weights
 from gpt1.storage import check_folder
-from gpt1.text.tokenizer import END, PAD
+from gpt1.text.tokenizer import END, PAD, Tokenizer
 
 
 def convert(settings: Convert) -> dict[str, Any]:
@@ -103,20 +103,19 @@ def _copy(folder: Path, out: Path) -> dict[str, Any]:
 def _to_release(folder: Path, kind: str, out: Path) -> dict[str, Any]:
     if kind != "run":
         raise UserError(f"--to openai takes a run folder; convert {folder} to one first, then that to openai")
-    found = bundle.load(folder)
-    model, tokenizer = found.body.config, found.tokenizer
-    if found.head is not None:
+    if bundle.read_info(folder)["kind"] != "pretrained":
         raise UserError(
             f"{folder}: W_y of a fine-tuned run has no place in OpenAI's layout; convert the run it was tuned from"
         )
+    model, tokenizer = bundle.read_model_config(folder), Tokenizer.load(folder)
     with bundle.replacing(out) as staged:
-        weights = Weights(folder / "model.safetensors")
-        written = write_release(staged, model, weights, tokenizer)
+        written = write_release(staged, model, Weights(folder / "model.safetensors"), tokenizer)
         if written.vocabulary == model.vocabulary:
             say(f"{folder}: {END} and {PAD} were trained, so they go along as tokens of their own")
         ids_T = reference.probe(written.vocabulary, model.context)
-        expected_PV = own_logits(found.body, ids_T)[:, : written.vocabulary]
-        compared = same_logits(expected_PV, released_logits(staged, model.heads, ids_T), out)
+        found_PV = released_logits(staged, model.heads, ids_T)
+        expected_PV = own_logits(bundle.load(folder).body, ids_T)[:, : written.vocabulary]
+        compared = same_logits(expected_PV, found_PV, out)
         compared["tokens"] = same_tokens(tokenizer, folder, (staged / VOCABULARY, staged / MERGES), out)
     return _result(written, "the arrays written", compared)
 

@@ -83,7 +83,7 @@ def usable(name: str, tensor: Tensor, shape: tuple[int, ...], source: object) ->
         raise UserError(f"{source}: tensor {name} has shape {tuple(tensor.shape)}; it must be {shape}")
     if not tensor.is_floating_point():
         raise UserError(f"{source}: tensor {name} holds {tensor.dtype}, not floating-point numbers")
-    if not torch.isfinite(tensor).all():
+    if not all(torch.isfinite(end) for end in tensor.aminmax()):  # NaN is both; isfinite of all would be a copy
         place = tuple((~torch.isfinite(tensor)).nonzero()[0].tolist())
         raise UserError(f"{source}: tensor {name} holds {tensor[place].item()} at {place}; such a model says nothing")
     return tensor.float().contiguous()

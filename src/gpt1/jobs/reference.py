@@ -81,7 +81,7 @@ def _block(x_TD: Array, arrays: list[Array], heads: int, future_TT: Array) -> Ar
     a_HTd = e_HTT / e_HTT.sum(-1, keepdims=True) @ v_HTd
     n_TD = _norm(x_TD + a_HTd.transpose(1, 0, 2).reshape(T, D) @ w_out + b_out, gain_1, bias_1)
     u = n_TD @ w_up + b_up
-    u = 0.5 * u * (1 + np.tanh(np.float32(math.sqrt(2 / math.pi)) * (u + 0.044715 * u**3)))
+    u = 0.5 * u * (1 + np.tanh(np.float32(math.sqrt(2 / math.pi)) * (u + 0.044715 * u * u * u)))
     return _norm(n_TD + u @ w_down + b_down, gain_2, bias_2)
 
 

@@ -69,7 +69,7 @@ def write_release(folder: Path, model: Model, tensors: Weights, tokenizer: Token
     written = replace(model, vocabulary=_tokens(tensors[TOKENS], tokenizer))
     write_bpe(tokenizer, written.vocabulary, folder / VOCABULARY, folder / MERGES)
     _write_row(folder, _pieces(tensors, model, written.vocabulary), parameters(written))
-    write_text(folder / SHAPES, json.dumps([_listed(name, shape) for name, shape in layout(written)]))
+    write_text(folder / SHAPES, json.dumps([listed(name, shape) for name, shape in layout(written)]))
     return written
 
 
@@ -103,7 +103,7 @@ def _tokens(rows_VD: Tensor, tokenizer: Tokenizer) -> int:
     return plain if ours and untrained else len(rows_VD)
 
 
-def _listed(name: str, shape: tuple[int, ...]) -> list[int]:
+def listed(name: str, shape: tuple[int, ...]) -> list[int]:
     """A tensor's shape as the release lists it."""
     is_matrix = len(shape) == 2 and name not in (TOKENS, POSITIONS)
     return [1, *shape] if is_matrix else list(shape)
@@ -126,7 +126,7 @@ def _model(folder: Path, heads: int) -> Model:
         context=context, width=width, depth=depth, heads=heads, inner=4 * width, vocabulary=vocabulary,
     )  # fmt: skip
     for number, (shape, (name, plain)) in enumerate(zip(shapes, layout(model), strict=True)):
-        if shape != (wanted := _listed(name, plain)):
+        if shape != (wanted := listed(name, plain)):
             raise UserError(f"{path}: shape {number} ({name}) is {shape}, but a width of {width} asks for {wanted}")
     return model
 
