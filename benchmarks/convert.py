@@ -2,9 +2,9 @@
 
     python benchmarks/convert.py VOCABULARY
 
-VOCABULARY is a folder with OpenAI's `encoder_bpe_40000.json` and `vocab_40000.bpe`. The weights are random, as large as the
-release's: 116,534,784 numbers, 466 MB. The peak is all that the process holds, Python and PyTorch included, as a multiple
-of the weights; the result goes to benchmarks/results/convert.json.
+VOCABULARY is a folder with OpenAI's `encoder_bpe_40000.json` and `vocab_40000.bpe`. The weights are random, of the
+release's size: 116,534,784 numbers, 466 MB. The peak is all that the process holds, Python and PyTorch included,
+also as a multiple of the weights. The result goes to benchmarks/results/convert.json.
 """
 
 import argparse
@@ -18,11 +18,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-from record import record
 
 from gpt1.config import Model
 from gpt1.jobs.foreign import layout, parameters
 from gpt1.jobs.release import MERGES, PARTS, SHAPES, VOCABULARY, listed
+from record import record
 
 CHILD = """
 import json, sys, torch
