@@ -136,6 +136,9 @@ def from_hf_config(config: dict[str, Any], source: str) -> Model:
         if config.get(key, value) != value:
             raise UserError(f"{source}: {key} {config[key]} cannot be used here; it must be {value}")
     try:
+        for key in ("n_positions", "n_embd", "n_layer", "n_head", "vocab_size"):
+            if type(config[key]) is not int or config[key] < 1:
+                raise UserError(f"{source}: {key} {config[key]!r} must be a whole number above 0")
         if config["n_embd"] % config["n_head"]:
             raise UserError(f"{source}: n_head {config['n_head']} does not divide n_embd {config['n_embd']}")
         return Model(

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections import ChainMap
 from collections.abc import Mapping
@@ -49,7 +50,8 @@ def read_folder(folder: Path) -> Foreign:
 def in_order(folder: Path, model: Model) -> list[Tensor]:
     """The network's tensors as they stand in the folder's file, in the order of OpenAI's release."""
     _, found = _tensors(folder, quiet=True)
-    return [found[name if name in found else name.removeprefix(PREFIX)] for name, _ in layout(model)]
+    known = {_full(name): name for name in found}
+    return [found[known.get(name, OUTPUT)] for name, _ in layout(model)]
 
 
 def vocabulary_files(folder: Path) -> tuple[Path, Path] | None:
@@ -98,8 +100,9 @@ def _tensors(folder: Path, quiet: bool = False) -> tuple[Path, Mapping[str, Tens
 
 def _unpickled(path: Path) -> dict[str, Tensor]:
     try:
-        # The format of before 2020 is no zip file, and cannot be mapped.
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
+        with warnings.catch_warnings(action="ignore"):  # about pickles older or newer than PyTorch's own
+            # The format of before 2020 is no zip file, and cannot be mapped.
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         calls = re.search(r"GLOBAL (\S+)", str(error))
         what = f"it asks for {calls[1]}" if calls else str(error).partition("\n")[0][:100]
@@ -117,7 +120,7 @@ def _sorted(found: Mapping[str, Tensor], model: Model, file: Path) -> tuple[dict
     """The network's tensors under their full names, and the names of heads; all else must be known."""
     shapes, tensors, heads = dict(layout(model)), {}, []
     for name in sorted(found):
-        full = name if name.startswith(PREFIX) or name in (OUTPUT, *HEADS) else PREFIX + name
+        full = _full(name)
         if full in tensors:
             raise UserError(f"{file}: tensor {full} is there twice, with and without {PREFIX}")
         if full in shapes:
@@ -126,10 +129,17 @@ def _sorted(found: Mapping[str, Tensor], model: Model, file: Path) -> tuple[dict
             heads.append(name)
         elif name != OUTPUT:
             _check_constant(full, found[name], model, f"{file}: tensor {name}")
+    if OUTPUT in found and TOKENS not in tensors:  # of two names of one tensor, transformers saves either
+        tensors[TOKENS] = usable(OUTPUT, found[OUTPUT], shapes[TOKENS], file)
     missing(tensors, model, file)
     if OUTPUT in found and not torch.equal(found[OUTPUT].float(), tensors[TOKENS]):
         raise UserError(f"{file}: tensor {OUTPUT} differs from {TOKENS}; GPT-1's output matrix is its token embedding")
     return tensors, tuple(heads)
+
+
+def _full(name: str) -> str:
+    """A tensor's name in a model with an output; one without was saved without the prefix."""
+    return name if name.startswith(PREFIX) or name in (OUTPUT, *HEADS) else PREFIX + name
 
 
 def _check_constant(name: str, tensor: Tensor, model: Model, where: str) -> None:

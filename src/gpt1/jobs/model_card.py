@@ -64,7 +64,18 @@ def _tuned(goal: str, labels: list[str]) -> str:
 
 
 def _facts(info: dict[str, Any]) -> dict[str, str]:
-    names = ("parameters", "context", "vocabulary", "preset", "recipe", "steps", "tokens_seen", "lm_coef", "seed")
+    names = (
+        "converted_from",
+        "parameters",
+        "context",
+        "vocabulary",
+        "preset",
+        "recipe",
+        "steps",
+        "tokens_seen",
+        "lm_coef",
+        "seed",
+    )
     facts = {name: info[name] for name in names if info.get(name) is not None}
     facts |= {name: value for name, value in info.get("metrics", {}).items() if not isinstance(value, dict | list)}
     return {_cell(name): _cell(value) for name, value in facts.items()}
