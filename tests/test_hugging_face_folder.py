@@ -124,11 +124,16 @@ def test_half_precision_and_parts(folder: Path, theirs: Any, tmp_path: Path) -> 
     theirs_half = transformers.OpenAIGPTLMHeadModel.from_pretrained(folder, dtype=torch.float16)
     (folder / "model.safetensors").unlink()
     theirs_half.save_pretrained(folder, max_shard_size="30KB")
-    assert len(list(folder.glob("model-*.safetensors"))) > 1
+    parts = sorted(folder.glob("model-*.safetensors"))
+    assert len(parts) > 1
     run_of(folder, tmp_path / "run")
     for name, tensor in theirs_half.state_dict().items():
         if name != "lm_head.weight":
             assert torch.equal(weights(tmp_path / "run")[name][: len(tensor)], tensor.float()), name
+    parts[1].unlink()
+    refused(folder, parts[1].name, "no such file")
+    (folder / "model.safetensors.index.json").write_text("{}", encoding="utf-8")
+    refused(folder, "model.safetensors.index.json", "weight_map")
 
 
 def test_three_ways_to_write_one_vocabulary(folder: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from gpt1.errors import UserError
 from gpt1.jobs import bundle, reference
 from gpt1.jobs.agreement import foreign_logits, own_logits, released_logits, same_logits, same_tokens
 from gpt1.jobs.console import say, table
-from gpt1.jobs.foreign import adopted, parameters, unknown_tokens
+from gpt1.jobs.foreign import adopted, parameters, unknown_tokens, usable
 from gpt1.jobs.hugging_face_folder import download, is_hub_id, read_folder, vocabulary_files
 from gpt1.jobs.release import MERGES, VOCABULARY, is_release, read_release, write_release
 from gpt1.jobs.weights import Weights
@@ -88,10 +88,11 @@ def _to_run(settings: Convert, folder: Path, kind: str, out: Path) -> dict[str, 
 
 def _copy(folder: Path, out: Path) -> dict[str, Any]:
     """The model of a run as it is, head and facts included."""
-    found = bundle.load(folder)
-    model = found.body.config
+    info, model = bundle.read_info(folder), bundle.read_model_config(folder)
+    weights = Weights(folder / "model.safetensors")
+    tensors = {name: usable(name, tensor, tuple(tensor.shape), weights.path) for name, tensor in weights.items()}
     with bundle.replacing(out) as staged:
-        bundle.save(staged, found.body, found.tokenizer, found.info, found.head)
+        bundle.save_tensors(staged, model, tensors, Tokenizer.load(folder), info, info.get("goal"))
         ids_T = reference.probe(model.vocabulary, model.context)
         way, expected_PV = foreign_logits(folder, model, ids_T)
         loaded = bundle.load(staged)

@@ -88,7 +88,9 @@ def _tensors(folder: Path, quiet: bool = False) -> tuple[Path, Mapping[str, Tens
     if (folder / SAFE).exists():
         return folder / SAFE, Weights(folder / SAFE)
     if (folder / INDEX).exists():
-        files = set(map(str, read_json(folder / INDEX).get("weight_map", {}).values()))
+        if not isinstance(where := read_json(folder / INDEX).get("weight_map"), dict):
+            raise UserError(f"{folder / INDEX} is damaged: it has no weight_map, tensor -> file")
+        files = set(map(str, where.values()))
         parts: list[Any] = [Weights(folder / Path(file).name) for file in sorted(files)]
         return folder / INDEX, ChainMap(*parts)
     if (folder / PICKLE).exists():

@@ -18,7 +18,7 @@ tags: [gpt1, openai-gpt]
 
 {use}
 
-Trained with gpt1. `gpt1.json` holds every fact above and the hashes of the data.
+{made} with gpt1. `gpt1.json` holds every fact above and the hashes of the data.
 """
 LANGUAGE_MODEL = (
     "A Transformer decoder trained to predict the next token of a text (Radford et al. 2018). It continues texts "
@@ -55,6 +55,7 @@ def model_card(info: dict[str, Any]) -> str:
         what=_tuned(goal, info["labels"]) if goal else LANGUAGE_MODEL,
         rows="\n".join(f"| {name} | {value} |" for name, value in _facts(info).items()),
         use=_use(info) if goal else CONTINUE,
+        made="Converted" if "converted_from" in info else "Trained",
     )
 
 
@@ -65,17 +66,9 @@ def _tuned(goal: str, labels: list[str]) -> str:
 
 def _facts(info: dict[str, Any]) -> dict[str, str]:
     names = (
-        "converted_from",
-        "parameters",
-        "context",
-        "vocabulary",
-        "preset",
-        "recipe",
-        "steps",
-        "tokens_seen",
-        "lm_coef",
+        "converted_from", "parameters", "context", "vocabulary", "preset", "recipe", "steps", "tokens_seen", "lm_coef",
         "seed",
-    )
+    )  # fmt: skip
     facts = {name: info[name] for name in names if info.get(name) is not None}
     facts |= {name: value for name, value in info.get("metrics", {}).items() if not isinstance(value, dict | list)}
     return {_cell(name): _cell(value) for name, value in facts.items()}
