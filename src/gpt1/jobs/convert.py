@@ -90,9 +90,10 @@ def _copy(folder: Path, out: Path) -> dict[str, Any]:
     """The model of a run as it is, head and facts included."""
     info, model = bundle.read_info(folder), bundle.read_model_config(folder)
     weights = Weights(folder / "model.safetensors")
-    tensors = {name: usable(name, tensor, tuple(tensor.shape), weights.path) for name, tensor in weights.items()}
     with bundle.replacing(out) as staged:
+        tensors = {name: usable(name, tensor, tuple(tensor.shape), weights.path) for name, tensor in weights.items()}
         bundle.save_tensors(staged, model, tensors, Tokenizer.load(folder), info, info.get("goal"))
+        tensors.clear()  # the comparison needs the memory
         ids_T = reference.probe(model.vocabulary, model.context)
         way, expected_PV = foreign_logits(folder, model, ids_T)
         loaded = bundle.load(staged)
