@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gpt1.arguments import parse
 from gpt1.cli import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +54,16 @@ def test_the_life_cycle_and_the_python_run(after_the_demo: Path) -> None:
 
 
 def test_the_life_cycle_uses_every_command() -> None:
-    assert {words[1] for words in commands()} == set(COMMANDS) - {"demo"}
+    """All but the one that is the life cycle, and the one for models of others, of which the demo has none."""
+    assert {words[1] for words in commands()} == set(COMMANDS) - {"demo", "convert"}
+
+
+def test_the_lines_of_convert_are_read_as_meant() -> None:
+    """They ask for what is not here, so they end with the line that says so."""
+    lines = [line.partition("   ")[0] for block in blocks("text") for line in block.splitlines() if "convert" in line]
+    found = [parse(COMMANDS["convert"].settings, COMMANDS["convert"].positionals, line.split()[2:]) for line in lines]
+    assert [line.given["src"] for line in found][1:] == ["openai-community/openai-gpt", "runs/openai"]
+    assert [line.given.get("to") for line in found] == [None, None, "openai"]
 
 
 def test_the_lines_behind_make_are_those_of_the_makefile() -> None:

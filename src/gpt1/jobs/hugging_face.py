@@ -61,17 +61,16 @@ def from_hf(body: GPT, tensors: Mapping[str, Tensor], source: str) -> Tensor | N
 
     Raises UserError, naming `source` and the tensor, for one that is missing, left over or of another shape.
     """
-    expected = {hf_name(name): (name, _turned(name, own)) for name, own in body.state_dict().items()}
+    expected = {hf_name(name): _turned(name, own) for name, own in body.state_dict().items()}
     for name in sorted(expected.keys() | tensors.keys() - {HEAD, CHOICE_HEAD, CHOICE_BIAS}):
         if name not in tensors:
             raise UserError(f"{source}: tensor {name} is missing; the file does not fit its config.json")
         if name not in expected:
             raise UserError(f"{source}: tensor {name} is unknown; the file does not fit its config.json")
-        has, wants = tuple(tensors[name].shape), tuple(expected[name][1].shape)
-        if has != wants:
+        tensor, own = tensors[name], expected[name]
+        if (has := tuple(tensor.shape)) != (wants := tuple(own.shape)):
             raise UserError(f"{source}: tensor {name} has shape {has}, config.json asks for {wants}")
-    for name, (_, own) in expected.items():
-        own.copy_(tensors[name])
+        own.copy_(tensor)
     head = tensors.get(HEAD, tensors.get(CHOICE_HEAD))
     return None if head is None else head.clone()
 

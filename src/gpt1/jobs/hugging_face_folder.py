@@ -41,7 +41,7 @@ def read_folder(folder: Path) -> Foreign:
     """The model in a folder. Raises UserError for what is missing, damaged, of another architecture or unknown."""
     model = from_hf_config(RATES | read_json(folder / "config.json"), str(folder / "config.json"))
     file, found = _tensors(folder)
-    tensors, left_out = _sorted(found, model, file)
+    tensors, left_out = _recognised(found, model, file)
     vocabulary, tokens, tokenizer = _tokenizer(folder)
     check_vocabulary(vocabulary, tokens, model.vocabulary)
     return Foreign(model, tensors, tokenizer, left_out)
@@ -118,7 +118,7 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
     return found
 
 
-def _sorted(found: Mapping[str, Tensor], model: Model, file: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def _recognised(found: Mapping[str, Tensor], model: Model, file: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The network's tensors under their full names, and the names of heads; all else must be known."""
     shapes, tensors, heads = dict(layout(model)), {}, []
     for name in sorted(found):
