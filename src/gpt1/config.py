@@ -84,7 +84,7 @@ class Prepare(Command):
     """Raw text -> a tokenizer and token shards."""
 
     inputs: list[str]
-    """files, folders or globs: txt, md, jsonl, csv, tsv, parquet, each also as .gz or .zst"""
+    """files, folders or globs: txt, md, jsonl, csv, tsv, parquet, each also as .gz or .zst; a saved dataset's folder"""
     out: str
     """folder to write"""
     tokenizer: str = "bytes"
@@ -94,7 +94,7 @@ class Prepare(Command):
     documents: Literal["file", "blank-line", "line"] = "file"
     """what a document is in a text file; a row of a table is always one document"""
     text: str = "text"
-    """column of the text in jsonl, csv, tsv and parquet"""
+    """column of the text in jsonl, csv, tsv, parquet and saved datasets"""
     val: list[str] = field(default_factory=list)
     """files for validation; without them, a share of the documents is taken"""
     val_fraction: float = 0.01
@@ -190,7 +190,7 @@ class Finetune(Command):
     run: str
     """pre-trained run folder"""
     train: str
-    """labelled rows: csv, tsv, jsonl or parquet with column names"""
+    """labelled rows: csv, tsv, jsonl or parquet with column names, or the folder of a saved dataset"""
     out: str
     """run folder to write"""
     task: Task = "classification"
@@ -266,7 +266,7 @@ class Predict(Command):
     run: str
     """fine-tuned run folder"""
     input: str
-    """rows: csv, tsv, jsonl or parquet"""
+    """rows: csv, tsv, jsonl, parquet, or the folder of a saved dataset"""
     out: str | None = None
     """file to write, its kind by its ending; without it, jsonl on standard output"""
     text: str | None = None

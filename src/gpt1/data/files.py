@@ -10,13 +10,14 @@ from pathlib import Path
 
 import zstandard
 
+from gpt1.data.datasets import SPLITS, STATE, is_dataset, parts
 from gpt1.errors import UserError
 
 BLOCK = 8 << 20
 """Bytes, or characters, that are worked on at a time."""
 PACKED = (".gz", ".zst")
 REMEDY = "give the file's encoding with --encoding (cp1252, utf-16, ...) or leave the file out"
-KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".arrow": "arrow"}
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,9 @@ class File:
 
     @property
     def kind(self) -> str:
-        """jsonl, csv, tsv, parquet or text."""
+        """jsonl, csv, tsv, parquet, arrow or text; the folder of a saved dataset is arrow."""
+        if is_dataset(self.path):
+            return "arrow"
         suffixes = [suffix.lower() for suffix in self.path.suffixes]
         if suffixes and suffixes[-1] in PACKED:
             suffixes.pop()
@@ -43,7 +46,8 @@ class File:
 def find(inputs: Iterable[str]) -> list[File]:
     """The files meant by names, folders and globs, each once.
 
-    Folders are walked in sorted order, hidden files left out. Raises UserError for an input that leads to no file.
+    Folders are walked in sorted order, hidden files left out; of a saved dataset the Arrow files count. Raises
+    UserError for an input that leads to no file.
     """
     found: dict[Path, File] = {}
     for given in inputs:
@@ -63,8 +67,18 @@ def find(inputs: Iterable[str]) -> list[File]:
 def _under(path: Path) -> list[File]:
     if not path.is_dir():
         return [File(path, named=True)]
+    if (path / STATE).is_file():
+        return [File(part, named=True) for part in parts(path)]
     inside = sorted(p for p in path.rglob("*") if p.is_file())
-    return [File(p, named=False) for p in inside if not any(part[0] == "." for part in p.relative_to(path).parts)]
+    shown = [p for p in inside if not any(part[0] == "." for part in p.relative_to(path).parts)]
+    return [File(part, named=False) for p in shown for part in _or_dataset(p)]
+
+
+def _or_dataset(path: Path) -> list[Path]:
+    """A file; but the `state.json` of a saved dataset stands for all that lies beside it."""
+    if path.name == STATE and is_dataset(path.parent):
+        return parts(path.parent)
+    return [] if path.name == SPLITS or (path.parent / STATE).is_file() else [path]
 
 
 def content(path: Path) -> Iterator[bytes]:

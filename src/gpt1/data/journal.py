@@ -5,6 +5,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from gpt1.data.datasets import INFO, parts
 from gpt1.data.shards import Shard
 from gpt1.storage import write_json
 
@@ -45,6 +46,9 @@ def _intact(folder: Path, shard: Shard) -> bool:
 
 
 def sha256_of(path: Path) -> str:
-    """sha256 of a file's bytes, as hex digits."""
+    """sha256 of a file's bytes, as hex digits; of a saved dataset, of its rows and of what names its classes."""
+    if path.is_dir():
+        files = [*parts(path), *(file for file in [path / INFO] if file.exists())]
+        return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -113,7 +113,7 @@ def pieces(file: File, reading: Reading) -> Iterator[Piece]:
 
 
 def has_column(file: File, reading: Reading) -> bool:
-    """Whether a table has the text's column; true of anything but csv, tsv and parquet."""
+    """Whether a table has the text's column; true of text and jsonl."""
     return file.kind in ("text", "jsonl") or reading.text in header(file, reading.encoding)
 
 

@@ -1,4 +1,4 @@
-"""Rows out of csv, tsv, jsonl and parquet files, as a stream, with the line each came from; no torch.
+"""Rows out of csv, tsv, jsonl, parquet and saved datasets, as a stream, with the line each came from; no torch.
 
 In csv quotes enclose a field, which may hold newlines; in tsv, as that format says, quotes are text.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from gpt1.data.datasets import frames, is_dataset, namings, several, splits
 from gpt1.data.files import File, content, lines_of, text_of
 from gpt1.errors import UserError
 from gpt1.text.tokenizer import valid
@@ -27,7 +28,7 @@ class Row:
 
     file: Path
     line: int
-    """line it ends at, from 1; in parquet the row's number"""
+    """line it ends at, from 1; in parquet and datasets the row's number"""
     values: dict[str, Any]
 
     @property
@@ -73,10 +74,13 @@ class Row:
 
 
 def table(path: str | Path) -> File:
-    """The file at `path`. Raises UserError if it is missing or is not a table."""
+    """The file, or folder of a saved dataset, at `path`. Raises UserError if it is missing or is not a table."""
     file = File(Path(path), named=True)
-    if not file.path.is_file():
-        raise UserError(f"{path}: {'a folder, where a file must be given' if file.path.is_dir() else 'no such file'}")
+    if splits(file.path):
+        raise several(file.path)
+    if not file.path.is_file() and not is_dataset(file.path):
+        folder = "a folder, but not of a dataset that save_to_disk wrote; give a file or such a folder"
+        raise UserError(f"{path}: {folder if file.path.is_dir() else 'no such file'}")
     if file.kind == "text":
         raise UserError(f"{path}: not known as a table; name it .csv, .tsv, .jsonl or .parquet (also .gz, .zst)")
     return file
@@ -89,6 +93,8 @@ def rows(file: File, encoding: str = "utf-8", only: Sequence[str] = ()) -> Itera
     """
     if file.kind == "parquet":
         return _parquet(file, only)
+    if file.kind == "arrow":
+        return _arrow(file, only)
     return _jsonl(file, encoding) if file.kind == "jsonl" else _separated(file, encoding)
 
 
@@ -96,6 +102,8 @@ def header(file: File, encoding: str = "utf-8") -> list[str]:
     """The names of a table's columns: of jsonl, which has no header, the keys of the first row."""
     if file.kind == "parquet":
         return _parquet_header(file)
+    if file.kind == "arrow":
+        return next((list(frame.columns) for frame in frames(file.path)), [])
     if file.kind == "jsonl":
         first = next(_jsonl(file, encoding), None)
         return list(first.values) if first else []
@@ -184,6 +192,19 @@ def _parquet(file: File, only: Sequence[str]) -> Iterator[Row]:
                     yield Row(file.path, number, values)
         except (polars.exceptions.PolarsError, OSError) as error:
             raise _unreadable(file, error) from None
+
+
+def _arrow(file: File, only: Sequence[str]) -> Iterator[Row]:
+    names, number = namings(file.path), 0
+    for frame in frames(file.path, only):
+        for values in frame.iter_rows(named=True):
+            number += 1
+            for column in names.keys() & values.keys():
+                try:
+                    values[column] = names[column](values[column])
+                except UserError as error:
+                    raise UserError(f"{file.path}:{number}: column {column} {error}") from None
+            yield Row(file.path, number, values)
 
 
 def _parquet_header(file: File) -> list[str]:

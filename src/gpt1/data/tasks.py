@@ -64,13 +64,14 @@ def fitted(texts: Sequence[Ids], frame: Frame, long: Long = "head") -> list[list
     """The texts cut so that every sequence fits the context: one version, or with `windows` as many as show all.
 
     The first text shares its sequence with the longest of the others. If both are longer than half the room each gets
-    a half, else the longer one is cut, so an answer loses nothing to a long story. Windows run over one of the first
-    two texts, whichever loses more.
+    a half, else the longer one is cut, so an answer loses nothing to a long story. Of an odd room the longer text gets
+    the odd token, as `tokenizers` cuts pairs. Windows run over one of the first two texts, whichever loses more.
     """
     first, *others = texts
     longest = max(map(len, others), default=0)
     room = frame.context - 2 - bool(others)
-    rest = min(longest, max(room // 2, room - len(first)))
+    half = (room + (len(first) <= longest)) // 2
+    rest = min(longest, max(half, room - len(first)))
     kept = [min(len(first), room - rest), *(min(len(text), rest) for text in others)]
     if long != "windows":
         return [[cut(text, size, long) for text, size in zip(texts, kept, strict=True)]]

@@ -18,7 +18,7 @@ from gpt1.jobs.ablation import Cell, Place
 from gpt1.jobs.bundle import Bundle
 from gpt1.jobs.console import quiet, say
 from gpt1.jobs.finetune import Rows, facts_of, over_seeds, read_rows, run_trials
-from gpt1.jobs.finetune_settings import check, settle
+from gpt1.jobs.finetune_settings import check, settle, with_splits
 from gpt1.jobs.goals import Classes, Goal, LabelSets, Score, goal_for
 from gpt1.jobs.labelled import Labelled, check_labels, read_labelled
 from gpt1.jobs.tuned import at_work
@@ -64,6 +64,7 @@ def ablate(settings: Ablate) -> dict[str, Any]:
     metrics of a `guess` that reads nothing, and of each variant `lr` and, over seeds, mean, deviation and values of
     each metric. Raises UserError for wrong settings or rows.
     """
+    settings = with_splits(settings)
     with TemporaryDirectory() as scratch:
         _check(settings, Path(scratch))
         record = ablation.begin(settings)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -88,7 +88,8 @@ def save_tensors(
             save_file(tensors, temporary, metadata={"format": "pt"})
         write_json(staged / "config.json", config)
         write_json(staged / "generation_config.json", {k: v for k, v in config.items() if k.endswith("_token_id")})
-        tokenizer.save(staged, model.context, template=goal is not None)
+        cut: Literal["left", "right"] = "left" if info.get("long") == "tail" else "right"
+        tokenizer.save(staged, model.context, template=goal is not None, cut=cut)
         write_text(staged / "README.md", model_card(info))
         write_json(staged / "gpt1.json", info)
 

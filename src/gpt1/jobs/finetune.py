@@ -14,7 +14,7 @@ from gpt1.config import Finetune
 from gpt1.jobs import bundle
 from gpt1.jobs.columns import Columns, guess_columns
 from gpt1.jobs.console import say, table
-from gpt1.jobs.finetune_settings import check, is_done, settle, sources, usual_lr
+from gpt1.jobs.finetune_settings import check, is_done, settle, sources, usual_lr, with_splits
 from gpt1.jobs.goals import Goal, goal_for, to_facts
 from gpt1.jobs.labelled import Labelled, check_labels, kind_of, read_labelled, split, warn
 from gpt1.jobs.tuning import Best, Data, made_ready, rank, selected, tune
@@ -52,6 +52,7 @@ def finetune(settings: Finetune) -> dict[str, Any]:
     `seeds`, the mean, deviation and values of each metric. Raises UserError for wrong settings or rows.
     """
     began = time.perf_counter()
+    settings = with_splits(settings)
     check(settings)
     made_from = sources(settings)
     if is_done(settings, made_from):

@@ -4,13 +4,15 @@ import dataclasses
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gpt1.config import Finetune
+from gpt1.data.datasets import usual_splits
 from gpt1.data.journal import sha256_of
 from gpt1.data.tables import table
 from gpt1.errors import UserError
 from gpt1.jobs import bundle
+from gpt1.jobs.console import say
 from gpt1.jobs.facts import FILES, read_json
 from gpt1.storage import check_folder
 
@@ -19,6 +21,20 @@ LARGEST_LR = 1e-3
 FEW_ROWS, SMALL_BATCH, FEWEST_UPDATES = 1_000, 8, 120
 FREE = {"out", "fresh", "device", "threads", "run", "train", "valid"}
 """Settings that do not change the result; of files the content counts, not the name."""
+
+AsGiven = TypeVar("AsGiven", bound=Finetune)
+
+
+def with_splits(settings: AsGiven) -> AsGiven:
+    """The settings with a saved dataset of several splits replaced by those to train and validate on, said aloud.
+
+    Raises UserError if no split is called train.
+    """
+    if not (found := usual_splits(settings.train)):
+        return settings
+    train, valid = found[0], settings.valid or found[1]
+    say(f"{settings.train}: training on {train}" + ("" if settings.valid or not valid else f", validating on {valid}"))
+    return replace(settings, train=train, valid=valid)
 
 
 def check(settings: Finetune) -> None:

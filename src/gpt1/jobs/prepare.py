@@ -8,7 +8,7 @@ an older result stays until then. A journal notes each pair of shards: an interr
 import hashlib
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from rich.console import RenderableType
 
 from gpt1 import config
 from gpt1.data.corpus import Corpus
+from gpt1.data.datasets import usual_splits
 from gpt1.data.files import File, check_encoding, find
 from gpt1.data.journal import Journal, sha256_of
 from gpt1.data.journal import load as load_journal
@@ -41,6 +42,7 @@ def prepare(settings: config.Prepare) -> dict[str, Any]:
     Raises UserError, and leaves the folder as it was, if something asked for cannot be had.
     """
     _check(settings)
+    settings = _with_splits(settings)
     out = Path(settings.out)
     corpus = _corpus(settings)
     _check_out(settings, corpus)
@@ -93,6 +95,19 @@ def _check(settings: config.Prepare) -> None:
             f"--threads {settings.threads} came too late: polars was imported with {there}; set POLARS_MAX_THREADS and "
             "RAYON_NUM_THREADS before Python starts"
         )
+
+
+def _with_splits(settings: config.Prepare) -> config.Prepare:
+    """Of a saved dataset of several splits only `train` trains; without --val its `validation` validates."""
+    inputs, val = [], []
+    for name in settings.inputs:
+        train, validation = usual_splits(name) or (name, None)
+        inputs.append(train)
+        if validation and not settings.val:
+            val.append(validation)
+        if train != name:
+            say(f"{name}: training on {train}" + (f", validating on {val[-1]}" if validation and val else ""))
+    return replace(settings, inputs=inputs, val=settings.val or val)
 
 
 def _corpus(settings: config.Prepare) -> Corpus:

@@ -76,18 +76,20 @@ class Tokenizer:
         except Exception as error:  # tokenizers raises bare Exception
             raise UserError(f"{file}: not a tokenizer that this version can read ({error})") from error
 
-    def save(self, folder: str | Path, context: int, template: bool = False) -> None:
+    def save(
+        self, folder: str | Path, context: int, template: bool = False, cut: Literal["left", "right"] = "right"
+    ) -> None:
         """Write tokenizer.json and tokenizer_config.json (Hugging Face's names) for a model of `context` tokens.
 
         With `template`, Hugging Face adds the task tokens as in the paper, figure 1: `start a extract`, or
-        `start a delimiter b extract`; a text that is too long is cut so that they stay.
+        `start a delimiter b extract`; a text that is too long is cut at the side `cut` so that they stay.
         """
         whole = tokenizers.Tokenizer.from_str(self.text)
         if template:
             whole.post_processor = self._template()
-        whole.enable_truncation(context)
+        whole.enable_truncation(context, direction=cut)
         write_text(Path(folder) / "tokenizer.json", whole.to_str(pretty=True))
-        write_json(Path(folder) / "tokenizer_config.json", self._config(context))
+        write_json(Path(folder) / "tokenizer_config.json", self._config(context, cut))
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`; no special token is added, none can come out of the text itself."""
@@ -152,14 +154,14 @@ class Tokenizer:
             special_tokens=[(START, self.start_id), (DELIMITER, self.delimiter_id), (EXTRACT, self.extract_id)],
         )
 
-    def _config(self, context: int) -> dict[str, Any]:
+    def _config(self, context: int, cut: str) -> dict[str, Any]:
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": context,
             "eos_token": END,
             "pad_token": PAD,
             "padding_side": "right",
-            "truncation_side": "right",
+            "truncation_side": cut,
             "split_special_tokens": True,
             "clean_up_tokenization_spaces": False,
             "model_input_names": ["input_ids", "attention_mask"],
