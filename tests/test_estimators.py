@@ -332,6 +332,19 @@ def test_every_container_of_texts(classifier: gpt1.Classifier) -> None:
         assert np.array_equal(classifier.predict_proba(X), expected), type(X)
 
 
+def test_a_saved_dataset_goes_in_as_it_is() -> None:
+    """What matters is the values of its rows, not the names of its columns."""
+    datasets = pytest.importorskip("datasets")
+    data = datasets.Dataset.from_dict({"a": ["x y", "z"], "b": ["u", "v"]})
+    assert rows.pairs_of(data) == [("x y", "u"), ("z", "v")]
+    assert rows.texts_of(data["a"]) == rows.texts_of(data.select_columns("a")) == [("x y",), ("z",)]
+
+
+def test_rows_with_named_columns() -> None:
+    assert rows.pairs_of([{"a": "x y", "b": "u"}]) == [("x y", "u")]
+    assert rows.texts_of(({"a": "x y"},)) == [("x y",)]
+
+
 def test_every_container_of_pairs_and_choices(base: str) -> None:
     pandas = pytest.importorskip("pandas")
     X, y = toy("Entailment")

@@ -8,6 +8,7 @@ that is what polars gets, so no more than one batch is held.
 
 import io
 import json
+import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -79,12 +80,12 @@ def frames(path: Path, only: Sequence[str] = ()) -> Iterator["polars.DataFrame"]
 
     Raises UserError, naming the file, for one that is damaged or cut short.
     """
-    import polars
+    from polars.exceptions import PanicException, PolarsError  # loads in half a second, which only tables should cost
 
     for part in parts(path):
         try:
             yield from _frames(part, list(only) or None)
-        except (polars.exceptions.PolarsError, struct.error, IndexError, EOFError) as error:
+        except (PolarsError, PanicException, OSError, struct.error, IndexError, EOFError) as error:
             first_line = str(error).split("\n")[0]
             raise UserError(f"{part}: damaged or cut short ({first_line}); save or copy it again") from None
 
@@ -157,7 +158,8 @@ def _kind_and_body(meta: bytes) -> tuple[int, int]:
 
 
 def _exactly(file: io.BufferedReader, size: int) -> bytes:
-    if size < 0 or len(found := file.read(size)) < size:
+    # A damaged size may be larger than any memory.
+    if not 0 <= size <= os.fstat(file.fileno()).st_size or len(found := file.read(size)) < size:
         raise EOFError("it ends within a batch of rows")
     return found
 

@@ -1,6 +1,6 @@
 """X -> rows of texts, out of whatever scikit-learn's users keep texts in. Errors are ValueError and TypeError."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,19 @@ from gpt1.jobs.labelled import Texts
 
 
 def plain(data: Any, name: str = "X") -> list[Any]:
-    """The rows of a list, tuple, numpy array, or Series or DataFrame of pandas or polars. Raises TypeError for else."""
+    """The rows of a sequence, a numpy array, a Series or DataFrame of pandas or polars, or a `datasets.Dataset`.
+
+    A row with named columns becomes the list of its values. Raises TypeError for anything else.
+    """
+    return [list(row.values()) if isinstance(row, Mapping) else row for row in _plain(data, name)]
+
+
+def _plain(data: Any, name: str) -> list[Any]:
     if issparse(data):
         raise TypeError(f"{name} is a sparse container, which holds no texts; pass a list, an array or a Series")
-    if isinstance(data, list | tuple):
+    if isinstance(data, Sequence) and not isinstance(data, str | bytes):
         return list(data)
-    if hasattr(data, "to_list"):  # a Series
+    if hasattr(data, "to_list"):  # a Series, or a Dataset of Hugging Face
         return data.to_list()
     if hasattr(data, "columns") and hasattr(data, "rows"):  # polars
         return [list(row) for row in data.rows()]
