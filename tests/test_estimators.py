@@ -26,6 +26,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 import gpt1
 from gpt1.config import Evaluate, Finetune, Model, Predict
 from gpt1.estimators.base import TextEstimator
+from gpt1.estimators.rows import pairs_of, texts_of
 from gpt1.jobs import bundle
 from gpt1.jobs.console import stderr
 from gpt1.jobs.evaluate import evaluate
@@ -336,13 +337,13 @@ def test_a_saved_dataset_goes_in_as_it_is() -> None:
     """What matters is the values of its rows, not the names of its columns."""
     datasets = pytest.importorskip("datasets")
     data = datasets.Dataset.from_dict({"a": ["x y", "z"], "b": ["u", "v"]})
-    assert rows.pairs_of(data) == [("x y", "u"), ("z", "v")]
-    assert rows.texts_of(data["a"]) == rows.texts_of(data.select_columns("a")) == [("x y",), ("z",)]
+    assert pairs_of(data) == [("x y", "u"), ("z", "v")]
+    assert texts_of(data["a"]) == texts_of(data.select_columns("a")) == [("x y",), ("z",)]
 
 
 def test_rows_with_named_columns() -> None:
-    assert rows.pairs_of([{"a": "x y", "b": "u"}]) == [("x y", "u")]
-    assert rows.texts_of(({"a": "x y"},)) == [("x y",)]
+    assert pairs_of([{"a": "x y", "b": "u"}]) == [("x y", "u")]
+    assert texts_of(({"a": "x y"},)) == [("x y",)]
 
 
 def test_every_container_of_pairs_and_choices(base: str) -> None:
