@@ -1,6 +1,9 @@
 """README.md of a run folder: what the model is, what it was trained on, how good it is, what it is for."""
 
+from pathlib import Path
 from typing import Any
+
+from gpt1.jobs.in_transformers import code, of_long_texts
 
 CARD = """---
 library_name: transformers
@@ -12,21 +15,39 @@ tags: [gpt1, openai-gpt]
 
 {what}
 
-| | |
-|---|---|
-{rows}
+{scores}## Training
+
+{facts}
+
+## Use
+
+With gpt1: `{command}`. With transformers:
+
+```python
+{code}```
+
+{long}
+
+## What it is for, and what not
 
 {use}
 
 {made} with gpt1. `gpt1.json` holds every fact above and the hashes of the data.
+"""
+SCORES = """## Scores
+
+Measured on the validation {unit}.
+
+{table}
+
 """
 LANGUAGE_MODEL = (
     "A Transformer decoder trained to predict the next token of a text (Radford et al. 2018). It continues texts "
     "like those it was trained on, and is the starting point for classifiers."
 )
 CONTINUE = (
-    "It states nothing but what is likely in its training text, true or not; do not take its output for fact. "
-    'Use it with `pipeline("text-generation", FOLDER)` or `gpt1 generate`.'
+    "It states nothing but what is likely in its training text, true or not; do not take its output for fact. What "
+    "its training text says of people, it may repeat."
 )
 TELLS = {
     "classes": "tell apart: {names}",
@@ -34,27 +55,31 @@ TELLS = {
     "score": "tell a score",
     "choice": "tell which of several answers is right",
 }
-CLASSIFY = 'Use it on such texts: `pipeline("text-classification", FOLDER)` or `gpt1 predict`.'
-SCORE = (
-    "Use it on such texts with `gpt1 predict`. In transformers its one logit counts deviations from the mean: "
-    "the score is {mean:.6g} + {scale:.6g} times the logit."
+ANSWER = (
+    "It is for texts like those it was trained on. It gives an answer for any other text too, and its probabilities "
+    "mean nothing there. What held in its training rows by chance or by prejudice, it has learnt as well: score it on "
+    "rows of your own with `gpt1 evaluate` before you rely on it, above all where people are concerned."
 )
-BOTH_ORDERS = "Its logits are the sum of those of both orders of the two texts: call it twice and add them."
-CHOOSE = (
-    "Use it on such rows with `gpt1 predict`. In transformers it is an `OpenAIGPTDoubleHeadsModel`: encode the context "
-    "with each answer as a pair, and let `mc_token_ids` point at the last token of each."
-)
+TEXT_COMMAND, ROW_COMMAND = 'gpt1 generate FOLDER "Once upon a time"', "gpt1 predict FOLDER rows.csv"
+TRAINING = (
+    "converted_from", "parameters", "context", "vocabulary", "preset", "recipe", "steps", "tokens_seen", "lm_coef", "lr",
+    "seed",
+)  # fmt: skip
 
 
 def model_card(info: dict[str, Any]) -> str:
     """Markdown with the metadata Hugging Face reads, from the facts of gpt1.json."""
-    goal = info.get("goal")
+    goal, scores = info.get("goal"), _scores(info)
     return CARD.format(
         pipeline={None: "text-generation", "choice": "multiple-choice"}.get(goal, "text-classification"),
         title=f"GPT-1 for {info['task']}" if goal else "GPT-1 language model",
         what=_tuned(goal, info["labels"]) if goal else LANGUAGE_MODEL,
-        rows="\n".join(f"| {name} | {value} |" for name, value in _facts(info).items()),
-        use=_use(info) if goal else CONTINUE,
+        scores=SCORES.format(unit="rows" if goal else "text", table=_table(scores)) if scores else "",
+        facts=_table({name: info.get(name) for name in TRAINING} | _data(info.get("data") or {})),
+        command=ROW_COMMAND if goal else TEXT_COMMAND,
+        code=code(info),
+        long=of_long_texts(info) if goal else "",
+        use=ANSWER if goal else CONTINUE,
         made="Converted" if "converted_from" in info else "Trained",
     )
 
@@ -64,21 +89,29 @@ def _tuned(goal: str, labels: list[str]) -> str:
     return f"A pre-trained GPT-1 with a linear layer on its last token, fine-tuned to {tells}."
 
 
-def _facts(info: dict[str, Any]) -> dict[str, str]:
-    names = (
-        "converted_from", "parameters", "context", "vocabulary", "preset", "recipe", "steps", "tokens_seen", "lm_coef",
-        "seed",
-    )  # fmt: skip
-    facts = {name: info[name] for name in names if info.get(name) is not None}
-    facts |= {name: value for name, value in info.get("metrics", {}).items() if not isinstance(value, dict | list)}
-    return {_cell(name): _cell(value) for name, value in facts.items()}
+def _scores(info: dict[str, Any]) -> dict[str, Any]:
+    """The metrics that are numbers; over several seeds also their mean and deviation."""
+    found = {name: value for name, value in info.get("metrics", {}).items() if not isinstance(value, dict | list)}
+    for name, over in info.get("seeds", {}).items():
+        found[f"{name}, {len(over['values'])} seeds"] = f"{over['mean']:.4g} ± {over['deviation']:.2g}"
+    return found
 
 
-def _use(info: dict[str, Any]) -> str:
-    if info["goal"] == "choice":
-        return CHOOSE
-    use = SCORE.format(**info) if info["goal"] == "score" else CLASSIFY
-    return f"{use} {BOTH_ORDERS}" if info["task"] == "similarity" else use
+def _data(data: dict[str, Any]) -> dict[str, Any]:
+    """What it was trained on, in names and sizes; of a fine-tuned model also what the model under it was."""
+    under = (data.get("pretraining") or {}).get("train", {})
+    found = {"pre-training tokens": under.get("tokens")}
+    for split in ("train", "val", "valid"):
+        if not isinstance(of := data.get(split), dict):
+            continue
+        found[f"data ({split})"] = Path(of["path"]).name if "path" in of else None
+        found |= {f"{name} ({split})": of.get(name) for name in ("rows", "documents", "tokens", "bytes")}
+    return found
+
+
+def _table(facts: dict[str, Any]) -> str:
+    rows = (f"| {_cell(name)} | {_cell(value)} |" for name, value in facts.items() if value is not None)
+    return "\n".join(["| | |", "|---|---|", *rows])
 
 
 def _cell(value: Any) -> str:
