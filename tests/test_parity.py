@@ -1,4 +1,4 @@
-"""A tiny random Hugging Face OpenAIGPTLMHeadModel is the oracle: same logits, loss, gradients and greedy text."""
+"""A tiny random Hugging Face OpenAIGPTLMHeadModel is the oracle: same logits, loss, gradients and texts."""
 
 import random
 from pathlib import Path
@@ -14,7 +14,7 @@ from gpt1.jobs.hugging_face import TRANSPOSED, from_hf, from_hf_config, hf_name
 from gpt1.nn.decode import decode
 from gpt1.nn.model import GPT
 from gpt1.nn.objectives import LanguageModel, TaskModel
-from gpt1.nn.sampling import Sampling
+from gpt1.nn.sampling import Sampling, penalised, probabilities
 from gpt1.text.tokenizer import Tokenizer
 from gpt1.text.train import train
 
@@ -88,6 +88,59 @@ def test_greedy_text(ours: GPT, theirs: torch.nn.Module, tokens_NT: torch.Tensor
         written = theirs.generate(
             torch.tensor([prompt]), max_new_tokens=10, do_sample=False, pad_token_id=0, eos_token_id=None
         )
+        assert list(row) == written[0, len(prompt) :].tolist()
+
+
+MANNERS = [
+    Sampling(),
+    Sampling(temperature=0.6),
+    Sampling(top_k=7),
+    Sampling(top_p=0.8),
+    Sampling(repetition_penalty=1.4),
+    Sampling(temperature=1.7, top_k=20, top_p=0.9, repetition_penalty=1.2),
+]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("manner", MANNERS, ids=str)
+def test_the_distribution_that_is_drawn_from(
+    manner: Sampling, theirs: torch.nn.Module, tokens_NT: torch.Tensor
+) -> None:
+    """Against transformers' own processors, in the order in which its `generate` applies them."""
+    logits_NV = theirs(tokens_NT).logits[:, -1]
+    processors = [transformers.RepetitionPenaltyLogitsProcessor(manner.repetition_penalty)]
+    processors += [transformers.TemperatureLogitsWarper(manner.temperature)]
+    processors += [transformers.TopKLogitsWarper(manner.top_k)] if manner.top_k else []
+    processors += [transformers.TopPLogitsWarper(manner.top_p)] if manner.top_p < 1 else []
+    expected_NV = transformers.LogitsProcessorList(processors)(tokens_NT, logits_NV.clone()).softmax(-1)
+    seen_NV = torch.zeros(3, 61, dtype=torch.bool).scatter_(1, tokens_NT, True)
+    found_NV = probabilities(penalised(logits_NV, seen_NV, manner.repetition_penalty), manner)
+    assert torch.equal(found_NV == 0, expected_NV == 0)
+    assert torch.allclose(found_NV.float(), expected_NV, atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("manner", MANNERS, ids=str)
+def test_drawn_text(
+    manner: Sampling, ours: GPT, theirs: torch.nn.Module, tokens_NT: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same noise, the same text: transformers' `generate` draws each token by our random numbers."""
+
+    def draw(p_NV: torch.Tensor, num_samples: int, **_: object) -> torch.Tensor:
+        assert num_samples == len(p_NV) == 1
+        return torch.searchsorted(p_NV.double().cumsum(-1), torch.tensor([[noise.random()]], dtype=torch.float64))
+
+    monkeypatch.setattr(torch, "multinomial", draw)
+    prompts = [tokens_NT[0, :4].tolist(), tokens_NT[1, :1].tolist(), tokens_NT[2, :9].tolist()]
+    streams = [random.Random(n) for n in range(3)]
+    rows = list(zip(*decode(ours, prompts, manner, streams, 11), strict=True))
+    for n, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
+        noise = random.Random(n)
+        written = theirs.generate(
+            torch.tensor([prompt]), max_new_tokens=11, do_sample=True, pad_token_id=0, eos_token_id=None,
+            temperature=manner.temperature, top_k=manner.top_k or None, top_p=manner.top_p,
+            repetition_penalty=manner.repetition_penalty,
+        )  # fmt: skip
         assert list(row) == written[0, len(prompt) :].tolist()
 
 
