@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 from gpt1.batch import IGNORE, Batch
 from gpt1.config import Model
+from gpt1.data.collate import Example, collate
 from gpt1.jobs import bundle
-from gpt1.jobs.hugging_face import TRANSPOSED, from_hf, from_hf_config, hf_name
+from gpt1.jobs.hugging_face import CHOICE_BIAS, CHOICE_HEAD, HEAD, TRANSPOSED, from_hf, from_hf_config, hf_name
 from gpt1.nn.decode import decode
 from gpt1.nn.model import GPT
 from gpt1.nn.objectives import LanguageModel, TaskModel
@@ -234,3 +235,41 @@ def test_hugging_face_classifies_with_a_fine_tuned_run(tokenizer: Tokenizer, tmp
     too_long = their_tokenizer("cat " * 500, truncation=True)["input_ids"]
     assert len(too_long) == 64
     assert too_long[-1] == tokenizer.extract_id, "truncation keeps the extract token"
+
+
+@pytest.mark.parametrize("goal", ["classes", "choice"])
+def test_fine_tuning_has_their_loss_and_gradients(goal: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """L2 of classes, over padded rows; L3 of choices, whose sequences are of one length, as the two count L1 unlike."""
+    tokenizer, choice = tokenizer.with_task_tokens(), goal == "choice"
+    body, outputs = random_body(tokenizer.vocabulary), 1 if choice else 3
+    model = TaskModel(body, outputs, goal).init_head(torch.Generator().manual_seed(2)).eval()  # type: ignore[arg-type]
+    facts = {"kind": "finetuned", "task": "classification", "goal": goal, "labels": [] if choice else ["a", "b", "c"]}
+    bundle.save(tmp_path, body, tokenizer, facts, model.head.weight)
+    draw = torch.Generator().manual_seed(4)
+    lengths = [9] * 4 if choice else [5, 9, 12, 3]
+    ids = [torch.randint(250, (2 if choice else 1, length), generator=draw).tolist() for length in lengths]
+    labels = [1, 0, 1, 1] if choice else [2, 0, 1, 1]
+    batch = collate([Example(*pair) for pair in zip(ids, labels, strict=True)], tokenizer.pad_id, 64)
+    sums, counts = model(batch), model.counts(batch)
+    loss = sums["task"] / counts["task"] + (0.5 * sums["lm"] / counts["lm"] if choice else 0)
+    loss.backward()
+
+    kind = "OpenAIGPTDoubleHeadsModel" if choice else "OpenAIGPTForSequenceClassification"
+    theirs = getattr(transformers, kind).from_pretrained(tmp_path).eval()
+    assert batch.labels_N is not None
+    if choice:
+        tokens_NKT = batch.tokens_NKT[..., :9]
+        told = theirs(tokens_NKT, mc_token_ids=batch.extract_NK, labels=tokens_NKT, mc_labels=batch.labels_N)
+        expected = told.mc_loss + 0.5 * told.loss
+    else:
+        expected = theirs(batch.tokens_NKT[:, 0], labels=batch.labels_N).loss
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+    gradients = {name: parameter.grad for name, parameter in theirs.named_parameters()}
+    head = gradients.pop(CHOICE_HEAD if choice else HEAD)
+    gradients.pop(CHOICE_BIAS, None)
+    assert torch.allclose(model.head.weight.grad, head, atol=1e-5, rtol=0)
+    for name, parameter in body.named_parameters():
+        grad = parameter.grad.T if name.endswith(TRANSPOSED) else parameter.grad
+        assert torch.allclose(grad, gradients.pop(hf_name(name)), atol=1e-5, rtol=0), name
+    assert not gradients
