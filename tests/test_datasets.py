@@ -251,6 +251,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "noise": (lambda d: part_of(d).write_bytes(saved.MARK + b"\x10\0\0\0" + b"\xff" * 99), ": damaged or cut short ("),
     "no list": (lambda d: (d / "state.json").write_text("{}"), "state.json: damaged, it holds no _data_files; save"),
     "a wrong list": (lambda d: (d / "state.json").write_text('{"_data_files": [1]}'), ": damaged, its _data_files n"),
+    "odd features": (lambda d: (d / "dataset_info.json").write_text('{"features": [1]}'), "holds no features"),
     "no features": (lambda d: (d / "dataset_info.json").write_text("["), "dataset_info.json: damaged, it holds no f"),
     "a class too many": (
         lambda d: rename(d, "sad"), "set:2: column mood holds the class number 1, but dataset_info.json names 1 classes"
@@ -282,6 +283,11 @@ def test_the_wrong_folder_or_column(base: str, tmp_path: Path) -> None:
         with pytest.raises(UserError) as caught:
             attempt()
         assert str(caught.value) == several
+    with pytest.raises(UserError, match="a dataset of 2 splits"):
+        prepare(Prepare(inputs=[str(odd / "left")], val=[str(odd)], out=str(tmp_path / "data")))
+    (odd / "dataset_dict.json").write_text('{"splits": null}')
+    with pytest.raises(UserError, match="damaged, it holds no splits"):
+        predict(Predict(input=str(odd), **usual))
     with pytest.raises(UserError, match="a folder, but not of a dataset that save_to_disk wrote"):
         predict(Predict(input=base, **usual))
     with pytest.raises(UserError, match="no column body; the columns are text, mood, tags, stars"):

@@ -38,7 +38,7 @@ def is_dataset(path: Path) -> bool:
 
 def splits(path: Path) -> list[str]:
     """The names of a dataset's splits; none if it is not of several. Raises UserError if `path` says what cannot be."""
-    return [str(name) for name in _json(path / SPLITS, "splits")] if (path / SPLITS).is_file() else []
+    return [str(name) for name in _json(path / SPLITS, "splits", list)] if (path / SPLITS).is_file() else []
 
 
 def several(path: Path) -> UserError:
@@ -66,7 +66,7 @@ def parts(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     try:
-        found = [path / entry["filename"] for entry in _json(path / STATE, "_data_files")]
+        found = [path / entry["filename"] for entry in _json(path / STATE, "_data_files", list)]
     except (TypeError, KeyError):
         raise UserError(f"{path / STATE}: damaged, its _data_files name no files; save the dataset again") from None
     for part in found:
@@ -93,8 +93,8 @@ def frames(path: Path, only: Sequence[str] = ()) -> Iterator["polars.DataFrame"]
 def namings(path: Path) -> dict[str, Naming]:
     """For each column that holds classes (or lists of them) as numbers, what puts their names in place."""
     info = (path if path.is_dir() else path.parent) / INFO
-    features = _json(info, "features") if info.is_file() else {}
-    found = {name: _naming(feature) for name, feature in (features or {}).items()}
+    features = _json(info, "features", dict) if info.is_file() else {}
+    found = {name: _naming(feature) for name, feature in features.items()}
     return {name: naming for name, naming in found.items() if naming}
 
 
@@ -164,11 +164,14 @@ def _exactly(file: io.BufferedReader, size: int) -> bytes:
     return found
 
 
-def _json(path: Path, key: str) -> Any:
-    """What a JSON file of a dataset has under `key`."""
+def _json(path: Path, key: str, kind: type) -> Any:
+    """The list or object, as `kind` says, that a JSON file of a dataset has under `key`."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))[key]
+        value = json.loads(path.read_text(encoding="utf-8"))[key]
     except FileNotFoundError:
         raise UserError(f"{path}: missing; save the dataset again") from None
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: damaged, it holds no {key}; save the dataset again") from None
+        value = None
+    if not isinstance(value, kind):
+        raise UserError(f"{path}: damaged, it holds no {key}; save the dataset again")
+    return value

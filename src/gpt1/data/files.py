@@ -10,7 +10,7 @@ from pathlib import Path
 
 import zstandard
 
-from gpt1.data.datasets import SPLITS, STATE, is_dataset, parts
+from gpt1.data.datasets import SPLITS, STATE, is_dataset, parts, several, splits
 from gpt1.errors import UserError
 
 BLOCK = 8 << 20
@@ -67,6 +67,8 @@ def find(inputs: Iterable[str]) -> list[File]:
 def _under(path: Path) -> list[File]:
     if not path.is_dir():
         return [File(path, named=True)]
+    if splits(path):
+        raise several(path)
     if (path / STATE).is_file():
         return [File(part, named=True) for part in parts(path)]
     inside = sorted(p for p in path.rglob("*") if p.is_file())
