@@ -62,8 +62,8 @@ ANSWER = (
 )
 TEXT_COMMAND, ROW_COMMAND = 'gpt1 generate FOLDER "Once upon a time"', "gpt1 predict FOLDER rows.csv"
 TRAINING = (
-    "converted_from", "parameters", "context", "vocabulary", "preset", "recipe", "steps", "tokens_seen", "lm_coef", "lr",
-    "seed",
+    "converted_from", "parameters", "context", "vocabulary", "preset", "recipe", "steps", "tokens_seen", "lm_coef",
+    "lr", "seed",
 )  # fmt: skip
 
 
