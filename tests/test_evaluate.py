@@ -55,7 +55,9 @@ def finetuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def measured(run: Path, *files: Path, **settings: Any) -> dict[str, Any]:
     asked: dict[str, Any] = {"dtype": "fp32", "threads": 1} | settings
-    return evaluate(Evaluate(run=str(run), files=[str(file) for file in files], **asked))
+    found = evaluate(Evaluate(run=str(run), files=[str(file) for file in files], **asked))
+    assert (found.pop("run"), found.pop("scored_on")) == (str(run), [str(file) for file in files])
+    return found
 
 
 def file_with(path: Path, content: str | bytes) -> Path:

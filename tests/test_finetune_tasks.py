@@ -134,8 +134,13 @@ def test_evaluate_finds_what_finetune_found(task: Task, tuned: Tuned) -> None:
     """On the same rows, from the saved folder: the temperature, the thresholds and the scale are all in it."""
     run, valid, result = tuned(task)
     found = evaluate(Evaluate(run=str(run), files=[str(valid)], dtype="fp32", threads=1))
-    intervals = found.pop("intervals")
+    intervals, bins = found.pop("intervals"), found.pop("reliability", [])
+    assert (found.pop("run"), found.pop("scored_on")) == (str(run), [str(valid)])
+    assert sum(each["n"] for each in bins) == (len(bins) and 60)
     for name, value in found.items():
+        if name == "joint":
+            assert np.sum(value["counts"]) == 60
+            continue
         assert value == pytest.approx(result[name], abs=1e-5) if isinstance(value, float) else value == result[name]
     for name, (low, high) in intervals.items():
         assert low <= found[name] <= high, name

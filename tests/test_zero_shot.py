@@ -105,7 +105,9 @@ def file_with(folder: Path, found: list[dict[str, Any]], name: str = "a.jsonl") 
 
 
 def asked(run: str, *files: str, **changes: Any) -> dict[str, Any]:
-    return evaluate(Evaluate(run=run, files=list(files), dtype="fp32", threads=1, **changes))
+    found = evaluate(Evaluate(run=run, files=list(files), dtype="fp32", threads=1, **changes))
+    assert (found.pop("run"), found.pop("scored_on")) == (run, list(files))
+    return found
 
 
 def test_pairs_are_counted(run: str, body: GPT, tokenizer: Tokenizer, tmp_path: Path) -> None:

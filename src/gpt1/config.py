@@ -354,7 +354,7 @@ class Report(Command):
     """Runs -> one self-contained HTML page: curves, samples, metrics, settings."""
 
     runs: list[str]
-    """run folders"""
+    """run folders; also what `gpt1 evaluate --json > F` told of them, and tables of `gpt1 ablate --out F`"""
     out: str = "report.html"
     """page to write"""
 

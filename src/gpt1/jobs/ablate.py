@@ -71,7 +71,9 @@ def ablate(settings: Ablate) -> dict[str, Any]:
         study = _study(settings)
         for cell in _cells(study, record.cells, Path(scratch)):
             record.add(cell)
-    return _result(study, [record.cells[place] for place in study.places()])
+    result = _result(study, [record.cells[place] for place in study.places()])
+    record.finish(result)
+    return result
 
 
 def show(result: dict[str, Any]) -> RenderableType:

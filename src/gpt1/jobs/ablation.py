@@ -43,10 +43,17 @@ class Record:
 
     def add(self, cell: Cell) -> None:
         self.cells[cell.place] = cell
+        self._write({})
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Put the table itself beside the models, for `gpt1 report`."""
+        self._write({"result": result})
+
+    def _write(self, more: dict[str, Any]) -> None:
         if self.settings.out:
             cells = [asdict(cell) for cell in self.cells.values()]
             content = {"format": FORMAT, "settings": asdict(self.settings), "data": self.made_from, "cells": cells}
-            write_json(self.settings.out, content)
+            write_json(self.settings.out, content | more)
 
 
 def begin(settings: Ablate) -> Record:

@@ -5,6 +5,7 @@ Guo, Pleiss, Sun & Weinberger (2017), "On Calibration of Modern Neural Networks"
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -21,11 +22,23 @@ def expected_calibration_error(p_NC: np.ndarray, classes_N: np.ndarray, bins: in
 
     Confidence is the probability of the likeliest class. Bin m of M holds the rows with confidence in ((m-1)/M, m/M].
     """
+    found = reliability(p_NC, classes_N, bins)
+    return sum(b["n"] * abs(b["accuracy"] - b["confidence"]) for b in found) / len(p_NC)
+
+
+def reliability(p_NC: np.ndarray, classes_N: np.ndarray, bins: int = 15) -> list[dict[str, Any]]:
+    """Of every bin that holds rows their number `n`, mean `confidence` and `accuracy`: the reliability diagram."""
     p_NC = np.asarray(p_NC, dtype=np.float64)
     confidence_N = p_NC.max(-1)
     right_N = p_NC.argmax(-1) == classes_N
     bin_N = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence_N)
-    return float(np.abs(np.bincount(bin_N, right_N - confidence_N)).sum() / len(p_NC))
+    n_B = np.bincount(bin_N)
+    confidence_B, right_B = np.bincount(bin_N, confidence_N), np.bincount(bin_N, right_N)
+    return [
+        {"n": int(n), "confidence": float(confidence / n), "accuracy": float(right / n)}
+        for n, confidence, right in zip(n_B, confidence_B, right_B, strict=True)
+        if n
+    ]
 
 
 def temperature(scores_NC: np.ndarray, classes_N: np.ndarray) -> float:

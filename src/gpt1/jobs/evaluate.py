@@ -26,18 +26,22 @@ from gpt1.train.parallel import machine
 def evaluate(settings: Evaluate) -> dict[str, Any]:
     """Metrics over all the files together; over several files also each one's, under `files`.
 
+    `run` and `scored_on` tell `gpt1 report` what they are of.
+
     On text: nats_per_token, perplexity, bits_per_byte, tokens, bytes, comparable. On rows: see `jobs.metrics`; on pairs
     and choices `jobs.zero_shot`. Raises UserError for files or columns that are not there.
     """
     kind = _kind(settings)
     if kind in ("pairs", "choices"):
-        return zero_shot.zero_shot(settings, kind)
-    return _rows(settings) if kind == "rows" else _texts(settings)
+        found = zero_shot.zero_shot(settings, kind)
+    else:
+        found = _rows(settings) if kind == "rows" else _texts(settings)
+    return {"run": settings.run, "scored_on": settings.files} | found
 
 
 def show(result: dict[str, Any]) -> RenderableType:
     """The metrics; on rows with several classes, each class's too."""
-    plain = {name: value for name, value in result.items() if not isinstance(value, dict | list)}
+    plain = {name: value for name, value in result.items() if name != "run" and not isinstance(value, dict | list)}
     for name, (low, high) in result.get("intervals", {}).items():
         plain[f"{name}, 95 % of resamples"] = f"{low:.4g} to {high:.4g}"
     if "per_class" not in result:

@@ -51,7 +51,7 @@ class Classes:
 
     def metrics(self, labels: Sequence[str], answers_NC: np.ndarray) -> dict[str, Any]:
         found = metrics.classification_metrics(labels, self._predicted(answers_NC), self.names)
-        return found | {"ece": calibration.expected_calibration_error(answers_NC, self._numbers(labels))}
+        return found | _calibration(answers_NC, self._numbers(labels))
 
     def intervals(self, labels: Sequence[str], answers_NC: np.ndarray) -> dict[str, list[float]]:
         return metrics.classification_intervals(labels, self._predicted(answers_NC), self.names)
@@ -135,7 +135,8 @@ class Score:
         return scores_NC * self.scale + self.mean
 
     def metrics(self, labels: Sequence[float], answers_NC: np.ndarray) -> dict[str, Any]:
-        return metrics.score_metrics(np.array(labels), answers_NC[:, 0])
+        gold_N, predicted_N = np.array(labels), answers_NC[:, 0]
+        return metrics.score_metrics(gold_N, predicted_N) | {"joint": metrics.joint_histogram(gold_N, predicted_N)}
 
     def intervals(self, labels: Sequence[float], answers_NC: np.ndarray) -> dict[str, list[float]]:
         return metrics.score_intervals(np.array(labels), answers_NC[:, 0])
@@ -167,7 +168,7 @@ class Choice:
     def metrics(self, labels: Sequence[int], answers_NC: np.ndarray) -> dict[str, Any]:
         classes_N = np.array(labels)
         found = metrics.choice_metrics(classes_N, answers_NC.argmax(-1))
-        return found | {"ece": calibration.expected_calibration_error(answers_NC, classes_N)}
+        return found | _calibration(answers_NC, classes_N)
 
     def intervals(self, labels: Sequence[int], answers_NC: np.ndarray) -> dict[str, list[float]]:
         return metrics.choice_intervals(np.array(labels), answers_NC.argmax(-1))
@@ -223,6 +224,13 @@ def from_facts(facts: dict[str, Any]) -> Goal:
     """The goal of a fine-tuned run."""
     kind = GOALS[facts["goal"]]
     return kind(**{f.name: facts["labels" if f.name == "names" else f.name] for f in fields(kind)})
+
+
+def _calibration(answers_NC: np.ndarray, classes_N: np.ndarray) -> dict[str, Any]:
+    return {
+        "ece": calibration.expected_calibration_error(answers_NC, classes_N),
+        "reliability": calibration.reliability(answers_NC, classes_N),
+    }
 
 
 def _is_number(name: str) -> bool:

@@ -14,7 +14,7 @@ from gpt1.errors import UserError
 from gpt1.jobs.console import table
 from gpt1.jobs.facts import read_facts, read_json
 
-LEFT_TO_JSON = ("sha256", "fingerprint", "tokenizer", "per_class", "confusion", "pretraining")
+LEFT_TO_JSON = ("sha256", "fingerprint", "tokenizer", "per_class", "confusion", "pretraining", "reliability", "joint")
 """Hashes and details inside a section, which a person does not read in a table."""
 LARGEST_HEADER = 100_000_000
 """Bytes; what safetensors itself allows, so a damaged length cannot ask for all memory."""

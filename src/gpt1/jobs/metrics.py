@@ -104,6 +104,14 @@ def score_metrics(gold_N: np.ndarray, predicted_N: np.ndarray) -> dict[str, Any]
     }
 
 
+def joint_histogram(gold_N: np.ndarray, predicted_N: np.ndarray, bins: int = 16) -> dict[str, Any]:
+    """counts[i][j]: rows whose gold number lies in bin i and the predicted one in bin j; both from `low` to `high`."""
+    both = np.concatenate([gold_N, predicted_N]).astype(np.float64)
+    span = float(both.min()), float(both.max())
+    counts = np.histogram2d(gold_N, predicted_N, bins=bins, range=(span, span))[0]
+    return {"low": span[0], "high": span[1], "counts": counts.astype(int).tolist()}
+
+
 def score_intervals(
     gold_N: np.ndarray, predicted_N: np.ndarray, *, seed: int = 1, draws: int = 1000, level: float = 0.95
 ) -> dict[str, list[float]]:

@@ -1,50 +1,103 @@
-"""`gpt1 report`: runs -> one self-contained HTML page of curves, samples, metrics and settings."""
+"""`gpt1 report`: runs, evaluations and ablations -> one self-contained HTML page."""
 
 import html
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
 
 from gpt1.config import Report
+from gpt1.errors import UserError
+from gpt1.jobs import drawings
 from gpt1.jobs.chart import line_chart
 from gpt1.jobs.facts import read_facts
 from gpt1.storage import write_text
 from gpt1.train import log
 
 STYLE = """
-:root { color-scheme: light dark; --ink: #1c1e21; --soft: #6b7280; --paper: #fff; --edge: #e3e5e8; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e6e6; --soft: #9aa0a6; --paper: #17181a; --edge: #33363a; } }
+:root { color-scheme: light dark; --ink: #1c1e21; --soft: #5d6570; --paper: #fff; --edge: #e3e5e8;
+  --c0: #3f6fc6; --c1: #c9531f; --c2: #3d8a4c; --c3: #757b83; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e6e6; --soft: #9aa0a6; --paper: #17181a; --edge: #33363a;
+  --c0: #6f9bea; --c1: #f08a4b; --c2: #6dbb7c; --c3: #9aa0a6; } }
 body { font: 15px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 760px;
-  margin: 2.5rem auto; padding: 0 1rem; }
+  margin: 2.5rem auto; padding: 0 1rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; border-bottom: 1px solid var(--edge); }
-h3 { font-size: 1rem; color: var(--soft); font-weight: 600; }
-table { border-collapse: collapse; } td, th { padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; } th { color: var(--soft); font-weight: 500; }
+h3 { font-size: 1rem; color: var(--soft); font-weight: 600; margin: 1.6rem 0 .3rem; }
+table { border-collapse: collapse; margin: .8rem 0; }
+td, th { padding: .2rem .9rem .2rem 0; text-align: left; vertical-align: top; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th { color: var(--soft); font-weight: 500; } caption { text-align: left; font-weight: 600; padding: .3rem 0; }
 pre, blockquote { white-space: pre-wrap; overflow-wrap: anywhere; } pre { font-size: .85rem; }
 blockquote { margin: .4rem 0; padding-left: .8rem; border-left: 3px solid var(--edge); }
-svg { width: 100%; } svg text { font-size: 11px; fill: var(--soft); } .grid { stroke: var(--edge); }
-polyline { fill: none; stroke-width: 1.8; }
-.line-0 { stroke: #4878cf; } .line-1 { stroke: #d65f2f; } .line-2 { stroke: #4b9b5a; }
-svg .legend-0 { fill: #4878cf; } svg .legend-1 { fill: #d65f2f; } svg .legend-2 { fill: #4b9b5a; }
+p.note { color: var(--soft); margin: .2rem 0; } summary { color: var(--soft); cursor: pointer; }
+svg { width: 100%; } svg text { font-size: 11px; fill: var(--soft); } .grid { stroke: var(--edge); fill: none; }
+svg.square { max-width: 380px; display: block; } svg.gauge { width: 220px; height: 20px; display: block; }
+polyline, path[class^=line] { fill: none; stroke-width: 1.8; } .diagonal { stroke: var(--soft); stroke-dasharray: 4; }
+.line-0 { stroke: var(--c0); } .line-1 { stroke: var(--c1); }
+.line-2 { stroke: var(--c2); } .line-3 { stroke: var(--c3); }
+.point-0, svg .legend-0 { fill: var(--c0); } .point-1, svg .legend-1 { fill: var(--c1); }
+.point-2, svg .legend-2 { fill: var(--c2); } .point-3, svg .legend-3 { fill: var(--c3); }
+.dot { fill: var(--c0); fill-opacity: .55; stroke: var(--c0); } .mark { fill: var(--c0); }
+.whisker { stroke: var(--c0); stroke-width: 1.6; fill: none; } .baseline { stroke: var(--c1); stroke-width: 2; }
+.tile { fill: var(--c0); fill-opacity: var(--s); }
+.wide { overflow: auto; max-height: 34rem; margin: .8rem 0; } .wide table { margin: 0; }
+td.bar { background: linear-gradient(color-mix(in srgb, var(--c0) 30%, transparent) 0 0) no-repeat 0 50% /
+  var(--w) 70%; min-width: 4.5rem; padding-right: .4rem; border-right: .6rem solid transparent;
+  background-clip: padding-box; }
+.confusion td { padding: .2rem .45rem; text-align: right; font-variant-numeric: tabular-nums; min-width: 1.6rem; }
+.confusion th[scope=col] { vertical-align: bottom; padding: .2rem .3rem; text-align: center; }
+.confusion th[scope=col] span { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 11rem; }
+.confusion th { max-width: 14rem; }
+.right { background: color-mix(in srgb, var(--c0) calc(.6 * var(--s)), transparent); }
+.wrong { background: color-mix(in srgb, var(--c1) calc(.6 * var(--s)), transparent); }
 """
-CURVES = {"lm": "training loss", "val_nats_per_token": "validation loss", "task": "task loss"}
+CURVES = {"lm": "training loss", "val_nats_per_token": "validation loss", "task": "task loss", "val_loss": "validation"}
+SHAPE = ("kind", "task", "preset", "recipe", "parameters", "steps", "seed", "lr", "lm_coef", "long", "selected_by")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run and what was measured of it."""
+
+    info: dict[str, Any]
+    """gpt1.json"""
+    tests: list[dict[str, Any]] = field(default_factory=list)
+    """what `gpt1 evaluate` told"""
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The final test's, or else those of training."""
+        return self.tests[0] if self.tests else self.info.get("metrics", {})
 
 
 def report(settings: Report) -> dict[str, Any]:
-    """Write the page; returns its path and the runs on it. Raises UserError for a folder that is not a run."""
-    runs = {name: read_facts(Path(name)) for name in settings.runs}
-    body = "".join(section(Path(name), info) for name, info in runs.items())
-    title = "gpt1: " + ", ".join(Path(name).name for name in runs)
-    write_text(settings.out, page(title, _comparison(runs) + body))
-    return {"page": str(settings.out), "runs": list(runs)}
+    """Write the page; returns its path and what is on it.
+
+    Raises UserError for a folder that is not a run, and a file that holds neither an evaluation nor an ablation.
+    """
+    given = list(dict.fromkeys(settings.runs))
+    documents = {name: _document(Path(name)) for name in given if Path(name).is_file()}
+    runs = {name: Subject(read_facts(Path(name))) for name in given if name not in documents}
+    places = {Path(name).resolve(): run for name, run in runs.items()}
+    alone = ""
+    for name, found in documents.items():
+        owner = places.get(Path(found["run"]).resolve()) if "run" in found else None
+        if owner:
+            owner.tests.append(found)
+        else:
+            alone += f"<h2>{html.escape(name)}</h2>{drawings.ablation(found) or _scored(found, {})}"
+    title = "gpt1: " + ", ".join(Path(name).name for name in given)
+    body = _comparison(runs) + "".join(section(Path(name), run) for name, run in runs.items()) + alone
+    write_text(settings.out, page(title, body))
+    return {"page": str(settings.out), "runs": given}
 
 
 def show(result: dict[str, Any]) -> RenderableType:
     """Where the page is."""
-    return f"report of {len(result['runs'])} run(s): {result['page']}"
+    return f"report of {', '.join(result['runs'])}: {result['page']}"
 
 
 def page(title: str, body: str) -> str:
@@ -58,18 +111,22 @@ def page(title: str, body: str) -> str:
     )
 
 
-def section(run: Path, info: dict[str, Any]) -> str:
-    """One run: facts, curves, metrics, samples, settings."""
-    rows = log.read(run)
+def section(run: Path, subject: Subject) -> str:
+    """One run: facts, scores, curves, samples, settings."""
+    info, rows = subject.info, log.read(run)
+    metric = f"val_{info.get('selected_by')}"
     curves = {name: [(row["step"], row[key]) for row in rows if key in row] for key, name in CURVES.items()}
-    facts = {
-        key: info[key] for key in ("kind", "task", "preset", "recipe", "parameters", "steps", "seed") if info.get(key)
-    }
+    chosen = [] if metric in CURVES else [(row["step"], row[metric]) for row in rows if metric in row]
+    trained = [(name, value) for name, value in _flat(info.get("metrics", {})) if name not in drawings.DETAILS]
     parts = [
         f"<h2>{html.escape(str(run))}</h2>",
-        table(facts.items()),
-        line_chart({name: points for name, points in curves.items() if len(points) > 1}, "updates", "nats"),
-        _titled("Metrics", table(_flat(info.get("metrics", {})))),
+        table((key, info[key]) for key in SHAPE if info.get(key) not in (None, "")),
+        _scores(subject),
+        drawings.seeds(info.get("seeds") or {}),
+        drawings.rates(info.get("learning_rates") or {}, str(info.get("selected_by")), info.get("lr")),
+        _titled("Training", line_chart({k: v for k, v in curves.items() if len(v) > 1}, "updates", "nats")),
+        line_chart({metric.replace("val_", "validation "): chosen}, "updates", ""),
+        table(trained) if trained else "",
         _titled("Samples as it learned", "".join(map(_sample, [row for row in rows if "sample" in row]))),
         _settings(run),
     ]
@@ -79,24 +136,68 @@ def section(run: Path, info: dict[str, Any]) -> str:
 def table(rows: Iterable[tuple[str, Any]]) -> str:
     """Two columns, name and value."""
     cells = (
-        f'<tr><th>{html.escape(name)}</th><td class="{_kind(value)}">{html.escape(_text(value))}</td></tr>'
+        f'<tr><th scope="row">{html.escape(name)}</th><td class="{_kind(value)}">{html.escape(_text(value))}</td></tr>'
         for name, value in rows
     )
     return f"<table>{''.join(cells)}</table>"
 
 
-def _comparison(runs: dict[str, dict[str, Any]]) -> str:
+def _document(path: Path) -> dict[str, Any]:
+    """What `gpt1 evaluate --json` or `gpt1 ablate` wrote."""
+    try:
+        found = json.loads(path.read_bytes())  # of bytes it finds out the encoding, as a Windows shell may write UTF-16
+    except ValueError as error:
+        raise UserError(f"{path}: neither a run folder nor JSON ({error})") from None
+    if isinstance(found, dict) and ({"cells", "table", "scored_on"} & found.keys()):
+        return found
+    raise UserError(
+        f"{path}: not what `gpt1 evaluate RUN FILE --json` or `gpt1 ablate --out` writes; give such a file or a run"
+    )
+
+
+def _scores(subject: Subject) -> str:
+    """Of the final test if there is one, else of the validation rows; and which."""
+    goal = subject.info.get("goal")
+    thresholds = dict(zip(subject.info.get("labels", ()), subject.info.get("thresholds", ()), strict=False))
+    if subject.tests:
+        return "".join(_scored(found, thresholds) for found in subject.tests)
+    metrics = subject.info.get("metrics", {})
+    rows = f"{metrics.get('n', 0):,} validation rows, by which the epoch was chosen, so a little too good"
+    return _drawn(metrics, rows, thresholds) if goal else ""
+
+
+def _scored(found: dict[str, Any], thresholds: dict[str, float]) -> str:
+    on = html.escape(", ".join(map(str, found["scored_on"])))
+    rest = [(name, value) for name, value in _flat(found) if name not in drawings.DETAILS]
+    groups = {name: {"n": of["n"], "accuracy": of["accuracy"]} for name, of in (found.get("groups") or {}).items()}
+    each = table((name, of["accuracy"]) for name, of in groups.items()) if groups else ""
+    caption = f"{found['n']:,} rows of {on}" if "n" in found else on
+    return _drawn(found, caption, thresholds) + _titled("On " + on, table(rest)) + _titled("Accuracy by group", each)
+
+
+def _drawn(found: dict[str, Any], on: str, thresholds: dict[str, float]) -> str:
+    return "".join(
+        (drawings.scores(found, f"Scores on {on}"), drawings.classes(found, thresholds), drawings.confusion(found),
+         drawings.calibration(found), drawings.joint(found))
+    )  # fmt: skip
+
+
+def _comparison(runs: dict[str, Subject]) -> str:
     if len(runs) < 2:
         return ""
-    names = ("val_bits_per_byte", "accuracy", "macro_f1")
-    shown = [name for name in names if any(name in info.get("metrics", {}) for info in runs.values())]
-    head = "".join(f"<th>{name}</th>" for name in ("run", "parameters", *shown))
+    names = ("val_bits_per_byte", *drawings.SCORES)
+    shown = [name for name in names if any(name in run.metrics for run in runs.values())]
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("run", "parameters", *shown, "measured on"))
     rows = [
-        [run, info.get("parameters", ""), *(info.get("metrics", {}).get(name, "") for name in shown)]
-        for run, info in runs.items()
+        [name, run.info.get("parameters", ""), *(run.metrics.get(key, "") for key in shown), _measured_on(run)]
+        for name, run in runs.items()
     ]
     cells = ("".join(f'<td class="{_kind(value)}">{html.escape(_text(value))}</td>' for value in row) for row in rows)
-    return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
+    return drawings.scrolled("all runs", f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>")
+
+
+def _measured_on(run: Subject) -> str:
+    return ", ".join(map(str, run.tests[0]["scored_on"])) if run.tests else "validation"
 
 
 def _flat(metrics: dict[str, Any]) -> list[tuple[str, Any]]:
