@@ -67,7 +67,7 @@ def gauge(
     parts = [f'<svg class="gauge" viewBox="0 0 {GAUGE} 20" aria-hidden="true">']
     parts.append(f'<path class="grid" d="M4 10H{GAUGE - 4}"/>')
     if baseline is not None:
-        parts.append(f'<path class="baseline" d="M{at(baseline):.1f} 2V18"/>')
+        parts.append(f'<path class="baseline" d="M{at(baseline):.1f} 0V20"/>')
     if interval:
         low, high = map(at, interval)
         parts.append(f'<path class="whisker" d="M{low:.1f} 10H{high:.1f}M{low:.1f} 6V14M{high:.1f} 6V14"/>')
@@ -84,14 +84,16 @@ def square(low: float, high: float, x_label: str, y_label: str, inside: Callable
         return LEFT + x, RIGHT + size - y
 
     bottom, right = RIGHT + size, LEFT + size
-    parts = [f'<svg class="square" viewBox="0 0 {SIDE} {SIDE}" role="img" aria-label="{html.escape(words)}">']
+    parts = [
+        f'<svg class="square" viewBox="0 0 {SIDE} {bottom + BOTTOM}" role="img" aria-label="{html.escape(words)}">'
+    ]
     for value in ticks(low, high) if high > low else [low]:
         x, y = place((value, value))
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{right}M{x:.1f} {RIGHT}V{bottom}"/>')
         parts += [_text(LEFT - 6, y + 4, f"{value:g}", "end"), _text(x, bottom + 16, f"{value:g}", "middle")]
     middle = RIGHT + size / 2
     parts.append(f'<path class="diagonal" d="M{LEFT} {bottom}L{right} {RIGHT}"/>{inside(place)}')
-    parts.append(_text(LEFT + size / 2, SIDE - 6, x_label, "middle"))
+    parts.append(_text(LEFT + size / 2, bottom + BOTTOM - 3, x_label, "middle"))
     turned = f'transform="translate(12 {middle:.1f}) rotate(-90)" text-anchor="middle"'
     return "".join(parts) + f"<text {turned}>{html.escape(y_label)}</text></svg>"
 

@@ -21,7 +21,7 @@ from gpt1.jobs.generate import generate
 from gpt1.jobs.prepare import prepare
 from gpt1.jobs.pretrain import pretrain
 from gpt1.jobs.report import report
-from gpt1.storage import atomic, write_text
+from gpt1.storage import atomic, write_json, write_text
 
 CLASSES, TRAIN, TEST, SEEDS = 6, 16, 60, 3
 PROMPT = "Return the"
@@ -50,7 +50,8 @@ def demo(settings: Demo) -> dict[str, Any]:
         for name in ("scratch", "pretrained")
     }
     say("4/4 report")
-    runs = [run, str(folder / "pretrained-1"), str(folder / "scratch-1")]
+    both = [str(folder / f"{name}-1") for name in ("pretrained", "scratch")]
+    runs = [run, *both, *(f"{tuned}.json" for tuned in both)]
     page = report(Report(runs=runs, out=str(folder / "report.html")))["page"]
     return {
         "accuracy_pretrained": statistics.mean(accuracies["pretrained"]),
@@ -115,6 +116,7 @@ def _accuracy(settings: Demo, folder: Path, name: str, seed: int) -> float:
         )
     )  # fmt: skip
     tested = evaluate(Evaluate(run=out, files=[str(folder / "test.csv")], **_machine(settings)))
+    write_json(f"{out}.json", tested)
     accuracy: float = tested["accuracy"]
     return accuracy
 

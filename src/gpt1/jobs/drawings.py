@@ -18,7 +18,7 @@ ERRORS = ("rmse", "mae", "loss")
 BASELINES = {
     "accuracy": {"majority": "the commonest", "chance": "guessing"}, "rmse": {"mean_baseline_rmse": "the mean"},
 }  # fmt: skip
-DETAILS = (*SCORES, "ece", "majority", "mean_baseline_rmse", "chance", "run")
+DETAILS = (*SCORES, "n", "ece", "majority", "mean_baseline_rmse", "chance", "run")
 """Metrics that have a place of their own on the page."""
 MOST_CLASSES = 50
 """A larger confusion matrix shows the classes with the most mistakes."""
@@ -67,8 +67,8 @@ def confusion(found: Mapping[str, Any]) -> str:
         + "</tr>"
         for i in shown
     )
-    table = f'<table class="confusion"><caption>{caption}</caption><tr><td></td>{head}</tr>{"".join(rows)}</table>'
-    return scrolled("confusion matrix", table)
+    table = f'<table class="confusion"><tr><td></td>{head}</tr>{"".join(rows)}</table>'
+    return f"<h3>{caption}</h3>{scrolled('confusion matrix', table)}"
 
 
 def calibration(found: Mapping[str, Any]) -> str:
@@ -214,12 +214,12 @@ def scrolled(what: str, table: str) -> str:
 
 def _share(value: float) -> str:
     """A cell with a bar behind its number."""
-    return f'<td class="number bar" style="--w:{value:.1%}">{value:.3f}</td>'
+    return f'<td class="number bar" style="--w:{value:.3f}">{value:.3f}</td>'
 
 
 def _cell(count: int, of: int, right: bool) -> str:
     share = count / of if of else 0.0
-    kind = "right" if right else "wrong"
+    kind = ("right" if right else "wrong") if count else "none"
     return f'<td class="{kind}" style="--s:{share:.0%}">{count:,}</td>'
 
 

@@ -23,13 +23,14 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e6e6; --soft: #9aa0a6; --paper: #17181a; --edge: #33363a;
   --c0: #6f9bea; --c1: #f08a4b; --c2: #6dbb7c; --c3: #9aa0a6; } }
 body { font: 15px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 760px;
-  margin: 2.5rem auto; padding: 0 1rem; overflow-wrap: anywhere; }
+  margin: 2.5rem auto; padding: 0 1rem; overflow-wrap: break-word; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; border-bottom: 1px solid var(--edge); }
 h3 { font-size: 1rem; color: var(--soft); font-weight: 600; margin: 1.6rem 0 .3rem; }
 table { border-collapse: collapse; margin: .8rem 0; }
 td, th { padding: .2rem .9rem .2rem 0; text-align: left; vertical-align: top; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-th { color: var(--soft); font-weight: 500; } caption { text-align: left; font-weight: 600; padding: .3rem 0; }
+th { color: var(--soft); font-weight: 500; } th[scope=col]:not(:first-child) { text-align: right; }
+caption { text-align: left; font-weight: 600; padding: .3rem 0; white-space: nowrap; }
 pre, blockquote { white-space: pre-wrap; overflow-wrap: anywhere; } pre { font-size: .85rem; }
 blockquote { margin: .4rem 0; padding-left: .8rem; border-left: 3px solid var(--edge); }
 p.note { color: var(--soft); margin: .2rem 0; } summary { color: var(--soft); cursor: pointer; }
@@ -44,17 +45,19 @@ polyline, path[class^=line] { fill: none; stroke-width: 1.8; } .diagonal { strok
 .whisker { stroke: var(--c0); stroke-width: 1.6; fill: none; } .baseline { stroke: var(--c1); stroke-width: 2; }
 .tile { fill: var(--c0); fill-opacity: var(--s); }
 .wide { overflow: auto; max-height: 34rem; margin: .8rem 0; } .wide table { margin: 0; }
-td.bar { background: linear-gradient(color-mix(in srgb, var(--c0) 30%, transparent) 0 0) no-repeat 0 50% /
-  var(--w) 70%; min-width: 4.5rem; padding-right: .4rem; border-right: .6rem solid transparent;
-  background-clip: padding-box; }
+.wide td { white-space: nowrap; } .wide th[scope=row] { position: sticky; left: 0; background: var(--paper); }
+td.bar { padding-left: 4.6rem;
+  background: linear-gradient(var(--c0) 0 0) no-repeat .6rem 50% / calc(3.5rem * var(--w)) .75rem; }
 .confusion td { padding: .2rem .45rem; text-align: right; font-variant-numeric: tabular-nums; min-width: 1.6rem; }
-.confusion th[scope=col] { vertical-align: bottom; padding: .2rem .3rem; text-align: center; }
+.confusion th[scope=col]:not(:first-child) { vertical-align: bottom; padding: .2rem .3rem; text-align: center; }
 .confusion th[scope=col] span { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 11rem; }
-.confusion th { max-width: 14rem; }
+.confusion th[scope=row], .confusion span { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+.confusion th[scope=row] { max-width: 15rem; } .confusion .none { color: var(--soft); opacity: .6; }
 .right { background: color-mix(in srgb, var(--c0) calc(.6 * var(--s)), transparent); }
 .wrong { background: color-mix(in srgb, var(--c1) calc(.6 * var(--s)), transparent); }
 """
-CURVES = {"lm": "training loss", "val_nats_per_token": "validation loss", "task": "task loss", "val_loss": "validation"}
+PRETRAINING = {"lm": "training loss", "val_nats_per_token": "validation loss"}
+FINETUNING = {"lm": "LM loss", "task": "task loss", "val_loss": "validation task loss"}
 SHAPE = ("kind", "task", "preset", "recipe", "parameters", "steps", "seed", "lr", "lm_coef", "long", "selected_by")
 
 
@@ -88,8 +91,8 @@ def report(settings: Report) -> dict[str, Any]:
         if owner:
             owner.tests.append(found)
         else:
-            alone += f"<h2>{html.escape(name)}</h2>{drawings.ablation(found) or _scored(found, {})}"
-    title = "gpt1: " + ", ".join(Path(name).name for name in given)
+            alone += f"<h2>{html.escape(name)}</h2>{_scored(found, {}) if 'run' in found else drawings.ablation(found)}"
+    title = "gpt1: " + ", ".join(Path(name).name for name in runs or given)
     body = _comparison(runs) + "".join(section(Path(name), run) for name, run in runs.items()) + alone
     write_text(settings.out, page(title, body))
     return {"page": str(settings.out), "runs": given}
@@ -115,8 +118,9 @@ def section(run: Path, subject: Subject) -> str:
     """One run: facts, scores, curves, samples, settings."""
     info, rows = subject.info, log.read(run)
     metric = f"val_{info.get('selected_by')}"
-    curves = {name: [(row["step"], row[key]) for row in rows if key in row] for key, name in CURVES.items()}
-    chosen = [] if metric in CURVES else [(row["step"], row[metric]) for row in rows if metric in row]
+    losses = FINETUNING if "goal" in info else PRETRAINING
+    curves = {name: [(row["step"], row[key]) for row in rows if key in row] for key, name in losses.items()}
+    chosen = [] if metric in losses else [(row["step"], row[metric]) for row in rows if metric in row]
     trained = [(name, value) for name, value in _flat(info.get("metrics", {})) if name not in drawings.DETAILS]
     parts = [
         f"<h2>{html.escape(str(run))}</h2>",
@@ -148,7 +152,7 @@ def _document(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_bytes())  # of bytes it finds out the encoding, as a Windows shell may write UTF-16
     except ValueError as error:
         raise UserError(f"{path}: neither a run folder nor JSON ({error})") from None
-    if isinstance(found, dict) and ({"cells", "table", "scored_on"} & found.keys()):
+    if isinstance(found, dict) and ({"cells", "table"} & found.keys() or {"run", "scored_on"} <= found.keys()):
         return found
     raise UserError(
         f"{path}: not what `gpt1 evaluate RUN FILE --json` or `gpt1 ablate --out` writes; give such a file or a run"
