@@ -91,8 +91,7 @@ def _run(argv: list[str]) -> None:
     if command.text in given:
         given[command.text] = _read_dash(given[command.text])
     settings: Any = options.build(command.settings, command.positionals, defaults | given)
-    if not 0 <= settings.threads <= (most := max(64, 4 * (os.cpu_count() or 1))):
-        raise UserError(f"--threads {settings.threads} must be from 0 (every core) to {most}")
+    options.check_command(settings)
     if settings.threads:
         # polars' and tokenizers' pools of threads are made once, when they are imported with the job.
         os.environ |= {"POLARS_MAX_THREADS": str(settings.threads), "RAYON_NUM_THREADS": str(settings.threads)}

@@ -7,6 +7,7 @@ import ast
 import difflib
 import inspect
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
@@ -14,10 +15,20 @@ from functools import cache
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from gpt1.config import Command
 from gpt1.errors import UserError
 
 T = TypeVar("T")
 METAVARS = {int: "N", float: "X"}
+
+
+def check_command(settings: Command) -> None:
+    """Raise UserError for threads or a seed that would take the process down."""
+    most = max(64, 4 * (os.cpu_count() or 1))
+    if not 0 <= settings.threads <= most:
+        raise UserError(f"--threads {settings.threads} must be from 0 (every core) to {most}")
+    if not 0 <= settings.seed < 2**63:
+        raise UserError(f"--seed {settings.seed} must be from 0 to 2^63 - 1")
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,15 @@ from typing import IO, Any
 
 from gpt1.data.tables import Row
 from gpt1.errors import UserError
-from gpt1.storage import atomic
+from gpt1.storage import atomic, check_folder
 
 ENDINGS = (".jsonl", ".csv", ".tsv", ".parquet")
 Write = Callable[[list[Row]], None]
 
 
 def check_ending(out: str) -> None:
-    """Raise UserError unless the name says what to write."""
+    """Raise UserError unless the name says what to write, and is not under a file."""
+    check_folder(Path(out).parent)
     if not out.endswith(ENDINGS):
         raise UserError(f"--out {out}: its ending must say what to write: {', '.join(ENDINGS)}")
 

@@ -20,6 +20,8 @@ from gpt1.errors import UserError
 from gpt1.text.tokenizer import valid
 
 ROWS_AT_ONCE = 4096
+LARGEST = 1e30
+"""of a number: the squares of larger ones are none in float64, and the model counts in float32"""
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,13 @@ class Row:
         """A column that must hold a finite number. Raises UserError if it holds none."""
         value = self._value(column, "a number")
         try:
-            if math.isfinite(number := float(value)):
-                return number
-        except (TypeError, ValueError):
-            pass
-        raise UserError(f"{self.where}: column {column} holds {_short(value)}, where a number must stand")
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if abs(number) <= LARGEST:
+            return number
+        wanted = f"a number of at most {LARGEST:g}" if math.isfinite(number) else "a number"
+        raise UserError(f"{self.where}: column {column} holds {_short(value)}, where {wanted} must stand")
 
     def _value(self, column: str, wanted: str) -> Any:
         value = self.values.get(column)
@@ -130,7 +134,7 @@ def _jsonl(file: File, encoding: str) -> Iterator[Row]:
             continue
         try:
             value = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{file.path}:{number}: not JSON ({error}); a line must hold one object") from None
         if not isinstance(value, dict):
             raise UserError(f'{file.path}:{number}: not a JSON object; a line must look like {{"text": "..."}}')
@@ -164,14 +168,17 @@ def _records(file: File, encoding: str) -> Iterator[tuple[int, list[str]]]:
             yield first
         yield from records
     except csv.Error as error:
-        raise UserError(f"{file.path}:{reader.line_num}: not {file.kind} ({error}); check its quotes") from None
+        where = f"{file.path}:{reader.line_num}"
+        if "new-line character" in str(error):
+            raise UserError(f"{where}: a carriage return stands inside a field; convert its line ends") from None
+        raise UserError(f"{where}: not {file.kind} ({error}); check its quotes") from None
 
 
 def _check_header(names: list[str], file: File) -> None:
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"{file.path}:1: two columns are called {twice!r}; rename one")
-    for separator, name in (("\t", "tabs"), (";", "semicolons"), (",", "commas")):
+    for separator, name in (("\t", "tabs"), (";", "semicolons"), ("|", "bars"), (",", "commas")):
         if len(names) == 1 and separator in names[0]:
             wanted = "commas (.csv)" if file.kind == "csv" else "tabs (.tsv)"
             raise UserError(

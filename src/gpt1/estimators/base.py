@@ -23,9 +23,8 @@ from gpt1.estimators.fitted import Fitted, shielded
 from gpt1.estimators.rows import names_of, texts_of
 from gpt1.jobs import bundle
 from gpt1.jobs.columns import Columns
-from gpt1.jobs.facts import read_facts
 from gpt1.jobs.finetune import facts_of, run_trials
-from gpt1.jobs.finetune_settings import check, settle
+from gpt1.jobs.finetune_settings import check, check_place, settle
 from gpt1.jobs.goals import Goal
 from gpt1.jobs.labelled import Labelled, Texts, split, warn
 from gpt1.jobs.tuning import made_ready
@@ -142,8 +141,7 @@ class TextEstimator(BaseEstimator):
         check_is_fitted(self)
         folder = Path(folder)
         with shielded():
-            if (folder / "gpt1.json").exists() and read_facts(folder)["kind"] != "finetuned":
-                raise UserError(f"{folder} holds a pre-trained run; choose another folder")
+            check_place(folder)
             self.model_.save(folder)
 
     @classmethod

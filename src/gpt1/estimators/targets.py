@@ -8,12 +8,18 @@ from scipy.sparse import issparse
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
+from gpt1.data.tables import LARGEST
 from gpt1.estimators.rows import is_missing, names_of, plain
 
 
 def class_values(y: Any) -> np.ndarray:
     """One class a row: strings, whole numbers or bools, as a 1-D array of the type they came in."""
+    if isinstance(y, list | tuple) and len({isinstance(value, str) for value in y if not is_missing(value)}) > 1:
+        # numpy would make strings of all of them
+        raise TypeError("y mixes strings with other values; its classes must be uniformly strings or numbers")
     y = _one_column(y)
+    if y.dtype.kind in "mM":
+        raise TypeError("y holds dates or times; its classes must be strings, whole numbers or bools")
     if y.dtype.kind in "OUT":
         _check_alike(y)
     check_classification_targets(y)
@@ -39,6 +45,8 @@ def score_values(y: Any) -> np.ndarray:
     y = _one_column(y)
     if y.dtype.kind in "cOUTSmM":
         y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
+    if (largest := float(np.abs(y.astype(np.float64)).max())) > LARGEST:
+        raise ValueError(f"y holds a number as large as {largest:g}; {LARGEST:g} is the most")
     return y.astype(np.float64)
 
 
@@ -70,6 +78,8 @@ def label_sets(y: Any) -> tuple[list[frozenset[Any]], np.ndarray]:
     if not np.isin(indicator_NC, (0, 1)).all():
         raise ValueError("y must hold 1 where a label applies to a row, else 0")
     classes = np.array(names_of(y) or range(indicator_NC.shape[1]))
+    if len(set(classes.tolist())) < len(classes):
+        raise ValueError("two columns of y have the same name; rename one")
     return [frozenset(classes[row.astype(bool)].tolist()) for row in indicator_NC], classes
 
 

@@ -37,12 +37,15 @@ def _balanced(goal: Classes | LabelSets, targets: list[Label]) -> Tensor:
 
 
 def _given(asked: str, names: list[str]) -> Tensor:
-    weights = dict.fromkeys(names, 1.0)
+    weights, given = dict.fromkeys(names, 1.0), set[str]()
     for word in asked.split(","):
         name, _, value = word.rpartition("=")
-        if name.strip() not in weights:
+        if (name := name.strip()) not in weights:
             raise UserError(f"--class-weights {word}: write NAME=WEIGHT with one of {', '.join(names)}, or auto")
-        weights[name.strip()] = _positive(value, word)
+        if name in given:
+            raise UserError(f"--class-weights {asked}: {name} is named twice")
+        given.add(name)
+        weights[name] = _positive(value, word)
     return torch.tensor(list(weights.values()))
 
 

@@ -74,46 +74,60 @@ def guess_columns(settings: Finetune) -> Columns:
     else:
         texts = texts or _guess_texts(settings.task, _without(there, label), file)
     label = label or _only("label", _without(there, texts + choices), file)
-    _check_count(settings.task, texts, file)
     found = Columns(texts, label, choices)
+    _check_count(settings.task, found, file)
     say(f"{file.path}: {found}")
     return found
 
 
-def chosen_columns(settings: Predict | Evaluate, trained: Columns, file: File, there: Sequence[str]) -> Columns:
+def chosen_columns(
+    settings: Predict | Evaluate, task: Task, trained: Columns, file: File, there: Sequence[str]
+) -> Columns:
     """The columns named in the settings, else those of training. Raises UserError for one that is not there."""
-    given = settings.context if trained.choices else settings.text
+    _check_words(settings, task)
+    given = settings.context if task == "multiple-choice" else settings.text
     label = getattr(settings, "label", None)
-    return Columns(
+    found = Columns(
         texts=named(given, there, file) or [check_column(name, there, file) for name in trained.texts],
         label=named(label, there, file) or trained.label,
         choices=named(settings.choices, there, file) or [check_column(name, there, file) for name in trained.choices],
     )
+    _check_count(task, found, file)
+    return found
 
 
 def named(words: str | None, there: Sequence[str], file: File) -> list[str]:
     """The columns in `one,two`, or none. Raises UserError for one that is not there."""
     if not words or words in there:
         return [words] if words else []
-    return [check_column(name.strip(), there, file) for name in words.split(",")]
+    found = [check_column(name.strip(), there, file) for name in words.split(",")]
+    if len(set(found)) < len(found):
+        raise UserError(f"{file.path}: {words} names a column twice; name each once")
+    return found
 
 
-def _check_settings(settings: Finetune) -> None:
-    choice = settings.task == "multiple-choice"
+def _check_words(settings: Finetune | Predict | Evaluate, task: Task) -> None:
+    choice = task == "multiple-choice"
     wrong = {"text": settings.text} if choice else {"context": settings.context, "choices": settings.choices}
     for name, value in wrong.items():
         if value:
             use = "--context and --choices" if choice else "--text"
-            raise UserError(f"--{name} does not go with --task {settings.task}; name its columns with {use}")
+            raise UserError(f"--{name} does not go with --task {task}; name its columns with {use}")
+
+
+def _check_settings(settings: Finetune) -> None:
+    _check_words(settings, settings.task)
     if settings.target != "auto" and settings.task != "similarity":
         raise UserError(f"--target goes with --task similarity alone, not with {settings.task}")
 
 
-def _check_count(task: Task, texts: list[str], file: File) -> None:
+def _check_count(task: Task, found: Columns, file: File) -> None:
     wanted = 2 if task in PAIR_TASKS else 1
-    if task != "multiple-choice" and len(texts) != wanted:
+    if task != "multiple-choice" and len(found.texts) != wanted:
         words = "two columns, `--text ONE,OTHER`" if wanted == 2 else "one column"
-        raise UserError(f"{file.path}: --task {task} reads {words}; given are {_list(texts)}")
+        raise UserError(f"{file.path}: --task {task} reads {words}; given are {_list(found.texts)}")
+    if task != "multi-label" and len(found.label) != 1:
+        raise UserError(f"{file.path}: --task {task} has one column as label; given are {_list(found.label)}")
 
 
 def _guess_texts(task: Task, there: list[str], file: File) -> list[str]:

@@ -66,7 +66,10 @@ def _kind(settings: Evaluate) -> str:
         return "text"
     if bundle.read_info(Path(settings.run))["kind"] == "finetuned":
         return "rows"
-    return zero_shot.kind_of(settings.files[0], settings.encoding) or "text"
+    if kind := zero_shot.kind_of(settings.files[0], settings.encoding):
+        return kind
+    console.say(f"{settings.files[0]}: read as plain text, since {settings.run} is fine-tuned for no task")
+    return "text"
 
 
 def _rows(settings: Evaluate) -> dict[str, Any]:
@@ -78,7 +81,7 @@ def _rows(settings: Evaluate) -> dict[str, Any]:
     each: dict[str, Any] = {}
     for path in settings.files:
         file = table(path)
-        wanted = chosen_columns(settings, model.columns, file, columns(file, settings.encoding))
+        wanted = chosen_columns(settings, model.reader.task, model.columns, file, columns(file, settings.encoding))
         found = read_labelled(path, wanted, model.goal.kind, settings.encoding)
         _say_strange(found, model.goal, wanted)
         answers_NC = model.answers(found.texts, settings.batch)[0]

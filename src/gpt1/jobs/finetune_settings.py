@@ -48,7 +48,10 @@ def check(settings: Finetune) -> None:
     if bundle.read_info(Path(settings.run))["kind"] != "pretrained":
         raise UserError(f"{settings.run} is fine-tuned already; start from the pre-trained run it came from")
     _check_layers(settings, bundle.read_model_config(Path(settings.run)).depth)
-    _check_place(Path(settings.out), Path(settings.run))
+    out = Path(settings.out)
+    if out.resolve() == Path(settings.run).resolve():
+        raise UserError(f"--out {out} is the run to start from, which must stay; choose another folder")
+    check_place(out)
 
 
 def settle(settings: Finetune, rows: int, width: int) -> Finetune:
@@ -110,10 +113,9 @@ def _check_layers(settings: Finetune, depth: int) -> None:
         raise UserError(f"--freeze {settings.freeze}: only {known} blocks start from pre-trained weights")
 
 
-def _check_place(out: Path, run: Path) -> None:
+def check_place(out: Path) -> None:
+    """Raise UserError if a fine-tuned run may not be written to the folder: something else is there."""
     check_folder(out)
-    if out.resolve() == run.resolve():
-        raise UserError(f"--out {out} is the run to start from, which must stay; choose another folder")
     if (out / "gpt1.json").exists():
         if read_json(out / "gpt1.json").get("kind") != "finetuned":
             raise UserError(f"{out} holds a pre-trained run; choose another --out")

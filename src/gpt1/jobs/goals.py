@@ -11,7 +11,6 @@ One class for each of `nn.objectives.Goal`, with the same words:
   are to be divided by
 """
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
@@ -21,7 +20,6 @@ from scipy.special import expit, softmax
 
 from gpt1.errors import UserError
 from gpt1.jobs import calibration, metrics
-from gpt1.jobs.console import say
 from gpt1.nn import objectives
 
 
@@ -205,13 +203,8 @@ def goal_for(kind: objectives.Goal, labels: Sequence[Any], where: str) -> Goal:
 
 
 def sorted_names(names: Iterable[str]) -> list[str]:
-    """Numbers by value, then the rest by name; what may be one name spelt twice is said."""
-    known = sorted(names)
-    folded = Counter(" ".join(name.split()).casefold() for name in known)
-    for name in known:
-        if folded[" ".join(name.split()).casefold()] > 1:
-            say(f"warning: label {name!r} equals another but for case or spaces; they count as two classes")
-    return sorted(known, key=lambda name: (0, float(name), name) if _is_number(name) else (1, 0.0, name))
+    """Numbers by value, then the rest by name."""
+    return sorted(names, key=lambda name: (0, float(name), name) if _is_number(name) else (1, 0.0, name))
 
 
 def to_facts(goal: Goal) -> dict[str, Any]:

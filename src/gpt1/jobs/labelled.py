@@ -1,8 +1,9 @@
 """Labelled rows for fine-tuning and evaluation: reading, splitting, and what is worth a warning."""
 
+import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ Texts = tuple[str, ...]
 """What a row has to read: its text; the two of a pair; a context and its answers."""
 VALID_SHARE = 10
 """Without a validation file, one row in so many validates."""
+ENOUGH_ROWS = 10
+"""Of fewer, many classes are no wonder."""
 BETWEEN = "|"
 """Stands between the labels of a row of csv or tsv."""
 
@@ -50,7 +53,13 @@ def kind_of(settings: Finetune, wanted: Columns) -> objectives.Goal:
     if settings.target != "auto":
         return "score" if settings.target == "score" else "classes"
     found = {row.label(wanted.label[0]) for row in rows(table(settings.train), settings.encoding)}
-    return "score" if _has_fraction(found) else "classes"
+    if not any(map(_is_fraction, found)):
+        return "classes"
+    if names := sorted(label for label in found if _number(label) is None):
+        say(
+            f"warning: label {names[0]!r} is no number, so all labels count as classes; is it a score (--target score)?"
+        )
+    return "classes" if names else "score"
 
 
 def read_labelled(path: str, wanted: Columns, kind: objectives.Goal, encoding: str = "utf-8") -> Labelled:
@@ -125,11 +134,30 @@ def warn(train: Labelled, valid: Labelled, kind: objectives.Goal) -> None:
     if kind in ("classes", "labels"):
         names = [name for label in train.labels for name in ([label] if kind == "classes" else label)]
         counts = Counter(names).most_common()
+        _warn_of_names(dict(counts), len(train.labels), kind)
+        if kind == "labels" and all(len(label) < 2 for label in train.labels):
+            _warn_of_separators(dict(counts))
         if counts[0][1] > 10 * counts[-1][1]:
             say(
                 f"warning: label {counts[0][0]!r} has {counts[0][1]:,} rows, {counts[-1][0]!r} has {counts[-1][1]:,}; "
                 "--class-weights auto and --select macro_f1 keep rare labels from being ignored"
             )
+
+
+def _warn_of_names(counts: dict[str, int], rows: int, kind: objectives.Goal) -> None:
+    """Say which names may be one spelt twice, and whether the label seems to be no label at all."""
+    folded = Counter(" ".join(name.split()).casefold() for name in counts)
+    for name in sorted(counts):
+        if folded[" ".join(name.split()).casefold()] > 1:
+            say(f"warning: label {name!r} equals another but for case or spaces; they count as two classes")
+    if kind == "classes" and rows >= ENOUGH_ROWS and len(counts) > rows / 2:
+        say(f"warning: {len(counts):,} classes in {rows:,} rows; is the column of the label (--label) the right one?")
+
+
+def _warn_of_separators(names: Iterable[str]) -> None:
+    """No row has two labels: say if one looks like several."""
+    if like := next((name for name in sorted(names) if any(mark in name for mark in ",;[")), None):
+        say(f"warning: {like!r} counts as one label; several of a row are a list in jsonl, and `red|round` in csv")
 
 
 def _labels(row: Row, names: list[str]) -> frozenset[str]:
@@ -138,9 +166,11 @@ def _labels(row: Row, names: list[str]) -> frozenset[str]:
     value = row.values.get(names[0])
     if isinstance(value, str):
         value = value.split(BETWEEN)
-    if not isinstance(value, list | None):
-        value = [row.label(names[0])]
-    return frozenset(str(label).strip() for label in value or [] if str(label).strip())
+    held = value if isinstance(value, list) else [] if value is None else [value]
+    each = [
+        replace(row, values={names[0]: label}) for label in held if not (isinstance(label, str) and not label.strip())
+    ]
+    return frozenset(one.label(names[0]).strip() for one in each)
 
 
 def _flag(row: Row, name: str) -> bool:
@@ -149,9 +179,13 @@ def _flag(row: Row, name: str) -> bool:
     return number == 1
 
 
-def _has_fraction(found: set[str]) -> bool:
+def _is_fraction(label: str) -> bool:
+    number = _number(label)
+    return number is not None and math.isfinite(number) and not number.is_integer()
+
+
+def _number(label: str) -> float | None:
     try:
-        numbers = [float(label) for label in found]
+        return float(label)
     except ValueError:
-        return False
-    return any(not number.is_integer() for number in numbers)
+        return None

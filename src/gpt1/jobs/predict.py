@@ -37,7 +37,7 @@ def predict(settings: Predict) -> dict[str, Any]:
     file = table(settings.input)
     there = columns(file, settings.encoding)
     model = tuned.load(settings.run, settings)
-    wanted = chosen_columns(settings, model.columns, file, there)
+    wanted = chosen_columns(settings, model.reader.task, model.columns, file, there)
     # A first pass over the rows: a wrong one is found before hours of work, and the bar knows where it ends.
     only = [*wanted.texts, *wanted.choices]
     sizes = Counter(len(texts_of(row, wanted)) - 1 for row in rows(file, settings.encoding, only=only))
@@ -54,6 +54,8 @@ def predict(settings: Predict) -> dict[str, Any]:
             ]
             counts.update(_names(told))
             answered = told if nested else [_flat(found, most) for found in told]
+            if not done and (taken := [name for name in there if name in answered[0]]):
+                say(f"warning: {file.path} has a column {taken[0]} already; what is predicted takes its place")
             write([replace(row, values={**row.values, **new}) for row, new in zip(block, answered, strict=True)])
             done, cut = done + len(block), cut + too_long
             progress.update(task, completed=done)

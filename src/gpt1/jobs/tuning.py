@@ -1,5 +1,6 @@
 """One fine-tuning: rows in memory and a pre-trained body -> the weights of the best epoch (the paper, section 3.2)."""
 
+import math
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from gpt1.config import Finetune, Model, Optim, with_vocabulary
 from gpt1.data.collate import Epochs
-from gpt1.errors import UserError
+from gpt1.errors import RunFailed, UserError
 from gpt1.jobs.bundle import Bundle
 from gpt1.jobs.class_weights import class_weights
 from gpt1.jobs.console import bar, say
@@ -89,7 +90,7 @@ def made_ready(settings: Finetune, goal: Goal, learnt: Labelled, valid: Labelled
 def tune(settings: Finetune, data: Data, base: GPT, folder: Path, title: str = "finetune") -> Best:
     """Make the updates, log them in `folder`, validate after each epoch; the best epoch is calibrated and returned.
 
-    The settings must be settled (`finetune_settings`). Raises RunFailed if the gradient stays infinite.
+    The settings must be settled (`finetune_settings`). Raises RunFailed if gradient or loss are no numbers.
     """
     run = _begin(settings, data, base)
     best, weights = _train(run, Log(folder, 0), title)
@@ -136,6 +137,9 @@ class _Run:
         scores_NC = score(self.model, examples, self.epochs.batch, self.epochs.pad_id, self.device)
         targets_N = torch.tensor([example.label for example in examples])
         loss = task_loss(data.goal.kind, torch.from_numpy(scores_NC), targets_N).item() / len(examples)
+        if not math.isfinite(loss):
+            lr = self.settings.lr
+            raise RunFailed(f"after epoch {epoch} the validation loss is no number; lower the learning rate, {lr:g}")
         answers_NC = data.valid.by_row(data.goal.answers(scores_NC))
         return Validation(epoch, scores_NC, data.goal.metrics(data.labels, answers_NC) | {"loss": loss})
 
@@ -217,7 +221,13 @@ def _train(run: _Run, log: Log, title: str) -> tuple[Validation, dict[str, Tenso
             progress.update(task, completed=report.step, state=_state(report))
             if report.step % per_epoch:
                 continue
-            found = run.validate(report.step // per_epoch)
+            try:
+                found = run.validate(report.step // per_epoch)
+            except RunFailed as error:
+                if best is None:
+                    raise
+                say(f"{error}; epoch {best.epoch} is kept")
+                break
             found.metrics.update(
                 {f"{name}_loss": float(np.mean([each[name] for each in losses])) for name in losses[0]}
             )

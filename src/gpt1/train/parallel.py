@@ -10,6 +10,7 @@ from torch import nn
 from gpt1.config import Command
 from gpt1.errors import UserError
 from gpt1.nn import kernels
+from gpt1.options import check_command
 
 DEVICES = ("cpu", "cuda", "mps")
 MALLOPT = {-1: 2**31 - 1, -2: 2**26, -3: 2**30}
@@ -19,8 +20,9 @@ MALLOPT = {-1: 2**31 - 1, -2: 2**26, -3: 2**30}
 def machine(settings: Command) -> tuple[torch.device, torch.dtype]:
     """The device and number format that the settings and this machine call for; sets threads and the seed.
 
-    Raises UserError for a device that is not there.
+    Raises UserError for a device that is not there, and more threads than a machine has.
     """
+    check_command(settings)
     keep_pages()
     torch.set_num_threads(settings.threads or len(_cores()))
     torch.manual_seed(settings.seed)
