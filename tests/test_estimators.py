@@ -477,6 +477,10 @@ def test_wrong_rows(base: str, name: str, X: Any, answer: str) -> None:
         ("Classifier", None, ValueError, "y to be passed"),
         ("Classifier", ["x", None, "y"], ValueError, "contains NaN .or None.: row 1 of y has no value"),
         ("Classifier", np.array(["x", 1, "y"], dtype=object), TypeError, "y mixes int and str"),
+        ("Classifier", ["x", 1, "y"], TypeError, "y mixes strings with other values"),
+        ("Classifier", np.array(["2020-01-01"] * 3, dtype="datetime64[D]"), TypeError, "y holds dates or times"),
+        ("Regressor", [1.0, 1e300, 2.0], ValueError, "y holds a number as large as 1e.300; 1e.30 is the most"),
+        ("MultiLabelClassifier", [[0, 1], [1], [1, 1]], ValueError, "row 1 of y has 1 columns, row 0 has 2"),
         ("Classifier", ["x", "", "y"], ValueError, "y holds an empty string"),
         ("Classifier", [0.5, 1.5, 1.0], ValueError, "Unknown label type"),
         ("Classifier", [["x", "y"], ["x", "y"], ["y", "x"]], ValueError, "1d array"),
@@ -513,6 +517,8 @@ def test_wrong_choices(base: str, y: Any, answer: str) -> None:
         ({"class_weights": "glad=x"}, "^class_weights glad=x: the weight must be a number"),
         ({"transfer_layers": 7}, "^transfer_layers 7 must be from 0 to 1"),
         ({"device": "cuda:77"}, "^device cuda:77: this machine has no such device"),
+        ({"threads": 10**6}, "^threads 1000000 must be from 0"),
+        ({"random_state": 2**70}, "^seed 1180591620717411303424 must be from 0"),
         ({"run": "nowhere"}, "nowhere: no such run folder"),
     ],
 )
@@ -524,8 +530,14 @@ def test_wrong_parameters(base: str, parameters: dict[str, Any], answer: str) ->
 def test_wrong_folders(base: str, classifier: gpt1.Classifier, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is pre-trained, not fine-tuned: give it to the constructor"):
         gpt1.Classifier.load(base)
-    with pytest.raises(ValueError, match="holds a pre-trained run; choose another folder"):
+    with pytest.raises(ValueError, match="holds a pre-trained run; choose another out"):
         classifier.save(base)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "config.json").write_text("{}")
+    for place, answer in (("theirs", "holds config.json, which"), ("theirs/config.json", "is a file; name a folder")):
+        with pytest.raises(ValueError, match=answer):
+            classifier.save(tmp_path / place)
+    assert (tmp_path / "theirs" / "config.json").read_text() == "{}"
     classifier.save(tmp_path / "run")
     with pytest.raises(ValueError, match="is fine-tuned for classification, not for regression"):
         gpt1.Regressor.load(tmp_path / "run")

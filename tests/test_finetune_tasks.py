@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gpt1.config import Evaluate, Finetune, Model, Predict, Task
-from gpt1.errors import UserError
+from gpt1.errors import RunFailed, UserError
 from gpt1.jobs import bundle
 from gpt1.jobs.evaluate import evaluate
 from gpt1.jobs.finetune import finetune, show
@@ -288,6 +288,9 @@ def test_class_weights_find_rare_classes(base: Path, tmp_path: Path) -> None:
         ({"class_weights": "rare"}, "--class-weights rare: write NAME=WEIGHT with one of common, rare, or auto"),
         ({"class_weights": "rare=2,other=1"}, "--class-weights other=1: write NAME=WEIGHT with one of common, rare"),
         ({"class_weights": "rare=-2"}, "--class-weights rare=-2: the weight must be a number above 0"),
+        ({"class_weights": "rare=2,rare=3"}, "--class-weights rare=2,rare=3: rare is named twice"),
+        ({"seed": 2**63}, f"--seed {2**63} must be from 0 to 2^63 - 1"),
+        ({"threads": 10**6}, "--threads 1000000 must be from 0 (every core)"),
         ({"task": "regression"}, "column label holds 'rare', where a number must stand"),
         ({"select": "pearson"}, "--select pearson: this task has accuracy, f1, loss, macro_f1, matthews"),
         ({"seeds": 0}, "--seeds 0 must be 1 or more"),
@@ -303,6 +306,53 @@ def test_wrong_settings(base: Path, tmp_path: Path, changes: dict[str, Any], ans
         finetune(Finetune(**(asked | {"dtype": "fp32", "threads": 1} | changes)))
     assert answer in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_no_number(base: Path, tmp_path: Path) -> None:
+    """Such a model tells its first class of every row; it is not kept."""
+    train = write(tmp_path / "train.jsonl", [{"text": f"she {n}", "label": "ab"[n % 2]} for n in range(40)])
+    usual = {"run": str(base), "train": str(train), "batch": 8, "dtype": "fp32", "threads": 1}
+    with pytest.raises(RunFailed, match="after epoch 1 the validation loss is no number; lower the learning rate, 1e"):
+        finetune(Finetune(out=str(tmp_path / "run"), epochs=1, lr=1e9, **usual))  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "flags", "answer"),
+    [
+        ("regression", {"text": "text,rating"}, "--task regression reads one column; given are columns text, rating"),
+        ("regression", {"context": "text"}, "--context does not go with --task regression; name its columns with --t"),
+        ("regression", {"choices": "text"}, "--choices does not go with --task regression"),
+        ("similarity", {"text": "sentence1"}, "--task similarity reads two columns, `--text ONE,OTHER`; given are co"),
+        ("similarity", {"text": "sentence1,sentence1"}, "sentence1,sentence1 names a column twice"),
+        ("multiple-choice", {"text": "story"}, "--text does not go with --task multiple-choice"),
+        ("entailment", {"text": "premise,none"}, "no column none; the columns are premise, hypothesis, label"),
+    ],
+)
+def test_columns_of_another_task(task: Task, flags: dict[str, str], answer: str, tuned: Tuned, tmp_path: Path) -> None:
+    run, valid, _ = tuned(task)
+    with pytest.raises(UserError) as caught:
+        predict(Predict(run=str(run), input=str(valid), out=str(tmp_path / "o.csv"), threads=1, **flags))
+    assert answer in str(caught.value)
+    with pytest.raises(UserError) as caught:
+        evaluate(Evaluate(run=str(run), files=[str(valid)], threads=1, **flags))
+    assert answer in str(caught.value)
+
+
+def test_several_labels_are_evaluated_for_one(tuned: Tuned) -> None:
+    run, valid, _ = tuned("entailment")
+    with pytest.raises(UserError, match="has one column as label; given are columns label, premise"):
+        evaluate(Evaluate(run=str(run), files=[str(valid)], label="label,premise", threads=1))
+
+
+def test_rows_of_another_task(tuned: Tuned, tmp_path: Path) -> None:
+    """Every model is given the rows of every other: columns are missing, and what is there is named."""
+    for one in CASES:
+        for other in CASES:
+            run, rows = tuned(one)[0], tuned(other)[1]
+            if one != other and {one, other} != {"regression", "multi-label"}:
+                with pytest.raises(UserError, match=r"no column .*; the columns are "):
+                    predict(Predict(run=str(run), input=str(rows), out=str(tmp_path / "o.csv"), threads=1))
 
 
 def test_seeds_and_rates_are_told(base: Path, tmp_path: Path) -> None:

@@ -73,6 +73,8 @@ def test_columns_are_guessed(
         ("text", "classification", {}, "no column for the label; a row must have a text and a label"),
         ("label", "classification", {}, "no column for the text"),
         ("text,label", "classification", {"text": "label", "label": "label"}, "column label is named both as text and"),
+        ("a,b,label", "entailment", {"text": "a,a"}, "a,a names a column twice; name each once"),
+        ("text,x,y", "classification", {"label": "x,y"}, "has one column as label; given are columns x, y"),
         ("text,title,label", "classification", {"text": "text,title"}, "reads one column; given are columns text, t"),
         ("text,label", "classification", {"choices": "text"}, "--choices does not go with --task classification"),
         ("text,label", "regression", {"target": "score"}, "--target goes with --task similarity alone, not with reg"),
@@ -98,6 +100,8 @@ CHOICE = Columns(["text"], ["label"], ["choices"])
 def test_one_class_however_it_is_written(tmp_path: Path) -> None:
     path = jsonl_with(tmp_path, *({"text": "a", "label": label} for label in (1, 1.0, "1")))
     assert read_labelled(str(path), ONE, "classes").labels == ["1", "1", "1"]
+    path = jsonl_with(tmp_path, *({"text": "a", "label": label} for label in ([1], [1.0, "1"], 1)))
+    assert read_labelled(str(path), ONE, "labels").labels == [{"1"}] * 3
 
 
 def test_labels_of_every_kind(tmp_path: Path) -> None:
@@ -133,6 +137,10 @@ def test_answers_of_every_kind(tmp_path: Path) -> None:
         ({"text": "a", "label": "high"}, ONE, "score", "column label holds 'high', where a number must stand"),
         ({"text": "a", "label": "inf"}, ONE, "score", "column label holds 'inf', where a number must stand"),
         ({"text": "a", "label": float("nan")}, ONE, "score", "column label is empty, where a number must stand"),
+        ({"text": "a", "label": 10**400}, ONE, "score", "where a number must stand"),
+        ({"text": "a", "label": -1e31}, ONE, "score", "label holds -1e+31, where a number of at most 1e+30 must stand"),
+        ({"text": "a", "label": ["b", None]}, ONE, "labels", "column label is empty, where a label must stand"),
+        ({"text": "a", "label": [["b"]]}, ONE, "labels", "column label holds ['b'], where one label must stand"),
         ({"text": " ", "label": 1}, ONE, "score", "a.jsonl:1: column text is empty, where a text must stand"),
         ({"text": "a", "x": 2, "y": 0}, Columns(["text"], ["x", "y"]), "labels", "column x holds 2; it must be 1 wh"),
         ({"text": "a", "choices": ["b", "c"], "label": 2}, CHOICE, "choice", "holds 2; it must be the number of"),
@@ -214,12 +222,37 @@ def labelled(labels: list[Any], groups: list[str] | None = None) -> Labelled:
 
 def test_what_is_worth_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     found = labelled(["yes", "Yes ", *["no"] * 11])
-    goal_for("classes", found.labels, "a.csv")
     warn(found, found, "classes")
     said = capsys.readouterr().err
     assert "label 'yes' equals another but for case or spaces" in said
     assert "13 texts stand in both training and validation" in said
     assert "label 'no' has 11 rows, 'Yes ' has 1" in said
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind", "words"),
+    [
+        ([frozenset({"x,y"}), frozenset({"z"})], "labels", "'x,y' counts as one label; several of a row are a list"),
+        ([frozenset({"['x']"}), frozenset()], "labels", "\"['x']\" counts as one label"),
+        ([frozenset({"x,y", "z"})], "labels", ""),
+        (list("abcdefghijkl"), "classes", "12 classes in 12 rows; is the column of the label (--label) the right one?"),
+        (list("abcdefghi"), "classes", ""),
+        (list("aabbccddeeff"), "classes", ""),
+    ],
+)
+def test_labels_that_may_be_none(labels: list[Any], kind: Goal, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    warn(labelled(labels), labelled([]), kind)
+    said = capsys.readouterr().err
+    assert words in said
+    assert bool(said) == bool(words)
+
+
+def test_scores_that_are_taken_for_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = csv_with(tmp_path, "text,label", "a,1.5", "a,x")
+    assert kind_of(asked(path, "similarity"), ONE) == "classes"
+    assert "label 'x' is no number, so all labels count as classes; is it a score" in capsys.readouterr().err
+    assert kind_of(asked(csv_with(tmp_path, "text,label", "a,1", "a,x"), "similarity"), ONE) == "classes"
+    assert not capsys.readouterr().err
 
 
 def test_a_tenth_validates() -> None:

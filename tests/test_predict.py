@@ -167,6 +167,8 @@ def test_a_column_of_any_value_survives(run: str, tmp_path: Path) -> None:
         ([{"review": "a"}], "o.csv", {"text": "body"}, "a.jsonl: no column body; the columns are review"),
         ([{"review": "a"}, {"review": ""}], "o.csv", {}, "a.jsonl:2: column review is empty, where a text must stand"),
         ([], "o.csv", {}, "a.jsonl: no rows"),
+        ([{"review": "a"}], "a.jsonl/o.csv", {}, "a.jsonl is a file; name a folder"),
+        ([{"review": "a"}], "o.csv", {"text": "review,review"}, "review,review names a column twice"),
         ([{"review": "a"}], "o.txt", {}, "its ending must say what to write: .jsonl, .csv, .tsv, .parquet"),
         ([{"review": "a\tb"}], "o.tsv", {}, r"a.jsonl:1: 'a\tb' holds a tab or a newline, which"),
         ([{"review": "a\rb"}], "o.tsv", {}, r"a.jsonl:1: 'a\rb' holds a tab or a newline, which"),
@@ -185,6 +187,19 @@ def test_a_wrong_request_leaves_nothing(
     assert answer in str(caught.value)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_column_that_the_prediction_replaces(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = written(tmp_path / "a.jsonl", [{"review": "a", "predicted_label": "mine"}])
+    assert predicted(run, source, source)[0]["predicted_label"] in LABELS, "the file itself may be replaced"
+    assert "has a column predicted_label already; what is predicted takes its place" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["the dog " * 600_000, "x" * 5_000_000, "春é" * 1_000_000])
+def test_a_row_of_megabytes(text: str, run: str, tmp_path: Path) -> None:
+    """No timing; but a step that is quadratic in the length of a row would take hours."""
+    source = written(tmp_path / "a.jsonl", [{"review": text}])
+    assert len(predicted(run, source, tmp_path / "o.jsonl")) == 1
 
 
 def test_a_pre_trained_run_knows_no_classes(tokenizer: Tokenizer, source: Path, tmp_path: Path) -> None:

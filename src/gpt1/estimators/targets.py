@@ -74,6 +74,8 @@ def label_sets(y: Any) -> tuple[list[frozenset[Any]], np.ndarray]:
         raise ValueError("y must hold a set of names a row, or a column of 0 and 1 for each label; it holds one value")
     if has_sets or _has_text(rows):
         return _named_sets(rows)
+    if odd := next((number for number, row in enumerate(rows) if len(row) != len(rows[0])), None):
+        raise ValueError(f"row {odd} of y has {len(rows[odd])} columns, row 0 has {len(rows[0])}")
     indicator_NC = check_array(rows, dtype=None, ensure_min_features=0, input_name="y")
     if not np.isin(indicator_NC, (0, 1)).all():
         raise ValueError("y must hold 1 where a label applies to a row, else 0")
