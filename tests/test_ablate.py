@@ -105,6 +105,7 @@ def test_it_goes_on_where_it_stopped(
     asked, result = made
     part = json.loads(Path(asked.out).read_text(encoding="utf-8"))
     assert len(part["cells"]) == 12
+    assert part["result"] == result, "for `gpt1 report`"
     part["cells"] = part["cells"][:9]
     (tmp_path / "part.json").write_text(json.dumps(part), encoding="utf-8")
     made_now, usual = [], job._cell
