@@ -9,7 +9,7 @@ from ftfy.badness import BADNESS_RE, MOJIBAKE_CATEGORIES
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gpt1.text.repair import _SUSPECT, CONFIG, repair
+from gpt1.text.repair import _SUSPECT, CONFIG, RELEASE, repair
 
 TROUBLE = [*"".join(MOJIBAKE_CATEGORIES.values()), *"abcZ019 .,?!'&;<#\n\r\t\x0b\x0c\x00\x1b\x7f\x85\x9d[m"]
 TROUBLE += [*"ÃÂâ€ÎÐØÙà×œŒžŸ€™“”‘’–—…ﬁﬂĳŉＡ！　ｱ\u0301\u0327\u2028\u2029\u206a\ufeff\ufffc\ufffd\u2126", "\r\n"]
@@ -29,6 +29,7 @@ def oracle(text: str) -> str:
 @example("café\n“curly” — it’s\ne\u0301\n")
 def test_any_text_is_repaired_as_by_ftfy(text: str) -> None:
     assert repair(text) == oracle(text)
+    assert repair(text, config=RELEASE) == ftfy.fix_text(text)
 
 
 def test_no_run_of_plain_characters_looks_bad_to_ftfy() -> None:
@@ -55,3 +56,4 @@ def test_every_line_of_real_books_is_repaired_as_by_ftfy(shared_data: Path) -> N
     for file in [*sorted((shared_data / "books").glob("*.txt"))[::10], *(shared_data / "wikitext-2").glob("*.txt")]:
         text = file.read_text(encoding="utf-8")
         assert repair(text) == oracle(text), file
+        assert repair(text, config=RELEASE) == ftfy.fix_text(text), file

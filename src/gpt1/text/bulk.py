@@ -8,7 +8,7 @@ a thread for every core. Beside the ids themselves, memory holds a few megabytes
 import functools
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -37,6 +37,7 @@ _BORDERS = {
         r"[^ \t\x0b\x0c](?= )|[^ 0-9](?=[0-9])|[0-9](?=[^0-9])|[,.;:?!、。，](?=[A-Za-z\u4e00-\u9fff])"
     ),
     "gpt1": re.compile(r"[^ \t\r\n](?=[ \t\r\n])"),
+    "openai2018": re.compile("[^ ](?= )"),
 }
 """For each kind, where a word ends in any surroundings: behind what is found."""
 
@@ -59,7 +60,8 @@ def encode_bulk(tokenizer: Tokenizer, texts: list[str]) -> tuple[Ids, Counts]:
             return _memory(tokenizer).encode(piece)
 
         with ThreadPoolExecutor(pl.thread_pool_size()) as threads:
-            for owners, lengths, ids in threads.map(encode, _pieces(texts, _BORDERS[tokenizer.kind])):
+            cut = map(tokenizer.standardized, texts)
+            for owners, lengths, ids in threads.map(encode, _pieces(cut, _BORDERS[tokenizer.kind])):
                 np.add.at(sizes, owners, lengths)
                 parts.append(ids)
     return np.concatenate(parts), np.concatenate(([0], np.cumsum(sizes)))
@@ -134,7 +136,7 @@ def _gather(start: Counts, length: NDArray[np.int32], ids: Ids) -> tuple[Ids, Co
     return out, ends
 
 
-def _pieces(texts: list[str], border: re.Pattern[str]) -> Iterator[Piece]:
+def _pieces(texts: Iterable[str], border: re.Pattern[str]) -> Iterator[Piece]:
     piece: Piece = []
     size = 0
     for owner, text in enumerate(texts):

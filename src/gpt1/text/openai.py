@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gpt1.errors import UserError
-from gpt1.text.tokenizer import UNKNOWN, Tokenizer, blank
+from gpt1.text.tokenizer import UNKNOWN, Own, Tokenizer, blank
 
 Words = Literal["hf", "2018"]
 """hf: as transformers' `OpenAIGPTTokenizer` cuts (BERT's rule, accents dropped); 2018: as the release did."""
+
+KINDS: dict[Words, Own] = {"hf": "gpt1", "2018": "openai2018"}
 
 FILES = (("encoder_bpe_40000.json", "vocab_40000.bpe"), ("vocab.json", "merges.txt"))
 """Vocabulary and merges: the release's names, Hugging Face's."""
@@ -28,7 +30,7 @@ def read_vocabulary(folder: str | Path, words: Words = "hf") -> Tokenizer:
         looked = " nor ".join(" and ".join(pair) for pair in FILES)
         raise UserError(f"{folder}: holds neither {looked}; name the folder of a vocabulary")
     vocabulary = _vocabulary(names[0])
-    return blank("gpt1", vocabulary, _merges(names[1], vocabulary))
+    return blank(KINDS[words], vocabulary, _merges(names[1], vocabulary))
 
 
 def vocabulary_files(folder: str | Path) -> tuple[Path, Path] | None:

@@ -32,9 +32,10 @@ WORDS = "|".join((
 ))  # fmt: skip
 """The pattern; Oniguruma (in `tokenizers`) and Rust's regex (in polars) both read it."""
 
-PATTERNS = {"bytes": WORDS, "gpt1": r"[^ \t\r\n]+"}
+PATTERNS = {"bytes": WORDS, "gpt1": r"[^ \t\r\n]+", "openai2018": "[^ ]+"}
 """For each kind, pieces of text that its tokenizer encodes independently of their surroundings.
 
 The `gpt1` tokenizer drops blanks, its normaliser changes characters one by one (only combining marks look at their
-neighbours, and never over a blank), so it too may be fed what stands between blanks.
+neighbours, and never over a blank), so it too may be fed what stands between blanks. `openai2018` cuts standardised
+text, where "\n" stands between blanks as words do (`text.release`).
 """

@@ -18,13 +18,15 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 
 from gpt1.errors import UserError
 from gpt1.storage import write_json, write_text
+from gpt1.text import release
 from gpt1.text.split import WORDS
 
 END, PAD = "<|end|>", "<|pad|>"
 START, DELIMITER, EXTRACT = "<|start|>", "<|delimiter|>", "<|extract|>"
 UNKNOWN = "<unk>"
 
-Kind = Literal["bytes", "gpt1", "custom"]
+Own = Literal["bytes", "gpt1", "openai2018"]
+Kind = Literal[Own, "custom"]
 
 WORDS_A_GROUP = 1_000
 """Words that `tokenizers` encodes in one go; each group is one thread's work."""
@@ -33,14 +35,17 @@ WORDS_A_GROUP = 1_000
 class Tokenizer:
     """A vocabulary with its special tokens; the same object after `save` and `load`.
 
-    kind: bytes (lossless byte-level BPE), gpt1 (GPT-1's own kind: lower-case, `</w>`, lossy), custom (any other).
+    kind: bytes (lossless byte-level BPE), gpt1 (GPT-1's own kind: lower-case, `</w>`, lossy), openai2018 (the same, but
+    words are cut as in OpenAI's release, `text.release`, which tokenizer.json comes near to), custom (any other).
     """
 
     def __init__(self, definition: dict[str, Any]) -> None:
-        """`definition` is a parsed tokenizer.json; end and pad are appended where it has none."""
+        """`definition` is a parsed tokenizer.json; end and pad are appended where it has none.
+
+        Raises UserError if it needs spaCy and there is none.
+        """
         bare = definition | {"truncation": None, "padding": None, "post_processor": None}
         self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(_with_tokens(bare, [END, PAD])))
-        self._tokenizer.encode_special_tokens = True
         self.text = self._tokenizer.to_str()
         """tokenizer.json, without truncation and template"""
         self._definition: dict[str, Any] = json.loads(self.text)
@@ -49,6 +54,13 @@ class Tokenizer:
         self.vocabulary = max(self._tokenizer.get_vocab().values()) + 1
         """number of ids, special tokens included"""
         self.kind: Kind = _kind(self._definition)
+        self._cuts = self.kind == "openai2018"
+        """whether we cut the words, not `tokenizers`"""
+        if self._cuts:
+            release.check_spacy()
+            cut = self._definition | {"normalizer": None, "pre_tokenizer": None}
+            self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(cut))
+        self._tokenizer.encode_special_tokens = True
         self.lossless = self.kind == "bytes"
         """whether decode(encode(text)) == text for every text; of a custom tokenizer nothing is promised"""
         self.end_id = self._id(END)
@@ -73,6 +85,8 @@ class Tokenizer:
             raise UserError(f"{file}: no such file; give a tokenizer.json or a folder that holds one")
         try:
             return cls(json.loads(file.read_text(encoding="utf-8")))
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from None
         except Exception as error:  # tokenizers raises bare Exception
             raise UserError(f"{file}: not a tokenizer that this version can read ({error})") from error
 
@@ -93,15 +107,32 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`; no special token is added, none can come out of the text itself."""
-        return self._tokenizer.encode(valid(text), add_special_tokens=False).ids
+        return self._tokenizer.encode(self._read(text), is_pretokenized=self._cuts, add_special_tokens=False).ids
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """`encode` of each text."""
-        encodings = self._tokenizer.encode_batch_fast([valid(text) for text in texts], add_special_tokens=False)
+        encodings = self._tokenizer.encode_batch_fast(
+            [self._read(text) for text in texts], is_pretokenized=self._cuts, add_special_tokens=False
+        )
         return [encoding.ids for encoding in encodings]
 
+    def standardized(self, text: str) -> str:
+        """What is to be cut by `split.PATTERNS`: the text itself, but for kind openai2018."""
+        return release.standardized(text) if self._cuts else text
+
     def encode_words(self, words: list[str]) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
-        """How many ids each word has, and the ids of all; much faster than `encode_batch` for many short strings."""
+        """How many ids each word has, and the ids of all; much faster than `encode_batch` for many short strings.
+
+        The words are those that `split.PATTERNS` finds in `standardized` text.
+        """
+        if not self._cuts:
+            return self._encode_words(words)
+        parts = [release.split(word) for word in words]
+        lengths, ids = self._encode_words([part for word in parts for part in word])
+        ends = np.cumsum([len(word) for word in parts])
+        return np.diff(np.concatenate(([0], np.cumsum(lengths)))[ends], prepend=0), ids
+
+    def _encode_words(self, words: list[str]) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
         groups = [words[start : start + WORDS_A_GROUP] for start in range(0, len(words), WORDS_A_GROUP)]
         # not encode_batch_fast: that does not say which word an id came from
         encoded = self._tokenizer.encode_batch(groups, is_pretokenized=True, add_special_tokens=False)
@@ -124,6 +155,8 @@ class Tokenizer:
 
     def split(self, text: str) -> list[str]:
         """The words of `text`, normalised, as the BPE sees them."""
+        if self._cuts:
+            return release.words(text)
         normalizer, pre_tokenizer = self._tokenizer.normalizer, self._tokenizer.pre_tokenizer
         text = normalizer.normalize_str(text) if normalizer else text
         return [word for word, _ in pre_tokenizer.pre_tokenize_str(text)] if pre_tokenizer else [text]
@@ -131,6 +164,10 @@ class Tokenizer:
     def with_task_tokens(self) -> "Tokenizer":
         """The same tokenizer with start, delimiter and extract appended (stage two; the paper, section 3.3)."""
         return Tokenizer(_with_tokens(self._definition, [START, DELIMITER, EXTRACT]))
+
+    def _read(self, text: str) -> str | list[str]:
+        """What `tokenizers` is given."""
+        return release.words(text) if self._cuts else valid(text)
 
     def _piece(self, i: int) -> str:
         token = self._tokenizer.id_to_token(i) if i >= 0 else None
@@ -170,23 +207,40 @@ class Tokenizer:
         return config | (task_tokens if self.start_id is not None else {})
 
 
-def blank(kind: Literal["bytes", "gpt1"], vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:
-    """A tokenizer of one of our own two kinds, from its BPE table."""
+def blank(kind: Own, vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:
+    """A tokenizer of one of our own kinds, from its BPE table."""
     if kind == "bytes":
-        tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, merges))
+        model = models.BPE(vocabulary, merges)
+    else:
+        model = models.BPE(vocabulary, merges, unk_token=UNKNOWN, end_of_word_suffix="</w>", fuse_unk=False)
+    return Tokenizer(_cut_as(kind, tokenizers.Tokenizer(model)))
+
+
+def recut(tokenizer: Tokenizer, kind: Own) -> Tokenizer:
+    """The same vocabulary, with text cut into words as by another kind."""
+    return Tokenizer(_cut_as(kind, tokenizers.Tokenizer.from_str(tokenizer.text)))
+
+
+def _cut_as(kind: Own, tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
+    """The definition of `tokenizer` once text is cut into words as by `kind`."""
+    if kind == "bytes":
         split = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
         )
         tokenizer.decoder = decoders.ByteLevel()
-    else:
-        tokenizer = tokenizers.Tokenizer(
-            models.BPE(vocabulary, merges, unk_token=UNKNOWN, end_of_word_suffix="</w>", fuse_unk=False)
-        )
+    elif kind == "gpt1":
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
-    return Tokenizer(json.loads(tokenizer.to_str()))
+    else:
+        near = [normalizers.Replace(Regex(pattern), by) for pattern, by in release.NEAR_TEXT]
+        tokenizer.normalizer = normalizers.Sequence([*near, normalizers.Lowercase()])
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(release.NEAR_WORDS), behavior="removed", invert=True)
+        lines = decoders.Replace(Regex(" ?\\n ?"), "\n")
+        tokenizer.decoder = decoders.Sequence([decoders.BPEDecoder(suffix="</w>"), decoders.Fuse(), lines])
+    definition: dict[str, Any] = json.loads(tokenizer.to_str())
+    return definition
 
 
 def byte_symbols() -> list[str]:
@@ -206,6 +260,8 @@ def _kind(definition: dict[str, Any]) -> Kind:
         part.get("pattern") == {"Regex": WORDS} for part in pre_tokenizer.get("pretokenizers", [])
     ):
         return "bytes"
+    if pre_tokenizer.get("pattern") == {"Regex": release.NEAR_WORDS}:
+        return "openai2018"
     own = pre_tokenizer.get("type") == "BertPreTokenizer" and model.get("end_of_word_suffix") == "</w>"
     return "gpt1" if own else "custom"
 

@@ -1,0 +1,94 @@
+"""How OpenAI's 2018 release cut text into words: mended, standardised, split by spaCy's English rules, lower-cased.
+
+Its weights were trained on that, so a model that starts from them should read the same. Behaviour as in its
+`text_utils.py`; ftfy and spaCy are today's, whose rules have moved on a little since. Three consequences of it:
+
+- Quotes, dashes and the ellipsis become ASCII; accents stay. Line ends are a token, however many stand together.
+- Beyond that white space says nothing, so text may be split at it and each distinct piece once: spaCy too looks at
+  what stands between blanks, but for emoticons that reach over one, which it then does not take.
+- spaCy needs time quadratic in the length of a run of marks, so a piece of more than `LONGEST` characters is cut.
+"""
+
+import functools
+import importlib.util
+import re
+import threading
+from typing import Any
+
+from gpt1.errors import UserError
+from gpt1.text.repair import RELEASE, repair
+
+LONGEST = 1_000
+"""Characters that spaCy splits at once; no word of English has as many."""
+MOST_PIECES = 1 << 17
+"""Pieces whose words are remembered."""
+MOST_STRINGS = 1_000_000
+"""Strings that spaCy may remember; it forgets none, so past that it starts afresh."""
+
+_ASCII = str.maketrans({"—": "-", "–": "-", "―": "-", "…": "...", "´": "'"})
+_RUNS = '-~!";?+,)(\\/*[]}{|_'
+_MARKS = re.compile("(" + "|".join(rf"{re.escape(mark)}+" for mark in _RUNS) + ")")
+_LINE_END = re.compile(r"\s*\n\s*")
+_BLANKS = re.compile(r"[^\S\n]+")
+_spacy_at_work = threading.Lock()
+
+NEAR_TEXT = (
+    ("[\u02bc\u2018-\u201b´]", "'"), ("[\u201c-\u201f]", '"'), ("[—–―]", "-"), ("…", "..."),
+    (r"\A\s+|\s+\z", ""), (r"\s*\n\s*", "\n"),
+)  # fmt: skip
+_ENDINGS = r"(?:s|m|d|re|ve|ll)(?!\w)"
+NEAR_WORDS = "|".join((
+    r"\n",
+    *(rf"{re.escape(mark)}+" for mark in _RUNS),
+    r"n't(?!\w)",
+    r"\w+?(?=n't(?!\w))",
+    rf"'{_ENDINGS}",
+    r"\.\.+",
+    r"(?:mr|mrs|ms|dr|st|prof|jr|sr|vs|gen|rev|gov|sen|adm|e\.g|i\.e|a\.m|p\.m|inc|co|corp|ltd|ph\.d|mt|bros|messrs)\.",
+    r"(?:[a-z]\.)+(?=[a-z](?!\w))[a-z]",
+    rf"[^\W_]+(?:[.&@][^\W_]+|'(?!{_ENDINGS})[^\W_]+)*",
+    r"\S",
+))  # fmt: skip
+"""What tokenizer.json says in the place of all this, for tools that know nothing else: ftfy and spaCy do not fit there.
+
+By the pattern we know the kind again, so to change it is to change the format.
+"""
+
+
+def check_spacy() -> None:
+    """Raise UserError if spaCy is not installed; importing it would take a third of a second."""
+    if importlib.util.find_spec("spacy") is None:
+        raise UserError("words are cut as in OpenAI's 2018 release, which needs spaCy: pip install 'gpt1[openai2018]'")
+
+
+def standardized(text: str) -> str:
+    """`text` as the release hands it to spaCy: pieces with one space between them, a line end being a piece."""
+    text = repair(text, config=RELEASE).translate(_ASCII)
+    text = _LINE_END.sub(" \n ", _MARKS.sub(r" \1 ", text))
+    return _BLANKS.sub(" ", text).strip()
+
+
+def words(text: str) -> list[str]:
+    r"""The words of `text` that BPE sees; a line end is the word "\n"."""
+    return [word for piece in standardized(text).split(" ") for word in split(piece)]
+
+
+@functools.lru_cache(MOST_PIECES)
+def split(piece: str) -> tuple[str, ...]:
+    """The words of a piece between two spaces of standardised text; of an empty one, none."""
+    parts = [piece[start : start + LONGEST] for start in range(0, len(piece), LONGEST)]
+    with _spacy_at_work:
+        return tuple(token.text.lower() for part in parts for token in _splitter()(part))
+
+
+def _splitter() -> Any:
+    if len(_english().vocab.strings) > MOST_STRINGS:
+        _english.cache_clear()
+    return _english().tokenizer
+
+
+@functools.lru_cache(1)
+def _english() -> Any:
+    import spacy  # an extra, and slow to import
+
+    return spacy.blank("en")
