@@ -36,17 +36,23 @@ NEAR_TEXT = (
     ("[\u02bc\u2018-\u201b´]", "'"), ("[\u201c-\u201f]", '"'), ("[—–―]", "-"), ("…", "..."),
     (r"\A\s+|\s+\z", ""), (r"\s*\n\s*", "\n"),
 )  # fmt: skip
-_ENDINGS = r"(?:s|m|d|re|ve|ll)(?!\w)"
+_END = r"(?!\w)"
+_CLITIC = rf"'(?:m|d|re|ve|ll){_END}"
 NEAR_WORDS = "|".join((
-    r"\n",
-    *(rf"{re.escape(mark)}+" for mark in _RUNS),
-    r"n't(?!\w)",
-    r"\w+?(?=n't(?!\w))",
-    rf"'{_ENDINGS}",
-    r"\.\.+",
-    r"(?:mr|mrs|ms|dr|st|prof|jr|sr|vs|gen|rev|gov|sen|adm|e\.g|i\.e|a\.m|p\.m|inc|co|corp|ltd|ph\.d|mt|bros|messrs)\.",
-    r"(?:[a-z]\.)+(?=[a-z](?!\w))[a-z]",
-    rf"[^\W_]+(?:[.&@][^\W_]+|'(?!{_ENDINGS})[^\W_]+)*",
+    r"\n", r"-+", r"~+", r"\\+", r"/+", r"\|+", r"_+", r"\.\.+",
+    rf"n't{_END}|\w+?(?=n't{_END})|'s{_END}|{_CLITIC}",
+    rf"(?:i|s?he|it|we|you|they|th[ai][st]|th[eo]se|there|wh[oy]|what|where|when|how)(?={_CLITIC})",
+    rf"(?:could|should|would|might|must)(?='ve{_END})",
+    rf"(?:ai|are|ca|could|did|does|do|had|has|is|must|need|should|was|were|wo|would)(?=nt{_END})",
+    rf"i(?=(?:d|m|ve){_END})|(?:s?he|that|there|what|where|who|how|when|why)(?=s{_END})",
+    rf"(?:he|we|you|they)(?=d{_END})|(?:we|you|they)(?=ve{_END})|(?:you|they)(?=re{_END})",
+    rf"can(?=not{_END})|gon(?=na{_END})|got(?=ta{_END})",
+    r"(?:mrs?|ms|messrs|drs?|st|prof|[js]r|vs|gen|rev|gov|sen|rep|adm|inc|co|corp|ltd|ph\.d|mt|bros|e\.g|i\.e)\.",
+    r"(?:jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec)\.",
+    rf"(?:[a-z]\.)+(?:[a-z]{_END}\.?)?",
+    rf"'(?:em|cause|bout|til|nuff|cos|coz|cuz){_END}|(?:ol|goin|doin|nothin|somethin|lovin|havin)'{_END}",
+    rf"\d+(?=(?:[ap]\.?m|[ckm]?m|[km]?g){_END})|\d+(?:[:.]\d+)+",
+    rf"[^\W_]+(?:[.&@][^\W_]+|'(?!s{_END})[^\W_]+)*",
     r"\S",
 ))  # fmt: skip
 """What tokenizer.json says in the place of all this, for tools that know nothing else: ftfy and spaCy do not fit there.
