@@ -88,7 +88,9 @@ class Prepare(Command):
     out: str
     """folder to write"""
     tokenizer: str = "bytes"
-    """bytes (lossless), gpt1 (GPT-1's own kind, lower-case, lossy), or a path to a tokenizer you have"""
+    """bytes (lossless), gpt1 (GPT-1's own kind, lower-case, lossy), or a path: tokenizer, run, OpenAI's vocabulary"""
+    words: Literal["hf", "2018"] | None = None
+    """how text is cut for OpenAI's vocabulary: hf, as in transformers; 2018, as for the released weights (spaCy)"""
     vocabulary: int = 0
     """size of a vocabulary to train; 0 chooses it from the corpus"""
     documents: Literal["file", "blank-line", "line"] = "file"

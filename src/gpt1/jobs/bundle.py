@@ -80,6 +80,7 @@ def save_tensors(
         "context": model.context,
         "vocabulary": model.vocabulary,
         "tokenizer": tokenizer.hash,
+        "tokenizer_kind": tokenizer.kind,
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "gpt1": __version__},
     }
     with replacing(folder) as staged:

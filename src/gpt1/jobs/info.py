@@ -66,6 +66,7 @@ def _run(folder: Path) -> dict[str, Any]:
         "parameters": _parameters(folder / "model.safetensors"),
         "task": facts.get("task"),
         "labels": facts.get("labels") or [],
+        "tokenizer": facts.get("tokenizer_kind"),
         "context": shape["n_positions"],
         "vocabulary": shape["vocab_size"],
         "width": shape["n_embd"],

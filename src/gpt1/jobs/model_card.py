@@ -26,7 +26,7 @@ With gpt1: `{command}`. With transformers:
 ```python
 {code}```
 
-{long}
+{notes}
 
 ## What it is for, and what not
 
@@ -48,6 +48,11 @@ LANGUAGE_MODEL = (
 CONTINUE = (
     "It states nothing but what is likely in its training text, true or not; do not take its output for fact. What "
     "its training text says of people, it may repeat."
+)
+AS_IN_2018 = (
+    "Text is cut into words as by OpenAI's release of 2018 (ftfy, then spaCy), which `gpt1` does before it reads "
+    "`tokenizer.json`. **Other tools do not**, pipelines of transformers among them: they read `tokenizer.json` alone, "
+    "which only comes near to it, so about one line in a hundred gets other ids there."
 )
 TELLS = {
     "classes": "tell apart: {names}",
@@ -78,7 +83,7 @@ def model_card(info: dict[str, Any]) -> str:
         facts=_table({name: info.get(name) for name in TRAINING} | _data(info.get("data") or {})),
         command=ROW_COMMAND if goal else TEXT_COMMAND,
         code=code(info),
-        long=of_long_texts(info) if goal else "",
+        notes="\n\n".join(_notes(info)),
         use=ANSWER if goal else CONTINUE,
         made="Converted" if "converted_from" in info else "Trained",
     )
@@ -112,6 +117,12 @@ def _data(data: dict[str, Any]) -> dict[str, Any]:
 def _table(facts: dict[str, Any]) -> str:
     rows = (f"| {_cell(name)} | {_cell(value)} |" for name, value in facts.items() if value is not None)
     return "\n".join(["| | |", "|---|---|", *rows])
+
+
+def _notes(info: dict[str, Any]) -> list[str]:
+    """What a reader who takes it into transformers has to know."""
+    of_words = [AS_IN_2018] if info.get("tokenizer_kind") == "openai2018" else []
+    return [*of_words, of_long_texts(info)] if info.get("goal") else of_words
 
 
 def _cell(value: Any) -> str:

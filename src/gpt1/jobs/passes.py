@@ -19,6 +19,7 @@ from gpt1.data.shards import ShardWriter, dtype_for
 from gpt1.data.sources import at_whitespace
 from gpt1.errors import RunFailed
 from gpt1.jobs.console import bar, say
+from gpt1.text.openai import find_tokenizer
 from gpt1.text.tokenizer import Tokenizer
 from gpt1.text.train import train
 
@@ -61,7 +62,7 @@ def _begun(settings: config.Prepare, corpus: Corpus, work: Path, fingerprint: st
         marked = _watched(corpus.marked(at_whitespace), progress, "reading for the tokenizer, kB", size)
         tokenizer = train(_training_texts(marked, settings.repair), kind, settings.vocabulary)
     else:
-        tokenizer = Tokenizer.load(settings.tokenizer)
+        tokenizer = find_tokenizer(settings.tokenizer, settings.words)
     shutil.rmtree(work, ignore_errors=True)
     tokenizer.save(work, CONTEXT)
     journal = Journal(fingerprint, seconds_tokenizer=time.perf_counter() - started)

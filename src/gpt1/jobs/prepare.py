@@ -27,6 +27,7 @@ from gpt1.errors import UserError
 from gpt1.jobs.console import say, table
 from gpt1.jobs.passes import TRAINED, encoded
 from gpt1.storage import check_folder
+from gpt1.text.openai import find_tokenizer
 from gpt1.text.tokenizer import Tokenizer
 
 FREE = {"inputs", "val", "out", "fresh", "device", "dtype", "threads"}
@@ -88,6 +89,8 @@ def _check(settings: config.Prepare) -> None:
         raise UserError(f"--device {settings.device}: text is prepared on the CPU; leave it out")
     if settings.vocabulary and settings.tokenizer not in TRAINED:
         raise UserError(f"--vocabulary is for a tokenizer to be trained; {settings.tokenizer} has its own")
+    if settings.words and settings.tokenizer in TRAINED:
+        raise UserError(f"--words {settings.words} is for OpenAI's vocabulary; name its folder with --tokenizer FOLDER")
     if settings.tokenizer not in TRAINED and not Path(settings.tokenizer).exists():
         raise UserError(f"--tokenizer {settings.tokenizer} is neither {' nor '.join(TRAINED)}, nor a file or folder")
     if settings.threads not in (0, there := polars.thread_pool_size()):
@@ -182,9 +185,9 @@ def _inputs(corpus: Corpus) -> list[dict[str, Any]]:
 
 def _fingerprint(settings: config.Prepare, inputs: list[dict[str, Any]]) -> str:
     """sha256 of all that decides the result. A corpus that only moved to another folder is the same."""
-    asked = {key: value for key, value in asdict(settings).items() if key not in FREE}
+    asked = {key: value for key, value in asdict(settings).items() if key not in {*FREE, "words"}}
     if settings.tokenizer not in TRAINED:
-        asked["tokenizer"] = Tokenizer.load(settings.tokenizer).hash
+        asked["tokenizer"] = find_tokenizer(settings.tokenizer, settings.words).hash  # of the words too
     given = [{**entry, "path": Path(entry["path"]).name} for entry in inputs]
     return hashlib.sha256(json.dumps([FORMAT, asked, given], sort_keys=True).encode()).hexdigest()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gpt1.errors import UserError
-from gpt1.text.tokenizer import UNKNOWN, Own, Tokenizer, blank
+from gpt1.text.tokenizer import UNKNOWN, Own, Tokenizer, blank, recut
 
 Words = Literal["hf", "2018"]
 """hf: as transformers' `OpenAIGPTTokenizer` cuts (BERT's rule, accents dropped); 2018: as the release did."""
@@ -18,6 +18,23 @@ KINDS: dict[Words, Own] = {"hf": "gpt1", "2018": "openai2018"}
 
 FILES = (("encoder_bpe_40000.json", "vocab_40000.bpe"), ("vocab.json", "merges.txt"))
 """Vocabulary and merges: the release's names, Hugging Face's."""
+
+
+def find_tokenizer(path: str | Path, words: Words | None = None) -> Tokenizer:
+    """The tokenizer at `path`: a tokenizer.json, a folder that holds one, or the folder of a vocabulary.
+
+    `words` says how OpenAI's kind of vocabulary is cut; without it a tokenizer.json keeps its own way, a bare
+    vocabulary takes hf. Raises UserError if there is none, it is damaged, or of a kind that has no such choice.
+    """
+    folder = Path(path)
+    if folder.is_dir() and not (folder / "tokenizer.json").exists() and vocabulary_files(folder):
+        return read_vocabulary(folder, words or "hf")
+    tokenizer = Tokenizer.load(folder)
+    if words is None or tokenizer.kind == KINDS[words]:
+        return tokenizer
+    if tokenizer.kind not in KINDS.values():
+        raise UserError(f"--words {words} is for OpenAI's kind of vocabulary; that of {path} is {tokenizer.kind}")
+    return recut(tokenizer, KINDS[words])
 
 
 def read_vocabulary(folder: str | Path, words: Words = "hf") -> Tokenizer:
