@@ -1,10 +1,13 @@
 """What every test file may use. The tests need no network, and draw the same examples every time."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from gpt1.text.train import train
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -23,3 +26,28 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("no ../shared/data beside this checkout")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def openai_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small vocabulary in the two files of OpenAI's release."""
+    corpus = ["The cat sat on the mat; it didn't see the hat: \"don't!\" - he said... (in 1984) é ü n't\n"] * 9
+    model = json.loads(train(corpus, "gpt1").text)["model"]
+    names = [*(name for name in model["vocab"] if not name.startswith("<|")), "\n</w>"]
+    folder = tmp_path_factory.mktemp("vocabulary")
+    (folder / "encoder_bpe_40000.json").write_text(json.dumps({name: i for i, name in enumerate(names)}))
+    merges = ["#version: 0.2", *(" ".join(pair) for pair in model["merges"]), ""]
+    (folder / "vocab_40000.bpe").write_text("\n".join(merges), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hard_lines() -> list[str]:
+    """Lines that tokenizers trip over: quotes, dashes, accents, scripts, emoji, controls, line ends, long words."""
+    return [
+        "", " ", "\n", "\r\n", "\t \x0b\x0c\x85\u2028", "a\r\nb\rc\n\nd", "\x00a\x01b\x7fc\ufeffd\u200b\xad",
+        "\ud800 lone \udfff", "“Don’t,” he said—twice… – ‘why?’", "Naïve café, e\u0301 ÅNGSTRÖM İ ΑΣ ß",
+        "e\u0301\u0327 \u0301", "''’", "...!!??--__", "漢字かな한글 mixed漢in", "😀 👩\u200d👩\u200d👧 \U0001f1e9",
+        "ﬁ ＡＢＣ　ｄ &amp; &lt;b&gt; â€™", "x" * 5000, "ab1" * 400, "=" * 300, "<unk> <|end|> cat</w> </w> <unk>",
+        "U.S. Mr. Smith's e.g. 3.14 $5 10%", "cannot gonna we'll 'tis o'clock I'm", "http://a.b/c?d=e&f me@example.org",
+    ]  # fmt: skip

@@ -1,34 +1,40 @@
 """How OpenAI's 2018 release cut text into words: mended, standardised, split by spaCy's English rules, lower-cased.
 
 Its weights were trained on that, so a model that starts from them should read the same. Behaviour as in its
-`text_utils.py`; ftfy and spaCy are today's, whose rules have moved on a little since. Three consequences of it:
+`text_utils.py`; ftfy and spaCy are today's, whose rules have moved on a little since. What comes of it:
 
-- Quotes, dashes and the ellipsis become ASCII; accents stay. Line ends are a token, however many stand together.
-- Beyond that white space says nothing, so text may be split at it and each distinct piece once: spaCy too looks at
-  what stands between blanks, but for emoticons that reach over one, which it then does not take.
-- spaCy needs time quadratic in the length of a run of marks, so a piece of more than `LONGEST` characters is cut.
+- Quotes, dashes and the ellipsis become ASCII; accents stay. White space between two words is nothing, or one line end.
+- So each distinct piece between spaces is split once, as spaCy did in 2018. Today's looks for its special cases (":D")
+  over spaces too, does not take what it finds there, and by that may miss one that overlaps it; here none is missed.
+- spaCy needs time quadratic in the number of marks, so a piece of more than `LONGEST` characters is cut: between two
+  marks or, where there are none, after `FAR`.
 """
 
 import functools
 import importlib.util
 import re
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 from gpt1.errors import UserError
 from gpt1.text.repair import RELEASE, repair
 
-LONGEST = 1_000
+LONGEST = 300
+FAR = 10_000
 """Characters that spaCy splits at once; no word of English has as many."""
+SHORT = 64
+"""Characters of a piece whose words are remembered."""
 MOST_PIECES = 1 << 17
-"""Pieces whose words are remembered."""
-MOST_STRINGS = 1_000_000
+"""Pieces remembered."""
+MOST_STRINGS = 300_000
 """Strings that spaCy may remember; it forgets none, so past that it starts afresh."""
 
-_ASCII = str.maketrans({"—": "-", "–": "-", "―": "-", "…": "...", "´": "'"})
-_RUNS = '-~!";?+,)(\\/*[]}{|_'
-_MARKS = re.compile("(" + "|".join(rf"{re.escape(mark)}+" for mark in _RUNS) + ")")
+_ASCII = {"—": "-", "–": "-", "―": "-", "…": "...", "´": "'"}
+_MARKS = re.compile(r"""([-~!";?+,)(\\/*[\]}{|_])\1*""")
+"""A run of the same mark."""
 _LINE_END = re.compile(r"\s*\n\s*")
+_BETWEEN_MARKS = re.compile(r"(?<=\W)(?=\W)")
 _BLANKS = re.compile(r"[^\S\n]+")
 _spacy_at_work = threading.Lock()
 
@@ -69,8 +75,10 @@ def check_spacy() -> None:
 
 def standardized(text: str) -> str:
     """`text` as the release hands it to spaCy: pieces with one space between them, a line end being a piece."""
-    text = repair(text, config=RELEASE).translate(_ASCII)
-    text = _LINE_END.sub(" \n ", _MARKS.sub(r" \1 ", text))
+    text = repair(text, config=RELEASE)
+    for mark, plain in _ASCII.items():
+        text = text.replace(mark, plain)
+    text = _LINE_END.sub(" \n ", _MARKS.sub(r" \g<0> ", text))
     return _BLANKS.sub(" ", text).strip()
 
 
@@ -79,12 +87,27 @@ def words(text: str) -> list[str]:
     return [word for piece in standardized(text).split(" ") for word in split(piece)]
 
 
-@functools.lru_cache(MOST_PIECES)
 def split(piece: str) -> tuple[str, ...]:
     """The words of a piece between two spaces of standardised text; of an empty one, none."""
-    parts = [piece[start : start + LONGEST] for start in range(0, len(piece), LONGEST)]
+    return _remembered(piece) if len(piece) <= SHORT else _split(piece)
+
+
+def _split(piece: str) -> tuple[str, ...]:
     with _spacy_at_work:
-        return tuple(token.text.lower() for part in parts for token in _splitter()(part))
+        return tuple(token.text.lower() for part in _parts(piece) for token in _splitter()(part))
+
+
+_remembered = functools.lru_cache(MOST_PIECES)(_split)
+
+
+def _parts(piece: str) -> Iterator[str]:
+    start = 0
+    while len(piece) - start > LONGEST:
+        found = _BETWEEN_MARKS.search(piece, start + LONGEST, start + FAR)
+        end = found.start() if found else start + FAR
+        yield piece[start:end]
+        start = end
+    yield piece[start:]
 
 
 def _splitter() -> Any:

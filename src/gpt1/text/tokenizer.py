@@ -58,8 +58,7 @@ class Tokenizer:
         """whether we cut the words, not `tokenizers`"""
         if self._cuts:
             release.check_spacy()
-            cut = self._definition | {"normalizer": None, "pre_tokenizer": None}
-            self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(cut))
+            self._tokenizer.normalizer = self._tokenizer.pre_tokenizer = None
         self._tokenizer.encode_special_tokens = True
         self.lossless = self.kind == "bytes"
         """whether decode(encode(text)) == text for every text; of a custom tokenizer nothing is promised"""
