@@ -12,6 +12,7 @@ from tokenizers import models
 
 from gpt1.text import bulk
 from gpt1.text.bulk import encode_bulk
+from gpt1.text.openai import read_vocabulary
 from gpt1.text.tokenizer import Tokenizer
 from gpt1.text.train import train
 
@@ -24,8 +25,11 @@ any_texts = st.lists(
 )
 
 
-@pytest.fixture(scope="module", params=["bytes", "gpt1", "custom"])
-def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
+@pytest.fixture(scope="module", params=["bytes", "gpt1", "openai2018", "custom"])
+def tokenizer(request: pytest.FixtureRequest, openai_folder: Path) -> Tokenizer:
+    if request.param == "openai2018":
+        pytest.importorskip("spacy")
+        return read_vocabulary(openai_folder, "2018")
     if request.param != "custom":
         return train(CORPUS, request.param)
     words = tokenizers.Tokenizer(models.WordLevel({"[UNK]": 0, "cat": 1, "the": 2}, unk_token="[UNK]"))

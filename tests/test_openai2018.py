@@ -14,9 +14,11 @@ import ftfy
 import pytest
 import tokenizers
 
-from gpt1.config import Prepare
+from gpt1.config import Model, Prepare
 from gpt1.errors import UserError
+from gpt1.jobs import bundle
 from gpt1.jobs.prepare import prepare
+from gpt1.nn.model import GPT
 from gpt1.text import release
 from gpt1.text.bulk import encode_bulk
 from gpt1.text.openai import find_tokenizer, read_vocabulary
@@ -139,6 +141,18 @@ def test_other_tools_come_near(tokenizer: Tokenizer, tmp_path: Path) -> None:
     near = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     text = "“I’d told Mr. Cat—it didn’t…”\r\n \nThe hat’s 5:30 a.m., cannot I’m U.S. (dont) "
     assert near.encode(text).ids == tokenizer.encode(text)
+
+
+def test_a_run_keeps_its_way_and_its_card_warns(tokenizer: Tokenizer, openai_folder: Path, tmp_path: Path) -> None:
+    model = Model(context=16, width=16, depth=1, heads=2, inner=64, vocabulary=tokenizer.vocabulary)
+    body = GPT(model).init_weights()
+    for name, cut in (("hf", find_tokenizer(openai_folder)), ("2018", tokenizer)):
+        bundle.save(tmp_path / name, body, cut, {"kind": "pretrained"})
+    loaded = bundle.load(tmp_path / "2018")
+    assert loaded.info["tokenizer_kind"] == "openai2018"
+    assert loaded.generate("“The cat—", seed=1)["text"] == loaded.generate('" the cat -', seed=1)["text"]
+    warnings = ["**Other tools do not**" in (tmp_path / name / "README.md").read_text() for name in ("hf", "2018")]
+    assert warnings == [False, True]
 
 
 def test_prepare_encodes_by_it(openai_folder: Path, tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ def test_what_is_not_given_keeps_its_default() -> None:
         (list[str], "one", ["one"]),
         (list[int], ["1", 2], [1, 2]),
         (Literal["a", "b"], "a", "a"),
+        (Literal["hf", "2018"], 2018, "2018"),
         (str, 5, "5"),
     ],
 )

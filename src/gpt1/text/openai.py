@@ -6,7 +6,7 @@ the tokens are, not how text is cut into words before; that is the caller's to c
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from gpt1.errors import UserError
 from gpt1.text.tokenizer import UNKNOWN, Own, Tokenizer, blank, recut
@@ -14,6 +14,7 @@ from gpt1.text.tokenizer import UNKNOWN, Own, Tokenizer, blank, recut
 Words = Literal["hf", "2018"]
 """hf: as transformers' `OpenAIGPTTokenizer` cuts (BERT's rule, accents dropped); 2018: as the release did."""
 
+WORDS: tuple[Words, ...] = get_args(Words)
 KINDS: dict[Words, Own] = {"hf": "gpt1", "2018": "openai2018"}
 
 FILES = (("encoder_bpe_40000.json", "vocab_40000.bpe"), ("vocab.json", "merges.txt"))

@@ -68,7 +68,7 @@ By the pattern we know the kind again, so to change it is to change the format.
 
 
 def check_spacy() -> None:
-    """Raise UserError if spaCy is not installed; importing it would take a third of a second."""
+    """Raise UserError if spaCy is not installed; importing it would take a second."""
     if importlib.util.find_spec("spacy") is None:
         raise UserError("words are cut as in OpenAI's 2018 release, which needs spaCy: pip install 'gpt1[openai2018]'")
 
@@ -98,6 +98,12 @@ def _split(piece: str) -> tuple[str, ...]:
 
 
 _remembered = functools.lru_cache(MOST_PIECES)(_split)
+
+
+def forget() -> None:
+    """Start afresh: no piece is remembered, by us or by spaCy."""
+    _remembered.cache_clear()
+    _english.cache_clear()
 
 
 def _parts(piece: str) -> Iterator[str]:
