@@ -35,7 +35,8 @@ _MARKS = re.compile(r"""([-~!";?+,)(\\/*[\]}{|_])\1*""")
 """A run of the same mark."""
 _LINE_END = re.compile(r"\s*\n\s*")
 _BETWEEN_MARKS = re.compile(r"(?<=\W)(?=\W)")
-_BLANKS = re.compile(r"[^\S\n]+")
+_BLANKS = re.compile(r" [^\S\n]+|[^\S\n ][^\S\n]*")
+"""All but a space that stands alone, which may stay."""
 _spacy_at_work = threading.Lock()
 
 NEAR_TEXT = (
