@@ -21,7 +21,7 @@ from typing import Any
 import tokenizers
 from transformers import OpenAIGPTTokenizer
 
-from gpt1.text import release
+from gpt1.text import openai2018
 from gpt1.text.bulk import encode_bulk
 from gpt1.text.openai import WORDS, Words, read_vocabulary, vocabulary_files
 from gpt1.text.tokenizer import Tokenizer, valid
@@ -109,11 +109,11 @@ def speed(data: Path, books: list[Path], repeats: int) -> dict[str, Any]:
     texts = [book.read_text(encoding="utf-8") for book in books]
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
     seconds: dict[Words, list[float]] = {words: [] for words in WORDS}
-    release.words("spaCy is imported")
+    openai2018.words("spaCy is imported")
     for _ in range(repeats):
         for words in WORDS:
             tokenizer = read_vocabulary(data / "gpt1-vocab", words)  # a new object, so that no word is remembered
-            release.forget()
+            openai2018.forget()
             started = time.perf_counter()
             encode_bulk(tokenizer, texts)
             seconds[words].append(time.perf_counter() - started)

@@ -14,12 +14,13 @@ import ftfy
 import pytest
 import tokenizers
 
-from gpt1.config import Model, Prepare
+from gpt1.config import Convert, Model, Prepare
 from gpt1.errors import UserError
 from gpt1.jobs import bundle
+from gpt1.jobs.convert import convert
 from gpt1.jobs.prepare import prepare
 from gpt1.nn.model import GPT
-from gpt1.text import release
+from gpt1.text import openai2018
 from gpt1.text.bulk import encode_bulk
 from gpt1.text.openai import find_tokenizer, read_vocabulary
 from gpt1.text.tokenizer import Tokenizer
@@ -132,7 +133,7 @@ def test_long_pieces_take_linear_time_and_lose_nothing(tokenizer: Tokenizer) -> 
 def test_spacy_starts_afresh_before_it_remembers_too_much(
     tokenizer: Tokenizer, openai_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(release, "MOST_STRINGS", 10)
+    monkeypatch.setattr(openai2018, "MOST_STRINGS", 10)
     assert tokenizer.encode("newly seen words, wouldn't") == oracle(openai_folder)("newly seen words, wouldn't")
 
 
@@ -153,6 +154,19 @@ def test_a_run_keeps_its_way_and_its_card_warns(tokenizer: Tokenizer, openai_fol
     assert loaded.generate("“The cat—", seed=1)["text"] == loaded.generate('" the cat -', seed=1)["text"]
     warnings = ["**Other tools do not**" in (tmp_path / name / "README.md").read_text() for name in ("hf", "2018")]
     assert warnings == [False, True]
+
+
+def test_a_converted_model_takes_the_way_that_is_asked_for(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    model = Model(context=16, width=16, depth=1, heads=2, inner=64, vocabulary=tokenizer.vocabulary)
+    bundle.save(tmp_path / "run", GPT(model).init_weights(), tokenizer, {"kind": "pretrained"})
+    convert(Convert(src=str(tmp_path / "run"), out=str(tmp_path / "copy")))
+    convert(Convert(src=str(tmp_path / "run"), out=str(tmp_path / "release"), to="openai"))
+    convert(Convert(src=str(tmp_path / "release"), out=str(tmp_path / "hf"), heads=2))
+    convert(Convert(src=str(tmp_path / "release"), out=str(tmp_path / "2018"), heads=2, words="2018"))
+    kinds = {name: bundle.load(tmp_path / name).tokenizer.kind for name in ("copy", "hf", "2018")}
+    assert kinds == {"copy": "openai2018", "hf": "gpt1", "2018": "openai2018"}
+    with pytest.raises(UserError, match=r"^--words is for what is converted to a run"):
+        convert(Convert(src=str(tmp_path / "run"), out=str(tmp_path / "no"), words="hf"))
 
 
 def test_prepare_encodes_by_it(openai_folder: Path, tmp_path: Path) -> None:

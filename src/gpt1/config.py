@@ -349,6 +349,8 @@ class Convert(Command):
     """run: a run folder, which is a Hugging Face model too; openai: the layout of OpenAI's 2018 release"""
     heads: int = 0
     """attention heads a block of a release, which does not say them; 0 makes each 64 wide, as OpenAI's are"""
+    words: Literal["hf", "2018"] | None = None
+    """how text is cut for OpenAI's vocabulary: hf, as in transformers; 2018, as for the released weights (spaCy)"""
 
 
 @dataclass(frozen=True, kw_only=True)

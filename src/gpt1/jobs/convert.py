@@ -12,10 +12,11 @@ from gpt1.jobs import bundle, reference
 from gpt1.jobs.agreement import foreign_logits, own_logits, released_logits, same_logits, same_tokens
 from gpt1.jobs.console import say, table
 from gpt1.jobs.foreign import adopted, parameters, unknown_tokens, usable
-from gpt1.jobs.hugging_face_folder import download, is_hub_id, read_folder, vocabulary_files
+from gpt1.jobs.hugging_face_folder import download, is_hub_id, read_folder
 from gpt1.jobs.release import MERGES, VOCABULARY, is_release, read_release, write_release
 from gpt1.jobs.weights import Weights
 from gpt1.storage import check_folder
+from gpt1.text.openai import cut_as, vocabulary_files
 from gpt1.text.tokenizer import END, PAD, Tokenizer
 
 
@@ -34,6 +35,8 @@ def convert(settings: Convert) -> dict[str, Any]:
     kind = _kind(folder)
     if settings.heads and kind != "openai":
         raise UserError(f"--heads is for OpenAI's release, which does not say them; {folder / 'config.json'} does")
+    if settings.words and (settings.to == "openai" or kind == "run"):
+        raise UserError("--words is for what is converted to a run; a run keeps its own way, OpenAI's files say none")
     if settings.to == "openai":
         result = _to_release(folder, kind, out)
     else:
@@ -67,6 +70,8 @@ def _kind(folder: Path) -> str:
 def _to_run(settings: Convert, folder: Path, kind: str, out: Path) -> dict[str, Any]:
     found = read_release(folder, settings.heads) if kind == "openai" else read_folder(folder)
     model, tokenizer = found.model, found.tokenizer
+    if settings.words:
+        tokenizer = cut_as(tokenizer, settings.words, folder)
     if found.left_out:
         say(f"{folder}: {', '.join(found.left_out)} left out; the language model under that head is converted")
     info = {"kind": "pretrained", "converted_from": f"{kind}: {settings.src}", "metrics": {}}

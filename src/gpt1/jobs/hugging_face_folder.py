@@ -21,13 +21,11 @@ from gpt1.jobs.foreign import TOKENS, Foreign, check_vocabulary, layout, missing
 from gpt1.jobs.hugging_face import CHOICE_BIAS, CHOICE_HEAD, HEAD, from_hf_config
 from gpt1.jobs.weights import Weights
 from gpt1.text.bpe_files import read_bpe
+from gpt1.text.openai import PAIRS, TOKENIZER, vocabulary_files
 from gpt1.text.tokenizer import Tokenizer, blank
 
 HUB_ID = r"[\w.-]+/[\w.-]+"
 SAFE, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
-TOKENIZER = "tokenizer.json"
-PAIRS = (("vocab.json", "merges.txt"), ("encoder_bpe_40000.json", "vocab_40000.bpe"))
-"""Vocabulary and merges, as old versions of transformers saved them and as OpenAI did."""
 WANTED = ["config.json", SAFE, INDEX, "model-*.safetensors", TOKENIZER, *(name for pair in PAIRS for name in pair)]
 PREFIX, OUTPUT = "transformer.", "lm_head.weight"
 HEADS = (HEAD, CHOICE_HEAD, CHOICE_BIAS)
@@ -52,13 +50,6 @@ def in_order(folder: Path, model: Model) -> list[Tensor]:
     _, found = _tensors(folder, quiet=True)
     known = {_full(name): name for name in found}
     return [found[known.get(name, OUTPUT)] for name, _ in layout(model)]
-
-
-def vocabulary_files(folder: Path) -> tuple[Path, Path] | None:
-    """Vocabulary and merges, where there is no tokenizer.json, which would go before them."""
-    if (folder / TOKENIZER).exists():
-        return None
-    return next(((folder / a, folder / b) for a, b in PAIRS if (folder / a).exists()), None)
 
 
 def is_hub_id(source: str) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 from gpt1.errors import UserError
 from gpt1.storage import write_text
-from gpt1.text.tokenizer import UNKNOWN, Tokenizer, blank
+from gpt1.text.tokenizer import UNKNOWN, Tokenizer, blank, recut
 
 HEADER = "#version: 0.2"
 """First line of a merges file."""
@@ -28,6 +28,8 @@ def read_bpe(vocabulary: Path, merges: Path) -> tuple[dict[str, int], list[tuple
 
 def write_bpe(tokenizer: Tokenizer, tokens: int, vocabulary: Path, merges: Path) -> None:
     """Write the first `tokens` ids, and the merges. Raises UserError for a tokenizer that two such files cannot say."""
+    if tokenizer.kind == "openai2018":
+        tokenizer = recut(tokenizer, "gpt1")  # the same two files; they do not say how words are cut
     definition = json.loads(tokenizer.text)
     model = definition["model"]
     own = tokenizer.kind == "gpt1"

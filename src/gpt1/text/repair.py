@@ -3,7 +3,7 @@ r"""Broken Unicode mended by ftfy, at the speed of a search: a line that cannot 
 What is damage is mended: mojibake, HTML entities, control characters, terminal escapes, lone surrogates, ligatures
 left by a PDF, foreign line ends, characters not composed (NFC). What a writer chose is kept: curly quotes and
 full-width punctuation, which ftfy by default, and GPT-1's release with it, makes straight and narrow. A lossless model
-of a text with curly quotes should have seen curly quotes. (`text.release` asks for them all the same.)
+of a text with curly quotes should have seen curly quotes. (`text.openai2018` asks for them all the same.)
 
 Why a line may be skipped. ftfy works line by line (state passes from line to line only by "<", see `repair`), and on
 a line of the characters in `_PLAIN` without an HTML entity each of its steps does nothing, `\r` apart:

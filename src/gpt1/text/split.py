@@ -37,5 +37,5 @@ PATTERNS = {"bytes": WORDS, "gpt1": r"[^ \t\r\n]+", "openai2018": "[^ ]+"}
 
 The `gpt1` tokenizer drops blanks, its normaliser changes characters one by one (only combining marks look at their
 neighbours, and never over a blank), so it too may be fed what stands between blanks. `openai2018` cuts standardised
-text, where "\n" stands between blanks as words do (`text.release`).
+text, where "\n" stands between blanks as words do (`text.openai2018`).
 """

@@ -18,7 +18,7 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 
 from gpt1.errors import UserError
 from gpt1.storage import write_json, write_text
-from gpt1.text import release
+from gpt1.text import openai2018
 from gpt1.text.split import WORDS
 
 END, PAD = "<|end|>", "<|pad|>"
@@ -36,7 +36,7 @@ class Tokenizer:
     """A vocabulary with its special tokens; the same object after `save` and `load`.
 
     kind: bytes (lossless byte-level BPE), gpt1 (GPT-1's own kind: lower-case, `</w>`, lossy), openai2018 (the same, but
-    words are cut as in OpenAI's release, `text.release`, which tokenizer.json comes near to), custom (any other).
+    words are cut as in OpenAI's release, `text.openai2018`, which tokenizer.json comes near to), custom (any other).
     """
 
     def __init__(self, definition: dict[str, Any]) -> None:
@@ -57,7 +57,7 @@ class Tokenizer:
         self._cuts = self.kind == "openai2018"
         """whether we cut the words, not `tokenizers`"""
         if self._cuts:
-            release.check_spacy()
+            openai2018.check_spacy()
             self._tokenizer.normalizer = self._tokenizer.pre_tokenizer = None
         self._tokenizer.encode_special_tokens = True
         self.lossless = self.kind == "bytes"
@@ -117,7 +117,7 @@ class Tokenizer:
 
     def standardized(self, text: str) -> str:
         """What is to be cut by `split.PATTERNS`: the text itself, but for kind openai2018."""
-        return release.standardized(text) if self._cuts else text
+        return openai2018.standardized(text) if self._cuts else text
 
     def encode_words(self, words: list[str]) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
         """How many ids each word has, and the ids of all; much faster than `encode_batch` for many short strings.
@@ -126,7 +126,7 @@ class Tokenizer:
         """
         if not self._cuts:
             return self._encode_words(words)
-        parts = [release.split(word) for word in words]
+        parts = [openai2018.split(word) for word in words]
         lengths, ids = self._encode_words([part for word in parts for part in word])
         ends = np.cumsum([len(word) for word in parts])
         return np.diff(np.concatenate(([0], np.cumsum(lengths)))[ends], prepend=0), ids
@@ -155,7 +155,7 @@ class Tokenizer:
     def split(self, text: str) -> list[str]:
         """The words of `text`, normalised, as the BPE sees them."""
         if self._cuts:
-            return release.words(text)
+            return openai2018.words(text)
         normalizer, pre_tokenizer = self._tokenizer.normalizer, self._tokenizer.pre_tokenizer
         text = normalizer.normalize_str(text) if normalizer else text
         return [word for word, _ in pre_tokenizer.pre_tokenize_str(text)] if pre_tokenizer else [text]
@@ -166,7 +166,7 @@ class Tokenizer:
 
     def _read(self, text: str) -> str | list[str]:
         """What `tokenizers` is given."""
-        return release.words(text) if self._cuts else valid(text)
+        return openai2018.words(text) if self._cuts else valid(text)
 
     def _piece(self, i: int) -> str:
         token = self._tokenizer.id_to_token(i) if i >= 0 else None
@@ -233,9 +233,9 @@ def _cut_as(kind: Own, tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
     else:
-        near = [normalizers.Replace(Regex(pattern), by) for pattern, by in release.NEAR_TEXT]
+        near = [normalizers.Replace(Regex(pattern), by) for pattern, by in openai2018.NEAR_TEXT]
         tokenizer.normalizer = normalizers.Sequence([*near, normalizers.Lowercase()])
-        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(release.NEAR_WORDS), behavior="removed", invert=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(openai2018.NEAR_WORDS), behavior="removed", invert=True)
         lines = decoders.Replace(Regex(" ?\\n ?"), "\n")
         tokenizer.decoder = decoders.Sequence([decoders.BPEDecoder(suffix="</w>"), decoders.Fuse(), lines])
     definition: dict[str, Any] = json.loads(tokenizer.to_str())
@@ -259,7 +259,7 @@ def _kind(definition: dict[str, Any]) -> Kind:
         part.get("pattern") == {"Regex": WORDS} for part in pre_tokenizer.get("pretokenizers", [])
     ):
         return "bytes"
-    if pre_tokenizer.get("pattern") == {"Regex": release.NEAR_WORDS}:
+    if pre_tokenizer.get("pattern") == {"Regex": openai2018.NEAR_WORDS}:
         return "openai2018"
     own = pre_tokenizer.get("type") == "BertPreTokenizer" and model.get("end_of_word_suffix") == "</w>"
     return "gpt1" if own else "custom"

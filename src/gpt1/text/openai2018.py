@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from gpt1.errors import UserError
-from gpt1.text.repair import RELEASE, repair
 
 LONGEST = 300
 FAR = 10_000
@@ -76,6 +75,8 @@ def check_spacy() -> None:
 
 def standardized(text: str) -> str:
     """`text` as the release hands it to spaCy: pieces with one space between them, a line end being a piece."""
+    from gpt1.text.repair import RELEASE, repair  # and so ftfy, which only those pay for who need it
+
     text = repair(text, config=RELEASE)
     for mark, plain in _ASCII.items():
         text = text.replace(mark, plain)
