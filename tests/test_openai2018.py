@@ -93,7 +93,7 @@ def test_any_mixture_has_the_ids_of_the_release(tokenizer: Tokenizer, openai_fol
     assert every_road(tokenizer, texts) == [encode(text) for text in texts]
 
 
-@pytest.mark.parametrize("step", [100, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [100, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 def test_every_line_of_real_data_has_the_ids_of_the_release(shared_data: Path, step: int) -> None:
     """spaCy looks for special cases over spaces, in vain, and may miss another by it: one line in 500,000."""
     folder = shared_data / "gpt1-vocab"
