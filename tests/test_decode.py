@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt1.config import Model
+from gpt1.nn import replay
 from gpt1.nn.decode import decode
 from gpt1.nn.model import GPT
-from gpt1.nn.sampling import HEADS, Sampling, draw, penalised, probabilities
+from gpt1.nn.sampling import HEADS, Sampling, draw, nucleus_floor, penalised, probabilities, sorted_nucleus_floor
 
 TINY = Model(context=24, width=32, depth=2, heads=4, inner=128, vocabulary=50)
 GREEDY = Sampling(temperature=0)
@@ -63,6 +64,19 @@ def test_batched_is_single(body: GPT, sampling: Sampling) -> None:
     assert [len(new) for new in together] == [24, 18, 1, 22]
 
 
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(top_p=0.9), Sampling(top_k=5, repetition_penalty=1.3)])
+def test_steps_of_fixed_shapes_write_the_same(body: GPT, sampling: Sampling, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU repeats: cache and rows rounded up, columns not filled yet masked, the host one step behind."""
+    monkeypatch.setattr(replay, "FEWEST_COLUMNS", 4)
+    for prompts, steps in ((RAGGED, 24), (RAGGED[:3], 9), (RAGGED, 24), ([[7, 1, 30]], 22), ([[7]], 2), ([[7]], 1)):
+        expected, found = (
+            list(write(body, prompts, sampling, [random.Random(repr(prompt)) for prompt in prompts], steps))
+            for write in (decode, torch.inference_mode()(replay.replayed))
+        )
+        assert expected == found
+        assert len(found) == steps
+
+
 def test_closing_the_generator_stops_the_work(body: GPT) -> None:
     steps = decode(body, [[1]], GREEDY, [random.Random(1)], 10)
     assert len(next(steps)) == 1
@@ -96,6 +110,14 @@ def test_the_kept_tokens_and_their_probabilities(values: list[float], top_k: int
     # Where a sum meets top_p to the last digit, either side may be right.
     near = [naive(values, replace(sampling, top_p=min(1.0, top_p + shift))) for shift in (0, -1e-12, 1e-12)]
     assert any(found == pytest.approx(wanted, abs=1e-9) for wanted in near)
+
+
+@pytest.mark.parametrize("width", [9, 300, 5000])
+@pytest.mark.parametrize("top_p", [0.05, 0.33, 0.72, 0.95])
+def test_the_nucleus_by_sorting_is_the_same(width: int, top_p: float) -> None:
+    wide_N1 = torch.tensor([[0.1], [9.0], [3.0], [0.0]], dtype=torch.float64)
+    p_NV = (torch.randn(4, width, generator=torch.Generator().manual_seed(4)) * wide_N1).softmax(-1)
+    assert torch.equal(sorted_nucleus_floor(p_NV, top_p), nucleus_floor(p_NV, top_p))
 
 
 def test_a_nucleus_larger_than_the_head_is_found_too() -> None:

@@ -6,6 +6,7 @@ an output matrix tied to the token embedding. The constructors make shapes only;
 Legend: N sequences, T tokens, S tokens seen so far (T without a cache), D width, H heads, d = D / H, V vocabulary.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -21,26 +22,27 @@ INIT_STD = 0.02
 
 
 class Cache(Protocol):
-    """Keys and values of the tokens already seen; see `nn.decode`."""
+    """A layer's keys and values of the tokens already seen; see `nn.decode`."""
 
-    def update(self, layer: int, k_NHTd: Tensor, v_NHTd: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the new tokens' keys and values; return those of all tokens, new ones last."""
+    def update(self, kv_2NHTd: Tensor) -> Tensor:
+        """Store the new tokens' keys and values; return kv_2NHSd, those that attention reads."""
 
 
 class Attention(nn.Module):
     """Multi-head causal self-attention."""
 
-    def __init__(self, config: Model, layer: int) -> None:
+    def __init__(self, config: Model) -> None:
         super().__init__()
-        self.layer, self.heads, self.dropout = layer, config.heads, config.attention_dropout
+        self.heads, self.dropout = config.heads, config.attention_dropout
         self.qkv = Linear(config.width, 3 * config.width)
         self.out = Linear(config.width, config.width)
 
     def forward(self, x_NTD: Tensor, mask_NTS: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         N, T, D = x_NTD.shape
-        q_NHTd, k_NHSd, v_NHSd = self.qkv(x_NTD).view(N, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        qkv_3NHTd = self.qkv(x_NTD).view(N, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        q_NHTd, k_NHSd, v_NHSd = qkv_3NHTd
         if cache is not None:
-            k_NHSd, v_NHSd = cache.update(self.layer, k_NHSd, v_NHSd)
+            k_NHSd, v_NHSd = cache.update(qkv_3NHTd[1:])
         dropout = self.dropout if self.training else 0.0
         a_NHTd = causal_attention(q_NHTd, k_NHSd, v_NHSd, mask_NTS, dropout)
         return self.out(a_NHTd.transpose(1, 2).reshape(N, T, D))
@@ -61,9 +63,9 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Attention, then feed-forward; each is added to its input, and the sum is normalised (post-LayerNorm)."""
 
-    def __init__(self, config: Model, layer: int) -> None:
+    def __init__(self, config: Model) -> None:
         super().__init__()
-        self.attention = Attention(config, layer)
+        self.attention = Attention(config)
         self.attention_norm = nn.LayerNorm(config.width, EPSILON)
         self.feed_forward = FeedForward(config)
         self.feed_forward_norm = nn.LayerNorm(config.width, EPSILON)
@@ -83,26 +85,27 @@ class GPT(nn.Module):
         self.tokens = nn.Embedding(config.vocabulary, config.width)
         self.positions = nn.Embedding(config.context, config.width)
         self.dropout = Dropout(config.embedding_dropout)
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
 
     def forward(
         self,
         tokens_NT: Tensor,
         positions_NT: Tensor | None = None,
         mask_NTS: Tensor | None = None,
-        cache: Cache | None = None,
+        caches: Sequence[Cache] | None = None,
     ) -> Tensor:
         """h_NTD, the hidden state at each token.
 
         `positions_NT` (default 0 .. T-1) numbers the tokens within the context. `mask_NTS`, True where a token may
-        look, replaces the causal mask; it is needed only where a cache already holds tokens and T > 1, or where
-        padding stands on the left. Raises IndexError if a token or position lies outside its table.
+        look, replaces the causal mask (or what to add to the scores, 0 or -inf); it is needed only where the caches,
+        one a layer, hold tokens and T > 1, or give more than there are so far, or where padding stands on the left.
+        Raises IndexError if a token or position lies outside its table.
         """
         if positions_NT is None:
             positions_NT = torch.arange(tokens_NT.shape[1], device=tokens_NT.device)
         h_NTD = self.dropout(self.tokens(tokens_NT) + self.positions(positions_NT))
-        for block in self.blocks:
-            h_NTD = block(h_NTD, mask_NTS, cache)
+        for layer, block in enumerate(self.blocks):
+            h_NTD = block(h_NTD, mask_NTS, caches[layer] if caches else None)
         return h_NTD
 
     def logits(self, h_NTD: Tensor) -> Tensor:

@@ -35,7 +35,8 @@ def penalised(logits_NV: Tensor, seen_NV: Tensor, penalty: float) -> Tensor:
 def probabilities(logits_NV: Tensor, sampling: Sampling) -> Tensor:
     """p_NV after temperature, top-k and top-p, in this order; 0 for a dropped token, each row sums to 1.
 
-    Tokens as probable as the last one kept are kept too, so the result depends on no order of the vocabulary.
+    Tokens as probable as the last one kept are kept too, so the result depends on no order of the vocabulary. On a GPU
+    nothing here waits for a result, so that it can be part of a CUDA graph.
     """
     # The largest logit is taken off first, since a small temperature would make it infinite.
     wide_NV = logits_NV.double().sub_(logits_NV.amax(-1, keepdim=True))
@@ -43,7 +44,8 @@ def probabilities(logits_NV: Tensor, sampling: Sampling) -> Tensor:
     if 0 < sampling.top_k < p_NV.shape[-1]:
         p_NV = _at_least(p_NV, p_NV.topk(sampling.top_k).values[:, -1:])
     if sampling.top_p < 1:
-        p_NV = _at_least(p_NV, _nucleus_floor(p_NV, sampling.top_p))
+        floor = nucleus_floor if p_NV.device.type == "cpu" else sorted_nucleus_floor
+        p_NV = _at_least(p_NV, floor(p_NV, sampling.top_p))
     return p_NV
 
 
@@ -63,12 +65,19 @@ def draw(logits_NV: Tensor, sampling: Sampling, uniform_N: Tensor) -> Tensor:
 
 
 def _at_least(p_NV: Tensor, floor_N1: Tensor) -> Tensor:
-    p_NV = p_NV.where(p_NV >= floor_N1, 0.0)
+    p_NV = p_NV.masked_fill(p_NV < floor_N1, 0.0)
     return p_NV.div_(p_NV.sum(-1, keepdim=True))
 
 
-def _nucleus_floor(p_NV: Tensor, top_p: float) -> Tensor:
+def sorted_nucleus_floor(p_NV: Tensor, top_p: float) -> Tensor:
     """The probability of the last token that top-p keeps: before it, less than `top_p` has been gathered."""
+    sorted_NV = p_NV.sort(-1, descending=True).values
+    before_NV = sorted_NV.cumsum(-1) - sorted_NV
+    return sorted_NV.gather(-1, (before_NV < top_p).sum(-1, keepdim=True) - 1)
+
+
+def nucleus_floor(p_NV: Tensor, top_p: float) -> Tensor:
+    """The same; it looks how far each row has come, which a CPU tells at once."""
     V = p_NV.shape[-1]
     floor_N1 = torch.zeros_like(p_NV[:, :1])
     open_N = torch.ones_like(floor_N1[:, 0], dtype=torch.bool)
