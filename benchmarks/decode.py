@@ -4,6 +4,9 @@
 about as peaked as a trained model's, and writes benchmarks/results/decode.json; `--only` measures some parts again and
 keeps the others' figures. `--agree RUN TEXT` compares the 8-bit weights of a trained run with the others on a text.
 
+On a GPU 256 texts are written too; ours is measured there as it comes (steps recorded as CUDA graphs), with compiled
+blocks inside the graphs, and launched kernel by kernel ("eager"). `--only "small bf16" --rows 1 2` is a short trial.
+
 The peers are `openai-gpt`, the same network with the same weights, for which transformers keeps no keys and values, so
 each step reads the whole text again; and `gpt2` of the same size, which keeps them. All are greedy but for "top-p".
 """
@@ -31,18 +34,20 @@ from gpt1.nn.model import GPT, INIT_STD
 from gpt1.nn.quantize import has_int8, quantized
 from gpt1.nn.reading import packed
 from gpt1.nn.sampling import Sampling
-from gpt1.train.parallel import machine
+from gpt1.nn.writing import Writing
+from gpt1.train.parallel import fuse, machine
 from record import RESULTS, record
 
 Writer = Callable[[int, int, int], None]
 """texts, tokens of each prompt, new tokens of each -> nothing; the time is what counts"""
-PROMPT, NEW, CONTEXT, REPEATS, MANY = 32, 128, 512, 5, 16
+PROMPT, NEW, CONTEXT, REPEATS = 32, 128, 512, 5
+ROWS = {"cpu": [1, 16], "cuda": [1, 16, 256]}
 GREEDY, TOP_P = Sampling(temperature=0), Sampling(top_p=0.95)
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 PARTS = {"gpt1 bf16": 40_478, "gpt1 fp32": 40_478, "small bf16": 8_192}
 """Preset and number format of a part -> its vocabulary."""
 ENOUGH = 10
-"""Seconds after which a writer is not measured again: reading 16 texts anew at every step takes minutes."""
+"""Seconds after which a writer is not measured again: reading many texts anew at every step takes minutes."""
 WINDOWS = 64
 """Stretches of a context's length that --agree reads."""
 
@@ -51,34 +56,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--only", nargs="*", choices=PARTS, help="parts to measure (default: all)")
+    parser.add_argument("--rows", nargs="+", type=int, help="texts written at once (default: 1 16, on a GPU also 256)")
     parser.add_argument("--agree", nargs=2, metavar=("RUN", "TEXT"), help="a trained run and a file it has not read")
     asked = parser.parse_args()
     device, _ = machine(Command(device=asked.device))
     parts = [] if asked.agree else asked.only or list(PARTS)
-    measured: dict[str, Any] = {part: measure(part, device) for part in parts}
+    rows = asked.rows or ROWS[device.type]
+    measured: dict[str, Any] = {part: measure(part, device, rows) for part in parts}
     if asked.agree:
         measured["agreement"] = agreement(*map(Path, asked.agree))
     about = {"device": str(device), "threads": torch.get_num_threads(), "prompt": PROMPT, "new_tokens": NEW}
-    result = _kept() | about | measured
-    record("decode", "python benchmarks/decode.py", result)
+    name = "decode" if device.type == "cpu" else f"decode-{device.type}"
+    if not asked.rows:
+        record(name, f"python benchmarks/decode.py --device {asked.device}", _kept(name) | about | measured)
     print(json.dumps(measured, indent=2))
 
 
-def _kept() -> dict[str, Any]:
-    path = RESULTS / "decode.json"
+def _kept(name: str) -> dict[str, Any]:
+    path = RESULTS / f"{name}.json"
     old = json.loads(path.read_text()).get("result", {}) if path.exists() else {}
     return {part: figures for part, figures in old.items() if part in (*PARTS, "agreement")}
 
 
-def measure(part: str, device: torch.device) -> dict[str, dict[str, float]]:
-    """Figures of each writer: tokens/s of one text and of 16, ms to a first token, tokens/s of reading 512."""
+def measure(part: str, device: torch.device, rows_at_once: list[int]) -> dict[str, dict[str, float]]:
+    """Figures of each writer: tokens/s of one text and of many, ms to a first token, tokens/s of reading 512."""
     preset, dtype = part.split()
     model = PRESETS[preset]  # type: ignore[index]
     context = min(CONTEXT, model.context)
     writers = all_writers(replace(model, vocabulary=PARTS[part]), device, DTYPES[dtype])
-    cases = {
-        "tokens_per_second": (1, PROMPT, NEW),
-        f"tokens_per_second_{MANY}": (MANY, PROMPT, NEW),
+    cases = {"tokens_per_second" + f"_{rows}" * (rows > 1): (rows, PROMPT, NEW) for rows in rows_at_once} | {
         "first_token_ms": (1, PROMPT, 1),
         f"prefill_{context}_tokens_per_second": (1, context, 1),
     }
@@ -93,7 +99,7 @@ def measure(part: str, device: torch.device) -> dict[str, dict[str, float]]:
 def by_turns(writers: dict[str, Writer], device: torch.device, rows: int, prompt: int, new: int) -> dict[str, float]:
     """Median seconds of each writer. In turns, so that a busy moment of the machine falls on all of them."""
     for write in writers.values():
-        write(rows, prompt, min(new, 3))
+        write(rows, prompt, min(new, 3) if device.type == "cpu" else new)  # graphs are recorded for the whole length
     seconds: dict[str, list[float]] = {name: [] for name in writers}
     for _ in range(REPEATS):
         for name, write in writers.items():
@@ -106,6 +112,11 @@ def all_writers(model: Model, device: torch.device, dtype: torch.dtype) -> dict[
     """Ours by way of writing, then the peers."""
     ours = packed(network(model).to(device, dtype))
     writers = {"gpt1": _ours(ours, GREEDY), "gpt1, top-p": _ours(ours, TOP_P)}
+    if device.type == "cuda":
+        writers["gpt1, eager"] = _eager(ours)
+        compiled = network(model).to(device, dtype)
+        fuse(compiled.blocks, device)
+        writers["gpt1, compiled blocks"] = _ours(compiled, GREEDY)
     if device.type == "cpu" and has_int8() and dtype == torch.bfloat16:
         writers["gpt1, int8"] = _ours(quantized(network(model)).to(dtype), GREEDY)
     writers["transformers openai-gpt"] = _theirs(openai_gpt(network(model)).to(device, dtype))
@@ -144,6 +155,20 @@ def _ours(body: GPT, sampling: Sampling) -> Writer:
         streams = [random.Random(row) for row in range(rows)]
         for _ in decode(body, [_prompt(prompt)] * rows, sampling, streams, new):
             pass
+
+    return write
+
+
+def _eager(body: GPT) -> Writer:
+    """Our step without a graph, its tokens fetched one by one, as `decode` goes on a CPU."""
+
+    @torch.inference_mode()
+    def write(rows: int, prompt: int, new: int) -> None:
+        writing = Writing(body, rows, prompt + new - 1, GREEDY)
+        writing.begin(body, [_prompt(prompt)] * rows, [random.Random(0)] * rows, new)
+        for read in range(prompt + 1, prompt + new):
+            writing.step(body, read, masked=False)
+            writing.tokens_N1.tolist()
 
     return write
 

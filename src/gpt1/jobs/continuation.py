@@ -15,7 +15,6 @@ from gpt1.text.tokenizer import Tokenizer
 
 FinishReason = Literal["end", "stop", "length", "context"]
 """The end token, a stop string, max_new_tokens, or a full context."""
-ROWS_AT_ONCE = 64
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 """What a tokenizer makes of the first bytes of a character."""
 
@@ -110,11 +109,16 @@ def advance(body: GPT, rows: Sequence[Continuation], settings: Generate) -> Iter
             return
 
 
+def rows_at_once(body: GPT) -> int:
+    """Texts to let grow together: as many as make the weights' way from memory worth it."""
+    return 64 if body.tokens.weight.device.type == "cpu" else 256
+
+
 def continue_texts(body: GPT, tokenizer: Tokenizer, settings: Generate) -> list[Sample]:
     """Every sample of every prompt, `num` of the first one first."""
     rows = continuations(body, tokenizer, settings)
-    for low in range(0, len(rows), ROWS_AT_ONCE):
-        for _ in advance(body, rows[low : low + ROWS_AT_ONCE], settings):
+    for low in range(0, len(rows), at_once := rows_at_once(body)):
+        for _ in advance(body, rows[low : low + at_once], settings):
             pass
     return [row.sample() for row in rows]
 

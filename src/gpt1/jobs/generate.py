@@ -10,7 +10,7 @@ from gpt1.config import Generate
 from gpt1.errors import UserError
 from gpt1.jobs import bundle
 from gpt1.jobs.console import say
-from gpt1.jobs.continuation import ROWS_AT_ONCE, Continuation, advance, check, continuations
+from gpt1.jobs.continuation import Continuation, advance, check, continuations, rows_at_once
 from gpt1.nn.model import GPT
 from gpt1.nn.quantize import has_int8, quantized
 from gpt1.nn.reading import packed
@@ -31,7 +31,7 @@ def generate(settings: Generate) -> dict[str, Any]:
     rows = continuations(body, model.tokenizer, settings)
     _say_what_was_cut(rows[:: settings.num], body.config.context)
     began = time.perf_counter()
-    for low in range(0, len(rows), at_once := 1 if settings.stream else ROWS_AT_ONCE):
+    for low in range(0, len(rows), at_once := 1 if settings.stream else rows_at_once(body)):
         _write(body, rows[low : low + at_once], settings)
     seconds = time.perf_counter() - began
     samples = [row.sample() for row in rows]

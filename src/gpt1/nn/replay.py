@@ -23,7 +23,7 @@ from gpt1.nn.sampling import Sampling
 from gpt1.nn.writing import Writing
 
 FEWEST_COLUMNS = 128
-KEPT = 2
+KEPT = 4
 """How many a body keeps for later; each holds the keys and values of all its columns."""
 WARM_UPS = 2
 """Steps made before one is recorded, since libraries set themselves up in their first calls."""
