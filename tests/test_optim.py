@@ -105,6 +105,22 @@ def test_a_gradient_that_is_no_number_changes_nothing(method: str, bad: float) -
     assert all(torch.equal(before[name], value) for name, value in optimizer.state().items())
 
 
+@pytest.mark.parametrize("clip", [0.0, 0.5])
+def test_the_kernel_clips_and_skips_as_the_program_does(clip: float) -> None:
+    """What a GPU does, so that nothing waits for the norm; PyTorch's fused Adam for a CPU takes the same orders."""
+    models = []
+    for on_device in (False, True):
+        torch.manual_seed(0)
+        models.append(model := Net())
+        optimizer = Optimizer(model, Optim(lr=1e-2, warmup=1, clip=clip), steps=10)
+        optimizer.on_device = on_device
+        for scale in (1.0, 1e-6, math.nan, 1.0):
+            steps(model, optimizer, 1, scale)
+        assert all(state["step"] == 3 for state in optimizer.adam.state.values())
+    for a, b in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 @pytest.mark.parametrize("method", ["adam", "muon"])
 def test_state_is_all_a_continuation_needs(method: str) -> None:
     settings = Optim(method=method, matrix_lr=1e-2, warmup=1)  # type: ignore[arg-type]

@@ -99,7 +99,8 @@ def test_an_update_is_extrapolated_from_one_and_two_micro_batches(data: Path, mo
 
     def train(*args: Any, **kwargs: Any) -> Any:
         for report in real(*args, **kwargs):
-            yield replace(report, seconds=2 + 3 * report.tokens / SIZE.context)
+            vars(report)["seconds"] = 2 + 3 * report.tokens / SIZE.context
+            yield report
 
     monkeypatch.setattr(pace, "train", train)
     for micro_batch in (2, 5, 7, 10):

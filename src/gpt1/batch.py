@@ -29,6 +29,8 @@ class Batch:
     """int64 classes (N,), or float targets (N,) or (N, C)"""
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on another device."""
+        """The same batch on another device; a GPU copies it while the program goes on, which needs pinned memory."""
         there = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        if device.type == "cuda":
+            there = {name: tensor.pin_memory() for name, tensor in there.items()}
         return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in there.items()})

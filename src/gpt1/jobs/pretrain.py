@@ -181,19 +181,30 @@ def _train(run: Run, start: int) -> None:
         run.model, windows, run.optimizer,
         weights={"lm": 1.0}, steps=run.steps, start=start, seed=settings.seed, device=run.device,
     )  # fmt: skip
+    behind = run.device.type != "cpu"  # a GPU is still at an update when its report comes; its numbers are read later
+    waiting: list[Report] = []
     speeds: list[float] = []
     with stop_asked() as asked, bar("{task.fields[state]}") as progress:
         task = progress.add_task("pretrain", total=run.steps, completed=start, state="")
+
+        def note(left: int) -> None:
+            while len(waiting) > left:
+                report = waiting.pop(0)
+                speeds.append(report.tokens / report.seconds)
+                state = f"loss {report.losses['lm']:.3f}  {statistics.median(speeds[-20:]):,.0f} tokens/s"
+                progress.update(task, completed=report.step, state=state)
+                _note(run, report)
+
         for report in reports:
-            speeds.append(report.tokens / report.seconds)
-            state = f"loss {report.losses['lm']:.3f}  {statistics.median(speeds[-20:]):,.0f} tokens/s"
-            progress.update(task, completed=report.step, state=state)
-            _note(run, report)
-            if report.step == run.steps:
+            waiting.append(report)
+            last, look = report.step == run.steps, report.step % eval_every == 0
+            note(0 if last or look else behind)
+            if last:
                 break
-            if report.step % eval_every == 0:
+            if look:
                 say(_line(report.step, run.validate(report.step, EVALUATION_WINDOWS), run.sample(report.step)))
             if report.step % save_every == 0 or asked():
+                note(0)
                 run.save(report.step)
             if asked():
                 raise KeyboardInterrupt(f"stopped after update {report.step:,}; the same command goes on from there")

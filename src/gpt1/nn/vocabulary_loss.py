@@ -27,9 +27,12 @@ def vocabulary_loss(h_NTD: Tensor, matrix_VD: Tensor, targets_NT: Tensor, weight
 
     Targets equal to IGNORE are left out, whatever their weight. Weights get no gradient.
     """
-    kept_M = (targets_NT != IGNORE).flatten().nonzero().squeeze(1)
     h_MD, targets_M, weights_M = h_NTD.flatten(0, 1), targets_NT.flatten(), weights_NT.flatten()
-    if len(kept_M) < len(targets_M):
+    real_M = targets_M != IGNORE
+    if h_NTD.device.type != "cpu":
+        # Which rows to leave out a GPU tells only when it gets here; until then the program would have to wait.
+        weights_M, targets_M = weights_M * real_M, targets_M.clamp(min=0)
+    elif len(kept_M := real_M.nonzero().squeeze(1)) < len(targets_M):
         kept_M, weights_M = _rounded_up(kept_M, weights_M[kept_M])
         h_MD, targets_M = h_MD[kept_M], targets_M[kept_M].clamp(min=0)
     loss: Tensor = _SlicedCrossEntropy.apply(h_MD, matrix_VD, targets_M, weights_M)

@@ -1,9 +1,11 @@
 """The training loop: the only one. It yields a report after each update; whoever iterates logs, saves and stops."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -31,20 +33,53 @@ class Objective(Protocol):
         """Switch dropout on or off."""
 
 
+class Moment:
+    """A moment of the program; on a GPU one of the work handed to it, which comes later."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds = time.perf_counter()
+        self.event = torch.cuda.Event(enable_timing=True) if device.type == "cuda" else None
+        if self.event is not None:
+            self.event.record(torch.cuda.current_stream(device))
+
+    def since(self, other: "Moment") -> float:
+        """Seconds from the other moment to this one, once both have come."""
+        if self.event is None or other.event is None:
+            return self.seconds - other.seconds
+        self.event.synchronize()
+        return other.event.elapsed_time(self.event) / 1000
+
+
 @dataclass(frozen=True)
 class Report:
-    """One update."""
+    """One update. A GPU may still be at it: whoever reads a loss, the norm or the seconds waits for it."""
 
     step: int
     """updates made so far, this one included"""
-    losses: dict[str, float]
-    """mean loss in nats, by name"""
-    grad_norm: float
-    """global norm before clipping; not finite where the update was skipped"""
     tokens: int
     """targets in this update"""
-    seconds: float
-    """time it took"""
+    sums: list[dict[str, Tensor]]
+    """losses in nats by name, summed, of each micro-batch"""
+    counts: Counter[str]
+    """terms of the sums, over all micro-batches"""
+    norm: Tensor
+    began: Moment
+    ended: Moment
+
+    @cached_property
+    def losses(self) -> dict[str, float]:
+        """Mean loss in nats, by name."""
+        return {name: sum(s[name].item() for s in self.sums) / self.counts[name] for name in self.sums[0]}
+
+    @cached_property
+    def grad_norm(self) -> float:
+        """Global norm before clipping; not finite where the update was skipped."""
+        return self.norm.item()
+
+    @cached_property
+    def seconds(self) -> float:
+        """Time it took."""
+        return self.ended.since(self.began)
 
 
 def train(
@@ -63,10 +98,12 @@ def train(
     The loss is the sum over names of weight * (sum of losses) / (count over the whole update). Randomness (dropout)
     is a function of (seed, step), so a run that stops and continues is the run that did not stop. Raises RunFailed
     after ten updates in a row whose gradient was not finite; weights stay as they were before the first of them.
+    On a GPU that is seen an update later, since nothing here waits for the update that was launched last.
     """
+    before: Report | None = None
     skipped, micro_batches = 0, batches(start) if start < steps else []
     for step in range(start, steps):
-        began = time.perf_counter()
+        began = Moment(device)
         torch.manual_seed(hash((seed, step)))
         model.train()
         counts: Counter[str] = Counter()
@@ -74,12 +111,12 @@ def train(
             counts.update(model.counts(batch))
         sums = [_backward(model, batch.to(device), weights, counts) for batch in micro_batches]
         upcoming = batches(step + 1) if step + 1 < steps else []  # while a GPU is still at the backward
-        grad_norm = optimizer.update(step)
-        losses = {name: sum(s[name].item() for s in sums) / counts[name] for name in sums[0]}
+        norm = optimizer.update(step)
         tokens = sum(int((batch.targets_NKT != IGNORE).sum()) for batch in micro_batches)
         micro_batches = upcoming
-        yield Report(step + 1, losses, grad_norm, tokens, time.perf_counter() - began)
-        skipped = 0 if torch.isfinite(torch.tensor(grad_norm)) else skipped + 1
+        yield (report := Report(step + 1, tokens, sums, counts, norm, began, Moment(device)))
+        over, before = report if device.type == "cpu" else before, report
+        skipped = 0 if over is None or math.isfinite(over.grad_norm) else skipped + 1
         if skipped == PATIENCE:
             raise RunFailed(
                 f"the gradient was not finite in {PATIENCE} updates in a row (the last is {step + 1}); the weights are "

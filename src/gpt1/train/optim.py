@@ -38,6 +38,8 @@ class Optimizer:
             [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
             lr=settings.lr, betas=(settings.beta1, settings.beta2), eps=1e-8, fused=True,
         )  # fmt: skip
+        self.on_device = not hidden and all(master.is_cuda for master in learnt.values())
+        """whether clipping and skipping are left to the kernel, so that nothing waits for the norm"""
 
     def _take(self, name: str, weight: Tensor) -> None:
         """Move a gradient that a backward pass has just finished to its master, and free it."""
@@ -49,21 +51,30 @@ class Optimizer:
         self.taken.add(name)
         weight.grad = None
 
-    def update(self, step: int) -> float:
-        """Make update number `step` (from 0) and return the global gradient norm before clipping.
+    def update(self, step: int) -> Tensor:
+        """Make update number `step` (from 0) and return the global gradient norm before clipping, a scalar.
 
         A norm that is not finite changes nothing: no weight, no moment.
         """
         for name in self.gradients.keys() - self.taken:
             self.gradients[name].zero_()
         self.taken.clear()
-        gradients = list(self.gradients.values())
+        gradients, share = list(self.gradients.values()), learning_rate(step, self.steps, self.settings)
         norm = torch.nn.utils.get_total_norm(gradients)
-        if math.isfinite(value := norm.item()):
+        if self.on_device:
+            self._guard(norm)
+            self._apply(share)
+        elif math.isfinite(value := norm.item()):
             if 0 < self.settings.clip < value:
                 torch._foreach_mul_(gradients, self.settings.clip / value)
-            self._apply(learning_rate(step, self.steps, self.settings))
-        return value
+            self._apply(share)
+        return norm
+
+    def _guard(self, norm: Tensor) -> None:
+        """Give the fused kernel what it divides gradients by, and a 1 where it must change nothing."""
+        clip = self.settings.clip
+        vars(self.adam)["grad_scale"] = (norm / clip).clamp(min=1) if clip > 0 else None
+        vars(self.adam)["found_inf"] = (~norm.isfinite()).float()
 
     def _apply(self, share: float) -> None:
         for group in self.adam.param_groups:
@@ -89,7 +100,9 @@ class Optimizer:
             self.weights[name].copy_(master)
             moments = {key: state.get(f"adam.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
             if moments["step"] is not None:
-                self.adam.state[master] = {k: v.clone() for k, v in moments.items() if v is not None}
+                self.adam.state[master] = {
+                    k: v.to(master.device, copy=True) for k, v in moments.items() if v is not None
+                }
         for shape, momentum in self.muon.state.items():
             momentum.copy_(state[f"muon.{shape}"])
 
