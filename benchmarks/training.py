@@ -1,6 +1,6 @@
 """Training speed beside nanoGPT's model and transformers' openai-gpt: tokens a second, and the most memory held.
 
-    python benchmarks/training.py --nanogpt CHECKOUT [--preset gpt1] [--batch 4] [--repeats 3] [--device cuda --batch 64]
+    python benchmarks/training.py --nanogpt CHECKOUT [--preset gpt1] [--repeats 3] [--device cuda --batch 64]
 
 Every measurement is a process of its own, so that no allocator setting leaks into a peer; the processes take turns.
 All train the same shape with the same dropout in bfloat16 on random ids, the optimizer's step included. Peers run

@@ -59,6 +59,15 @@ def gelu_backward(grad: Tensor, x: Tensor) -> Tensor:
 
 
 @_fused
+def gelu_and_backward(grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """gelu(x), and the gradient with respect to x."""
+    wide = x.float()
+    gate = torch.sigmoid(SLOPE * (wide + CUBIC * wide**3))
+    slope = gate + wide * gate * (1 - gate) * SLOPE * (1 + 3 * CUBIC * wide**2)
+    return (wide * gate).to(x.dtype), (grad.float() * slope).to(x.dtype)
+
+
+@_fused
 def turned(x_MD: Tensor) -> Tensor:
     """x^T as rows in memory."""
     return x_MD.T.contiguous()

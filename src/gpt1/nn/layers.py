@@ -5,7 +5,7 @@
   runs at half its speed; turning it over first costs less than that, if one fused pass does it.
 - GELU's tanh costs as much as half a GEMM.
 
-Legend: M rows (sequences x tokens), I inputs, O outputs.
+Legend: M rows (sequences x tokens), I inputs, O outputs; of a feed-forward layer D width, I inner width.
 """
 
 from typing import Any
@@ -25,6 +25,14 @@ class Linear(nn.Linear):
             y: Tensor = _Linear.apply(x, self.weight, self.bias)
             return y
         return super().forward(x)
+
+
+def feed_forward(x: Tensor, up: nn.Module, down: nn.Module) -> Tensor:
+    """down(gelu(up(x))) of two linear layers."""
+    if x.dtype == torch.bfloat16 and kernels.worth_it(x):
+        y: Tensor = _FeedForward.apply(x, up.weight, up.bias, down.weight, down.bias)
+        return y
+    return down(gelu(up(x)))
 
 
 class Dropout(nn.Module):
@@ -82,6 +90,26 @@ class _Linear(torch.autograd.Function):
         (grad,) = grads
         grad_bias_O, grad_OM = kernels.summed_and_turned(grad.flatten(0, -2))
         return grad @ weight_OI, grad_OM @ x.flatten(0, -2), grad_bias_O
+
+
+class _FeedForward(torch.autograd.Function):
+    """Keeps one of the two wide tensors, that before GELU; the other is made again where GELU's gradient is."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, up_ID: Tensor, up_bias_I: Tensor, down_DI: Tensor, down_bias_D: Tensor) -> Tensor:
+        wide = F.linear(x, up_ID, up_bias_I)
+        ctx.save_for_backward(x, wide, up_ID, down_DI)
+        return F.linear(kernels.gelu(wide), down_DI, down_bias_D)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        x, wide, up_ID, down_DI = ctx.saved_tensors
+        (grad,) = grads
+        grad_down_bias_D, grad_DM = kernels.summed_and_turned(grad.flatten(0, -2))
+        activated, grad_wide = kernels.gelu_and_backward(grad @ down_DI, wide)
+        grad_down_DI = grad_DM @ activated.flatten(0, -2)
+        grad_up_bias_I, grad_IM = kernels.summed_and_turned(grad_wide.flatten(0, -2))
+        return grad_wide @ up_ID, grad_IM @ x.flatten(0, -2), grad_up_bias_I, grad_down_DI, grad_down_bias_D
 
 
 class _Gelu(torch.autograd.Function):

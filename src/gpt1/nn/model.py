@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gpt1.config import Model
 from gpt1.nn.attention import causal_attention
-from gpt1.nn.layers import Dropout, Linear, gelu
+from gpt1.nn.layers import Dropout, Linear, feed_forward
 
 EPSILON = 1e-5
 INIT_STD = 0.02
@@ -57,7 +57,7 @@ class FeedForward(nn.Module):
         self.down = Linear(config.inner, config.width)
 
     def forward(self, x_NTD: Tensor) -> Tensor:
-        return self.down(gelu(self.up(x_NTD)))
+        return feed_forward(x_NTD, self.up, self.down)
 
 
 class Block(nn.Module):
