@@ -71,8 +71,9 @@ class _SlicedCrossEntropy(torch.autograd.Function):
         wide = torch.promote_types(h_MD.dtype, torch.float32)
         loss = torch.zeros((), dtype=wide, device=h_MD.device)
         matrix_PD = F.pad(matrix_VD, (0, 0, 0, -len(matrix_VD) % MULTIPLE))
+        slices = list(_slices(len(matrix_PD), h_MD, targets_M, weights_M))
         grads_h, grads_matrix = [], []
-        for h_mD, targets_m, weights_m in _slices(len(matrix_PD), h_MD, targets_M, weights_M):
+        for left, (h_mD, targets_m, weights_m) in zip(range(len(slices))[::-1], slices, strict=True):
             p_mP = _softmax(h_mD, matrix_PD, len(matrix_VD))
             at = (torch.arange(len(h_mD), device=h_mD.device), targets_m)
             p_target_m, weights_m1 = p_mP[at].to(wide), weights_m[:, None].to(wide)
@@ -82,6 +83,8 @@ class _SlicedCrossEntropy(torch.autograd.Function):
                 # weight * (p - one-hot) is the gradient of the logits; the weight goes to the small factor.
                 grad_mP = p_mP.index_put_(at, (p_target_m - 1).to(p_mP.dtype))
                 grads_h.append((grad_mP @ matrix_PD).mul_(weights_m1))
+                if not left:
+                    del matrix_PD  # its gradient takes its place
                 # As rows (D, P): a first factor that lies transposed in memory halves the speed of oneDNN's product.
                 grads_matrix.append((h_mD * weights_m1).to(h_mD.dtype).T.contiguous() @ grad_mP)
         if with_grad:
