@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gpt1.nn import kernels
 from gpt1.nn.attention import causal_attention
-from gpt1.nn.layers import Dropout, Linear, dropout, gelu
+from gpt1.nn.layers import Dropout, Linear, dropout, feed_forward, gelu
 
 
 @pytest.fixture(params=["plain", "compiled"])
@@ -44,6 +44,17 @@ def test_linear_is_pytorchs(way: str) -> None:
     for a, b in zip(found, gradients(theirs(wide), wide, *theirs.parameters()), strict=True):
         assert a.dtype == torch.bfloat16
         torch.testing.assert_close(a.float(), b, atol=0.05, rtol=0.02)
+
+
+def test_a_feed_forward_layer_that_keeps_less_is_its_parts_bit_for_bit(way: str) -> None:
+    torch.manual_seed(0)
+    up, down = Linear(24, 96).bfloat16(), Linear(96, 24).bfloat16()
+    x = torch.randn(3, 7, 24).bfloat16().requires_grad_()
+    inputs = (x, *up.parameters(), *down.parameters())
+    whole, parts = feed_forward(x, up, down), down(gelu(up(x)))
+    assert torch.equal(whole, parts)
+    for a, b in zip(gradients(whole, *inputs), gradients(parts, *inputs), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_dropout_keeps_the_share_and_the_mean(way: str) -> None:
