@@ -85,6 +85,31 @@ def test_orthogonalise_flattens_the_spectrum() -> None:
     assert values.max() < 1.4
 
 
+@pytest.mark.parametrize("method", ["adam", "muon"])
+def test_gradients_are_clipped_by_their_global_norm(method: str) -> None:
+    """Two updates of large gradients are those of gradients that PyTorch clipped; small ones stay as they are."""
+    torch.manual_seed(0)
+    clipped, reference = Net(), Net()
+    reference.load_state_dict(clipped.state_dict())
+    optimizers = [
+        Optimizer(model, Optim(method=method, lr=1e-2, matrix_lr=1e-2, warmup=1, clip=clip), steps=10)  # type: ignore[arg-type]
+        for model, clip in ((clipped, 0.5), (reference, 0.0))
+    ]
+    for step, scale in enumerate((3.0, 1e-4)):
+        gradients = [scale * torch.randn(p.shape) for p in clipped.parameters()]
+        for parameter, gradient in zip(clipped.parameters(), gradients, strict=True):
+            give(parameter, gradient)
+        norm = optimizers[0].update(step)
+        assert norm == pytest.approx(torch.nn.utils.get_total_norm(gradients).item())
+        for parameter, gradient in zip(reference.parameters(), gradients, strict=True):
+            give(parameter, gradient * min(1.0, 0.5 / norm))
+        optimizers[1].update(step)
+    for name, value in optimizers[0].state().items():
+        torch.testing.assert_close(
+            value, optimizers[1].state()[name], rtol=2e-5, atol=2e-5 if method == "muon" else 1e-7
+        )
+
+
 def test_accumulated_gradients_are_summed_in_fp32() -> None:
     model = Net().bfloat16()
     optimizer = Optimizer(model, Optim(), steps=10)

@@ -35,10 +35,12 @@ class Muon:
         self.state = {shape: torch.zeros_like(torch.stack([g for _, g in v])) for shape, v in self.groups.items()}
 
     @torch.no_grad()
-    def step(self, lr: float) -> None:
-        """Update every matrix once."""
+    def step(self, lr: float, divisor: Tensor | None = None) -> None:
+        """Update every matrix once, by its gradient, over `divisor` if there is one."""
         for shape, views in self.groups.items():
             grad_BRC = torch.stack([grad for _, grad in views])
+            if divisor is not None:
+                grad_BRC.div_(divisor)
             momentum_BRC = self.state[shape].lerp_(grad_BRC, 1 - self.momentum)
             update_BRC = orthogonalise(grad_BRC.lerp_(momentum_BRC, self.momentum))
             scale = 0.2 * max(update_BRC.shape[1:]) ** 0.5

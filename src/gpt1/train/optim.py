@@ -23,8 +23,8 @@ class Optimizer:
         self.weights = dict(model.named_parameters())
         self.masters = {name: _master(weight) for name, weight in self.weights.items()}
         self.gradients = {name: torch.zeros_like(master) for name, master in self.masters.items()}
-        self.taken: set[str] = set()
-        """names whose gradient holds something of this update"""
+        self.norms: dict[str, Tensor] = {}
+        """norm of every gradient that holds something of this update"""
         for name, master in self.masters.items():
             master.grad = self.gradients[name]
             if self.weights[name].requires_grad:
@@ -44,11 +44,12 @@ class Optimizer:
     def _take(self, name: str, weight: Tensor) -> None:
         """Move a gradient that a backward pass has just finished to its master, and free it."""
         assert weight.grad is not None, "called once the gradient is there"
-        if name in self.taken:
-            self.gradients[name].add_(weight.grad)
+        gradient = self.gradients[name]
+        if name in self.norms:
+            gradient.add_(weight.grad)
         else:
-            self.gradients[name].copy_(weight.grad)  # one pass fewer than adding to zeros
-        self.taken.add(name)
+            gradient.copy_(weight.grad)  # one pass fewer than adding to zeros
+        self.norms[name] = torch.linalg.vector_norm(gradient)  # while it lies in the cache
         weight.grad = None
 
     def update(self, step: int) -> Tensor:
@@ -56,33 +57,33 @@ class Optimizer:
 
         A norm that is not finite changes nothing: no weight, no moment.
         """
-        for name in self.gradients.keys() - self.taken:
+        for name in self.gradients.keys() - self.norms.keys():
             self.gradients[name].zero_()
-        self.taken.clear()
-        gradients, share = list(self.gradients.values()), learning_rate(step, self.steps, self.settings)
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if self.on_device:
-            self._guard(norm)
-            self._apply(share)
-        elif math.isfinite(value := norm.item()):
-            if 0 < self.settings.clip < value:
-                torch._foreach_mul_(gradients, self.settings.clip / value)
-            self._apply(share)
+        norm = torch.linalg.vector_norm(torch.stack(list(self.norms.values())))
+        self.norms.clear()
+        if self.on_device or math.isfinite(norm.item()):
+            self._apply(learning_rate(step, self.steps, self.settings), norm)
         return norm
 
-    def _guard(self, norm: Tensor) -> None:
-        """Give the fused kernel what it divides gradients by, and a 1 where it must change nothing."""
-        clip = self.settings.clip
-        vars(self.adam)["grad_scale"] = (norm / clip).clamp(min=1) if clip > 0 else None
-        vars(self.adam)["found_inf"] = (~norm.isfinite()).float()
-
-    def _apply(self, share: float) -> None:
+    def _apply(self, share: float, norm: Tensor) -> None:
+        """A step at this share of the peak rates, on the gradients clipped to a global `norm` within the limit."""
         for group in self.adam.param_groups:
             group["lr"] = self.settings.lr * share
+        divisor = self._divisor(norm)
+        # AdamW divides, and skips, as it goes, which saves passes over all gradients; both are made for loss scaling.
+        vars(self.adam)["grad_scale"] = divisor
+        vars(self.adam)["found_inf"] = (~norm.isfinite()).float() if self.on_device else None
         self.adam.step()
-        self.muon.step(self.settings.matrix_lr * share)
+        self.muon.step(self.settings.matrix_lr * share, divisor)
         with torch.no_grad():
             torch._foreach_copy_(list(self.weights.values()), list(self.masters.values()))
+
+    def _divisor(self, norm: Tensor) -> Tensor | None:
+        """What clips gradients of this norm; None, which costs nothing, where it is known to be 1."""
+        clip = self.settings.clip
+        if clip == 0 or (not self.on_device and norm.item() <= clip):
+            return None
+        return (norm / clip).clamp(min=1)
 
     def state(self) -> dict[str, Tensor]:
         """Masters and moments as named tensors: all that an exact continuation needs."""
