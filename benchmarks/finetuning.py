@@ -1,0 +1,133 @@
+"""Fine-tuning with batches sorted by length, against padding every row to 128 tokens in the same loop.
+
+    python benchmarks/finetuning.py RUN DATA [--updates 195] [--only sst2,mrpc]
+
+RUN is a pre-trained run; DATA holds the folders sst2 and mrpc. Both ways make the same updates, one by turns, from the
+same weights: the seconds of all updates, those with a shape never seen before included, are compared with the tokens
+of both. The loss over the vocabulary leaves padding out both ways, so the weights that meet a token are compared too.
+An epoch's useful tokens are counted, and in fp32 the scores of rows in batches are compared with those of each row by
+itself padded to 128. Figures go to results/finetuning.json, beside those of runs of other sizes.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from gpt1.batch import IGNORE, Batch
+from gpt1.config import Finetune, Optim, Task
+from gpt1.data.collate import Epochs, collate
+from gpt1.jobs import bundle
+from gpt1.jobs.console import quiet
+from gpt1.jobs.finetune import read_rows
+from gpt1.jobs.finetune_settings import settle
+from gpt1.jobs.tuned import score
+from gpt1.jobs.tuning import Data, build, made_ready
+from gpt1.train.loop import Report, train
+from gpt1.train.optim import Optimizer
+from gpt1.train.parallel import machine
+from record import RESULTS, record
+
+WIDE = 128
+SETS: dict[str, Task] = {"sst2": "classification", "mrpc": "similarity"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run")
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--updates", type=int, default=195)
+    parser.add_argument("--only", default=",".join(SETS))
+    asked = parser.parse_args()
+    found = {name: measured(asked.run, asked.data / name, SETS[name], asked.updates) for name in asked.only.split(",")}
+    kept = json.loads((RESULTS / "finetuning.json").read_text())["result"]
+    size = f"{bundle.read_info(Path(asked.run))['parameters'] / 1e6:.0f}M"
+    kept[size] = kept.get(size, {}) | found
+    record("finetuning", "python benchmarks/finetuning.py RUN DATA", kept)
+
+
+def measured(run: str, folder: Path, task: Task, updates: int) -> dict[str, Any]:
+    """Speeds, shares and the largest difference of one set."""
+    with quiet():
+        base = bundle.load(run)
+        asked = Finetune(run=run, train=str(folder / "train.tsv"), out="", task=task)
+        rows = read_rows(asked)
+        settings = settle(asked, len(rows.train.rows), base.body.config.width)
+        data = made_ready(settings, rows.goal, rows.train, rows.valid, base)
+    pad_id = data.reader.tokenizer.pad_id
+    epochs = Epochs(data.train.examples, settings.batch, 0, pad_id, settings.seed)
+    ways = {
+        "sorted": turns(settings, data, base, epochs),
+        "padded": turns(settings, data, base, lambda step: [widened(batch, pad_id) for batch in epochs(step)]),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(updates):
+        for name, reports in ways.items():
+            seconds[name].append(next(reports).seconds)
+    batches = [batch for step in range(updates) for batch in epochs(step)]
+    real = sum(useful(batch) for batch in batches)
+    wide = sum(batch.tokens_NKT[..., 0].numel() * max(WIDE, batch.tokens_NKT.shape[-1]) for batch in batches)
+    epoch = [batch for step in range(epochs.per_epoch) for batch in epochs(step)]
+    shapes = {tuple(batch.tokens_NKT.shape) for batch in epoch}
+    shape = base.body.config
+    in_blocks, in_loss = 12 * shape.depth * shape.width**2, shape.vocabulary * shape.width
+    ratio, allowed = sum(seconds["padded"]) / sum(seconds["sorted"]), wide / real
+    by_weights = (wide * in_blocks + real * in_loss) / (real * (in_blocks + in_loss))
+    result = {
+        "updates": updates, "shapes": len(shapes),
+        "useful": sum(map(useful, epoch)) / sum(batch.tokens_NKT.numel() for batch in epoch),
+        "tokens_per_second": real / sum(seconds["sorted"]), "padded_tokens_per_second": real / sum(seconds["padded"]),
+        "ratio": ratio, "allowed": allowed, "share_of_allowed": ratio / allowed,
+        "allowed_by_weights": by_weights, "share_of_allowed_by_weights": ratio / by_weights,
+        "largest_difference": difference(settings, data, base),
+    }  # fmt: skip
+    print(folder.name, {name: round(value, 6) for name, value in result.items()})
+    return result
+
+
+def turns(
+    settings: Finetune, data: Data, base: bundle.Bundle, batches: Callable[[int], list[Batch]]
+) -> Iterator[Report]:
+    """Fine-tuning as `gpt1 finetune` does it, update by update."""
+    device, dtype = machine(settings)
+    model = build(settings, data, base.body).to(device)
+    optimizer = Optimizer(model, Optim(lr=settings.lr, warmup=1, decay="linear"), 10_000)
+    return train(
+        model.to(dtype), batches, optimizer, weights={"task": 1.0, "lm": settings.lm_coef}, steps=10_000, device=device,
+    )  # fmt: skip
+
+
+def widened(batch: Batch, pad_id: int) -> Batch:
+    """The batch with every row as long as WIDE."""
+    missing = max(0, WIDE - batch.tokens_NKT.shape[-1])
+    tokens, targets = (
+        F.pad(batch.tokens_NKT, (0, missing), value=pad_id),
+        F.pad(batch.targets_NKT, (0, missing), value=IGNORE),
+    )
+    return replace(batch, tokens_NKT=tokens, targets_NKT=targets)
+
+
+def useful(batch: Batch) -> int:
+    """Tokens that are no padding."""
+    assert batch.extract_NK is not None and batch.real_NK is not None
+    return int(((batch.extract_NK + 1) * batch.real_NK).sum())
+
+
+@torch.inference_mode()
+def difference(settings: Finetune, data: Data, base: bundle.Bundle) -> float:
+    """Between the scores of validation rows in sorted batches, and one by one padded to WIDE, in fp32."""
+    model = build(settings, data, base.body).eval()
+    examples, pad_id, cpu = data.valid.examples[:200], data.reader.tokenizer.pad_id, torch.device("cpu")
+    together = score(model, examples, 64, pad_id, cpu)
+    alone = np.concatenate([model.scores(widened(collate([e], pad_id, WIDE), pad_id)).numpy() for e in examples])
+    return float(np.abs(together - alone).max())
+
+
+if __name__ == "__main__":
+    main()
