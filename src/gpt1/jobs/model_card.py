@@ -109,7 +109,7 @@ def _data(data: dict[str, Any]) -> dict[str, Any]:
     for split in ("train", "val", "valid"):
         if not isinstance(of := data.get(split), dict):
             continue
-        found[f"data ({split})"] = Path(of["path"]).name if "path" in of else None
+        found[f"data ({split})"] = Path(of["path"]).name if of.get("path") else None  # rows in memory have none
         found |= {f"{name} ({split})": of.get(name) for name in ("rows", "documents", "tokens", "bytes")}
     return found
 
