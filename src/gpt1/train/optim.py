@@ -59,7 +59,8 @@ class Optimizer:
         """
         for name in self.gradients.keys() - self.norms.keys():
             self.gradients[name].zero_()
-        norm = torch.linalg.vector_norm(torch.stack(list(self.norms.values())))
+        norms = list(self.norms.values())
+        norm = torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
         self.norms.clear()
         if self.on_device or math.isfinite(norm.item()):
             self._apply(learning_rate(step, self.steps, self.settings), norm)
