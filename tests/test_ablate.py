@@ -150,9 +150,10 @@ def test_another_request_does_not_replace_a_table(made: tuple[Ablate, dict[str, 
         ablate(replace(asked, epochs=3))
     with pytest.raises(UserError, match="was made from another --test"):
         ablate(replace(asked, test=write(tmp_path / "other.jsonl", 30, 9)))
-    (tmp_path / "mine.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(UserError, match="is no table of `gpt1 ablate`"):
-        ablate(replace(asked, out=str(tmp_path / "mine.json")))
+    for content in ("{}", '{"cells": [], "nbformat": 4}'):  # a notebook has cells too
+        (tmp_path / "mine.json").write_text(content, encoding="utf-8")
+        with pytest.raises(UserError, match="is no table of `gpt1 ablate`"):
+            ablate(replace(asked, out=str(tmp_path / "mine.json")))
 
 
 @given(st.lists(st.sampled_from("abc"), min_size=3, max_size=30), st.integers(0, 5), st.data())

@@ -235,13 +235,20 @@ def test_an_unfinished_ablation_is_drawn(tmp_path: Path) -> None:
     parsed(tmp_path / "page.html", path)
 
 
+def test_damaged_settings_are_named(tmp_path: Path) -> None:
+    run = tuned(tmp_path / "run")
+    (run / "settings.json").write_text("{")
+    with pytest.raises(UserError, match=r"settings\.json is damaged"):
+        report(Report(runs=[str(run)], out=str(tmp_path / "page.html")))
+
+
 def test_a_run_that_knows_little(tmp_path: Path) -> None:
     """Of a model from elsewhere, or an older run, pieces are missing."""
     for number, facts in enumerate([{}, {"metrics": {"n": 0}}, {"metrics": {"per_class": {}, "confusion": []}}]):
         parsed(tmp_path / "page.html", tuned(tmp_path / str(number), **facts))
 
 
-@pytest.mark.parametrize("content", ["text", "[1]", '{"a": 1}', ""])
+@pytest.mark.parametrize("content", ["text", "[1]", '{"a": 1}', "", '{"cells": [{}], "nbformat": 4}'])
 def test_a_file_that_is_no_evaluation(content: str, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(content)

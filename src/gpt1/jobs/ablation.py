@@ -66,7 +66,7 @@ def begin(settings: Ablate) -> Record:
     if settings.fresh or not settings.out or not out.exists():
         return Record(settings, made_from, {})
     found = read_json(out)
-    if "cells" not in found:
+    if not {"cells", "data", "settings"} <= found.keys():
         raise UserError(f"{out} is no table of `gpt1 ablate`; choose another --out")
     _check_same(settings, made_from, found)
     cells = [Cell(**values) for values in found["cells"]]

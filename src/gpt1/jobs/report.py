@@ -13,7 +13,7 @@ from gpt1.config import Report
 from gpt1.errors import UserError
 from gpt1.jobs import drawings
 from gpt1.jobs.chart import line_chart
-from gpt1.jobs.facts import read_facts
+from gpt1.jobs.facts import read_facts, read_json
 from gpt1.storage import write_text
 from gpt1.train import log
 
@@ -58,6 +58,8 @@ td.bar { padding-left: 4.6rem;
 """
 PRETRAINING = {"lm": "training loss", "val_nats_per_token": "validation loss"}
 FINETUNING = {"lm": "LM loss", "task": "task loss", "val_loss": "validation task loss"}
+DOCUMENTS = ({"run", "scored_on"}, {"format", "cells"}, {"metric", "table"})
+"""Keys of what `gpt1 evaluate --json`, `gpt1 ablate --out` and `gpt1 ablate --json` write; a notebook has cells too."""
 SHAPE = ("kind", "task", "preset", "recipe", "parameters", "steps", "seed", "lr", "lm_coef", "long", "selected_by")
 
 
@@ -152,7 +154,7 @@ def _document(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_bytes())  # of bytes it finds out the encoding, as a Windows shell may write UTF-16
     except ValueError as error:
         raise UserError(f"{path}: neither a run folder nor JSON ({error})") from None
-    if isinstance(found, dict) and ({"cells", "table"} & found.keys() or {"run", "scored_on"} <= found.keys()):
+    if isinstance(found, dict) and any(keys <= found.keys() for keys in DOCUMENTS):
         return found
     raise UserError(
         f"{path}: not what `gpt1 evaluate RUN FILE --json` or `gpt1 ablate --out` writes; give such a file or a run"
@@ -216,7 +218,7 @@ def _settings(run: Path) -> str:
     path = run / "settings.json"
     if not path.exists():
         return ""
-    text = json.dumps(json.loads(path.read_text(encoding="utf-8")), indent=2)
+    text = json.dumps(read_json(path), indent=2)
     return f"<details><summary>settings</summary><pre>{html.escape(text)}</pre></details>"
 
 
