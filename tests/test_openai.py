@@ -81,6 +81,8 @@ def test_a_bad_merge_is_named(tmp_path: Path) -> None:
 def test_a_missing_half_is_named(tmp_path: Path, openai_folder: Path) -> None:
     with pytest.raises(UserError, match="holds neither"):
         read_vocabulary(tmp_path)
+    with pytest.raises(UserError, match=r"must hold one of tokenizer\.json; vocab\.json and merges\.txt; encoder"):
+        find_tokenizer(tmp_path)
     (tmp_path / "vocab.json").write_bytes((openai_folder / "encoder_bpe_40000.json").read_bytes())
     for read in (read_vocabulary, find_tokenizer):
         with pytest.raises(UserError, match=r"merges.txt is missing$"):

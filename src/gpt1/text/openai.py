@@ -25,6 +25,9 @@ def find_tokenizer(path: str | Path, words: Words | None = None) -> Tokenizer:
     """
     if vocabulary_files(Path(path)):
         return read_vocabulary(path, words or "hf")
+    if Path(path).is_dir() and not (Path(path) / TOKENIZER).exists():
+        looked = "; ".join([TOKENIZER, *(" and ".join(pair) for pair in PAIRS)])
+        raise UserError(f"{path}: a folder without a tokenizer; it must hold one of {looked}")
     tokenizer = Tokenizer.load(path)
     return tokenizer if words is None else cut_as(tokenizer, words, path)
 
