@@ -107,7 +107,9 @@ def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """`; did you mean X?`, or nothing where no name is near."""
-    found = difflib.get_close_matches(name, list(names), 1)
+    known = list(names)
+    grouped = [one for one in known if one.endswith(f".{name.lstrip('-')}")]  # --optim.lr, of which --lr was written
+    found = grouped or difflib.get_close_matches(name, known, 1)
     return f"; did you mean {found[0]}?" if found else ""
 
 
