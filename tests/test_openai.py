@@ -101,7 +101,7 @@ def data_lines(shared_data: Path, step: int) -> Iterator[list[str]]:
         yield file.read_bytes().decode("utf-8", "replace").split("\n")[::step]
 
 
-@pytest.mark.parametrize("step", [25, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [50, pytest.param(1, marks=pytest.mark.slow)])
 def test_every_line_of_real_data_has_the_ids_of_transformers(shared_data: Path, step: int) -> None:
     lines = [line for found in data_lines(shared_data, step) for line in found]
     random.Random(0).shuffle(lines)
