@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpt1.config import Command
+from gpt1.config import Command, Predict
 from gpt1.errors import UserError
 from gpt1.jobs import bundle
 from gpt1.jobs.bundle import Bundle
@@ -28,8 +28,6 @@ from gpt1.storage import write_json
 from gpt1.text.tokenizer import Tokenizer
 from gpt1.train import log
 
-BATCH = 64
-"""Rows in one forward pass, as `gpt1 predict` takes them."""
 FLAG = re.compile(r"--([a-z][a-z-]*)")
 TURN = RLock()
 
@@ -74,7 +72,7 @@ class Fitted:
         if self._ready is None or self._ready[0] != on:
             with shielded():
                 self._ready = (on, self._made_ready(on))
-        return self._ready[1].answers(rows, BATCH)[0]
+        return self._ready[1].answers(rows, Predict.batch)[0]
 
     def save(self, folder: Path) -> None:
         """Write the run folder, all of it at one stroke."""

@@ -11,16 +11,18 @@ import numpy as np
 from rich.console import RenderableType
 from rich.table import Table
 
-from gpt1.config import Ablate
+from gpt1.config import Ablate, Predict
 from gpt1.errors import UserError
 from gpt1.jobs import ablation, bundle
 from gpt1.jobs.ablation import Cell, Place
 from gpt1.jobs.bundle import Bundle
 from gpt1.jobs.console import quiet, say
-from gpt1.jobs.finetune import Rows, facts_of, over_seeds, read_rows, run_trials
+from gpt1.jobs.drawings import VARIANTS as HEADINGS
+from gpt1.jobs.finetune import Rows, facts_of, read_rows, run_trials
 from gpt1.jobs.finetune_settings import check, settle, with_splits
 from gpt1.jobs.goals import Classes, Goal, LabelSets, Score, goal_for
 from gpt1.jobs.labelled import Labelled, check_labels, read_labelled
+from gpt1.jobs.seeds import over_seeds
 from gpt1.jobs.tuned import at_work
 from gpt1.jobs.tuning import made_ready
 
@@ -29,9 +31,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no_lm": {"lm_coef": 0.0},
     "from_scratch": {"from_scratch": True, "freeze": 0, "transfer_layers": None},
 }
-HEADINGS = {"full": "full", "no_lm": "no LM loss", "from_scratch": "from scratch"}
-BATCH = 64
-"""Rows in one forward pass while scoring, as `gpt1 predict` takes them."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +181,7 @@ def _cell(study: Study, place: Place, lr: float, scratch: Path) -> Cell:
         best = run_trials(settled, data, base.body, scratch)[0].best
     facts = facts_of(best, rows.columns, base.info, {})
     model = at_work(Bundle(best.body.eval(), data.reader.tokenizer, facts, best.head), study.settings)
-    answers_NC = model.answers(study.scored.texts, BATCH)[0]
+    answers_NC = model.answers(study.scored.texts, Predict.batch)[0]
     metrics = model.goal.metrics(study.scored.labels, answers_NC)
     return Cell(size, variant, seed, best.settings.lr, {k: v for k, v in metrics.items() if isinstance(v, float)})
 

@@ -6,11 +6,11 @@ words. Every name is escaped here. A part of which nothing is known is an empty 
 
 import html
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpt1.jobs.chart import Place, Point, dot, gauge, line_chart, square
+from gpt1.jobs.seeds import over_seeds
 
 SCORES = ("accuracy", "macro_f1", "micro_f1", "f1", "matthews", "pearson", "spearman", "rmse", "mae")
 ERRORS = ("rmse", "mae", "loss")
@@ -165,16 +165,13 @@ def ablation(found: Mapping[str, Any]) -> str:
 
 def _lines(cells: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
     """The models that a table has so far, as its lines."""
-    lines: dict[int, dict[str, Any]] = {}
+    found: dict[int, dict[str, list[Mapping[str, Any]]]] = {}
     for cell in cells:
-        line = lines.setdefault(cell["rows"], {}).setdefault(cell["variant"], {"metrics": {}})
-        for name, value in cell["metrics"].items():
-            line["metrics"].setdefault(name, {"values": []})["values"].append(value)
-    for of in (of for line in lines.values() for variant in line.values() for of in variant["metrics"].values()):
-        values = of["values"]
-        of["mean"] = statistics.mean(values)
-        of["deviation"] = statistics.stdev(values) if len(values) > 1 else None
-    return lines
+        found.setdefault(cell["rows"], {}).setdefault(cell["variant"], []).append(cell["metrics"])
+    return {
+        rows: {variant: {"metrics": over_seeds(metrics)} for variant, metrics in line.items()}
+        for rows, line in found.items()
+    }
 
 
 def _ablated(line: Mapping[str, Any], metric: str) -> list[str]:

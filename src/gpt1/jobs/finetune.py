@@ -1,9 +1,7 @@
 """`gpt1 finetune`: a pre-trained run and labelled rows -> a model for a task (the paper, section 3.2)."""
 
 import dataclasses
-import statistics
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from gpt1.jobs.console import say, table
 from gpt1.jobs.finetune_settings import check, is_done, settle, sources, usual_lr, with_splits
 from gpt1.jobs.goals import Goal, goal_for, to_facts
 from gpt1.jobs.labelled import Labelled, check_labels, kind_of, read_labelled, split, warn
+from gpt1.jobs.seeds import over_seeds
 from gpt1.jobs.tuning import Best, Data, made_ready, rank, selected, tune
 from gpt1.nn.model import GPT
 from gpt1.storage import write_json
@@ -124,20 +123,6 @@ def _best_rate(settings: Finetune, data: Data, base: GPT, folder: Path) -> tuple
             best = found
     assert best is not None, "there is at least one rate"
     return best, tried
-
-
-def over_seeds(metrics: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Of every metric that is a number: `mean`, `deviation` (of a sample; None of one value) and `values`."""
-    names = [name for name, value in metrics[0].items() if isinstance(value, float)]
-    each = {name: [found[name] for found in metrics] for name in names}
-    return {
-        name: {"mean": statistics.mean(values), "deviation": _deviation(values), "values": values}
-        for name, values in each.items()
-    }
-
-
-def _deviation(values: Sequence[float]) -> float | None:
-    return statistics.stdev(values) if len(values) > 1 else None
 
 
 def _trial(settings: Finetune, data: Data, base: GPT, folder: Path) -> Trial:

@@ -175,8 +175,7 @@ def _scores(subject: Subject) -> str:
 def _scored(found: dict[str, Any], thresholds: dict[str, float]) -> str:
     on = html.escape(", ".join(map(str, found["scored_on"])))
     rest = [(name, value) for name, value in _flat(found) if name not in drawings.DETAILS]
-    groups = {name: {"n": of["n"], "accuracy": of["accuracy"]} for name, of in (found.get("groups") or {}).items()}
-    each = table((name, of["accuracy"]) for name, of in groups.items()) if groups else ""
+    each = table((name, of["accuracy"]) for name, of in (found.get("groups") or {}).items())
     caption = f"{found['n']:,} rows of {on}" if "n" in found else on
     return _drawn(found, caption, thresholds) + _titled("On " + on, table(rest)) + _titled("Accuracy by group", each)
 
