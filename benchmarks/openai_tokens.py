@@ -21,9 +21,10 @@ from typing import Any
 import tokenizers
 from transformers import OpenAIGPTTokenizer
 
+from gpt1.config import Words
 from gpt1.text import openai2018
 from gpt1.text.bulk import encode_bulk
-from gpt1.text.openai import WORDS, Words, read_vocabulary, vocabulary_files
+from gpt1.text.openai import KINDS, read_vocabulary, vocabulary_files
 from gpt1.text.tokenizer import Tokenizer, valid
 from record import record
 
@@ -47,13 +48,13 @@ def main() -> None:
 def compare(data: Path) -> dict[str, Any]:
     """Lines and tokens compared with transformers, and what the two ways make of each group of files."""
     theirs, plain = (transformers_own(data / "gpt1-vocab", split_special_tokens=plain) for plain in (False, True))
-    ways = {words: read_vocabulary(data / "gpt1-vocab", words) for words in WORDS}
+    ways = {words: read_vocabulary(data / "gpt1-vocab", words) for words in KINDS}
     alone = tokenizers.Tokenizer.from_str(ways["2018"].text)
     total: Counter[str] = Counter()
     groups: dict[str, Counter[str]] = {}
     for file in sorted(path for path in data.rglob("*") if path.is_file()):
         lines = file.read_bytes().decode("utf-8", "replace").split("\n")
-        hf, as_2018 = (encoded(ways[words], lines) for words in WORDS)
+        hf, as_2018 = (encoded(ways[words], lines) for words in KINDS)
         total += Counter(files=1, lines=len(lines), tokens=sum(map(len, hf)))
         total["lines_that_differ"] += differing(hf, plain(lines).input_ids)
         forged = [i for i, (a, b) in enumerate(zip(hf, theirs(lines).input_ids, strict=True)) if a != b]
@@ -99,8 +100,8 @@ def shares(found: Counter[str]) -> dict[str, float]:
         "lines": found["lines"],
         "lines_that_differ": found["differ"] / found["lines"],
         "lines_where_tokenizer_json_alone_differs_from_2018": found["near_differ"] / found["lines"],
-        **{f"{words}_tokens_per_word": found[f"{words}_tokens"] / found["words"] for words in WORDS},
-        **{f"{words}_unknown": found[f"{words}_unknown"] / found[f"{words}_tokens"] for words in WORDS},
+        **{f"{words}_tokens_per_word": found[f"{words}_tokens"] / found["words"] for words in KINDS},
+        **{f"{words}_unknown": found[f"{words}_unknown"] / found[f"{words}_tokens"] for words in KINDS},
     }
 
 
@@ -108,10 +109,10 @@ def speed(data: Path, books: list[Path], repeats: int) -> dict[str, Any]:
     """Megabytes (10^6 bytes of UTF-8) a second of the bulk path."""
     texts = [book.read_text(encoding="utf-8") for book in books]
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
-    seconds: dict[Words, list[float]] = {words: [] for words in WORDS}
+    seconds: dict[Words, list[float]] = {words: [] for words in KINDS}
     openai2018.words("spaCy is imported")
     for _ in range(repeats):
-        for words in WORDS:
+        for words in KINDS:
             tokenizer = read_vocabulary(data / "gpt1-vocab", words)  # a new object, so that no word is remembered
             openai2018.forget()
             started = time.perf_counter()

@@ -15,7 +15,8 @@ from gpt1.config import Convert, Model, with_vocabulary
 from gpt1.errors import RunFailed
 from gpt1.jobs import agreement, bundle
 from gpt1.jobs import convert as job
-from gpt1.jobs.reference import bpe, probe_words
+from gpt1.jobs.agreement import probe_words
+from gpt1.jobs.reference import bpe
 from gpt1.nn.model import GPT
 from gpt1.text.tokenizer import Tokenizer
 from gpt1.text.train import train

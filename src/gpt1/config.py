@@ -12,6 +12,7 @@ Preset = Literal["gpt1", "small", "tiny"]
 Recipe = Literal["paper", "fast"]
 Task = Literal["classification", "entailment", "similarity", "regression", "multiple-choice", "multi-label"]
 Long = Literal["head", "tail", "head+tail", "windows"]
+Words = Literal["hf", "2018"]
 Select = Literal["auto", "accuracy", "macro_f1", "f1", "matthews", "micro_f1", "pearson", "spearman", "loss"]
 
 
@@ -89,7 +90,7 @@ class Prepare(Command):
     """folder to write"""
     tokenizer: str = "bytes"
     """bytes (lossless), gpt1 (GPT-1's own kind, lower-case, lossy), or a path: tokenizer, run, OpenAI's vocabulary"""
-    words: Literal["hf", "2018"] | None = None
+    words: Words | None = None
     """how text is cut for OpenAI's vocabulary: hf, as in transformers; 2018, as for the released weights (spaCy)"""
     vocabulary: int = 0
     """size of a vocabulary to train; 0 chooses it from the corpus"""
@@ -349,7 +350,7 @@ class Convert(Command):
     """run: a run folder, which is a Hugging Face model too; openai: the layout of OpenAI's 2018 release"""
     heads: int = 0
     """attention heads a block of a release, which does not say them; 0 makes each 64 wide, as OpenAI's are"""
-    words: Literal["hf", "2018"] | None = None
+    words: Words | None = None
     """how text is cut for OpenAI's vocabulary: hf, as in transformers; 2018, as for the released weights (spaCy)"""
 
 

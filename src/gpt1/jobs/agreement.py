@@ -29,6 +29,19 @@ TOLERANCE = 1e-4
 """Largest difference of two logits, as a share of the largest of all, or of 1: several times the rounding of fp32."""
 
 
+def probe(vocabulary: int, context: int) -> np.ndarray:
+    """A sequence that fills the context with ids from all over the vocabulary."""
+    return np.linspace(0, vocabulary - 1, context).astype(np.int64)
+
+
+def probe_words(vocabulary: dict[str, int], most: int = 1000) -> list[str]:
+    """Plain words of a `</w>` vocabulary, from all over it, and words made of two of them, which must come apart."""
+    whole = sorted(token.removesuffix("</w>") for token in vocabulary if token.endswith("</w>"))
+    plain = [word for word in whole if word.isascii() and word.isalpha() and word.islower()]
+    chosen = plain[:: len(plain) // most + 1]
+    return chosen + [one + other for one, other in zip(chosen, reversed(chosen), strict=True)]
+
+
 def released_logits(folder: Path, heads: int, ids_T: np.ndarray) -> np.ndarray:
     """logits_PV by the arrays of OpenAI's layout, read and used as `reference` does."""
     return reference.logits(reference.released(folder), heads, ids_T)
@@ -83,18 +96,18 @@ def _spelled(vocabulary: Path, merges: Path) -> Iterator[tuple[str, list[int]]]:
     """Words, and their ids by the two files. How a text falls into words is not in them."""
     ids, pairs = read_bpe(vocabulary, merges)
     ranks = {pair: rank for rank, pair in enumerate(pairs)}
-    for word in reference.probe_words(ids):
+    for word in probe_words(ids):
         yield word, reference.bpe(word, ids, ranks)
 
 
 def _encoded(file: Path) -> Iterator[tuple[str, list[int]]]:
     """Texts, and their ids by tokenizer.json as it is, which the source's other readers go by."""
-    of_2018 = Tokenizer.load(file).kind == "openai2018"
-    text = recut(Tokenizer.load(file), "gpt1").text if of_2018 else file.read_text(encoding="utf-8")
-    tokenizer = tokenizers.Tokenizer.from_str(text)
+    ours = Tokenizer.load(file)
+    definition = recut(ours, "gpt1").text if ours.kind == "openai2018" else file.read_text(encoding="utf-8")
+    tokenizer = tokenizers.Tokenizer.from_str(definition)
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    for text in (*TEXTS, *reference.probe_words(tokenizer.get_vocab())):
+    for text in (*TEXTS, *probe_words(tokenizer.get_vocab())):
         yield text, tokenizer.encode(text, add_special_tokens=False).ids
 
 

@@ -8,8 +8,8 @@ from rich.console import RenderableType
 
 from gpt1.config import Convert, Model
 from gpt1.errors import UserError
-from gpt1.jobs import bundle, reference
-from gpt1.jobs.agreement import foreign_logits, own_logits, released_logits, same_logits, same_tokens
+from gpt1.jobs import bundle
+from gpt1.jobs.agreement import foreign_logits, own_logits, probe, released_logits, same_logits, same_tokens
 from gpt1.jobs.console import say, table
 from gpt1.jobs.foreign import adopted, parameters, unknown_tokens, usable
 from gpt1.jobs.hugging_face_folder import download, is_hub_id, read_folder
@@ -77,7 +77,7 @@ def _to_run(settings: Convert, folder: Path, kind: str, out: Path) -> dict[str, 
     info = {"kind": "pretrained", "converted_from": f"{kind}: {settings.src}", "metrics": {}}
     with bundle.replacing(out) as staged:
         bundle.save_tensors(staged, *adopted(found), tokenizer, info)
-        ids_T = reference.probe(model.vocabulary, model.context)
+        ids_T = probe(model.vocabulary, model.context)
         if kind == "openai":
             way, expected_PV = "its arrays", released_logits(folder, model.heads, ids_T)
         else:
@@ -99,7 +99,7 @@ def _copy(folder: Path, out: Path) -> dict[str, Any]:
         tensors = {name: usable(name, tensor, tuple(tensor.shape), weights.path) for name, tensor in weights.items()}
         bundle.save_tensors(staged, model, tensors, Tokenizer.load(folder), info, info.get("goal"))
         tensors.clear()  # the comparison needs the memory
-        ids_T = reference.probe(model.vocabulary, model.context)
+        ids_T = probe(model.vocabulary, model.context)
         way, expected_PV = foreign_logits(folder, model, ids_T)
         loaded = bundle.load(staged)
         compared = same_logits(expected_PV, own_logits(loaded.body, ids_T), out)
@@ -119,7 +119,7 @@ def _to_release(folder: Path, kind: str, out: Path) -> dict[str, Any]:
         written = write_release(staged, model, Weights(folder / "model.safetensors"), tokenizer)
         if written.vocabulary == model.vocabulary:
             say(f"{folder}: {END} and {PAD} were trained, so they go along as tokens of their own")
-        ids_T = reference.probe(written.vocabulary, model.context)
+        ids_T = probe(written.vocabulary, model.context)
         found_PV = released_logits(staged, model.heads, ids_T)
         expected_PV = own_logits(bundle.load(folder).body, ids_T)[:, : written.vocabulary]
         compared = same_logits(expected_PV, found_PV, out)

@@ -1,4 +1,4 @@
-"""What a conversion is compared with: GPT-1's forward pass and its BPE on plain arrays, apart from all other code here.
+"""GPT-1's forward pass and its BPE on plain arrays: what a conversion is compared with, so it shares no code with it.
 
 The arrays come in the order of OpenAI's release, which is the network's. After the paper, sections 3.1 and 4.1.
 
@@ -42,19 +42,6 @@ def released(folder: Path) -> Iterator[Array]:
             pieces.append(row[:wanted])
             wanted, row = wanted - len(row[:wanted]), row[wanted:]
         yield np.concatenate(pieces).reshape(shape)
-
-
-def probe(vocabulary: int, context: int) -> Array:
-    """A sequence that fills the context with ids from all over the vocabulary."""
-    return np.linspace(0, vocabulary - 1, context).astype(np.int64)
-
-
-def probe_words(vocabulary: dict[str, int], most: int = 1000) -> list[str]:
-    """Plain words of a `</w>` vocabulary, from all over it, and words made of two of them, which must come apart."""
-    whole = sorted(token.removesuffix("</w>") for token in vocabulary if token.endswith("</w>"))
-    plain = [word for word in whole if word.isascii() and word.isalpha() and word.islower()]
-    chosen = plain[:: len(plain) // most + 1]
-    return chosen + [one + other for one, other in zip(chosen, reversed(chosen), strict=True)]
 
 
 def bpe(word: str, ids: dict[str, int], ranks: dict[tuple[str, str], int]) -> list[int]:

@@ -21,10 +21,12 @@ from gpt1.jobs.foreign import POSITIONS, TOKENS, Foreign, check_vocabulary, layo
 from gpt1.jobs.weights import Weights
 from gpt1.storage import atomic, write_text
 from gpt1.text.bpe_files import read_bpe, write_bpe
+from gpt1.text.openai import RELEASED
 from gpt1.text.tokenizer import Tokenizer, blank
 
 PARTS = tuple(f"params_{number}.npy" for number in range(10))
-SHAPES, VOCABULARY, MERGES = "params_shapes.json", "encoder_bpe_40000.json", "vocab_40000.bpe"
+SHAPES = "params_shapes.json"
+VOCABULARY, MERGES = RELEASED
 A_BLOCK = 12
 """Tensors of a block."""
 HEAD_WIDTH = 64

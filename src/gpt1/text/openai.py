@@ -1,19 +1,18 @@
 """OpenAI's vocabulary, and which of two ways text is cut into words before it: the files do not say."""
 
 from pathlib import Path
-from typing import Literal, get_args
 
+from gpt1.config import Words
 from gpt1.errors import UserError
 from gpt1.text.bpe_files import read_bpe
 from gpt1.text.tokenizer import Own, Tokenizer, blank, recut
 
-Words = Literal["hf", "2018"]
-"""hf: as transformers' `OpenAIGPTTokenizer` cuts (BERT's rule, accents dropped); 2018: as the release did."""
-WORDS: tuple[Words, ...] = get_args(Words)
 KINDS: dict[Words, Own] = {"hf": "gpt1", "2018": "openai2018"}
+"""hf: as transformers' `OpenAIGPTTokenizer` cuts (BERT's rule, accents dropped); 2018: as the release did."""
 
 TOKENIZER = "tokenizer.json"
-PAIRS = (("vocab.json", "merges.txt"), ("encoder_bpe_40000.json", "vocab_40000.bpe"))
+RELEASED = ("encoder_bpe_40000.json", "vocab_40000.bpe")
+PAIRS = (("vocab.json", "merges.txt"), RELEASED)
 """Vocabulary and merges, as old versions of transformers saved them and as OpenAI did."""
 
 
