@@ -30,6 +30,7 @@ class Cell:
 
     @property
     def place(self) -> Place:
+        """Where it stands in the table."""
         return self.rows, self.variant, self.seed
 
 
@@ -42,6 +43,7 @@ class Record:
     cells: dict[Place, Cell]
 
     def add(self, cell: Cell) -> None:
+        """Keep one more model; the file is whole after each."""
         self.cells[cell.place] = cell
         self._write({})
 
@@ -57,7 +59,7 @@ class Record:
 
 
 def begin(settings: Ablate) -> Record:
-    """What an earlier run of the same command left. Raises UserError if the file is of another, or another's."""
+    """What an earlier run of the same command left. Raises UserError if `settings.out` holds anything else."""
     made_from = sources(settings)
     if settings.test:
         path = table(settings.test).path

@@ -14,7 +14,7 @@ from gpt1.jobs.seeds import over_seeds
 
 SCORES = ("accuracy", "macro_f1", "micro_f1", "f1", "matthews", "pearson", "spearman", "rmse", "mae")
 ERRORS = ("rmse", "mae", "loss")
-"""Lower is better, and the scale ends where they do."""
+"""Lower is better, so the scale ends just above the largest, not at 1."""
 BASELINES = {
     "accuracy": {"majority": "the commonest", "chance": "guessing"}, "rmse": {"mean_baseline_rmse": "the mean"},
 }  # fmt: skip
@@ -35,31 +35,31 @@ def scores(found: Mapping[str, Any], caption: str) -> str:
         drawing = gauge(_span(name, known), (), found[name], interval, baseline)
         cells = (_number(found[name]), " to ".join(map(_number, interval)), f"{_number(baseline)} {source}".strip())
         rows.append(_row(name, cells, drawing))
-    head = ("metric", "value", "95 % of resamples" if intervals else "", "a guess without reading", "")
+    head = ("metric", "value", "95 % of resamples" if intervals else "", "baseline", "")
     return _table(caption, head, rows)
 
 
 def classes(found: Mapping[str, Any], thresholds: Mapping[str, float]) -> str:
-    """Precision, recall and F1 of each class, and from which probability a label is told."""
+    """Precision, recall and F1 of each class, and the probability from which a label is predicted."""
     each = found.get("per_class") or {}
     rows = [
         _row(name, (f"{of['n']:,}", *(_share(of[key]) for key in ("precision", "recall", "f1")),
                     *([_number(thresholds.get(name))] if thresholds else [])))
         for name, of in each.items()
     ]  # fmt: skip
-    head = ("class", "rows", "precision", "recall", "F1", *(["told from"] if thresholds else []))
+    head = ("class", "rows", "precision", "recall", "F1", *(["threshold"] if thresholds else []))
     return scrolled("each class", _table("Each class", head, rows)) if rows else ""
 
 
 def confusion(found: Mapping[str, Any]) -> str:
-    """Which class was called which: a row a class, shaded by the share of its rows."""
+    """Which class was taken for which: a row for each true class, shaded by the share of its rows."""
     names, counts = list(found.get("per_class") or {}), found.get("confusion") or []
     if not counts:
         return ""
     wrong = [sum(counts[i]) + sum(row[i] for row in counts) - 2 * counts[i][i] for i in range(len(names))]
     shown = sorted(sorted(range(len(names)), key=lambda i: -wrong[i])[:MOST_CLASSES])
     some = "" if len(shown) == len(names) else f"; of {len(names):,} classes the {len(shown)} with the most mistakes"
-    caption = f"Confusion: rows are the true class, columns what it was called{some}"
+    caption = f"Confusion matrix: rows are the true class, columns the predicted one{some}"
     head = "".join(f'<th scope="col"><span>{html.escape(names[j])}</span></th>' for j in shown)
     rows = (
         f'<tr><th scope="row">{html.escape(names[i])}</th>'
@@ -72,7 +72,7 @@ def confusion(found: Mapping[str, Any]) -> str:
 
 
 def calibration(found: Mapping[str, Any]) -> str:
-    """The reliability diagram: how often the model is right when it is so sure."""
+    """The reliability diagram: how often the model is right, by how sure it is."""
     bins = found.get("reliability") or []
     if not bins:
         return ""
@@ -140,7 +140,7 @@ def rates(found: Mapping[str, float], metric: str, taken: float | None) -> str:
 
 
 def ablation(found: Mapping[str, Any]) -> str:
-    """What `gpt1 ablate` printed or wrote: the learning curve and the table; of an unfinished one what there is."""
+    """The learning curve and the table, from what `gpt1 ablate` printed or wrote; it may be unfinished."""
     result = found.get("result") or found
     lines = {line["rows"]: line for line in result.get("table", ())} or _lines(found.get("cells", ()))
     metrics = [name for line in lines.values() for v in VARIANTS if v in line for name in line[v]["metrics"]]

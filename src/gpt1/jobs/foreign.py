@@ -94,8 +94,8 @@ def unknown_tokens(tokenizer: Tokenizer, rows: int) -> list[str]:
     return [name for name, i in ((END, tokenizer.end_id), (PAD, tokenizer.pad_id)) if i >= rows]
 
 
-def missing(tensors: Mapping[str, Tensor], model: Model, source: object) -> None:
-    """Raises UserError naming `source` and the first tensor of the network that is not there."""
+def check_complete(tensors: Mapping[str, Tensor], model: Model, source: object) -> None:
+    """Raises UserError if a tensor of the network is missing, naming `source` and the first such tensor."""
     for name, _ in layout(model):
         if name not in tensors:
             raise UserError(f"{source}: tensor {name} is missing")

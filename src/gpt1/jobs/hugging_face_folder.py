@@ -17,7 +17,7 @@ from gpt1.config import Model
 from gpt1.errors import UserError
 from gpt1.jobs.console import say
 from gpt1.jobs.facts import read_json
-from gpt1.jobs.foreign import TOKENS, Foreign, check_vocabulary, layout, missing, usable
+from gpt1.jobs.foreign import TOKENS, Foreign, check_complete, check_vocabulary, layout, usable
 from gpt1.jobs.hugging_face import CHOICE_BIAS, CHOICE_HEAD, HEAD, from_hf_config
 from gpt1.jobs.weights import Weights
 from gpt1.text.bpe_files import read_bpe
@@ -124,7 +124,7 @@ def _recognised(found: Mapping[str, Tensor], model: Model, file: Path) -> tuple[
             _check_constant(full, found[name], model, f"{file}: tensor {name}")
     if OUTPUT in found and TOKENS not in tensors:  # of two names of one tensor, transformers saves either
         tensors[TOKENS] = usable(OUTPUT, found[OUTPUT], shapes[TOKENS], file)
-    missing(tensors, model, file)
+    check_complete(tensors, model, file)
     if OUTPUT in found and not torch.equal(found[OUTPUT].float(), tensors[TOKENS]):
         raise UserError(f"{file}: tensor {OUTPUT} differs from {TOKENS}; GPT-1's output matrix is its token embedding")
     return tensors, tuple(heads)
