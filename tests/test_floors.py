@@ -23,6 +23,7 @@ FLOORS = {
 
 WITHOUT_TORCH = ["gpt1", "gpt1.config", "gpt1.cli", "gpt1.text.tokenizer", "gpt1.text.train", "gpt1.text.bulk"]
 WITHOUT_TORCH += ["gpt1.text.repair", "gpt1.data.shards", "gpt1.data.sources", "gpt1.jobs.prepare", "gpt1.jobs.info"]
+WITHOUT_TORCH += ["gpt1.jobs.report"]
 
 
 def room(module: str) -> str:
