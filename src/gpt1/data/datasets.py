@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 STATE, INFO, SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
 TRAIN, VALIDATION = "train", ("validation", "valid", "val", "dev")
 """Usual names of splits."""
-MARK, BATCH = b"\xff\xff\xff\xff", 3
-"""What every message begins with; the number that says that a message is a batch of rows."""
-END = MARK + bytes(4)
+CONTINUATION, RECORD_BATCH = b"\xff\xff\xff\xff", 3
+"""What every message begins with; the kind of a message that is a batch of rows."""
+END_OF_STREAM = CONTINUATION + bytes(4)
 NO_CLASS = -1
 """Where a class is not known, `datasets` keeps this number."""
 Naming = Callable[[Any], Any]
@@ -122,20 +122,20 @@ def _frames(path: Path, only: list[str] | None) -> Iterator["polars.DataFrame"]:
 
     head, empty = b"", True
     for kind, message in _messages(path):
-        if kind == BATCH:
-            yield polars.read_ipc_stream(io.BytesIO(head + message + END), columns=only)
+        if kind == RECORD_BATCH:
+            yield polars.read_ipc_stream(io.BytesIO(head + message + END_OF_STREAM), columns=only)
             empty = False
         else:
             head += message
     if empty:
-        yield polars.read_ipc_stream(io.BytesIO(head + END), columns=only)
+        yield polars.read_ipc_stream(io.BytesIO(head + END_OF_STREAM), columns=only)
 
 
 def _messages(path: Path) -> Iterator[tuple[int, bytes]]:
     """The kind and the bytes of each message of an Arrow stream. Raises EOFError if the stream has no end."""
     with path.open("rb") as file:
-        while (start := _exactly(file, 8)) != END:
-            if start[:4] != MARK:
+        while (start := _exactly(file, 8)) != END_OF_STREAM:
+            if start[:4] != CONTINUATION:
                 raise EOFError("not an Arrow stream, as `save_to_disk` writes it")
             (size,) = struct.unpack("<i", start[4:])
             meta = _exactly(file, size)

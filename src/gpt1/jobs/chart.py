@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Point = tuple[float, float]
-Place = Callable[[Point], Point]
+Transform = Callable[[Point], Point]
+"""Of a value to where it stands in the drawing."""
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 720, 280, 56, 34, 26, 14
 SIDE = 330
 """of a square chart"""
@@ -75,7 +76,7 @@ def gauge(
     return "".join(parts) + f'<rect class="mark" x="{at(mark) - 2:.1f}" y="3" width="4" height="14" rx="1"/></svg>'
 
 
-def square(low: float, high: float, x_label: str, y_label: str, inside: Callable[[Place], str], words: str) -> str:
+def square(low: float, high: float, x_label: str, y_label: str, inside: Callable[[Transform], str], words: str) -> str:
     """A square <svg> with the same axis twice, and its diagonal; `inside` draws, given what turns values to places."""
     size = SIDE - LEFT - RIGHT
 
@@ -120,7 +121,7 @@ def ticks(low: float, high: float) -> list[float]:
     return [round(step * i, 10) for i in range(first, math.floor(high / step) + 1)]
 
 
-def _line(number: int, name: str, points: Sequence[Point], place: Place, bars: Sequence[float]) -> str:
+def _line(number: int, name: str, points: Sequence[Point], place: Transform, bars: Sequence[float]) -> str:
     at = list(map(place, points))
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
     parts = [f'<polyline class="line-{number}" points="{path}"><title>{html.escape(name)}</title></polyline>']

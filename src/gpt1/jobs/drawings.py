@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gpt1.jobs.chart import Place, Point, dot, gauge, line_chart, square
+from gpt1.jobs.chart import Point, Transform, dot, gauge, line_chart, square
 from gpt1.jobs.seeds import over_seeds
 
 SCORES = ("accuracy", "macro_f1", "micro_f1", "f1", "matthews", "pearson", "spearman", "rmse", "mae")
@@ -81,7 +81,7 @@ def calibration(found: Mapping[str, Any]) -> str:
         f"{each['n']:,} rows with confidence {each['confidence']:.2f}: {each['accuracy']:.2f} right" for each in bins
     ]
 
-    def inside(place: Place) -> str:
+    def inside(place: Transform) -> str:
         return "".join(
             dot(*place((each["confidence"], each["accuracy"])), 3 + 9 * math.sqrt(each["n"] / largest), words)
             for each, words in zip(bins, told, strict=True)
@@ -101,7 +101,7 @@ def joint(found: Mapping[str, Any]) -> str:
     low, high, counts = held["low"], held["high"], held["counts"]
     largest, step = max(map(max, counts)), (high - low) / len(counts)
 
-    def inside(place: Place) -> str:
+    def inside(place: Transform) -> str:
         return "".join(
             _tile(place, (low + i * step, low + j * step), step, count / largest, f"{count:,} rows")
             for i, row in enumerate(counts)
@@ -220,7 +220,7 @@ def _cell(count: int, of: int, right: bool) -> str:
     return f'<td class="{kind}" style="--s:{share:.0%}">{count:,}</td>'
 
 
-def _tile(place: Place, corner: Point, step: float, share: float, words: str) -> str:
+def _tile(place: Transform, corner: Point, step: float, share: float, words: str) -> str:
     (x, y), (right, top) = place(corner), place((corner[0] + step, corner[1] + step))
     size = f'x="{x:.1f}" y="{top:.1f}" width="{right - x:.1f}" height="{y - top:.1f}"'
     return f'<rect class="tile" {size} style="--s:{max(0.08, math.sqrt(share)):.0%}"><title>{words}</title></rect>'

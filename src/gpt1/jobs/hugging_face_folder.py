@@ -29,15 +29,15 @@ SAFE, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pyto
 WANTED = ["config.json", SAFE, INDEX, "model-*.safetensors", TOKENIZER, *(name for pair in PAIRS for name in pair)]
 PREFIX, OUTPUT = "transformer.", "lm_head.weight"
 HEADS = (HEAD, CHOICE_HEAD, CHOICE_BIAS)
-MASK, NUMBERS = r"transformer\.h\.\d+\.attn\.bias", "transformer.position_ids"
+MASK, POSITION_IDS = r"transformer\.h\.\d+\.attn\.bias", "transformer.position_ids"
 """Constants that old versions of transformers saved beside the weights."""
-RATES = {"embd_pdrop": 0.1, "resid_pdrop": 0.1, "attn_pdrop": 0.1}
+DROPOUT = {"embd_pdrop": 0.1, "resid_pdrop": 0.1, "attn_pdrop": 0.1}
 """What transformers takes where config.json does not say."""
 
 
 def read_folder(folder: Path) -> Foreign:
     """The model in a folder. Raises UserError for what is missing, damaged, of another architecture or unknown."""
-    model = from_hf_config(RATES | read_json(folder / "config.json"), str(folder / "config.json"))
+    model = from_hf_config(DROPOUT | read_json(folder / "config.json"), str(folder / "config.json"))
     file, found = _tensors(folder)
     tensors, left_out = _recognised(found, model, file)
     vocabulary, tokens, tokenizer = _tokenizer(folder)
@@ -138,7 +138,7 @@ def _full(name: str) -> str:
 def _check_constant(name: str, tensor: Tensor, model: Model, where: str) -> None:
     """Raises UserError unless it is one of the constants that a network of this shape has anyway."""
     T = model.context
-    if name == NUMBERS:
+    if name == POSITION_IDS:
         expected = torch.arange(T)
     elif re.fullmatch(MASK, name):
         expected = torch.ones(T, T).tril()

@@ -4,8 +4,9 @@ Its weights were trained on that, so a model that starts from them should read t
 `text_utils.py`; ftfy and spaCy are today's, whose rules have moved on a little since. What comes of it:
 
 - Quotes, dashes and the ellipsis become ASCII; accents stay. White space between two words is nothing, or one line end.
-- So each distinct piece between spaces is split once, as spaCy did in 2018. Today's looks for its special cases (":D")
-  over spaces too, does not take what it finds there, and by that may miss one that overlaps it; here none is missed.
+- So each piece between spaces is split by itself, as spaCy did in 2018, and one that comes again need not be split
+  again. Today's spaCy also looks for its special cases (":D") across spaces. It drops those it finds there, and with
+  them may miss a true one that overlaps; here none is missed.
 - spaCy needs time quadratic in the number of marks, so a piece of more than `LONGEST` characters is cut: between two
   marks or, where there are none, after `FAR`.
 """
@@ -20,8 +21,9 @@ from typing import Any
 from gpt1.errors import UserError
 
 LONGEST = 300
+"""Characters of a piece that spaCy splits at once."""
 FAR = 10_000
-"""Characters that spaCy splits at once; no word of English has as many."""
+"""Characters after which a longer piece is cut anywhere; no word of English has as many."""
 SHORT = 64
 """Characters of a piece whose words are remembered."""
 MOST_PIECES = 1 << 17
