@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from gpt1.text.tokenizer import Tokenizer
 from gpt1.text.train import train
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -26,6 +27,13 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("no ../shared/data beside this checkout")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    """A small vocabulary of GPT-1's kind; a test file may have its own instead."""
+    text = "Once upon a time there was a cat; the other cat (a dog, in fact) thought otherwise. "
+    return train([text * 20], "gpt1")
 
 
 @pytest.fixture(scope="session")

@@ -19,14 +19,6 @@ from gpt1.jobs.agreement import probe_words
 from gpt1.jobs.reference import bpe
 from gpt1.nn.model import GPT
 from gpt1.text.tokenizer import Tokenizer
-from gpt1.text.train import train
-
-TEXT = "Once upon a time there was a cat; the other cat (a dog, in fact) thought otherwise. " * 20
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return train([TEXT], "gpt1")
 
 
 @pytest.fixture

@@ -20,18 +20,15 @@ from gpt1.jobs.convert import convert
 from gpt1.nn.model import GPT
 from gpt1.text.bpe_files import write_bpe
 from gpt1.text.tokenizer import Tokenizer
-from gpt1.text.train import train
 
 transformers = pytest.importorskip("transformers")
 
-TEXT = "Once upon a time there was a cat; the other cat (a dog, in fact) thought otherwise. " * 20
-SAMPLES = [TEXT[:60], "THE CAT, Été: 3 dogs & a\n\tcat..", "naïve 春"]
+SAMPLES = [
+    "Once upon a time there was a cat; the other cat (a dog, in f",
+    "THE CAT, Été: 3 dogs & a\n\tcat..",
+    "naïve 春",
+]
 CONTEXT, WIDTH, DEPTH = 24, 32, 3
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return train([TEXT], "gpt1")
 
 
 @pytest.fixture(scope="module")

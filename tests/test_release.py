@@ -25,13 +25,7 @@ PER_BLOCK = [
 ]  # fmt: skip
 """What the released params_shapes.json says of a block, at another width."""
 TOKENS = 81
-"""What the text below gives, end and pad not counted."""
-TEXT = "Once upon a time there was a cat; the other cat (a dog, in fact) thought otherwise. " * 20
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return train([TEXT], "gpt1")
+"""What the `tokenizer` fixture has, end and pad not counted."""
 
 
 @pytest.fixture
@@ -298,7 +292,7 @@ def test_what_openais_layout_cannot_hold(release: Path, tokenizer: Tokenizer, tm
     cannot(release, "takes a run folder")
     to_run(release, tmp_path / "run")
     small = Model(context=8, width=64, depth=1, heads=1, inner=256)
-    other = train([TEXT], "bytes", 260)
+    other = train(["a cat " * 20], "bytes", 260)
     body = GPT(with_vocabulary(small, 260)).init_weights()
     bundle.save(tmp_path / "bytes", body, other, {"kind": "pretrained", "metrics": {}})
     cannot(tmp_path / "bytes", "kind bytes")
