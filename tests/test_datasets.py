@@ -248,7 +248,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "half a batch": (lambda d: cut(d, -500), "data-00000-of-00001.arrow: damaged or cut short (it ends within"),
     "half a schema": (lambda d: cut(d, 100), ".arrow: damaged or cut short (it ends within a batch of rows)"),
     "no stream": (lambda d: part_of(d).write_bytes(b"ARROW1\0\0" * 9), "(not an Arrow stream, as `save_to_disk` writ"),
-    "noise": (lambda d: part_of(d).write_bytes(saved.CONTINUATION + b"\x10\0\0\0" + b"\xff" * 99), ": damaged or cut short ("),
+    "noise": (lambda d: part_of(d).write_bytes(saved.CONTINUATION + b"\x10\0\0\0" + b"\xff" * 99), ": damaged or"),
     "no list": (lambda d: (d / "state.json").write_text("{}"), "state.json: damaged, it holds no _data_files; save"),
     "a wrong list": (lambda d: (d / "state.json").write_text('{"_data_files": [1]}'), ": damaged, its _data_files n"),
     "odd features": (lambda d: (d / "dataset_info.json").write_text('{"features": [1]}'), "holds no features"),
