@@ -8,7 +8,7 @@ from gpt1.batch import IGNORE, Batch
 from gpt1.config import Model
 from gpt1.nn import vocabulary_loss as sliced
 from gpt1.nn.model import GPT
-from gpt1.nn.objectives import LanguageModel
+from gpt1.nn.objectives import LanguageModel, TaskModel
 
 TINY = Model(
     context=16, width=32, depth=2, heads=4, inner=64, vocabulary=53,
@@ -58,3 +58,10 @@ def test_l1_is_the_sum_over_next_tokens() -> None:
                 expected = expected - logits[t].log_softmax(-1)[batch.targets_NKT[n, 0, t]]
     torch.testing.assert_close(model(batch)["lm"], expected)
     assert model.counts(batch) == {"lm": 10 + 3 + 6 + 8 + 1}
+
+
+def test_scores_keep_float32_though_the_body_is_bfloat16() -> None:
+    model = TaskModel(GPT(TINY).init_weights(torch.Generator().manual_seed(1)), 3).init_head().bfloat16().eval()
+    batch = random_batch()
+    h_ND = model.body(batch.tokens_NKT[:, 0])[torch.arange(5), batch.extract_NK[:, 0]]  # type: ignore[index]
+    torch.testing.assert_close(model.scores(batch), h_ND.float() @ model.head.weight.float().T, atol=1e-6, rtol=1e-6)

@@ -107,7 +107,7 @@ def at_work(loaded: Bundle, on: Command) -> Tuned:
     assert loaded.head is not None, "a fine-tuned model has a head"
     goal, info = from_facts(loaded.info), loaded.info
     model = TaskModel(packed(loaded.body.to(device, dtype)), len(loaded.head), goal.kind)
-    model.head.weight = nn.Parameter(loaded.head.to(device, dtype))
+    model.head.weight = nn.Parameter(loaded.head.to(device))
     reader = Reader(info["task"], loaded.tokenizer, loaded.body.config.context, info["long"])
     return Tuned(model.eval(), reader, goal, Columns(**info["columns"]), device)
 

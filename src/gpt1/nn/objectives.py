@@ -73,7 +73,7 @@ class TaskModel(nn.Module):
         wide = torch.promote_types(h_MTD.dtype, torch.float32)
         real_MT = (targets_MT != IGNORE).to(wide)
         weights_MT = real_MT / real_MT.sum(1, keepdim=True).clamp(min=1)
-        scores_NC = self._scores(h_MTD, batch).to(wide)
+        scores_NC = self._scores(h_MTD, batch)
         return {
             "task": task_loss(self.goal, scores_NC, batch.labels_N, self.class_weights_C),
             "lm": vocabulary_loss(h_MTD, self.body.tokens.weight, targets_MT, weights_MT),
@@ -91,11 +91,13 @@ class TaskModel(nn.Module):
     def _scores(self, h_MTD: Tensor, batch: Batch) -> Tensor:
         assert batch.extract_NK is not None, "stage two reads the hidden state at the extract token"
         h_MD = h_MTD[torch.arange(len(h_MTD), device=h_MTD.device), batch.extract_NK.flatten()]
-        h_NKD = h_MD.unflatten(0, batch.extract_NK.shape)
+        # In bfloat16 a score would have three digits: close rows would tie, and a number come in steps.
+        wide = torch.promote_types(h_MD.dtype, torch.float32)
+        h_NKD, head_CD = h_MD.unflatten(0, batch.extract_NK.shape).to(wide), self.head.weight.to(wide)
         if self.goal == "choice":
             assert batch.real_NK is not None, "rows may have different numbers of answers"
-            return self.head(self.head_dropout(h_NKD)).squeeze(-1).masked_fill(~batch.real_NK, -torch.inf)
-        return self.head(self.head_dropout(h_NKD.sum(1)))
+            return F.linear(self.head_dropout(h_NKD), head_CD).squeeze(-1).masked_fill(~batch.real_NK, -torch.inf)
+        return F.linear(self.head_dropout(h_NKD.sum(1)), head_CD)
 
 
 def task_loss(goal: Goal, scores_NC: Tensor, labels_N: Tensor, weights_C: Tensor | None = None) -> Tensor:
