@@ -34,11 +34,17 @@ def read_facts(folder: Path) -> dict[str, Any]:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of a run folder. Raises UserError if it is missing or damaged."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parsed(path)
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a complete run: {path.name} is missing") from None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} is damaged: it holds no JSON object")
     return value
+
+
+def parsed(path: Path) -> Any:
+    """What a JSON file holds. Raises UserError if it is damaged, FileNotFoundError if there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from None

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gpt1.config import Finetune
-from gpt1.data.datasets import usual_splits
 from gpt1.data.journal import sha256_of
 from gpt1.data.tables import table
 from gpt1.errors import UserError
-from gpt1.jobs import bundle
-from gpt1.jobs.console import say
+from gpt1.jobs import bundle, splits
 from gpt1.jobs.facts import FILES, read_json
 from gpt1.storage import check_folder
 
@@ -30,11 +28,8 @@ def with_splits(settings: AsGiven) -> AsGiven:
 
     Raises UserError if no split is called train.
     """
-    if not (found := usual_splits(settings.train)):
-        return settings
-    train, valid = found[0], settings.valid or found[1]
-    say(f"{settings.train}: training on {train}" + ("" if settings.valid or not valid else f", validating on {valid}"))
-    return replace(settings, train=train, valid=valid)
+    train, valid = splits.chosen(settings.train, validate=not settings.valid)
+    return replace(settings, train=train, valid=settings.valid or valid)
 
 
 def check(settings: Finetune) -> None:

@@ -17,13 +17,13 @@ from rich.console import RenderableType
 
 from gpt1 import config
 from gpt1.data.corpus import Corpus
-from gpt1.data.datasets import usual_splits
 from gpt1.data.files import File, check_encoding, find
 from gpt1.data.journal import Journal, sha256_of
 from gpt1.data.journal import load as load_journal
 from gpt1.data.shards import FORMAT, UNFINISHED, Manifest, Split, TokenStream, dtype_for, read_manifest, write_manifest
 from gpt1.data.sources import Reading, has_column
 from gpt1.errors import UserError
+from gpt1.jobs import splits
 from gpt1.jobs.console import say, table
 from gpt1.jobs.passes import TRAINED, encoded
 from gpt1.storage import check_folder
@@ -102,15 +102,9 @@ def _check(settings: config.Prepare) -> None:
 
 def _with_splits(settings: config.Prepare) -> config.Prepare:
     """Of a saved dataset of several splits only `train` trains; without --val its `validation` validates."""
-    inputs, val = [], []
-    for name in settings.inputs:
-        train, validation = usual_splits(name) or (name, None)
-        inputs.append(train)
-        if validation and not settings.val:
-            val.append(validation)
-        if train != name:
-            say(f"{name}: training on {train}" + (f", validating on {val[-1]}" if validation and val else ""))
-    return replace(settings, inputs=inputs, val=settings.val or val)
+    chosen = [splits.chosen(name, validate=not settings.val) for name in settings.inputs]
+    val = [validation for _, validation in chosen if validation]
+    return replace(settings, inputs=[train for train, _ in chosen], val=settings.val or val)
 
 
 def _corpus(settings: config.Prepare) -> Corpus:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gpt1.config import Model
 from gpt1.errors import UserError
+from gpt1.jobs.facts import parsed
 from gpt1.jobs.foreign import POSITIONS, TOKENS, Foreign, check_vocabulary, layout, new_rows, parameters, usable
 from gpt1.jobs.weights import Weights
 from gpt1.storage import atomic, write_text
@@ -135,11 +136,9 @@ def _model(folder: Path, heads: int) -> Model:
 
 def _shapes(path: Path) -> list[list[int]]:
     try:
-        shapes = json.loads(path.read_text(encoding="utf-8"))
+        shapes = parsed(path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}") from None
     if not isinstance(shapes, list) or not all(
         isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape) for shape in shapes
     ):
