@@ -2,11 +2,14 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from gpt1.errors import UserError
 from gpt1.text.tokenizer import Tokenizer
 from gpt1.text.train import train
 
@@ -59,3 +62,13 @@ def hard_lines() -> list[str]:
         "ﬁ ＡＢＣ　ｄ &amp; &lt;b&gt; â€™", "x" * 5000, "ab1" * 400, "=" * 300, "<unk> <|end|> cat</w> </w> <unk>",
         "U.S. Mr. Smith's e.g. 3.14 $5 10%", "cannot gonna we'll 'tis o'clock I'm", "http://a.b/c?d=e&f me@example.org",
     ]  # fmt: skip
+
+
+@contextmanager
+def one_line(*words: str) -> Iterator[None]:
+    """What happens inside is answered by one line of UserError that holds all words."""
+    with pytest.raises(UserError) as caught:
+        yield
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
