@@ -95,7 +95,7 @@ def test_the_best_epoch_is_kept(base: Path, train: Path, tmp_path: Path, monkeyp
         return replace(validate(run, epoch), metrics={"accuracy": accuracy, "loss": loss})
 
     monkeypatch.setattr(tuning._Run, "validate", told)
-    result = finetune(settings(base, train, tmp_path / "run", epochs=4))
+    result = finetune(settings(base, train, tmp_path / "run", epochs=4, select="accuracy"))
     assert result["epoch"] == 3
     assert result["loss"] == 0.4
     head = bundle.load(tmp_path / "run").head

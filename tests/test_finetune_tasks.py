@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from gpt1.jobs.finetune import finetune, show
 from gpt1.jobs.predict import predict
 from gpt1.nn.model import GPT
 from gpt1.text.train import train as train_tokenizer
+from gpt1.train import log
 
 GOOD, BAD = ("loves", "adores", "enjoys"), ("hates", "fears", "loathes")
 THINGS = ("figs", "rain", "songs", "bells")
@@ -387,3 +389,21 @@ def test_training_stops_when_nothing_gets_better(
     assert "no better validation in 2 epochs; stopped after epoch" in said
     last = int(said.rpartition("stopped after epoch ")[2].split()[0])
     assert last == result["epoch"] + 2 < 50
+
+
+def test_few_validation_rows_choose_no_epoch_unless_asked_to(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = write(tmp_path / "train.jsonl", rows_of("regression", 80, 1))
+    asked = Finetune(
+        run=str(base), train=str(train), out=str(tmp_path / "last"), task="regression", epochs=8, batch=8, lr=1e-2,
+        dtype="fp32", threads=1,
+    )  # fmt: skip
+    last = finetune(asked)
+    assert last["epoch"] == 8
+    said = f"{last['n']} validation rows are too few to choose an epoch by: the last is kept (or say --select pearson)"
+    assert said in capsys.readouterr().err
+    chosen = finetune(replace(asked, out=str(tmp_path / "best"), select="pearson"))
+    found = [row["val_pearson"] for row in log.read(tmp_path / "best") if "val_pearson" in row]
+    assert chosen["epoch"] == 1 + int(np.argmax(found)) < 8, "or the seed does not tell the two apart"
+    assert "too few" not in capsys.readouterr().err

@@ -223,7 +223,8 @@ class Finetune(Command):
     patience: int = 0
     """epochs without a better validation after which training stops; 0 makes all epochs"""
     select: Select = "auto"
-    """what makes an epoch the best; auto: accuracy, Pearson's r of a score, macro F1 of several labels"""
+    """what makes an epoch the best; auto: accuracy, Pearson's r of a score, macro F1 of several labels; but where
+    fewer than 50 rows validate, the last epoch is kept"""
     batch: int = 0
     """rows in one update; 0 takes the paper's 32, or 8 where there are fewer than 1,000 rows"""
     micro_batch: int = 0

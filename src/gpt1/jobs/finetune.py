@@ -47,8 +47,9 @@ class Trial:
 def finetune(settings: Finetune) -> dict[str, Any]:
     """Train a model for the task on L3 = L2 + lambda L1, keep its best epoch, and write the run folder at one stroke.
 
-    Returns the validation metrics of the best epoch (see `jobs.metrics`), its number, and seconds; of several seeds
-    `seeds`, the mean, deviation and values of each metric. Raises UserError for wrong settings or rows.
+    Where few rows validate, the last epoch takes the best one's place. Returns the validation metrics of the epoch
+    that is kept (see `jobs.metrics`), its number, and seconds; of several seeds `seeds`, the mean, deviation and values
+    of each metric. Raises UserError for wrong settings or rows.
     """
     began = time.perf_counter()
     settings = with_splits(settings)

@@ -26,8 +26,9 @@ from gpt1.train.loop import Report, train
 from gpt1.train.optim import Optimizer
 from gpt1.train.parallel import machine
 
-ENOUGH_TO_CALIBRATE = 50
-"""Validation rows. If a few are all right, nothing keeps a temperature from making the model certain of everything."""
+ENOUGH_TO_VALIDATE = 50
+"""Validation rows. Of fewer, chance would choose the epoch, so the last is kept, as in the paper; and if all of
+them are right, nothing would keep a temperature from making the model certain of everything."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class Best:
-    """The model after its best epoch."""
+    """The model after the epoch that is kept."""
 
     settings: Finetune
     """those in effect"""
@@ -82,7 +83,9 @@ def made_ready(settings: Finetune, goal: Goal, learnt: Labelled, valid: Labelled
             fate = "they are read in windows" if settings.long == "windows" else f"their {settings.long} is kept"
             share = f"{found.cut:,} of {len(rows.texts):,} rows ({found.cut / len(rows.texts):.1%})"
             say(f"{role}: {share} are longer than the context of {reader.context} tokens; {fate} (--long)")
-    selected(settings, goal)
+    metric, few = selected(settings, goal), len(valid.rows)
+    if _keeps_last(settings, few):
+        say(f"{few} validation rows are too few to choose an epoch by: the last is kept (or say --select {metric})")
     weights_C = class_weights(settings.class_weights, goal, targets)
     return Data(goal, reader, training, validation, valid.labels, weights_C)
 
@@ -90,12 +93,13 @@ def made_ready(settings: Finetune, goal: Goal, learnt: Labelled, valid: Labelled
 def tune(settings: Finetune, data: Data, base: GPT, folder: Path, title: str = "finetune") -> Best:
     """Make the updates, log them in `folder`, validate after each epoch; the best epoch is calibrated and returned.
 
-    The settings must be settled (`finetune_settings`). Raises RunFailed if gradient or loss are no numbers.
+    Where few rows validate, the last epoch takes the best one's place. The settings must be settled
+    (`finetune_settings`). Raises RunFailed if gradient or loss are no numbers.
     """
     run = _begin(settings, data, base)
     best, weights = _train(run, Log(folder, 0), title)
     labels = [data.labels[row] for row in data.valid.owners_N]
-    enough = len(data.labels) >= ENOUGH_TO_CALIBRATE
+    enough = len(data.labels) >= ENOUGH_TO_VALIDATE
     goal, temperature = data.goal.calibrated(best.scores_NC, labels) if enough else (data.goal, 1.0)
     answers_NC = data.valid.by_row(goal.answers(best.scores_NC / temperature))
     metrics = best.metrics | goal.metrics(data.labels, answers_NC) | {"epoch": best.epoch, "temperature": temperature}
@@ -242,8 +246,15 @@ def _train(run: _Run, log: Log, title: str) -> tuple[Validation, dict[str, Tenso
     return best, weights
 
 
+def _keeps_last(settings: Finetune, rows: int) -> bool:
+    """Whether validation rows are too few to choose an epoch by, and nobody asked that they do."""
+    return rows < ENOUGH_TO_VALIDATE and settings.select == "auto" and not settings.patience
+
+
 def _better(run: _Run, one: Validation, other: Validation) -> bool:
     settings, goal = run.settings, run.data.goal
+    if _keeps_last(settings, len(run.data.labels)):
+        return True
     return rank(settings, goal, one.metrics) > rank(settings, goal, other.metrics)
 
 
