@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from gpt1.config import PRESETS, Command, Model
 from gpt1.jobs import bundle
-from gpt1.jobs.hugging_face import to_hf, to_hf_config
+from gpt1.jobs.run.hugging_face import to_hf, to_hf_config
 from gpt1.nn.decode import decode
 from gpt1.nn.model import GPT, INIT_STD
 from gpt1.nn.quantize import has_int8, quantized

@@ -24,7 +24,7 @@ import torch
 
 from gpt1.batch import Batch
 from gpt1.config import PRESETS, RECIPES, Command, Model
-from gpt1.jobs.hugging_face import to_hf_config
+from gpt1.jobs.run.hugging_face import to_hf_config
 from gpt1.nn import model as network
 from gpt1.nn.objectives import LanguageModel
 from gpt1.train.loop import train

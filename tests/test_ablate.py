@@ -21,8 +21,8 @@ from gpt1.jobs import bundle
 from gpt1.jobs.ablate import ablate, guess, sample, show
 from gpt1.jobs.evaluate import evaluate
 from gpt1.jobs.finetune import finetune
-from gpt1.jobs.goals import Choice, Classes, LabelSets, Score
-from gpt1.jobs.labelled import Labelled
+from gpt1.jobs.rows.goals import Choice, Classes, LabelSets, Score
+from gpt1.jobs.rows.labelled import Labelled
 from gpt1.nn.model import GPT
 from gpt1.text.train import train as train_tokenizer
 

@@ -16,7 +16,7 @@ from conftest import one_line
 from gpt1.config import Model
 from gpt1.errors import UserError
 from gpt1.jobs import bundle
-from gpt1.jobs.facts import FILES
+from gpt1.jobs.run.facts import FILES
 from gpt1.nn.model import GPT
 from gpt1.text.tokenizer import Tokenizer
 from gpt1.text.train import train

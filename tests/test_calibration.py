@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit, softmax
 
-from gpt1.jobs.calibration import expected_calibration_error, label_temperature, temperature, thresholds
+from gpt1.jobs.rows.calibration import expected_calibration_error, label_temperature, temperature, thresholds
 
 SEEDS = st.integers(0, 2**32 - 1)
 GRID = np.geomspace(0.05, 20, 101)

@@ -13,10 +13,11 @@ import gpt1
 from gpt1.cli import main
 from gpt1.config import Convert, Model, with_vocabulary
 from gpt1.errors import RunFailed
-from gpt1.jobs import agreement, bundle
+from gpt1.jobs import bundle
 from gpt1.jobs import convert as job
-from gpt1.jobs.agreement import probe_words
-from gpt1.jobs.reference import bpe
+from gpt1.jobs.conversion import agreement
+from gpt1.jobs.conversion.agreement import probe_words
+from gpt1.jobs.conversion.reference import bpe
 from gpt1.nn.model import GPT
 from gpt1.text.tokenizer import Tokenizer
 

@@ -17,12 +17,13 @@ import torch
 
 from gpt1.config import Finetune, Model, Predict
 from gpt1.errors import RunFailed, UserError
-from gpt1.jobs import bundle, tuning
+from gpt1.jobs import bundle
 from gpt1.jobs.finetune import finetune
-from gpt1.jobs.finetune_settings import settle
-from gpt1.jobs.goals import Classes
+from gpt1.jobs.finetuning import tuning
+from gpt1.jobs.finetuning.settings import settle
+from gpt1.jobs.finetuning.tuned import Examples, Reader, score
 from gpt1.jobs.predict import predict
-from gpt1.jobs.tuned import Examples, Reader, score
+from gpt1.jobs.rows.goals import Classes
 from gpt1.nn.model import GPT
 from gpt1.nn.objectives import TaskModel
 from gpt1.text.train import train as train_tokenizer

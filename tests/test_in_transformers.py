@@ -15,8 +15,8 @@ import torch
 
 from gpt1.config import Long, Model, Predict, Task
 from gpt1.jobs import bundle
-from gpt1.jobs.in_transformers import ONE, TWO
 from gpt1.jobs.predict import predict
+from gpt1.jobs.run.in_transformers import ONE, TWO
 from gpt1.nn.model import GPT
 from gpt1.text.train import train as train_tokenizer
 

@@ -8,9 +8,9 @@ import pytest
 
 from gpt1.config import Finetune, Task
 from gpt1.errors import UserError
-from gpt1.jobs.columns import Columns, guess_columns
-from gpt1.jobs.goals import Choice, Classes, LabelSets, Score, from_facts, goal_for, sorted_names, to_facts
-from gpt1.jobs.labelled import Labelled, kind_of, read_labelled, split, warn
+from gpt1.jobs.rows.columns import Columns, guess_columns
+from gpt1.jobs.rows.goals import Choice, Classes, LabelSets, Score, from_facts, goal_for, sorted_names, to_facts
+from gpt1.jobs.rows.labelled import Labelled, kind_of, read_labelled, split, warn
 from gpt1.nn.objectives import Goal
 
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from gpt1.jobs import metrics
-from gpt1.jobs.metrics import (
+from gpt1.jobs.rows import metrics
+from gpt1.jobs.rows.metrics import (
     choice_intervals,
     choice_metrics,
     classification_intervals,

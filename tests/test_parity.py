@@ -11,7 +11,7 @@ from gpt1.batch import IGNORE, Batch
 from gpt1.config import Model
 from gpt1.data.collate import Example, collate
 from gpt1.jobs import bundle
-from gpt1.jobs.hugging_face import CHOICE_BIAS, CHOICE_HEAD, HEAD, TRANSPOSED, from_hf, from_hf_config, hf_name
+from gpt1.jobs.run.hugging_face import CHOICE_BIAS, CHOICE_HEAD, HEAD, TRANSPOSED, from_hf, from_hf_config, hf_name
 from gpt1.nn.decode import decode
 from gpt1.nn.model import GPT
 from gpt1.nn.objectives import LanguageModel, TaskModel

@@ -11,13 +11,13 @@ import torch
 from gpt1.cli import main
 from gpt1.config import PRESETS, Model, Plan, Prepare, pretrain_defaults
 from gpt1.errors import UserError
-from gpt1.jobs import pace
 from gpt1.jobs import plan as job
 from gpt1.jobs.docstrings import topics
-from gpt1.jobs.pace import Pace
 from gpt1.jobs.plan import memory_parts, parameters, plan, show
 from gpt1.jobs.prepare import prepare
 from gpt1.jobs.pretrain import pretrain
+from gpt1.jobs.pretraining import pace
+from gpt1.jobs.pretraining.pace import Pace
 from gpt1.nn.model import GPT
 from gpt1.nn.objectives import LanguageModel
 from gpt1.options import flat

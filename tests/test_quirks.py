@@ -15,7 +15,7 @@ from gpt1.batch import IGNORE, Batch
 from gpt1.config import Model, Optim
 from gpt1.data.collate import Epochs, Example, collate
 from gpt1.data.tasks import Frame, fitted
-from gpt1.jobs.hugging_face import to_hf, to_hf_config
+from gpt1.jobs.run.hugging_face import to_hf, to_hf_config
 from gpt1.nn.model import GPT
 from gpt1.nn.objectives import LanguageModel, TaskModel
 from gpt1.train.optim import Optimizer, learning_rate

@@ -13,10 +13,10 @@ import pytest
 
 from gpt1.config import Report
 from gpt1.errors import UserError
-from gpt1.jobs.chart import POINTS, line_chart, thinned, ticks
-from gpt1.jobs.facts import FILES
-from gpt1.jobs.metrics import classification_metrics, joint_histogram, label_set_metrics, score_metrics
+from gpt1.jobs.pages.chart import POINTS, line_chart, thinned, ticks
 from gpt1.jobs.report import report
+from gpt1.jobs.rows.metrics import classification_metrics, joint_histogram, label_set_metrics, score_metrics
+from gpt1.jobs.run.facts import FILES
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ from gpt1.errors import UserError
 from gpt1.jobs import bundle
 from gpt1.jobs.bundle import Bundle
 from gpt1.jobs.console import quiet
-from gpt1.jobs.facts import read_json
-from gpt1.jobs.goals import Goal, from_facts
-from gpt1.jobs.labelled import Texts
-from gpt1.jobs.tuned import Tuned, at_work
+from gpt1.jobs.finetuning.tuned import Tuned, at_work
+from gpt1.jobs.rows.goals import Goal, from_facts
+from gpt1.jobs.rows.labelled import Texts
+from gpt1.jobs.run.facts import read_json
 from gpt1.nn.model import GPT
 from gpt1.storage import write_json
 from gpt1.text.tokenizer import Tokenizer

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import issparse
 
-from gpt1.jobs.labelled import Texts
+from gpt1.jobs.rows.labelled import Texts
 
 
 def plain(data: Any, name: str = "X") -> list[Any]:

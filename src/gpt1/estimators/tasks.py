@@ -13,9 +13,9 @@ from gpt1.estimators.base import Targets, TextEstimator
 from gpt1.estimators.fitted import Fitted
 from gpt1.estimators.rows import choices_of, pairs_of, texts_of
 from gpt1.estimators.targets import choice_values, class_name, class_values, label_sets, restored, score_values
-from gpt1.jobs.columns import Columns
-from gpt1.jobs.goals import Choice, Classes, LabelSets, Score
-from gpt1.jobs.labelled import Texts
+from gpt1.jobs.rows.columns import Columns
+from gpt1.jobs.rows.goals import Choice, Classes, LabelSets, Score
+from gpt1.jobs.rows.labelled import Texts
 
 
 class _OneText(TextEstimator):

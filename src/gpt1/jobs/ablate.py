@@ -13,18 +13,19 @@ from rich.table import Table
 
 from gpt1.config import Ablate, Predict
 from gpt1.errors import UserError
-from gpt1.jobs import ablation, bundle
-from gpt1.jobs.ablation import Cell, Place
+from gpt1.jobs import bundle
 from gpt1.jobs.bundle import Bundle
 from gpt1.jobs.console import quiet, say
-from gpt1.jobs.drawings import VARIANTS as HEADINGS
 from gpt1.jobs.finetune import Rows, facts_of, read_rows, run_trials
-from gpt1.jobs.finetune_settings import check, settle, with_splits
-from gpt1.jobs.goals import Classes, Goal, LabelSets, Score, goal_for
-from gpt1.jobs.labelled import Labelled, check_labels, read_labelled
-from gpt1.jobs.seeds import over_seeds
-from gpt1.jobs.tuned import at_work
-from gpt1.jobs.tuning import made_ready
+from gpt1.jobs.finetuning import ablation
+from gpt1.jobs.finetuning.ablation import Cell, Place
+from gpt1.jobs.finetuning.settings import check, settle, with_splits
+from gpt1.jobs.finetuning.tuned import at_work
+from gpt1.jobs.finetuning.tuning import made_ready
+from gpt1.jobs.pages.drawings import VARIANTS as HEADINGS
+from gpt1.jobs.rows.goals import Classes, Goal, LabelSets, Score, goal_for
+from gpt1.jobs.rows.labelled import Labelled, check_labels, read_labelled
+from gpt1.jobs.rows.seeds import over_seeds
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "full": {},

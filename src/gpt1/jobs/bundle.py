@@ -19,10 +19,10 @@ from gpt1 import __version__
 from gpt1.config import Generate, Model
 from gpt1.errors import UserError
 from gpt1.jobs.continuation import Sample, continue_texts
-from gpt1.jobs.facts import FORMAT, read_facts, read_json
-from gpt1.jobs.hugging_face import CHOICE_BIAS, HEAD, from_hf, from_hf_config, to_hf, to_hf_config
-from gpt1.jobs.model_card import model_card
-from gpt1.jobs.weights import Weights
+from gpt1.jobs.run.facts import FORMAT, read_facts, read_json
+from gpt1.jobs.run.hugging_face import CHOICE_BIAS, HEAD, from_hf, from_hf_config, to_hf, to_hf_config
+from gpt1.jobs.run.model_card import model_card
+from gpt1.jobs.run.weights import Weights
 from gpt1.nn.model import GPT
 from gpt1.storage import atomic, save_file, write_json, write_text
 from gpt1.text.tokenizer import Tokenizer

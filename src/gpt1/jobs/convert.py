@@ -9,12 +9,12 @@ from rich.console import RenderableType
 from gpt1.config import Convert, Model
 from gpt1.errors import UserError
 from gpt1.jobs import bundle
-from gpt1.jobs.agreement import foreign_logits, own_logits, probe, released_logits, same_logits, same_tokens
 from gpt1.jobs.console import say, table
-from gpt1.jobs.foreign import adopted, parameters, unknown_tokens, usable
-from gpt1.jobs.hugging_face_folder import download, is_hub_id, read_folder
-from gpt1.jobs.release import MERGES, VOCABULARY, is_release, read_release, write_release
-from gpt1.jobs.weights import Weights
+from gpt1.jobs.conversion.agreement import foreign_logits, own_logits, probe, released_logits, same_logits, same_tokens
+from gpt1.jobs.conversion.foreign import adopted, parameters, unknown_tokens, usable
+from gpt1.jobs.conversion.hugging_face_folder import download, is_hub_id, read_folder
+from gpt1.jobs.conversion.release import MERGES, VOCABULARY, is_release, read_release, write_release
+from gpt1.jobs.run.weights import Weights
 from gpt1.storage import check_folder
 from gpt1.text.openai import cut_as, vocabulary_files
 from gpt1.text.tokenizer import END, PAD, Tokenizer

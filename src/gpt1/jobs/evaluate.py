@@ -13,11 +13,12 @@ from gpt1.data.files import File, text_of
 from gpt1.data.tables import columns, table
 from gpt1.data.windows import Ids
 from gpt1.errors import UserError
-from gpt1.jobs import bundle, console, tuned, zero_shot
-from gpt1.jobs.columns import Columns, chosen_columns
-from gpt1.jobs.goals import Classes, Goal, LabelSets
-from gpt1.jobs.labelled import Labelled, check_labels, read_labelled
+from gpt1.jobs import bundle, console, zero_shot
+from gpt1.jobs.finetuning import tuned
 from gpt1.jobs.likelihood import Likelihood, likelihood
+from gpt1.jobs.rows.columns import Columns, chosen_columns
+from gpt1.jobs.rows.goals import Classes, Goal, LabelSets
+from gpt1.jobs.rows.labelled import Labelled, check_labels, read_labelled
 from gpt1.nn.reading import packed
 from gpt1.text.bulk import encode_bulk
 from gpt1.train.parallel import machine
@@ -28,8 +29,8 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
 
     `run` and `scored_on` tell `gpt1 report` what they are of.
 
-    On text: nats_per_token, perplexity, bits_per_byte, tokens, bytes, comparable. On rows: see `jobs.metrics`; on pairs
-    and choices `jobs.zero_shot`. Raises UserError for files or columns that are not there.
+    On text: nats_per_token, perplexity, bits_per_byte, tokens, bytes, comparable. On rows: see `jobs.rows.metrics`; on
+    pairs and choices `jobs.zero_shot`. Raises UserError for files or columns that are not there.
     """
     kind = _kind(settings)
     if kind in ("pairs", "choices"):

@@ -24,8 +24,8 @@ from gpt1.errors import UserError
 from gpt1.jobs import bundle
 from gpt1.jobs.bundle import Bundle
 from gpt1.jobs.console import table
-from gpt1.jobs.explain_page import explain_page
 from gpt1.jobs.likelihood import Likelihood
+from gpt1.jobs.pages.explain_page import explain_page
 from gpt1.nn.model import GPT
 from gpt1.storage import write_text
 from gpt1.train.parallel import machine

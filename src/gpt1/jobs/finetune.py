@@ -10,13 +10,13 @@ from rich.console import RenderableType
 
 from gpt1.config import Finetune
 from gpt1.jobs import bundle
-from gpt1.jobs.columns import Columns, guess_columns
 from gpt1.jobs.console import say, table
-from gpt1.jobs.finetune_settings import check, is_done, settle, sources, usual_lr, with_splits
-from gpt1.jobs.goals import Goal, goal_for, to_facts
-from gpt1.jobs.labelled import Labelled, check_labels, kind_of, read_labelled, split, warn
-from gpt1.jobs.seeds import over_seeds
-from gpt1.jobs.tuning import Best, Data, made_ready, rank, selected, tune
+from gpt1.jobs.finetuning.settings import check, is_done, settle, sources, usual_lr, with_splits
+from gpt1.jobs.finetuning.tuning import Best, Data, made_ready, rank, selected, tune
+from gpt1.jobs.rows.columns import Columns, guess_columns
+from gpt1.jobs.rows.goals import Goal, goal_for, to_facts
+from gpt1.jobs.rows.labelled import Labelled, check_labels, kind_of, read_labelled, split, warn
+from gpt1.jobs.rows.seeds import over_seeds
 from gpt1.nn.model import GPT
 from gpt1.storage import write_json
 from gpt1.train import log
@@ -48,8 +48,8 @@ def finetune(settings: Finetune) -> dict[str, Any]:
     """Train a model for the task on L3 = L2 + lambda L1, keep its best epoch, and write the run folder at one stroke.
 
     Where few rows validate, the last epoch takes the best one's place. Returns the validation metrics of the epoch
-    that is kept (see `jobs.metrics`), its number, and seconds; of several seeds `seeds`, the mean, deviation and values
-    of each metric. Raises UserError for wrong settings or rows.
+    that is kept (see `jobs.rows.metrics`), its number, and seconds; of several seeds `seeds`, the mean, deviation
+    and values of each metric. Raises UserError for wrong settings or rows.
     """
     began = time.perf_counter()
     settings = with_splits(settings)

@@ -12,7 +12,7 @@ from gpt1.config import Info
 from gpt1.data.shards import UNFINISHED, Split, read_manifest
 from gpt1.errors import UserError
 from gpt1.jobs.console import table
-from gpt1.jobs.facts import read_facts, read_json
+from gpt1.jobs.run.facts import read_facts, read_json
 
 LEFT_TO_JSON = ("sha256", "fingerprint", "tokenizer", "per_class", "confusion", "pretraining", "reliability", "joint")
 """Hashes and details inside a section, which a person does not read in a table."""

@@ -14,11 +14,11 @@ from gpt1.config import Predict
 from gpt1.data.table_writer import Write, check_ending, table_writer, write_jsonl
 from gpt1.data.tables import columns, rows, table
 from gpt1.errors import UserError
-from gpt1.jobs import tuned
-from gpt1.jobs.columns import chosen_columns
 from gpt1.jobs.console import bar, say
-from gpt1.jobs.goals import Goal
-from gpt1.jobs.labelled import BETWEEN, texts_of
+from gpt1.jobs.finetuning import tuned
+from gpt1.jobs.rows.columns import chosen_columns
+from gpt1.jobs.rows.goals import Goal
+from gpt1.jobs.rows.labelled import BETWEEN, texts_of
 
 ROWS_AT_ONCE = 2048
 """Rows held in memory; within them, texts of like length share a batch."""

@@ -23,9 +23,9 @@ from gpt1.data.journal import load as load_journal
 from gpt1.data.shards import FORMAT, UNFINISHED, Manifest, Split, TokenStream, dtype_for, read_manifest, write_manifest
 from gpt1.data.sources import Reading, has_column
 from gpt1.errors import UserError
-from gpt1.jobs import splits
 from gpt1.jobs.console import say, table
 from gpt1.jobs.passes import TRAINED, encoded
+from gpt1.jobs.rows import splits
 from gpt1.storage import check_folder
 from gpt1.text.openai import find_tokenizer
 from gpt1.text.tokenizer import Tokenizer

@@ -21,12 +21,12 @@ from gpt1.data.files import File
 from gpt1.data.tables import Row, columns, rows, table
 from gpt1.errors import UserError
 from gpt1.jobs import bundle
-from gpt1.jobs.answers import index_of
-from gpt1.jobs.columns import Columns, guess_columns, named
 from gpt1.jobs.console import bar, say
-from gpt1.jobs.labelled import texts_of
 from gpt1.jobs.likelihood import TOKENS_AT_ONCE
-from gpt1.jobs.metrics import choice_intervals, choice_metrics
+from gpt1.jobs.rows.answers import index_of
+from gpt1.jobs.rows.columns import Columns, guess_columns, named
+from gpt1.jobs.rows.labelled import texts_of
+from gpt1.jobs.rows.metrics import choice_intervals, choice_metrics
 from gpt1.nn.model import GPT
 from gpt1.nn.reading import packed
 from gpt1.nn.vocabulary_loss import token_nats

@@ -1,4 +1,4 @@
-"""Charts as pieces of SVG: no script, no library, nothing to load. Colours are CSS classes (`jobs.report`)."""
+"""Charts as pieces of SVG: no script, no library, nothing to load. Colours are CSS classes (`jobs.pages.page`)."""
 
 import html
 import math

@@ -10,8 +10,9 @@ from gpt1.config import Finetune
 from gpt1.data.journal import sha256_of
 from gpt1.data.tables import table
 from gpt1.errors import UserError
-from gpt1.jobs import bundle, splits
-from gpt1.jobs.facts import FILES, read_json
+from gpt1.jobs import bundle
+from gpt1.jobs.rows import splits
+from gpt1.jobs.run.facts import FILES, read_json
 from gpt1.storage import check_folder
 
 PAPER_LR, PAPER_WIDTH, PAPER_BATCH, PAPER_EPOCHS = 6.25e-5, 768, 32, 3

@@ -11,8 +11,8 @@ import torch
 
 from gpt1.config import Model
 from gpt1.errors import RunFailed
-from gpt1.jobs import reference
-from gpt1.jobs.hugging_face_folder import in_order
+from gpt1.jobs.conversion import reference
+from gpt1.jobs.conversion.hugging_face_folder import in_order
 from gpt1.nn.model import GPT
 from gpt1.text.bpe_files import read_bpe
 from gpt1.text.openai import TOKENIZER

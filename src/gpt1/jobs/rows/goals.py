@@ -2,7 +2,7 @@
 
 One class for each of `nn.objectives.Goal`, with the same words:
 - `kind`; `outputs`, the rows of W_y; `ranks`, the metrics that can make an epoch the best, the usual one first
-- `target(label)`: what the loss compares a score with; a label is what `jobs.labelled` reads out of a row
+- `target(label)`: what the loss compares a score with; a label is what `jobs.rows.labelled` reads out of a row
 - `answers(scores_NC)`: probabilities, or the predicted score in its own unit
 - `metrics(labels, answers_NC)`: how good the answers are, beside what a guess without reading would give;
   `intervals(labels, answers_NC)`: [low, high] of some of them
@@ -19,7 +19,7 @@ import numpy as np
 from scipy.special import expit, softmax
 
 from gpt1.errors import UserError
-from gpt1.jobs import calibration, metrics
+from gpt1.jobs.rows import calibration, metrics
 from gpt1.nn import objectives
 
 

@@ -16,10 +16,10 @@ from torch import Tensor
 from gpt1.config import Model
 from gpt1.errors import UserError
 from gpt1.jobs.console import say
-from gpt1.jobs.facts import read_json
-from gpt1.jobs.foreign import TOKENS, Foreign, check_complete, check_vocabulary, layout, usable
-from gpt1.jobs.hugging_face import CHOICE_BIAS, CHOICE_HEAD, HEAD, from_hf_config
-from gpt1.jobs.weights import Weights
+from gpt1.jobs.conversion.foreign import TOKENS, Foreign, check_complete, check_vocabulary, layout, usable
+from gpt1.jobs.run.facts import read_json
+from gpt1.jobs.run.hugging_face import CHOICE_BIAS, CHOICE_HEAD, HEAD, from_hf_config
+from gpt1.jobs.run.weights import Weights
 from gpt1.text.bpe_files import read_bpe
 from gpt1.text.openai import PAIRS, TOKENIZER, vocabulary_files
 from gpt1.text.tokenizer import Tokenizer, blank

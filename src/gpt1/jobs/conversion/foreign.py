@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gpt1.config import Model
 from gpt1.errors import UserError
-from gpt1.jobs.hugging_face import INNER
+from gpt1.jobs.run.hugging_face import INNER
 from gpt1.text.tokenizer import END, PAD, Tokenizer
 
 TOKENS, POSITIONS = "transformer.tokens_embed.weight", "transformer.positions_embed.weight"

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gpt1.data.collate import Label
 from gpt1.errors import UserError
-from gpt1.jobs.goals import Classes, Goal, LabelSets
+from gpt1.jobs.rows.goals import Classes, Goal, LabelSets
 
 LARGEST = 100.0
 """A label that hardly ever occurs must not drown the rest."""

@@ -17,9 +17,18 @@ from torch import Tensor
 
 from gpt1.config import Model
 from gpt1.errors import UserError
-from gpt1.jobs.facts import parsed
-from gpt1.jobs.foreign import POSITIONS, TOKENS, Foreign, check_vocabulary, layout, new_rows, parameters, usable
-from gpt1.jobs.weights import Weights
+from gpt1.jobs.conversion.foreign import (
+    POSITIONS,
+    TOKENS,
+    Foreign,
+    check_vocabulary,
+    layout,
+    new_rows,
+    parameters,
+    usable,
+)
+from gpt1.jobs.run.facts import parsed
+from gpt1.jobs.run.weights import Weights
 from gpt1.storage import atomic, write_text
 from gpt1.text.bpe_files import read_bpe, write_bpe
 from gpt1.text.openai import RELEASED

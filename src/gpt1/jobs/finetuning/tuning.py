@@ -14,11 +14,11 @@ from gpt1.config import Finetune, Model, Optim, with_vocabulary
 from gpt1.data.collate import Epochs
 from gpt1.errors import RunFailed, UserError
 from gpt1.jobs.bundle import Bundle
-from gpt1.jobs.class_weights import class_weights
 from gpt1.jobs.console import bar, say
-from gpt1.jobs.goals import Goal
-from gpt1.jobs.labelled import Labelled
-from gpt1.jobs.tuned import Examples, Reader, score
+from gpt1.jobs.finetuning.tuned import Examples, Reader, score
+from gpt1.jobs.rows.class_weights import class_weights
+from gpt1.jobs.rows.goals import Goal
+from gpt1.jobs.rows.labelled import Labelled
 from gpt1.nn.model import GPT, INIT_STD
 from gpt1.nn.objectives import TaskModel, task_loss
 from gpt1.train.log import Log
@@ -94,7 +94,7 @@ def tune(settings: Finetune, data: Data, base: GPT, folder: Path, title: str = "
     """Make the updates, log them in `folder`, validate after each epoch; the best epoch is calibrated and returned.
 
     Where few rows validate, the last epoch takes the best one's place. The settings must be settled
-    (`finetune_settings`). Raises RunFailed if gradient or loss are no numbers.
+    (`jobs.finetuning.settings`). Raises RunFailed if gradient or loss are no numbers.
     """
     run = _begin(settings, data, base)
     best, weights = _train(run, Log(folder, 0), title)

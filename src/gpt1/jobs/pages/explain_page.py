@@ -5,8 +5,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from gpt1.jobs.chart import Point, line_chart
-from gpt1.jobs.report import page
+from gpt1.jobs.pages.chart import Point, line_chart
+from gpt1.jobs.pages.page import page
 
 STYLE = """<style>
 body { max-width: 60rem; --bar: #4878cf; --true: #d65f2f; --heat: #e8590c; }

@@ -8,8 +8,8 @@ from gpt1.config import Ablate
 from gpt1.data.journal import sha256_of
 from gpt1.data.tables import table
 from gpt1.errors import UserError
-from gpt1.jobs.facts import FORMAT, read_json
-from gpt1.jobs.finetune_settings import FREE, sources
+from gpt1.jobs.finetuning.settings import FREE, sources
+from gpt1.jobs.run.facts import FORMAT, read_json
 from gpt1.storage import write_json
 
 Place = tuple[int, str, int]

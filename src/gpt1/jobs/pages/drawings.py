@@ -9,8 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gpt1.jobs.chart import Point, Transform, dot, gauge, line_chart, square
-from gpt1.jobs.seeds import over_seeds
+from gpt1.jobs.pages.chart import Point, Transform, dot, gauge, line_chart, square
+from gpt1.jobs.rows.seeds import over_seeds
 
 SCORES = ("accuracy", "macro_f1", "micro_f1", "f1", "matthews", "pearson", "spearman", "rmse", "mae")
 ERRORS = ("rmse", "mae", "loss")

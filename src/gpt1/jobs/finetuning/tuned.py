@@ -14,9 +14,9 @@ from gpt1.data.tasks import TASKS, Frame, fits, fitted
 from gpt1.errors import UserError
 from gpt1.jobs import bundle
 from gpt1.jobs.bundle import Bundle
-from gpt1.jobs.columns import Columns
-from gpt1.jobs.goals import Goal, from_facts
-from gpt1.jobs.labelled import Texts
+from gpt1.jobs.rows.columns import Columns
+from gpt1.jobs.rows.goals import Goal, from_facts
+from gpt1.jobs.rows.labelled import Texts
 from gpt1.nn.objectives import TaskModel
 from gpt1.nn.reading import packed
 from gpt1.text.tokenizer import Tokenizer

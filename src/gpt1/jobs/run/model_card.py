@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from gpt1.jobs.in_transformers import code, of_long_texts
+from gpt1.jobs.run.in_transformers import code, of_long_texts
 
 CARD = """---
 library_name: transformers

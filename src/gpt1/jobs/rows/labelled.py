@@ -11,9 +11,9 @@ import numpy as np
 from gpt1.config import Finetune
 from gpt1.data.tables import Row, check_column, columns, rows, table
 from gpt1.errors import UserError
-from gpt1.jobs.answers import answers_of, context_of, index_of
-from gpt1.jobs.columns import Columns
 from gpt1.jobs.console import say
+from gpt1.jobs.rows.answers import answers_of, context_of, index_of
+from gpt1.jobs.rows.columns import Columns
 from gpt1.nn import objectives
 
 Texts = tuple[str, ...]
