@@ -1,12 +1,16 @@
 """Fine-tuning as a whole: it learns, it repeats itself to the byte, and nothing is left of a run that fails."""
 
 import csv
+import itertools
 import json
+import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,19 +19,22 @@ import numpy as np
 import pytest
 import torch
 
-from gpt1.config import Finetune, Model, Predict
+from gpt1.config import Finetune, Info, Model, Predict
 from gpt1.errors import RunFailed, UserError
 from gpt1.jobs import bundle
 from gpt1.jobs.finetune import finetune
-from gpt1.jobs.finetuning import tuning
+from gpt1.jobs.finetuning import course
+from gpt1.jobs.finetuning.data import Data
+from gpt1.jobs.finetuning.network import build
 from gpt1.jobs.finetuning.settings import settle
 from gpt1.jobs.finetuning.tuned import Examples, Reader, score
+from gpt1.jobs.info import info
 from gpt1.jobs.predict import predict
 from gpt1.jobs.rows.goals import Classes
 from gpt1.nn.model import GPT
 from gpt1.nn.objectives import TaskModel
 from gpt1.text.train import train as train_tokenizer
-from gpt1.train import log
+from gpt1.train import checkpoint, log
 
 SUBJECTS = ("the hare", "my old dog", "a green bird", "one grey cat", "the small fox")
 GOOD, BAD = ("loves", "adores", "enjoys"), ("hates", "fears", "loathes")
@@ -88,14 +95,14 @@ def test_it_learns(base: Path, train: Path, tmp_path: Path) -> None:
 def test_the_best_epoch_is_kept(base: Path, train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What lies in the folder is the model of the epoch whose validation in metrics.jsonl is best."""
     found = [(0.5, 0.6), (0.75, 0.5), (0.75, 0.4), (0.75, 0.45)]
-    states, validate = [], tuning._Run.validate
+    states, validate = [], course.Run.validate
 
-    def told(run: tuning._Run, epoch: int) -> tuning.Validation:
+    def told(run: course.Run, epoch: int) -> course.Validation:
         states.append(run.weights()["head.weight"])
         accuracy, loss = found[epoch - 1]
         return replace(validate(run, epoch), metrics={"accuracy": accuracy, "loss": loss})
 
-    monkeypatch.setattr(tuning._Run, "validate", told)
+    monkeypatch.setattr(course.Run, "validate", told)
     result = finetune(settings(base, train, tmp_path / "run", epochs=4, select="accuracy"))
     assert result["epoch"] == 3
     assert result["loss"] == 0.4
@@ -141,8 +148,8 @@ def built(base: Path, **changes: Any) -> tuple[TaskModel, GPT]:
     loaded = bundle.load(base)
     reader = Reader("classification", loaded.tokenizer.with_task_tokens(), loaded.body.config.context)
     nothing = Examples([], np.array([]), 0)
-    data = tuning.Data(Classes(["a", "b", "c"]), reader, nothing, nothing, [], None)
-    return tuning.build(settings(base, Path("t.csv"), Path("o"), **changes), data, loaded.body), loaded.body
+    data = Data(Classes(["a", "b", "c"]), reader, nothing, nothing, [], None)
+    return build(settings(base, Path("t.csv"), Path("o"), **changes), data, loaded.body), loaded.body
 
 
 @pytest.mark.parametrize("scratch", [False, True])
@@ -303,18 +310,110 @@ def hear_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_ctrl_c_leaves_nothing(base: Path, train: Path, tmp_path: Path) -> None:
+def test_ctrl_c_ends_it_after_the_update_in_progress(base: Path, train: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = f"-m gpt1 finetune {base} --train {train} --out {out} --epochs 100000 --threads 1"
     line = [sys.executable, *command.split()]
     with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c) as process:
-        while not (out / bundle.UNFINISHED / log.NAME).exists() and process.poll() is None:
+        while not list(out.glob(f"checkpoints/*/{log.NAME}")) and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         said = process.communicate()[1]
     assert process.returncode == 130, said
-    assert said.splitlines()[-1] == "gpt1 finetune: stopped"
-    assert not out.exists()
+    assert re.search(r"stopped after update [\d,]+ of 2,100,000; the same command goes on from there$", said.rstrip())
+    assert [path.name for path in out.iterdir()] == ["checkpoints"]
+    with pytest.raises(UserError, match="training began here, but no model is saved yet"):
+        info(Info(path=str(out)))
+
+
+# Stopped and gone on
+
+
+def ended_at(monkeypatch: pytest.MonkeyPatch, update: int, how: Callable[[], None]) -> None:
+    """Let something happen once so many updates are made, whichever of several models they are of."""
+    real, made = course.train, itertools.count(1)
+
+    def train(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        for report in real(*args, **kwargs):
+            if next(made) == update:
+                how()
+            yield report
+
+    monkeypatch.setattr(course, "train", train)
+
+
+def crash() -> None:
+    raise MemoryError
+
+
+def stop() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def outcome(out: Path) -> tuple[Any, ...]:
+    """All that a run is, but for how long it took."""
+    facts = json.loads((out / "gpt1.json").read_text(encoding="utf-8"))
+    facts["metrics"].pop("seconds")
+    facts.get("seeds", {}).pop("seconds", None)
+    return weights(out), facts, [{k: v for k, v in row.items() if k != "seconds"} for row in log.read(out)]
+
+
+MANY: list[dict[str, Any]] = [{}, {"seeds": 2}, {"from_scratch": True, "lr": 0.0}, {"patience": 1, "lr": 1e-9}]
+
+
+@pytest.mark.parametrize("changes", MANY, ids=["one", "seeds", "rates", "patience"])
+def test_a_stop_is_invisible(
+    base: Path, train: Path, tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within an epoch, at its end, and in the second of several models; each time the same command is repeated."""
+    usual: dict[str, Any] = {"epochs": 3, "dtype": "bf16", "dropout": 0.1} | changes
+    whole, out = tmp_path / "whole", tmp_path / "stopped"
+    finetune(settings(base, train, whole, **usual))
+    updates = (4, 7, 11) if "patience" not in changes else (11, 3)
+    for update in updates:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="the same command goes on"):
+            ended_at(patch, update, stop)
+            finetune(settings(base, train, out, **usual))
+    finetune(settings(base, train, out, **usual))
+    assert outcome(out) == outcome(whole)
+    assert not (out / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("update", [15, 40])
+def test_a_crash_loses_what_came_after_the_last_state(
+    base: Path, train: Path, tmp_path: Path, update: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual: dict[str, Any] = {"epochs": 3, "seeds": 2}
+    whole, out = tmp_path / "whole", tmp_path / "stopped"
+    finetune(settings(base, train, whole, **usual))
+    clock = itertools.count(0, course.SAVE_SECONDS / 5)
+    monkeypatch.setattr(course.time, "monotonic", lambda: next(clock))
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        ended_at(patch, update, crash)
+        finetune(settings(base, train, out, **usual))
+    last = max(out.glob("checkpoints/*"), key=lambda folder: folder.name)
+    found = checkpoint.latest(last)
+    assert found is not None
+    assert 0 < update % 33 - checkpoint.facts(found)["step"] <= 7
+    finetune(settings(base, train, out, **usual))
+    assert outcome(out) == outcome(whole)
+
+
+def test_other_settings_do_not_go_on_from_there(
+    base: Path, train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        ended_at(patch, 5, stop)
+        finetune(settings(base, train, out))
+    with pytest.raises(UserError, match=r"was begun with --lr 0\.003, not 0\.001; choose another --out, or --fresh"):
+        finetune(settings(base, train, out, lr=1e-3))
+    other = write(tmp_path / "other.csv", [("a b", "9"), ("c d", "10"), ("e f", "9")])
+    with pytest.raises(UserError, match="was begun from another --train"):
+        finetune(settings(base, other, out))
+    finetune(settings(base, train, out, lr=1e-3, fresh=True))
+    finetune(settings(base, train, tmp_path / "whole", lr=1e-3))
+    assert weights(out) == weights(tmp_path / "whole")
 
 
 # Wrong requests

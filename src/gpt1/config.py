@@ -246,7 +246,7 @@ class Finetune(Command):
     seeds: int = 1
     """runs, each with a seed of its own; mean and deviation are told, the best on validation is kept"""
     fresh: bool = False
-    """start over, even where the folder holds a finished run"""
+    """start over, even where the folder holds a finished run, or one that was stopped"""
 
 
 @dataclass(frozen=True, kw_only=True)

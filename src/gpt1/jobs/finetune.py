@@ -11,8 +11,11 @@ from rich.console import RenderableType
 from gpt1.config import Finetune
 from gpt1.jobs import bundle
 from gpt1.jobs.console import say, table
+from gpt1.jobs.finetuning.choice import rank, selected
+from gpt1.jobs.finetuning.data import Data, made_ready
 from gpt1.jobs.finetuning.settings import check, is_done, settle, sources, usual_lr, with_splits
-from gpt1.jobs.finetuning.tuning import Best, Data, made_ready, rank, selected, tune
+from gpt1.jobs.finetuning.tuning import Best, tune
+from gpt1.jobs.finetuning.unfinished import is_unfinished, states
 from gpt1.jobs.rows.columns import Columns, guess_columns
 from gpt1.jobs.rows.goals import Goal, goal_for, to_facts
 from gpt1.jobs.rows.labelled import Labelled, check_labels, kind_of, read_labelled, split, warn
@@ -55,21 +58,22 @@ def finetune(settings: Finetune) -> dict[str, Any]:
     settings = with_splits(settings)
     check(settings)
     made_from = sources(settings)
-    if is_done(settings, made_from):
+    if not is_unfinished(Path(settings.out)) and is_done(settings, made_from):
         say(f"{settings.out} is fine-tuned with these settings already (--fresh starts over)")
         return _result(bundle.read_info(Path(settings.out)))
     base = bundle.load(settings.run)
     rows = read_rows(settings)
     settings = settle(settings, len(rows.train.rows), base.body.config.width)
     data = made_ready(settings, rows.goal, rows.train, rows.valid, base)
-    with bundle.replacing(Path(settings.out)) as folder:
-        trial, told = run_trials(settings, data, base.body, folder)
+    with states(settings, made_from) as stopped:
+        trial, told = run_trials(settings, data, base.body, stopped)
         made_from["train"]["rows"] = len(rows.train.rows)
         facts = facts_of(trial.best, rows.columns, base.info, made_from) | told
         facts["metrics"]["seconds"] = time.perf_counter() - began
-        (folder / log.NAME).write_bytes(trial.curves)
-        write_json(folder / "settings.json", dataclasses.asdict(settings))
-        bundle.save(folder, trial.best.body, data.reader.tokenizer, facts, trial.best.head)
+        with bundle.replacing(Path(settings.out)) as folder:
+            (folder / log.NAME).write_bytes(trial.curves)
+            write_json(folder / "settings.json", dataclasses.asdict(settings))
+            bundle.save(folder, trial.best.body, data.reader.tokenizer, facts, trial.best.head)
     return _result(bundle.read_info(Path(settings.out)))
 
 
@@ -101,7 +105,10 @@ def read_rows(settings: Finetune) -> Rows:
 
 
 def run_trials(settings: Finetune, data: Data, base: GPT, folder: Path) -> tuple[Trial, dict[str, Any]]:
-    """The best run of all, and what is to be told of the others: `seeds` and `learning_rates`, if there are several."""
+    """The best run of all, and what is to be told of the others: `seeds` and `learning_rates`, if there are several.
+
+    Where a stopped call left the states of some in the folder, they are gone on from.
+    """
     best, rates, metrics = None, {}, []
     for seed in range(settings.seed, settings.seed + settings.seeds):
         found, tried = _best_rate(replace(settings, seed=seed), data, base, folder)
@@ -129,8 +136,9 @@ def _best_rate(settings: Finetune, data: Data, base: GPT, folder: Path) -> tuple
 def _trial(settings: Finetune, data: Data, base: GPT, folder: Path) -> Trial:
     several = settings.seeds > 1 or settings.from_scratch
     title = f"seed {settings.seed}, learning rate {settings.lr:.3g}" if several else "finetune"
-    best = tune(settings, data, base, folder, title)
-    return Trial(best, (folder / log.NAME).read_bytes())
+    place = folder / f"seed-{settings.seed}-lr-{settings.lr:.3g}"
+    best = tune(settings, data, base, place, title, again=several)
+    return Trial(best, (place / log.NAME).read_bytes())
 
 
 def _rank(trial: Trial) -> tuple[float, float]:

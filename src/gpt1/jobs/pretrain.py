@@ -17,8 +17,8 @@ from gpt1.data.windows import Windows
 from gpt1.errors import RunFailed, UserError
 from gpt1.jobs import bundle
 from gpt1.jobs.console import bar, say, table
+from gpt1.jobs.interrupt import stop_asked
 from gpt1.jobs.likelihood import likelihood
-from gpt1.jobs.pretraining.interrupt import stop_asked
 from gpt1.jobs.pretraining.pace import EVALUATION_WINDOWS, EVALUATIONS, MANY, measure
 from gpt1.jobs.pretraining.settings import Data, open_data, recorded, settle, steps_of_epochs
 from gpt1.nn.model import GPT

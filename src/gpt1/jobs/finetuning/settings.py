@@ -81,17 +81,29 @@ def is_done(settings: Finetune, made_from: dict[str, dict[str, Any]]) -> bool:
     out = Path(settings.out)
     if settings.fresh or not (out / "gpt1.json").exists():
         return False
-    recorded, began = bundle.read_info(out)["data"], read_json(out / "settings.json")
+    recorded = bundle.read_info(out)["data"]
+    width = bundle.read_model_config(Path(settings.run)).width
+    settled = settle(settings, recorded["train"]["rows"], width)
+    check_same(settled, made_from, read_json(out / "settings.json"), recorded, "made")
+    return True
+
+
+def check_same(
+    settings: Finetune,
+    made_from: dict[str, dict[str, Any]],
+    began: dict[str, Any],
+    recorded: dict[str, dict[str, Any]],
+    verb: str,
+) -> None:
+    """Raise UserError if these settings and files are not those that `settings.out` was made, or begun, with."""
     remedy = "choose another --out, or --fresh to replace it"
     for name, what in (("model", "RUN"), ("train", "--train"), ("valid", "--valid")):
         before, now = (data.get(name, {}).get("sha256") for data in (recorded, made_from))
         if before != now:
-            raise UserError(f"{out} was made from another {what}; {remedy}")
-    width = bundle.read_model_config(Path(settings.run)).width
-    for name, value in dataclasses.asdict(settle(settings, recorded["train"]["rows"], width)).items():
+            raise UserError(f"{settings.out} was {verb} from another {what}; {remedy}")
+    for name, value in dataclasses.asdict(settings).items():
         if name not in FREE and began.get(name) != value:
-            raise UserError(f"{out} was made with {_flag(name)} {began.get(name)}, not {value}; {remedy}")
-    return True
+            raise UserError(f"{settings.out} was {verb} with {_flag(name)} {began.get(name)}, not {value}; {remedy}")
 
 
 def _check_range(settings: Finetune, name: str, end: float, words: str) -> None:
