@@ -285,6 +285,8 @@ def test_the_wrong_folder_or_column(base: str, tmp_path: Path) -> None:
         assert str(caught.value) == several
     with pytest.raises(UserError, match="a dataset of 2 splits"):
         prepare(Prepare(inputs=[str(odd / "left")], val=[str(odd)], out=str(tmp_path / "data")))
+    with pytest.raises(UserError, match=r"lft: no such file; .*odd has the splits left, right$"):
+        predict(Predict(input=str(odd / "lft"), **usual))
     (odd / "dataset_dict.json").write_text('{"splits": null}')
     with pytest.raises(UserError, match="damaged, it holds no splits"):
         predict(Predict(input=str(odd), **usual))

@@ -84,7 +84,9 @@ def table(path: str | Path) -> File:
         raise several(file.path)
     if not file.path.is_file() and not is_dataset(file.path):
         folder = "a folder, but not of a dataset that save_to_disk wrote; give a file or such a folder"
-        raise UserError(f"{path}: {folder if file.path.is_dir() else 'no such file'}")
+        there = splits(file.path.parent)
+        missing = "no such file" + (f"; {file.path.parent} has the splits {', '.join(there)}" if there else "")
+        raise UserError(f"{path}: {folder if file.path.is_dir() else missing}")
     if file.kind == "text":
         raise UserError(f"{path}: not known as a table; name it .csv, .tsv, .jsonl or .parquet (also .gz, .zst)")
     return file

@@ -69,13 +69,17 @@ def show(result: dict[str, Any]) -> RenderableType:
         "tokens": result["tokens"],
         "bytes per token": result["bytes_per_token"],
         "unknown": f"{100 * result['unknown_rate']:.2g} % of the tokens",
-        "training": f"{result['train_tokens']:,} tokens, {result['train_documents']:,} documents",
-        "validation": f"{result['val_tokens']:,} tokens, {result['val_documents']:,} documents",
+        "training": f"{result['train_tokens']:,} tokens of {_documents(result['train_documents'])}",
+        "validation": f"{result['val_tokens']:,} tokens of {_documents(result['val_documents'])}",
         "tokenizer": f"{result['tokenizer']}, {result['vocabulary']:,} tokens, "
         f"trained in {result['seconds_training_tokenizer']:.1f} seconds",
         "encoding": f"{result['seconds_encoding']:.1f} seconds, {result['megabytes_per_second']:.1f} MB/s",
     }
     return table(rows, title=f"{result['out']}{' (unchanged)' if result['unchanged'] else ''}")
+
+
+def _documents(number: int) -> str:
+    return f"{number:,} document{'' if number == 1 else 's'}"
 
 
 def _check(settings: config.Prepare) -> None:
