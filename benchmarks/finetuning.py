@@ -25,11 +25,11 @@ from gpt1.config import Finetune, Optim, Task
 from gpt1.data.collate import Epochs, collate
 from gpt1.jobs import bundle
 from gpt1.jobs.console import quiet
-from gpt1.jobs.finetune import read_rows
 from gpt1.jobs.finetuning.data import Data, made_ready
 from gpt1.jobs.finetuning.network import build
+from gpt1.jobs.finetuning.prediction import score
 from gpt1.jobs.finetuning.settings import settle
-from gpt1.jobs.finetuning.tuned import score
+from gpt1.jobs.finetuning.trials import read_rows
 from gpt1.train.loop import Report, train
 from gpt1.train.optim import Optimizer
 from gpt1.train.parallel import machine

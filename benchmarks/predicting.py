@@ -28,7 +28,7 @@ import gpt1
 from gpt1.config import PRESETS, Predict, with_vocabulary
 from gpt1.data.tables import rows, table
 from gpt1.jobs import bundle
-from gpt1.jobs.finetuning.tuned import load
+from gpt1.jobs.finetuning.prediction import load
 from gpt1.jobs.rows.goals import Classes, to_facts
 from gpt1.nn.model import GPT
 from gpt1.storage import write_json

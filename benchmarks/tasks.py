@@ -31,8 +31,9 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from gpt1.config import Evaluate, Finetune, Task
 from gpt1.jobs import bundle
 from gpt1.jobs.evaluate import evaluate
-from gpt1.jobs.finetune import finetune, read_rows
-from gpt1.jobs.finetuning.tuned import Reader
+from gpt1.jobs.finetune import finetune
+from gpt1.jobs.finetuning.prediction import Reader
+from gpt1.jobs.finetuning.trials import read_rows
 from gpt1.jobs.rows.labelled import Labelled, read_labelled, split
 from gpt1.jobs.rows.metrics import classification_metrics
 from record import RESULTS, record

@@ -23,11 +23,11 @@ from gpt1.config import Finetune, Info, Model, Predict
 from gpt1.errors import RunFailed, UserError
 from gpt1.jobs import bundle
 from gpt1.jobs.finetune import finetune
-from gpt1.jobs.finetuning import course
+from gpt1.jobs.finetuning import epochs
 from gpt1.jobs.finetuning.data import Data
 from gpt1.jobs.finetuning.network import build
+from gpt1.jobs.finetuning.prediction import Examples, Reader, score
 from gpt1.jobs.finetuning.settings import settle
-from gpt1.jobs.finetuning.tuned import Examples, Reader, score
 from gpt1.jobs.info import info
 from gpt1.jobs.predict import predict
 from gpt1.jobs.rows.goals import Classes
@@ -95,14 +95,14 @@ def test_it_learns(base: Path, train: Path, tmp_path: Path) -> None:
 def test_the_best_epoch_is_kept(base: Path, train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What lies in the folder is the model of the epoch whose validation in metrics.jsonl is best."""
     found = [(0.5, 0.6), (0.75, 0.5), (0.75, 0.4), (0.75, 0.45)]
-    states, validate = [], course.Run.validate
+    states, validate = [], epochs.Run.validate
 
-    def told(run: course.Run, epoch: int) -> course.Validation:
+    def told(run: epochs.Run, epoch: int) -> epochs.Validation:
         states.append(run.weights()["head.weight"])
         accuracy, loss = found[epoch - 1]
         return replace(validate(run, epoch), metrics={"accuracy": accuracy, "loss": loss})
 
-    monkeypatch.setattr(course.Run, "validate", told)
+    monkeypatch.setattr(epochs.Run, "validate", told)
     result = finetune(settings(base, train, tmp_path / "run", epochs=4, select="accuracy"))
     assert result["epoch"] == 3
     assert result["loss"] == 0.4
@@ -315,13 +315,13 @@ def test_ctrl_c_ends_it_after_the_update_in_progress(base: Path, train: Path, tm
     command = f"-m gpt1 finetune {base} --train {train} --out {out} --epochs 100000 --threads 1"
     line = [sys.executable, *command.split()]
     with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c) as process:
-        while not list(out.glob(f"checkpoints/*/{log.NAME}")) and process.poll() is None:
+        while not list(out.glob(f"stopped/*/{log.NAME}")) and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         said = process.communicate()[1]
     assert process.returncode == 130, said
     assert re.search(r"stopped after update [\d,]+ of 2,100,000; the same command goes on from there$", said.rstrip())
-    assert [path.name for path in out.iterdir()] == ["checkpoints"]
+    assert [path.name for path in out.iterdir()] == ["stopped"]
     with pytest.raises(UserError, match="training began here, but no model is saved yet"):
         info(Info(path=str(out)))
 
@@ -331,7 +331,7 @@ def test_ctrl_c_ends_it_after_the_update_in_progress(base: Path, train: Path, tm
 
 def ended_at(monkeypatch: pytest.MonkeyPatch, update: int, how: Callable[[], None]) -> None:
     """Let something happen once so many updates are made, whichever of several models they are of."""
-    real, made = course.train, itertools.count(1)
+    real, made = epochs.train, itertools.count(1)
 
     def train(*args: Any, **kwargs: Any) -> Iterator[Any]:
         for report in real(*args, **kwargs):
@@ -339,7 +339,7 @@ def ended_at(monkeypatch: pytest.MonkeyPatch, update: int, how: Callable[[], Non
                 how()
             yield report
 
-    monkeypatch.setattr(course, "train", train)
+    monkeypatch.setattr(epochs, "train", train)
 
 
 def crash() -> None:
@@ -365,18 +365,18 @@ MANY: list[dict[str, Any]] = [{}, {"seeds": 2}, {"from_scratch": True, "lr": 0.0
 def test_a_stop_is_invisible(
     base: Path, train: Path, tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Within an epoch, at its end, and in the second of several models; each time the same command is repeated."""
+    """Within an epoch, at its end, with the last of a model, in the next model; the command is repeated each time."""
     usual: dict[str, Any] = {"epochs": 3, "dtype": "bf16", "dropout": 0.1} | changes
+    several = not changes.keys().isdisjoint({"seeds", "from_scratch"})
     whole, out = tmp_path / "whole", tmp_path / "stopped"
     finetune(settings(base, train, whole, **usual))
-    updates = (4, 7, 11) if "patience" not in changes else (11, 3)
-    for update in updates:
+    for update in (4, 7, 22, 5) if several else (4, 7):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="the same command goes on"):
             ended_at(patch, update, stop)
             finetune(settings(base, train, out, **usual))
     finetune(settings(base, train, out, **usual))
     assert outcome(out) == outcome(whole)
-    assert not (out / "checkpoints").exists()
+    assert not (out / "stopped").exists()
 
 
 @pytest.mark.parametrize("update", [15, 40])
@@ -386,12 +386,12 @@ def test_a_crash_loses_what_came_after_the_last_state(
     usual: dict[str, Any] = {"epochs": 3, "seeds": 2}
     whole, out = tmp_path / "whole", tmp_path / "stopped"
     finetune(settings(base, train, whole, **usual))
-    clock = itertools.count(0, course.SAVE_SECONDS / 5)
-    monkeypatch.setattr(course.time, "monotonic", lambda: next(clock))
+    clock = itertools.count(0, epochs.SAVE_SECONDS / 5)
+    monkeypatch.setattr(epochs.time, "monotonic", lambda: next(clock))
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
         ended_at(patch, update, crash)
         finetune(settings(base, train, out, **usual))
-    last = max(out.glob("checkpoints/*"), key=lambda folder: folder.name)
+    last = max(out.glob("stopped/seed-*"), key=lambda folder: folder.name)
     found = checkpoint.latest(last)
     assert found is not None
     assert 0 < update % 33 - checkpoint.facts(found)["step"] <= 7
@@ -411,9 +411,52 @@ def test_other_settings_do_not_go_on_from_there(
     other = write(tmp_path / "other.csv", [("a b", "9"), ("c d", "10"), ("e f", "9")])
     with pytest.raises(UserError, match="was begun from another --train"):
         finetune(settings(base, other, out))
+    (out / "stopped" / "begun.json").write_text("{}")
+    with pytest.raises(UserError, match=r"begun\.json is damaged .*; start over with --fresh"):
+        finetune(settings(base, train, out))
     finetune(settings(base, train, out, lr=1e-3, fresh=True))
     finetune(settings(base, train, tmp_path / "whole", lr=1e-3))
     assert weights(out) == weights(tmp_path / "whole")
+
+
+def test_a_replacement_that_is_stopped_leaves_the_old_model(
+    base: Path, train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    finetune(settings(base, train, out))
+    old = weights(out)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="without --fresh goes on"):
+        ended_at(patch, 5, stop)
+        finetune(settings(base, train, out, seed=2, fresh=True))
+    assert weights(out) == old
+    finetune(settings(base, train, out, seed=2))
+    finetune(settings(base, train, tmp_path / "whole", seed=2))
+    assert weights(out) == weights(tmp_path / "whole") != old
+
+
+def test_a_full_disk_ends_no_training_that_need_not_save(
+    base: Path, train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(epochs, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    finetune(settings(base, train, tmp_path / "run"))
+    assert "no state could be saved (No space left on device); training goes on" in capsys.readouterr().err
+    with pytest.raises(OSError, match="No space left"):
+        ended_at(monkeypatch, 5, stop)
+        finetune(settings(base, train, tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_states_of_others_are_never_removed(base: Path, train: Path, tmp_path: Path) -> None:
+    theirs = tmp_path / "run" / "stopped" / "novel.txt"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("it was")
+    with pytest.raises(UserError, match="stopped holds something that `gpt1 finetune` did not write"):
+        finetune(settings(base, train, tmp_path / "run", fresh=True))
+    assert theirs.exists()
 
 
 # Wrong requests

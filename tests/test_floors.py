@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from gpt1.cli import COMMANDS
+
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 FILES = sorted(SOURCE.rglob("*.py"))
 
@@ -61,6 +63,14 @@ def test_a_file_imports_only_lower_floors_or_its_own_folder(path: Path) -> None:
         there = room(module)
         allowed = there == here or FLOORS[there] < FLOORS[here] or FLOORS[there] == FLOORS[here] == 0
         assert allowed, f"{module_of(path)} (floor {FLOORS[here]}) imports {module} (floor {FLOORS[there]})"
+
+
+@pytest.mark.parametrize("path", sorted((SOURCE / "gpt1" / "jobs").rglob("*.py")), ids=module_of)
+def test_verbs_share_what_stands_below_them(path: Path) -> None:
+    """Only the demo, which tells the whole story, is made of other verbs."""
+    here, verbs = module_of(path), {f"gpt1.jobs.{name}" for name in COMMANDS}
+    if here != "gpt1.jobs.demo":
+        assert not imported(path) & verbs, f"{here} imports a verb; move what it needs into a folder of jobs"
 
 
 @pytest.mark.parametrize("module", WITHOUT_TORCH)

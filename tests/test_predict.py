@@ -95,7 +95,7 @@ def test_blocks_of_rows_change_nothing(run: str, source: Path, monkeypatch: pyte
 def test_only_a_block_of_rows_is_held(run: str, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No row is read before the rows of the blocks ahead of it have their answers."""
     events: list[int] = []
-    answer = job.tuned.Tuned.answers
+    answer = job.prediction.Tuned.answers
 
     def watched_rows(*given: Any, **options: Any) -> Iterator[Any]:
         events.append(0)
@@ -108,7 +108,7 @@ def test_only_a_block_of_rows_is_held(run: str, source: Path, monkeypatch: pytes
         return answer(model, texts, batch)
 
     monkeypatch.setattr(job, "rows", watched_rows)
-    monkeypatch.setattr(job.tuned.Tuned, "answers", watched_answer)
+    monkeypatch.setattr(job.prediction.Tuned, "answers", watched_answer)
     monkeypatch.setattr(job, "ROWS_AT_ONCE", 16)
     predicted(run, source, source.with_name("out.jsonl"))
     assert events == [0, *[1] * 40, 0, *[1] * 16, -16, *[1] * 16, -16, *[1] * 8, -8]

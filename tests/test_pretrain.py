@@ -21,6 +21,7 @@ from gpt1.jobs import pretrain as job
 from gpt1.jobs.docstrings import topics
 from gpt1.jobs.prepare import prepare
 from gpt1.jobs.pretrain import pretrain
+from gpt1.jobs.pretraining import run
 from gpt1.nn import kernels
 from gpt1.train import checkpoint, log
 
@@ -266,10 +267,10 @@ def test_a_compiled_run_repeats_itself_and_learns_the_same(data: Path, tmp_path:
 
 
 def test_a_compiler_that_does_not_work(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "compiler_error", lambda device: "InvalidCxxCompiler: none")
+    monkeypatch.setattr(run, "compiler_error", lambda device: "InvalidCxxCompiler: none")
     with pytest.raises(UserError, match=r"--compile on: .*none.*; use --compile off"):
         pretrain(settings(data, tmp_path / "on", compile="on"))
-    monkeypatch.setattr(job, "LONG_WORK", 1)
+    monkeypatch.setattr(run, "LONG_WORK", 1)
     pretrain(settings(data, tmp_path / "auto"))
     assert json.loads((tmp_path / "auto" / "settings.json").read_text())["compile"] == "off"
 

@@ -22,9 +22,9 @@ from gpt1.estimators.continued import continued
 from gpt1.estimators.fitted import Fitted, shielded
 from gpt1.estimators.rows import names_of, texts_of
 from gpt1.jobs import bundle
-from gpt1.jobs.finetune import facts_of, run_trials
 from gpt1.jobs.finetuning.data import made_ready
 from gpt1.jobs.finetuning.settings import check, check_place, settle
+from gpt1.jobs.finetuning.trials import facts_of, run_trials
 from gpt1.jobs.rows.columns import Columns
 from gpt1.jobs.rows.goals import Goal
 from gpt1.jobs.rows.labelled import Labelled, Texts, split, warn

@@ -19,7 +19,7 @@ from gpt1.errors import UserError
 from gpt1.jobs import bundle
 from gpt1.jobs.bundle import Bundle
 from gpt1.jobs.console import quiet
-from gpt1.jobs.finetuning.tuned import Tuned, at_work
+from gpt1.jobs.finetuning.prediction import Tuned, at_work
 from gpt1.jobs.rows.goals import Goal, from_facts
 from gpt1.jobs.rows.labelled import Texts
 from gpt1.jobs.run.facts import read_json

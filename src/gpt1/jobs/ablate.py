@@ -16,12 +16,12 @@ from gpt1.errors import UserError
 from gpt1.jobs import bundle
 from gpt1.jobs.bundle import Bundle
 from gpt1.jobs.console import quiet, say
-from gpt1.jobs.finetune import Rows, facts_of, read_rows, run_trials
 from gpt1.jobs.finetuning import ablation
 from gpt1.jobs.finetuning.ablation import Cell, Place
 from gpt1.jobs.finetuning.data import made_ready
+from gpt1.jobs.finetuning.prediction import at_work
 from gpt1.jobs.finetuning.settings import check, settle, with_splits
-from gpt1.jobs.finetuning.tuned import at_work
+from gpt1.jobs.finetuning.trials import Rows, facts_of, read_rows, run_trials
 from gpt1.jobs.pages.drawings import VARIANTS as HEADINGS
 from gpt1.jobs.rows.goals import Classes, Goal, LabelSets, Score, goal_for
 from gpt1.jobs.rows.labelled import Labelled, check_labels, read_labelled
@@ -179,8 +179,7 @@ def _cell(study: Study, place: Place, lr: float, scratch: Path) -> Cell:
     with quiet():
         settled = settle(asked, size, base.body.config.width)
         data = made_ready(settled, goal, learnt, rows.valid, base)
-        with TemporaryDirectory(dir=scratch) as folder:
-            best = run_trials(settled, data, base.body, Path(folder))[0].best
+        best = run_trials(settled, data, base.body, scratch)[0].best
     facts = facts_of(best, rows.columns, base.info, {})
     model = at_work(Bundle(best.body.eval(), data.reader.tokenizer, facts, best.head), study.settings)
     answers_NC = model.answers(study.scored.texts, Predict.batch)[0]

@@ -14,7 +14,7 @@ from gpt1.data.tables import columns, table
 from gpt1.data.windows import Ids
 from gpt1.errors import UserError
 from gpt1.jobs import bundle, console, zero_shot
-from gpt1.jobs.finetuning import tuned
+from gpt1.jobs.finetuning import prediction
 from gpt1.jobs.likelihood import Likelihood, likelihood
 from gpt1.jobs.rows.columns import Columns, chosen_columns
 from gpt1.jobs.rows.goals import Classes, Goal, LabelSets
@@ -76,7 +76,7 @@ def _kind(settings: Evaluate) -> str:
 def _rows(settings: Evaluate) -> dict[str, Any]:
     if settings.batch < 1:
         raise UserError(f"--batch {settings.batch} must be at least 1")
-    model = tuned.load(settings.run, settings)
+    model = prediction.load(settings.run, settings)
     labels: list[Any] = []
     answers: list[np.ndarray] = []
     each: dict[str, Any] = {}

@@ -34,7 +34,7 @@ def info(settings: Info) -> dict[str, Any]:
         return _run(folder)
     if (folder / "manifest.json").exists() or (folder / UNFINISHED).exists():
         return _data(folder)
-    if (folder / "settings.json").exists() or (folder / "checkpoints").exists():
+    if (folder / "settings.json").exists() or (folder / "stopped").exists():
         raise UserError(f"{folder}: training began here, but no model is saved yet")
     if (folder / "tokenizer.json").exists() and not (folder / "model.safetensors").exists():
         return _tokenizer(folder)

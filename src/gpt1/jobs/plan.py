@@ -14,9 +14,9 @@ from gpt1.data.shards import Manifest, Shard, Split, dtype_for
 from gpt1.data.windows import Ids
 from gpt1.errors import UserError
 from gpt1.jobs.console import say, table
-from gpt1.jobs.pretrain import Run, build, compiling
 from gpt1.jobs.pretraining.memory import available, peak
 from gpt1.jobs.pretraining.pace import MANY, Pace, measure
+from gpt1.jobs.pretraining.run import Run, build, compiling
 from gpt1.jobs.pretraining.settings import Data, open_data, settle, steps_of_epochs
 from gpt1.text.tokenizer import blank
 from gpt1.train.log import Log

@@ -15,7 +15,7 @@ from gpt1.data.table_writer import Write, check_ending, table_writer, write_json
 from gpt1.data.tables import columns, rows, table
 from gpt1.errors import UserError
 from gpt1.jobs.console import bar, say
-from gpt1.jobs.finetuning import tuned
+from gpt1.jobs.finetuning import prediction
 from gpt1.jobs.rows.columns import chosen_columns
 from gpt1.jobs.rows.goals import Goal
 from gpt1.jobs.rows.labelled import BETWEEN, texts_of
@@ -36,7 +36,7 @@ def predict(settings: Predict) -> dict[str, Any]:
         check_ending(settings.out)
     file = table(settings.input)
     there = columns(file, settings.encoding)
-    model = tuned.load(settings.run, settings)
+    model = prediction.load(settings.run, settings)
     wanted = chosen_columns(settings, model.reader.task, model.columns, file, there)
     # A first pass over the rows: a wrong one is found before hours of work, and the bar knows where it ends.
     only = [*wanted.texts, *wanted.choices]

@@ -8,8 +8,8 @@ from torch import Tensor
 from gpt1.config import Finetune
 from gpt1.jobs.bundle import Bundle
 from gpt1.jobs.console import say
-from gpt1.jobs.finetuning.choice import keeps_last, selected
-from gpt1.jobs.finetuning.tuned import Examples, Reader
+from gpt1.jobs.finetuning.prediction import Examples, Reader
+from gpt1.jobs.finetuning.selection import keeps_last, selected
 from gpt1.jobs.rows.class_weights import class_weights
 from gpt1.jobs.rows.goals import Goal
 from gpt1.jobs.rows.labelled import Labelled

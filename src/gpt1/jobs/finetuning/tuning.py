@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from gpt1.config import Finetune
-from gpt1.jobs.finetuning.choice import ENOUGH_TO_VALIDATE
-from gpt1.jobs.finetuning.course import Course, Run, begin, follow
 from gpt1.jobs.finetuning.data import Data
+from gpt1.jobs.finetuning.epochs import Progress, Run, begin, train_epochs
+from gpt1.jobs.finetuning.selection import ENOUGH_TO_VALIDATE
 from gpt1.jobs.rows.goals import Goal
 from gpt1.nn.model import GPT
 
@@ -31,22 +31,29 @@ class Best:
     """on the validation rows"""
 
 
-def tune(settings: Finetune, data: Data, base: GPT, folder: Path, title: str = "finetune", again: bool = False) -> Best:
+def tune(
+    settings: Finetune,
+    data: Data,
+    base: GPT,
+    folder: Path,
+    title: str = "finetune",
+    resumable: bool = False,
+    keep_end: bool = False,
+) -> Best:
     """Make the updates, validate after each epoch; the best epoch is calibrated and returned.
 
-    Where few rows validate, the last epoch takes the best one's place. `folder` takes metrics.jsonl and the states
-    that a stopped training goes on from; `again`, also one at the end, from which the same is returned at once. The
-    settings must be settled (`jobs.finetuning.settings`). Raises RunFailed if gradient or loss are no numbers.
+    Where few rows validate, the last epoch takes the best one's place. `folder` takes metrics.jsonl and, if the
+    training is `resumable`, the states from which a later call goes on; with `keep_end` also one from which it returns
+    the same model without training. The settings must be settled (`jobs.finetuning.settings`). Raises RunFailed if
+    gradient or loss are no numbers.
     """
     run = begin(settings, data, base)
-    course = follow(run, folder, title)
-    if again:
-        course.save(folder, run.optimizer)
-    return _calibrated(run, course)
+    return _calibrated(run, train_epochs(run, folder, title, resumable, keep_end))
 
 
-def _calibrated(run: Run, course: Course) -> Best:
-    data, best, weights = run.data, course.best, dict(course.weights)
+def _calibrated(run: Run, progress: Progress) -> Best:
+    data, best = run.data, progress.best
+    weights = {name: weight.cpu() for name, weight in progress.weights.items()}
     assert best is not None, "there is at least one epoch"
     labels = [data.labels[row] for row in data.valid.owners_N]
     enough = len(data.labels) >= ENOUGH_TO_VALIDATE
@@ -58,4 +65,4 @@ def _calibrated(run: Run, course: Course) -> Best:
     with torch.device("meta"):
         body = GPT(run.model.body.config)
     body.load_state_dict({name.removeprefix("body."): weight for name, weight in weights.items()}, assign=True)
-    return Best(run.settings, goal, body, head, run.optimizer.steps, metrics)
+    return Best(run.settings, goal, body, head, progress.step, metrics)

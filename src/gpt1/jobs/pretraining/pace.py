@@ -7,16 +7,13 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from gpt1.config import Pretrain
 from gpt1.data.windows import Windows
 from gpt1.jobs.console import say
 from gpt1.jobs.likelihood import TOKENS_AT_ONCE
+from gpt1.jobs.pretraining.run import Run
 from gpt1.train.loop import train
-
-if TYPE_CHECKING:
-    from gpt1.jobs.pretrain import Run
 
 EVALUATIONS = 10
 """Validations in a run, unless told otherwise."""
@@ -57,7 +54,7 @@ class Pace:
         return max(FEWEST_UPDATES, fit)
 
 
-def measure(run: "Run", seconds: float) -> Pace:
+def measure(run: Run, seconds: float) -> Pace:
     """The pace of a run, on which about `seconds` of updates are spent, and then a validation, a sample and a save.
 
     The run's weights, log and folder are changed: it must be one that is thrown away.
@@ -72,7 +69,7 @@ def measure(run: "Run", seconds: float) -> Pace:
     return Pace(update, window * min(windows, EVALUATION_WINDOWS), window * windows, sample, save)
 
 
-def _update(run: "Run", seconds: float) -> float:
+def _update(run: Run, seconds: float) -> float:
     """Seconds of one update, from turns of updates of one and of two micro-batches.
 
     Each micro-batch more costs the same; what is left is the optimizer's step.

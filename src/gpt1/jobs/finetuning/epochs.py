@@ -2,7 +2,8 @@
 
 import math
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,21 +16,21 @@ from gpt1.config import Finetune, Optim
 from gpt1.data.collate import Epochs
 from gpt1.errors import RunFailed
 from gpt1.jobs.console import bar, say
-from gpt1.jobs.finetuning.choice import keeps_last, rank, selected
 from gpt1.jobs.finetuning.data import Data
 from gpt1.jobs.finetuning.network import build
-from gpt1.jobs.finetuning.tuned import score
+from gpt1.jobs.finetuning.prediction import score
+from gpt1.jobs.finetuning.selection import keeps_last, rank, selected
 from gpt1.jobs.interrupt import stop_asked
 from gpt1.nn.model import GPT
 from gpt1.nn.objectives import TaskModel, task_loss
-from gpt1.train import checkpoint, log
+from gpt1.train import checkpoint
 from gpt1.train.log import Log
 from gpt1.train.loop import Report, train
 from gpt1.train.optim import Optimizer
 from gpt1.train.parallel import machine
 
 SAVE_SECONDS = 300.0
-"""Work that a killed process may lose; Ctrl-C and SIGTERM lose nothing. A state is as large as four models."""
+"""Between states; a killed process loses no more. A state is as large as four models."""
 KEPT, SCORES = "kept.", "scores"
 """Tensors of a state that are not the optimizer's: the weights of the best epoch, and their scores_NC."""
 
@@ -73,30 +74,32 @@ class Run:
         """A copy of the fp32 weights as they are."""
         return {name: master.detach().clone() for name, master in self.optimizer.masters.items()}
 
-    def better(self, one: Validation, other: Validation) -> bool:
-        """Whether the later one, of the two, is kept."""
-        if keeps_last(self.settings, len(self.data.labels)):
+    def better(self, found: Validation, best: Validation) -> bool:
+        """Whether a later validation takes the place of the best so far."""
+        settings, goal = self.settings, self.data.goal
+        if keeps_last(settings, len(self.data.labels)):
             return True
-        ranks = (rank(self.settings, self.data.goal, found.metrics) for found in (one, other))
-        return next(ranks) > next(ranks)
+        return rank(settings, goal, found.metrics) > rank(settings, goal, best.metrics)
 
 
 @dataclass
-class Course:
+class Progress:
     """How far a fine-tuning has come, and what is kept of it."""
 
     step: int = 0
     """updates made"""
+    losses: dict[str, float] = field(default_factory=dict)
+    """sums over the updates of the epoch so far"""
     best: Validation | None = None
     weights: dict[str, Tensor] = field(default_factory=dict)
     """fp32, those that `best` was measured with"""
     is_over: bool = False
 
     def save(self, folder: Path, optimizer: Optimizer) -> None:
-        """Write the state of a training that goes on; or of one that is over, the model and how it came to it."""
+        """Write all that the rest of the training needs; once it is over, only what is kept."""
         tensors = {} if self.is_over else optimizer.state()
         tensors |= {KEPT + name: weight for name, weight in self.weights.items()}
-        facts: dict[str, Any] = {"is_over": self.is_over}
+        facts: dict[str, Any] = {"is_over": self.is_over, "losses": self.losses}
         if self.best is not None:
             tensors[SCORES] = torch.from_numpy(self.best.scores_NC)
             facts |= {"epoch": self.best.epoch, "metrics": self.best.metrics}
@@ -121,83 +124,99 @@ def begin(settings: Finetune, data: Data, base: GPT) -> Run:
     return Run(settings, data, epochs, model.to(dtype), optimizer, device)
 
 
-def follow(run: Run, folder: Path, title: str) -> Course:
+def train_epochs(run: Run, folder: Path, title: str, resumable: bool, keep_end: bool) -> Progress:
     """Make the updates that are still to be made, with a validation after each epoch.
 
-    `folder` takes metrics.jsonl and the states. Raises KeyboardInterrupt, once the state is saved, if a stop is asked
-    for, and RunFailed if the loss of the first epoch is no number.
+    `folder` takes metrics.jsonl. If the training is `resumable`, also a state every few minutes, and another before it
+    raises KeyboardInterrupt because a stop is asked for; with `keep_end` one of what is kept at the end. Raises
+    RunFailed if the gradient or the loss of the first epoch is no number.
     """
-    course = _resumed(run, folder)
-    reports = train(
-        run.model, run.epochs, run.optimizer, weights={"task": 1.0, "lm": run.settings.lm_coef},
-        steps=0 if course.is_over else run.optimizer.steps, start=course.step, seed=run.settings.seed,
-        device=run.device,
-    )  # fmt: skip
+    progress = _resumed(run, folder) if resumable else Progress()
+    if progress.is_over:
+        return progress
     saved = time.monotonic()
     with (
-        stop_asked() as asked,
-        closing((notes := Log(folder, course.step)).file),
-        bar("{task.fields[state]}") as progress,
+        stop_asked() if resumable else nullcontext(lambda: False) as asked,
+        closing((notes := Log(folder, progress.step)).file),
+        bar("{task.fields[state]}") as shown,
     ):
-        task = progress.add_task(title, total=run.optimizer.steps, completed=course.step, state="")
-        for report in reports:
-            course.step = report.step
+        task = shown.add_task(title, total=run.optimizer.steps, completed=progress.step, state="")
+        for report in _reports(run, progress):
             _note(notes, report)
-            progress.update(task, completed=report.step, state=_state(report))
+            shown.update(task, completed=report.step, state=_state(report))
             if report.step % run.epochs.per_epoch == 0:
-                _judge(run, course, notes, folder)
-            if course.is_over:
-                break
-            if asked() or time.monotonic() - saved > SAVE_SECONDS:
+                _judge(run, progress, notes)
+            stopping = asked() and (keep_end or not progress.is_over)  # else what is left is to write the model
+            is_due = keep_end if progress.is_over else resumable and time.monotonic() - saved > SAVE_SECONDS
+            if stopping or is_due:
                 notes.flush()
-                course.save(folder, run.optimizer)
+                _save(run, progress, folder, must=stopping)
                 saved = time.monotonic()
-            if asked():
+            if stopping:
                 raise KeyboardInterrupt(f"stopped after update {report.step:,} of {run.optimizer.steps:,}")
-    return course
+            if progress.is_over:
+                break
+    return progress
 
 
-def _resumed(run: Run, folder: Path) -> Course:
+def _resumed(run: Run, folder: Path) -> Progress:
     """Where the last state in the folder left off; the beginning if there is none."""
     if not (path := checkpoint.latest(folder)):
-        return Course()
+        return Progress()
     facts, tensors = checkpoint.facts(path), checkpoint.load(path)
-    weights = {name.removeprefix(KEPT): tensors.pop(name) for name in list(tensors) if name.startswith(KEPT)}
+    # Copies, since what is loaded is the file itself, which will be deleted.
+    weights = {name.removeprefix(KEPT): tensors.pop(name).clone() for name in list(tensors) if name.startswith(KEPT)}
     best = None
     if "epoch" in facts:
-        best = Validation(facts["epoch"], tensors.pop(SCORES).numpy(), facts["metrics"])
+        best = Validation(facts["epoch"], tensors.pop(SCORES).numpy().copy(), facts["metrics"])
     if not facts["is_over"]:
         run.optimizer.load(tensors)
         say(f"going on after update {facts['step']:,} of {run.optimizer.steps:,}")
-    return Course(facts["step"], best, weights, facts["is_over"])
+    return Progress(facts["step"], facts["losses"], best, weights, facts["is_over"])
 
 
-def _judge(run: Run, course: Course, notes: Log, folder: Path) -> None:
+def _reports(run: Run, progress: Progress) -> Iterator[Report]:
+    """The updates from here on, as they are made and added up in `progress`."""
+    for report in train(
+        run.model, run.epochs, run.optimizer, weights={"task": 1.0, "lm": run.settings.lm_coef},
+        steps=run.optimizer.steps, start=progress.step, seed=run.settings.seed, device=run.device,
+    ):  # fmt: skip
+        progress.step = report.step
+        for name, loss in report.losses.items():
+            progress.losses[name] = progress.losses.get(name, 0.0) + loss
+        yield report
+
+
+def _save(run: Run, progress: Progress, folder: Path, must: bool) -> None:
+    """A disk that is full ends no training, which may need none of it; only one that `must` be saved now."""
+    try:
+        progress.save(folder, run.optimizer)
+    except OSError as error:
+        if must:
+            raise
+        say(f"{folder}: no state could be saved ({error.strerror or error}); training goes on")
+
+
+def _judge(run: Run, progress: Progress, notes: Log) -> None:
     """Validate at the end of an epoch; keep the weights if it is the best, and see whether training is over."""
-    settings, epoch = run.settings, course.step // run.epochs.per_epoch
-    course.is_over = course.step == run.optimizer.steps
+    settings, epoch = run.settings, progress.step // run.epochs.per_epoch
+    progress.is_over = progress.step == run.optimizer.steps
     try:
         found = run.validate(epoch)
     except RunFailed as error:
-        if course.best is None:
+        if progress.best is None:
             raise
-        say(f"{error}; epoch {course.best.epoch} is kept")
-        course.is_over = True
+        say(f"{error}; epoch {progress.best.epoch} is kept")
+        progress.is_over = True
         return
-    notes.flush()
-    found.metrics.update(_mean_losses(folder, course.step - run.epochs.per_epoch))
-    _tell(run, notes, course.step, found)
-    if course.best is None or run.better(found, course.best):
-        course.best, course.weights = found, run.weights()
-    elif settings.patience and epoch - course.best.epoch >= settings.patience and not course.is_over:
+    found.metrics.update({f"{name}_loss": total / run.epochs.per_epoch for name, total in progress.losses.items()})
+    progress.losses.clear()
+    _tell(run, notes, progress.step, found)
+    if progress.best is None or run.better(found, progress.best):
+        progress.best, progress.weights = found, run.weights()
+    elif settings.patience and epoch - progress.best.epoch >= settings.patience and not progress.is_over:
         say(f"no better validation in {settings.patience} epochs; stopped after epoch {epoch}")
-        course.is_over = True
-
-
-def _mean_losses(folder: Path, after: int) -> dict[str, float]:
-    """Of the training since that update, as it was logged, so that a stop in between changes nothing."""
-    rows = [row for row in log.read(folder) if row["step"] > after and "task" in row]
-    return {f"{name}_loss": float(np.mean([row[name] for row in rows])) for name in ("task", "lm")}
+        progress.is_over = True
 
 
 def _note(notes: Log, report: Report) -> None:
