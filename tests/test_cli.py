@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import types
@@ -49,6 +50,16 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     assert err.endswith("\n")
     assert err.count("\n") == 1
     return err.strip()
+
+
+def test_sigterm_stops_as_ctrl_c_does(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    module = types.ModuleType("gpt1.jobs.info")
+    module.__dict__.update(info=lambda settings: signal.raise_signal(signal.SIGTERM), show=str)
+    monkeypatch.setitem(sys.modules, "gpt1.jobs.info", module)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["info", "run"]) == 130
+    assert capsys.readouterr().err == "gpt1 info: stopped\n"
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 # What a line means

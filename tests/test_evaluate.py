@@ -125,8 +125,14 @@ def test_how_a_file_is_read(pretrained: Path, finetuned: Path, tmp_path: Path) -
     labelled = table_with(tmp_path / "a.jsonl", ["9", "x"])
     assert "accuracy" in measured(finetuned, labelled)
     assert "accuracy" in measured(finetuned, labelled, as_="rows")
-    assert measured(finetuned, labelled, as_="text")["bytes"] == labelled.stat().st_size
-    assert measured(pretrained, labelled)["bytes"] == labelled.stat().st_size
+    texts = [json.loads(line)["text"] for line in labelled.read_text(encoding="utf-8").splitlines()]
+    for run, more in ((finetuned, {"as_": "text"}), (pretrained, {})):
+        found = measured(run, labelled, **more)
+        alone = [measured(run, file_with(tmp_path / "one.txt", text), as_="text") for text in texts]
+        assert found["bytes"] == sum(len(text.encode()) for text in texts), "the column of the text, no braces"
+        assert found["tokens"] == sum(one["tokens"] for one in alone), "an end token closes each"
+    with pytest.raises(UserError, match=r"a.jsonl:1: no field body; it has text, stars: choose one with --text"):
+        measured(pretrained, labelled, text="body")
     assert "bits_per_byte" in measured(finetuned, file_with(tmp_path / "a.txt", TEXT))
 
 

@@ -322,7 +322,7 @@ def test_ctrl_c_ends_it_after_the_update_in_progress(base: Path, train: Path, tm
     assert process.returncode == 130, said
     assert re.search(r"stopped after update [\d,]+ of 2,100,000; the same command goes on from there$", said.rstrip())
     assert [path.name for path in out.iterdir()] == ["stopped"]
-    with pytest.raises(UserError, match="training began here, but no model is saved yet"):
+    with pytest.raises(UserError, match="a fine-tuning was stopped here; repeat its command to go on"):
         info(Info(path=str(out)))
 
 
@@ -412,7 +412,7 @@ def test_other_settings_do_not_go_on_from_there(
     with pytest.raises(UserError, match="was begun from another --train"):
         finetune(settings(base, other, out))
     (out / "stopped" / "begun.json").write_text("{}")
-    with pytest.raises(UserError, match=r"begun\.json is damaged .*; start over with --fresh"):
+    with pytest.raises(UserError, match=r"begun\.json is damaged: 'settings' is missing; start over with --fresh"):
         finetune(settings(base, train, out))
     finetune(settings(base, train, out, lr=1e-3, fresh=True))
     finetune(settings(base, train, tmp_path / "whole", lr=1e-3))
@@ -448,6 +448,31 @@ def test_a_full_disk_ends_no_training_that_need_not_save(
         ended_at(monkeypatch, 5, stop)
         finetune(settings(base, train, tmp_path / "new"))
     assert not (tmp_path / "new").exists()
+
+
+def test_a_finished_run_is_found_beside_a_stopped_one(
+    base: Path, train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    first = finetune(settings(base, train, out))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        ended_at(patch, 5, stop)
+        finetune(settings(base, train, out, seed=2, fresh=True))
+    assert finetune(settings(base, train, out)) == first
+    assert "is fine-tuned with these settings already" in capsys.readouterr().err
+
+
+def test_a_readme_of_others_is_never_replaced(base: Path, train: Path, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("my project")
+    with pytest.raises(UserError, match=r"holds README.md, which `gpt1 finetune` did not write"):
+        finetune(settings(base, train, tmp_path))
+    assert (tmp_path / "README.md").read_text() == "my project"
+
+
+def test_a_class_that_only_validates_is_said(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    two = write(tmp_path / "two.csv", [("red apple", "a"), ("blue sky", "b")])
+    finetune(settings(base, two, tmp_path / "run"))
+    assert "stands in validation rows only, so nothing can learn it" in capsys.readouterr().err
 
 
 def test_states_of_others_are_never_removed(base: Path, train: Path, tmp_path: Path) -> None:

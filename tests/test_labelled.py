@@ -129,6 +129,10 @@ def test_answers_of_every_kind(tmp_path: Path) -> None:
     path = csv_with(tmp_path, "text,q,c0,c1,c2,label", "s,why,a,b,c,0", "t,who,a,b,,1")
     found = read_labelled(str(path), Columns(["text", "q"], ["label"], ["c0", "c1", "c2"]), "choice")
     assert found.texts == [("s\nwhy", "a", "b", "c"), ("t\nwho", "a", "b")]
+    path = csv_with(
+        tmp_path, "text,choices,label", '[sic] x,"[""a"", ""b""]",1', '"[""W: Hi."", ""M: Ho.""]","[""a"", ""b""]",0'
+    )
+    assert read_labelled(str(path), CHOICE, "choice").texts == [("[sic] x", "a", "b"), ("W: Hi.\nM: Ho.", "a", "b")]
 
 
 @pytest.mark.parametrize(

@@ -231,6 +231,16 @@ def test_a_stop_before_the_closing_validation_is_made_good(
     assert weights(out) == weights(tmp_path / "whole")
 
 
+def test_a_fine_tuned_run_is_never_replaced(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    pretrain(settings(data, out))
+    facts = json.loads((out / "gpt1.json").read_text())
+    (out / "gpt1.json").write_text(json.dumps(facts | {"kind": "finetuned"}))
+    for fresh in (False, True):
+        with pytest.raises(UserError, match="holds a fine-tuned run; choose another folder"):
+            pretrain(settings(data, out, steps=9, fresh=fresh))
+
+
 def test_fresh_forgets_the_old_state_at_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretrain(settings(data, tmp_path / "run"))
 

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from conftest import one_line
 from gpt1.config import Report
 from gpt1.errors import UserError
 from gpt1.jobs.pages.chart import POINTS, line_chart, thinned, ticks
@@ -233,6 +234,32 @@ def test_an_unfinished_ablation_is_drawn(tmp_path: Path) -> None:
     assert "100 0.500" in told
     path.write_text(json.dumps({"format": 1, "cells": []}))
     parsed(tmp_path / "page.html", path)
+
+
+@pytest.mark.parametrize("facts", [{"metrics": "x"}, {"metrics": {"accuracy": "high", "n": 3}, "goal": "classes"}])
+def test_facts_that_cannot_be_drawn_are_answered(run: Path, tmp_path: Path, facts: dict[str, Any]) -> None:
+    known = json.loads((run / "gpt1.json").read_text())
+    (run / "gpt1.json").write_text(json.dumps(known | facts))
+    with one_line(str(run), "cannot be drawn"):
+        report(Report(runs=[str(run)], out=str(tmp_path / "r.html")))
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_a_curve_that_is_damaged_is_answered(run: Path, tmp_path: Path) -> None:
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write("garbage\n")
+    with one_line("metrics.jsonl:", "drop the line"):
+        report(Report(runs=[str(run)], out=str(tmp_path / "r.html")))
+
+
+def test_only_a_page_is_replaced(run: Path, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.md"
+    notes.write_text("precious")
+    with one_line(f"--out {notes}", ".html"):
+        report(Report(runs=[str(run)], out=str(notes)))
+    with one_line(f"--out {tmp_path} is a folder"):
+        report(Report(runs=[str(run)], out=str(tmp_path)))
+    assert notes.read_text() == "precious"
 
 
 def test_damaged_settings_are_named(tmp_path: Path) -> None:

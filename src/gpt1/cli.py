@@ -14,6 +14,7 @@ from typing import Any
 
 from gpt1 import __version__, arguments, config, options
 from gpt1.errors import RunFailed, UserError
+from gpt1.jobs.interrupt import stoppable
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(encoding="utf-8")  # a Windows pipe would have the code page of the machine
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        _run(argv)
+        with stoppable():
+            _run(argv)
         sys.stdout.flush()  # a full disk must be noticed here, not while Python shuts down
         return 0
     except BrokenPipeError:

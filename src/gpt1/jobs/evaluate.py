@@ -9,7 +9,8 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from gpt1.config import Evaluate
-from gpt1.data.files import File, text_of
+from gpt1.data.files import File
+from gpt1.data.sources import Reading, pieces
 from gpt1.data.tables import columns, table
 from gpt1.data.windows import Ids
 from gpt1.errors import UserError
@@ -69,7 +70,6 @@ def _kind(settings: Evaluate) -> str:
         return "rows"
     if kind := zero_shot.kind_of(settings.files[0], settings.encoding):
         return kind
-    console.say(f"{settings.files[0]}: read as plain text, since {settings.run} is fine-tuned for no task")
     return "text"
 
 
@@ -124,23 +124,35 @@ def _texts(settings: Evaluate) -> dict[str, Any]:
     each: dict[str, Any] = {}
     nats = tokens = size = 0.0
     for path in settings.files:
-        text = _read(path, settings.encoding)
-        ids, _ = encode_bulk(model.tokenizer, [text])
-        found = likelihood(body, Ids(np.append(ids, model.tokenizer.end_id)), model.tokenizer.end_id)
-        each[path] = _measures(found, len(text.encode()), model.tokenizer.lossless)
-        nats, tokens, size = nats + found.nats, tokens + found.tokens, size + len(text.encode())
+        documents = _documents(path, settings)
+        ids, offsets = encode_bulk(model.tokenizer, documents)
+        found = likelihood(body, Ids(np.insert(ids, offsets[1:], model.tokenizer.end_id)), model.tokenizer.end_id)
+        held = sum(len(text.encode()) for text in documents)
+        each[path] = _measures(found, held, model.tokenizer.lossless)
+        nats, tokens, size = nats + found.nats, tokens + found.tokens, size + held
     if len(each) == 1:
         return each[settings.files[0]]
     return _measures(Likelihood(nats, int(tokens)), int(size), model.tokenizer.lossless) | {"files": each}
 
 
-def _read(path: str, encoding: str) -> str:
-    if not Path(path).is_file():
-        raise UserError(f"{path}: {'a folder; name the files in it' if Path(path).is_dir() else 'no such file'}")
-    text = "".join(text_of(Path(path), encoding))
-    if not text:
+def _documents(path: str, settings: Evaluate) -> list[str]:
+    """The texts of a file: itself, or those of a table's column, but empty ones, as `gpt1 prepare` reads them."""
+    file = File(Path(path), named=True)
+    if file.kind != "text":
+        file = table(path)
+    elif not file.path.is_file():
+        raise UserError(f"{path}: {'a folder; name the files in it' if file.path.is_dir() else 'no such file'}")
+    reading = Reading(text=settings.text or Reading.text, encoding=settings.encoding)
+    found: list[str] = []
+    held: list[str] = []
+    for text, ends in pieces(file, reading):
+        held.append(text)
+        if ends:
+            found.append("".join(held))
+            held.clear()
+    if not (found := [text for text in found if text]):
         raise UserError(f"{path}: an empty file; there is nothing to predict")
-    return text
+    return found
 
 
 def _measures(found: Likelihood, size: int, lossless: bool) -> dict[str, Any]:

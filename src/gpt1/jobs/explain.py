@@ -26,6 +26,7 @@ from gpt1.jobs.bundle import Bundle
 from gpt1.jobs.console import table
 from gpt1.jobs.likelihood import Likelihood
 from gpt1.jobs.pages.explain_page import explain_page
+from gpt1.jobs.pages.page import check_page
 from gpt1.nn.model import GPT
 from gpt1.storage import write_text
 from gpt1.train.parallel import machine
@@ -41,6 +42,8 @@ def explain(settings: Explain) -> dict[str, Any]:
     nats, context, model, text, `windows`, `positions` and `product_is_zero_at`, the first position where the product of
     the probabilities so far is 0 in float32, or None. Raises UserError for a text without tokens.
     """
+    if settings.html:
+        check_page(settings.html, "--html")
     device, dtype = machine(settings)
     if settings.top < 1:
         raise UserError(f"--top {settings.top} must be at least 1")

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from gpt1.config import Finetune
+from gpt1.errors import UserError
 from gpt1.jobs import bundle
 from gpt1.jobs.console import say, table
 from gpt1.jobs.finetuning.data import made_ready
@@ -29,7 +30,7 @@ def finetune(settings: Finetune) -> dict[str, Any]:
     settings = with_splits(settings)
     check(settings)
     made_from = sources(settings)
-    if not is_unfinished(Path(settings.out)) and is_done(settings, made_from):
+    if _is_done(settings, made_from):
         say(f"{settings.out} is fine-tuned with these settings already (--fresh starts over)")
         return _result(bundle.read_info(Path(settings.out)))
     base = bundle.load(settings.run)
@@ -46,6 +47,16 @@ def finetune(settings: Finetune) -> dict[str, Any]:
             write_json(staged / "settings.json", dataclasses.asdict(settings))
             bundle.save(staged, trial.best.body, data.reader.tokenizer, facts, trial.best.head)
     return _result(bundle.read_info(Path(settings.out)))
+
+
+def _is_done(settings: Finetune, made_from: dict[str, dict[str, Any]]) -> bool:
+    """`is_done`, but a finished run of other settings may be one that a stopped fine-tuning was about to replace."""
+    try:
+        return is_done(settings, made_from)
+    except UserError:
+        if is_unfinished(Path(settings.out)):
+            return False
+        raise
 
 
 def show(result: dict[str, Any]) -> RenderableType:

@@ -12,7 +12,7 @@ from gpt1.config import Info
 from gpt1.data.shards import UNFINISHED, Split, read_manifest
 from gpt1.errors import UserError
 from gpt1.jobs.console import table
-from gpt1.jobs.run.facts import read_facts, read_json
+from gpt1.jobs.run.facts import STOPPED, read_facts, read_json
 
 LEFT_TO_JSON = ("sha256", "fingerprint", "tokenizer", "per_class", "confusion", "pretraining", "reliability", "joint")
 """Hashes and details inside a section, which a person does not read in a table."""
@@ -34,7 +34,9 @@ def info(settings: Info) -> dict[str, Any]:
         return _run(folder)
     if (folder / "manifest.json").exists() or (folder / UNFINISHED).exists():
         return _data(folder)
-    if (folder / "settings.json").exists() or (folder / "stopped").exists():
+    if (folder / STOPPED).exists():
+        return read_facts(folder)  # which says what it is
+    if (folder / "settings.json").exists():
         raise UserError(f"{folder}: training began here, but no model is saved yet")
     if (folder / "tokenizer.json").exists() and not (folder / "model.safetensors").exists():
         return _tokenizer(folder)

@@ -8,6 +8,23 @@ from typing import Any
 
 
 @contextmanager
+def stoppable() -> Iterator[None]:
+    """SIGTERM ends what runs within as Ctrl-C does, so that nothing half-written is left."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def stop_asked() -> Iterator[Callable[[], bool]]:
     """Yield a function that tells whether a stop was asked for; a second signal ends the program at once."""
     asked: list[int] = []

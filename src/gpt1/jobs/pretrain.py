@@ -37,7 +37,7 @@ def pretrain(settings: Pretrain) -> dict[str, Any]:
     """
     began = time.perf_counter()
     folder = Path(settings.out)
-    check_folder(folder)
+    _check_place(folder)
     data = open_data(Path(settings.data))
     device, dtype = machine(settings)
     settings = settle(settings, data)
@@ -63,6 +63,13 @@ def pretrain(settings: Pretrain) -> dict[str, Any]:
 def show(result: dict[str, Any]) -> RenderableType:
     """The closing table."""
     return table(result, "pretrain")
+
+
+def _check_place(folder: Path) -> None:
+    """Raise UserError if a pre-training may not be written to the folder: something else is there."""
+    check_folder(folder)
+    if (folder / "gpt1.json").exists() and bundle.read_info(folder)["kind"] != "pretrained":
+        raise UserError(f"--out {folder} holds a fine-tuned run; choose another folder")
 
 
 def _begin(settings: Pretrain, data: Data, device: torch.device, dtype: torch.dtype, began: float) -> Pretrain:

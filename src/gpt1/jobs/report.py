@@ -2,8 +2,9 @@
 
 import html
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from gpt1.config import Report
 from gpt1.errors import UserError
 from gpt1.jobs.pages import drawings
 from gpt1.jobs.pages.chart import line_chart
-from gpt1.jobs.pages.page import page
+from gpt1.jobs.pages.page import check_page, page
 from gpt1.jobs.run.facts import read_facts, read_json
 from gpt1.storage import write_text
 from gpt1.train import log
@@ -45,20 +46,23 @@ def report(settings: Report) -> dict[str, Any]:
 
     Raises UserError for a folder that is not a run, and a file that holds neither an evaluation nor an ablation.
     """
+    check_page(settings.out, "--out")
     given = list(dict.fromkeys(settings.runs))
     documents = {name: _document(Path(name)) for name in given if Path(name).is_file()}
     runs = {name: Subject(read_facts(Path(name))) for name in given if name not in documents}
     places = {Path(name).resolve(): run for name, run in runs.items()}
-    alone = ""
+    alone = []
     for name, found in documents.items():
         owner = places.get(Path(found["run"]).resolve()) if "run" in found else None
         if owner:
             owner.tests.append(found)
         else:
-            alone += f"<h2>{html.escape(name)}</h2>{_scored(found, {}) if 'run' in found else drawings.ablation(found)}"
+            alone.append(name)
     title = "gpt1: " + ", ".join(Path(name).name for name in runs or given)
-    body = _comparison(runs) + "".join(section(Path(name), run) for name, run in runs.items()) + alone
-    write_text(settings.out, page(title, body))
+    parts = [_comparison(runs)]
+    parts += [_sound(name, partial(section, Path(name), runs[name])) for name in runs]
+    parts += [_sound(name, partial(_alone, name, documents[name])) for name in alone]
+    write_text(settings.out, page(title, "".join(parts)))
     return {"page": str(settings.out), "runs": given}
 
 
@@ -97,6 +101,23 @@ def table(rows: Iterable[tuple[str, Any]]) -> str:
         for name, value in rows
     )
     return f"<table>{''.join(cells)}</table>"
+
+
+def _sound(name: str, draw: Callable[[], str]) -> str:
+    """What is drawn of a run or a document. Raises UserError if what it holds is not what gpt1 writes there."""
+    try:
+        return draw()
+    except (KeyError, TypeError, AttributeError) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"{name}: it or its evaluations hold what cannot be drawn ({told}); write them again"
+        ) from error
+
+
+def _alone(name: str, found: dict[str, Any]) -> str:
+    """A document whose run is not on the page."""
+    drawn = _scored(found, {}) if "run" in found else drawings.ablation(found)
+    return f"<h2>{html.escape(name)}</h2>{drawn}"
 
 
 def _document(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gpt1.errors import UserError
 from gpt1.storage import write_text
 
 NAME = "metrics.jsonl"
@@ -31,7 +32,16 @@ def read(run: Path) -> list[dict[str, Any]]:
     """The rows of a run's metrics; a last line that a crash cut short is left out."""
     path = run / NAME
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    return [_row(path, number, line) for number, line in enumerate(lines, 1) if line.endswith("\n")]
+
+
+def _row(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        row: dict[str, Any] = json.loads(line)
+        row["step"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}:{number}: damaged, no measurement with its step; drop the line") from None
+    return row
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -42,6 +42,6 @@ def made_ready(settings: Finetune, goal: Goal, learnt: Labelled, valid: Labelled
             say(f"{role}: {share} are longer than the context of {reader.context} tokens; {fate} (--long)")
     metric, few = selected(settings, goal), len(valid.rows)
     if keeps_last(settings, few):
-        say(f"{few} validation rows are too few to choose an epoch by: the last is kept (or say --select {metric})")
+        say(f"too few rows validate, {few}, to choose an epoch by: the last is kept (or say --select {metric})")
     weights_C = class_weights(settings.class_weights, goal, targets)
     return Data(goal, reader, training, validation, valid.labels, weights_C)

@@ -215,7 +215,7 @@ def _judge(run: Run, progress: Progress, notes: Log) -> None:
     if progress.best is None or run.better(found, progress.best):
         progress.best, progress.weights = found, run.weights()
     elif settings.patience and epoch - progress.best.epoch >= settings.patience and not progress.is_over:
-        say(f"no better validation in {settings.patience} epochs; stopped after epoch {epoch}")
+        say(f"no better validation since epoch {progress.best.epoch}; stopped after epoch {epoch}")
         progress.is_over = True
 
 

@@ -12,12 +12,13 @@ from gpt1.data.tables import table
 from gpt1.errors import UserError
 from gpt1.jobs import bundle
 from gpt1.jobs.rows import splits
-from gpt1.jobs.run.facts import FILES, read_json
+from gpt1.jobs.run.facts import STOPPED, read_json
 from gpt1.storage import check_folder
 
 PAPER_LR, PAPER_WIDTH, PAPER_BATCH, PAPER_EPOCHS = 6.25e-5, 768, 32, 3
 LARGEST_LR = 1e-3
 FEW_ROWS, SMALL_BATCH, FEWEST_UPDATES = 1_000, 8, 120
+OWN = {STOPPED, bundle.UNFINISHED}
 FREE = {"out", "fresh", "device", "threads", "run", "train", "valid"}
 """Settings that do not change the result; of files the content counts, not the name."""
 
@@ -127,7 +128,7 @@ def check_place(out: Path) -> None:
     if (out / "gpt1.json").exists():
         if read_json(out / "gpt1.json").get("kind") != "finetuned":
             raise UserError(f"{out} holds a pre-trained run; choose another --out")
-    elif there := [name for name in FILES if (out / name).exists()]:
+    elif there := sorted(path.name for path in out.iterdir() if path.name not in OWN) if out.exists() else []:
         raise UserError(f"{out} holds {there[0]}, which `gpt1 finetune` did not write; choose another --out")
 
 

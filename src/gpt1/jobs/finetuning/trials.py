@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt1.config import Finetune
+from gpt1.jobs.console import say
 from gpt1.jobs.finetuning.data import Data
 from gpt1.jobs.finetuning.selection import rank, selected
 from gpt1.jobs.finetuning.settings import usual_lr
@@ -93,6 +94,8 @@ def _best_rate(
 def _trial(settings: Finetune, data: Data, base: GPT, folder: Path, resumable: bool) -> Trial:
     several = settings.seeds > 1 or settings.from_scratch
     title = f"seed {settings.seed}, learning rate {settings.lr:.3g}" if several else "finetune"
+    if several:
+        say(f"{title}:")
     place = folder / f"seed-{settings.seed}-lr-{settings.lr:.3g}"
     best = tune(settings, data, base, place, title, resumable, keep_end=resumable and several)
     return Trial(best, (place / log.NAME).read_bytes())

@@ -10,16 +10,16 @@ from typing import Any
 from gpt1.config import Finetune
 from gpt1.errors import RunFailed, UserError
 from gpt1.jobs.finetuning.settings import check_same
-from gpt1.jobs.run.facts import read_json
+from gpt1.jobs.run.facts import STOPPED, read_json
 from gpt1.storage import write_json
 
-FOLDER, BEGUN = "stopped", "begun.json"
-"""Inside a run folder; what the states in it are of."""
+BEGUN = "begun.json"
+"""What the states beside it are of."""
 
 
 def is_unfinished(run: Path) -> bool:
     """Whether a fine-tuning in this folder was stopped, and left something to go on from."""
-    return (run / FOLDER / BEGUN).exists() and _has_states(run / FOLDER)
+    return (run / STOPPED / BEGUN).exists() and _has_states(run / STOPPED)
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def unfinished(settings: Finetune, made_from: dict[str, dict[str, Any]]) -> Iter
     Raises UserError if they are of other settings or data, or the folder is not of a fine-tuning.
     """
     out = Path(settings.out)
-    folder = out / FOLDER
+    folder = out / STOPPED
     if folder.exists() and any(folder.iterdir()) and not (folder / BEGUN).exists():
         raise UserError(f"{folder} holds something that `gpt1 finetune` did not write; choose another --out")
     is_new = not out.exists()
@@ -65,7 +65,9 @@ def _check_begun(settings: Finetune, made_from: dict[str, dict[str, Any]], folde
     try:
         found = read_json(folder / BEGUN)
         began, recorded, is_new = found["settings"], found["data"], bool(found["is_new"])
-    except (UserError, KeyError) as error:
-        raise UserError(f"{folder / BEGUN} is damaged ({error}); start over with --fresh") from None
+    except UserError as error:
+        raise UserError(f"{error}; start over with --fresh") from None
+    except KeyError as error:
+        raise UserError(f"{folder / BEGUN} is damaged: {error} is missing; start over with --fresh") from None
     check_same(settings, made_from, began, recorded, "begun")
     return is_new

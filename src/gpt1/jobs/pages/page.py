@@ -1,6 +1,9 @@
 """A whole page: one HTML file that loads nothing, and the style of all that is drawn on it."""
 
 import html
+from pathlib import Path
+
+from gpt1.errors import UserError
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --soft: #5d6570; --paper: #fff; --edge: #e3e5e8;
@@ -41,6 +44,14 @@ td.bar { padding-left: 4.6rem;
 .right { background: color-mix(in srgb, var(--c0) calc(.6 * var(--s)), transparent); }
 .wrong { background: color-mix(in srgb, var(--c1) calc(.6 * var(--s)), transparent); }
 """
+
+
+def check_page(path: str, option: str) -> None:
+    """Raise UserError for a name that is no page's: it may be that of somebody's data."""
+    if Path(path).is_dir():
+        raise UserError(f"{option} {path} is a folder; name a file in it that ends in .html")
+    if Path(path).suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"{option} {path}: what is written is a web page; give it a name that ends in .html")
 
 
 def page(title: str, body: str) -> str:

@@ -1,5 +1,6 @@
 """Rows of multiple choice: the context, the answers and the right one, out of the columns of a table."""
 
+import json
 from collections.abc import Sequence
 
 from gpt1.data.tables import Row
@@ -34,7 +35,7 @@ def index_of(row: Row, column: str, count: int) -> int:
 
 
 def _texts(row: Row, column: str) -> list[str]:
-    value = row.values.get(column)
+    value = _listed(row.values.get(column))
     if not isinstance(value, list):
         return [row.text(column)]
     if wrong := [text for text in value if not isinstance(text, str) or not text.strip()]:
@@ -42,6 +43,17 @@ def _texts(row: Row, column: str) -> list[str]:
     if not value:
         raise UserError(f"{row.where}: column {column} is an empty list, where texts must stand")
     return value
+
+
+def _listed(value: object) -> object:
+    """A list, where a text is one in JSON: so `gpt1 predict` writes it into a cell of csv."""
+    if not isinstance(value, str) or not value.startswith("["):
+        return value
+    try:
+        found = json.loads(value)
+    except ValueError:
+        return value
+    return found if isinstance(found, list) and all(isinstance(text, str) for text in found) else value
 
 
 def _each(row: Row, columns: Sequence[str]) -> list[str]:

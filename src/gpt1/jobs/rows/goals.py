@@ -214,9 +214,12 @@ def to_facts(goal: Goal) -> dict[str, Any]:
 
 
 def from_facts(facts: dict[str, Any]) -> Goal:
-    """The goal of a fine-tuned run."""
-    kind = GOALS[facts["goal"]]
-    return kind(**{f.name: facts["labels" if f.name == "names" else f.name] for f in fields(kind)})
+    """The goal of a fine-tuned run. Raises UserError for facts that are incomplete."""
+    try:
+        kind = GOALS[facts["goal"]]
+        return kind(**{f.name: facts["labels" if f.name == "names" else f.name] for f in fields(kind)})
+    except KeyError as error:
+        raise UserError(f"gpt1.json is damaged: {error} is missing; fine-tune again") from None
 
 
 def _calibration(answers_NC: np.ndarray, classes_N: np.ndarray) -> dict[str, Any]:

@@ -135,6 +135,12 @@ def warn(train: Labelled, valid: Labelled, kind: objectives.Goal) -> None:
         names = [name for label in train.labels for name in ([label] if kind == "classes" else label)]
         counts = Counter(names).most_common()
         _warn_of_names(dict(counts), len(train.labels), kind)
+        validating = {name for label in valid.labels for name in ([label] if kind == "classes" else label)}
+        if unlearnt := sorted(validating - set(names)):
+            say(
+                f"warning: label {unlearnt[0]!r} stands in validation rows only, so nothing can learn it; "
+                "add rows of it, or choose what validates with --valid"
+            )
         if kind == "labels" and all(len(label) < 2 for label in train.labels):
             _warn_of_separators(dict(counts))
         if counts[0][1] > 10 * counts[-1][1]:

@@ -10,6 +10,8 @@ FORMAT = 1
 """Version of gpt1.json; a newer one is refused."""
 FILES = ("config.json", "tokenizer.json", "model.safetensors", "gpt1.json")
 """What a run must hold."""
+STOPPED = "stopped"
+"""Folder inside a run folder for the states of a fine-tuning that is not finished."""
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -20,6 +22,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder}: no such run folder")
     if (folder / "manifest.json").exists() and not (folder / "config.json").exists():
         raise UserError(f"{folder} is prepared data, not a run; `gpt1 pretrain {folder} --out RUN` makes a run")
+    if (folder / STOPPED).exists() and not (folder / "gpt1.json").exists():
+        raise UserError(f"{folder}: a fine-tuning was stopped here; repeat its command to go on")
     for name in FILES:
         if not (folder / name).exists():
             raise UserError(f"{folder} is not a complete run: {name} is missing; the job that writes it must finish")
