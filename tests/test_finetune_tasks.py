@@ -376,14 +376,18 @@ def test_seeds_and_rates_are_told(base: Path, tmp_path: Path) -> None:
     assert show(many)
 
 
+def too_fast(base: Path, folder: Path, **settings: Any) -> Finetune:
+    """A regression whose validation is best long before the end."""
+    train = write(folder / "train.jsonl", rows_of("regression", 80, 1))
+    return Finetune(
+        run=str(base), train=str(train), task="regression", batch=8, lr=1e-2, dtype="fp32", threads=1, **settings
+    )
+
+
 def test_training_stops_when_nothing_gets_better(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train = write(tmp_path / "train.jsonl", rows_of("regression", 80, 1))
-    asked = Finetune(
-        run=str(base), train=str(train), out=str(tmp_path / "run"), task="regression", epochs=50, batch=8, lr=1e-2,
-        patience=2, dtype="fp32", threads=1,
-    )  # fmt: skip
+    asked = too_fast(base, tmp_path, out=str(tmp_path / "run"), epochs=50, patience=2)
     result = finetune(asked)
     said = capsys.readouterr().err
     assert "no better validation since epoch" in said
@@ -394,11 +398,7 @@ def test_training_stops_when_nothing_gets_better(
 def test_few_validation_rows_choose_no_epoch_unless_asked_to(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train = write(tmp_path / "train.jsonl", rows_of("regression", 80, 1))
-    asked = Finetune(
-        run=str(base), train=str(train), out=str(tmp_path / "last"), task="regression", epochs=8, batch=8, lr=1e-2,
-        dtype="fp32", threads=1,
-    )  # fmt: skip
+    asked = too_fast(base, tmp_path, out=str(tmp_path / "last"), epochs=8)
     last = finetune(asked)
     assert last["epoch"] == 8
     said = f"too few rows validate, {last['n']}, to choose an epoch by: the last is kept (or say --select pearson)"

@@ -8,7 +8,7 @@ from gpt1.config import Ablate
 from gpt1.data.journal import sha256_of
 from gpt1.data.tables import table
 from gpt1.errors import UserError
-from gpt1.jobs.finetuning.settings import FREE, sources
+from gpt1.jobs.finetuning.settings import FREE, check_same, sources
 from gpt1.jobs.run.facts import FORMAT, read_json
 from gpt1.storage import write_json
 
@@ -70,17 +70,6 @@ def begin(settings: Ablate) -> Record:
     found = read_json(out)
     if not {"cells", "data", "settings"} <= found.keys():
         raise UserError(f"{out} is no table of `gpt1 ablate`; choose another --out")
-    _check_same(settings, made_from, found)
+    check_same(settings, made_from, found["settings"], found["data"], "made", MAY_CHANGE)
     cells = [Cell(**values) for values in found["cells"]]
     return Record(settings, made_from, {cell.place: cell for cell in cells})
-
-
-def _check_same(settings: Ablate, made_from: dict[str, dict[str, Any]], found: dict[str, Any]) -> None:
-    remedy = "choose another --out, or --fresh to replace it"
-    for name, what in (("model", "RUN"), ("train", "--train"), ("valid", "--valid"), ("test", "--test")):
-        before, now = (data.get(name, {}).get("sha256") for data in (found["data"], made_from))
-        if before != now:
-            raise UserError(f"{settings.out} was made from another {what}; {remedy}")
-    for name, value in asdict(settings).items():
-        if name not in MAY_CHANGE and (before := found["settings"].get(name)) != value:
-            raise UserError(f"{settings.out} was made with --{name.replace('_', '-')} {before}, not {value}; {remedy}")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -95,15 +96,19 @@ def check_same(
     began: dict[str, Any],
     recorded: dict[str, dict[str, Any]],
     verb: str,
+    free: Set[str] = FREE,
 ) -> None:
-    """Raise UserError if these settings and files are not those that `settings.out` was made, or begun, with."""
+    """Raise UserError if these settings and files are not those that `settings.out` was made, or begun, with.
+
+    `free` are the settings that may differ.
+    """
     remedy = "choose another --out, or --fresh to replace it"
-    for name, what in (("model", "RUN"), ("train", "--train"), ("valid", "--valid")):
+    for name, what in (("model", "RUN"), ("train", "--train"), ("valid", "--valid"), ("test", "--test")):
         before, now = (data.get(name, {}).get("sha256") for data in (recorded, made_from))
         if before != now:
             raise UserError(f"{settings.out} was {verb} from another {what}; {remedy}")
     for name, value in dataclasses.asdict(settings).items():
-        if name not in FREE and began.get(name) != value:
+        if name not in free and began.get(name) != value:
             raise UserError(f"{settings.out} was {verb} with {_flag(name)} {began.get(name)}, not {value}; {remedy}")
 
 
