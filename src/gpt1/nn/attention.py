@@ -6,6 +6,8 @@ T x T weights fit in memory, and it has no dropout at all; `docs/benchmarks.md` 
 Legend: N sequences, H heads, B = N H, T tokens, S tokens seen so far, d width of a head.
 """
 
+import functools
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gpt1.nn import kernels
-from gpt1.nn.layers import Mask
+from gpt1.nn.dropout import Mask
 
 PRODUCTS_UP_TO = 1024
 """Longest sequence whose attention weights are held while training on a CPU."""
@@ -28,10 +30,9 @@ def causal_attention(
     """
     N, H, T, d = q_NHTd.shape
     if mask_NTS is None and q_NHTd.requires_grad and q_NHTd.device.type == "cpu" and T <= PRODUCTS_UP_TO:
-        q_BTd, k_BTd, v_BTd = (x.reshape(N * H, T, d) for x in (q_NHTd, k_NHSd, v_NHSd))
-        shape_BTT, again = torch.Size((N * H, T, T)), kernels.worth_it(q_NHTd)
-        mask = Mask(shape_BTT, q_NHTd.dtype, dropout, again) if dropout else None
-        a_BTd: Tensor = _ByProducts.apply(q_BTd, k_BTd, v_BTd, mask)
+        qkv = (x.reshape(N * H, T, d) for x in (q_NHTd, k_NHSd, v_NHSd))
+        mask = Mask(torch.Size((N * H, T, T)), q_NHTd.dtype, dropout, kernels.worth_it(q_NHTd)) if dropout else None
+        a_BTd: Tensor = _ByProducts.apply(*qkv, mask)
         return a_BTd.view(N, H, T, d)
     mask_N1TS = None if mask_NTS is None else mask_NTS[:, None]
     # One new token may look at everything; more of them without a mask start from an empty cache.
@@ -41,27 +42,41 @@ def causal_attention(
     )
 
 
-class _ByProducts(torch.autograd.Function):
-    """Four products forward and backward; of the T x T tensors only the softmax p is kept between them."""
+def products(qkv_BTd: Iterable[Tensor], mask: Mask | None) -> tuple[Tensor, Tensor]:
+    """a_BTd, the attention's output, and p_BTT, the softmax, which is all its backward needs beside q, k and v."""
+    q_BTd, k_BTd, v_BTd = qkv_BTd
+    T, d = q_BTd.shape[1:]
+    future_TT = torch.full((T, T), float("-inf"), dtype=q_BTd.dtype).triu(1)
+    s_BTT = torch.baddbmm(future_TT, q_BTd, k_BTd.mT, alpha=d**-0.5)
+    p_BTT = torch.softmax(s_BTT, -1, out=s_BTT)
+    (dropped_BTT,) = mask(p_BTT) if mask else (p_BTT,)
+    return dropped_BTT @ v_BTd, p_BTT
 
+
+def products_backward(
+    grad_BTd: Tensor, qkv_BTd: Iterable[Tensor], p_BTT: Tensor, mask: Mask | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients with respect to q, k and v."""
+    q_BTd, k_BTd, v_BTd = qkv_BTd
+    dropped_BTT, grad_p_BTT = p_BTT, grad_BTd @ v_BTd.mT
+    if mask:
+        dropped_BTT, grad_p_BTT = mask(p_BTT, grad_p_BTT)
+    grad_v_BTd = dropped_BTT.mT @ grad_BTd
+    grad_s_BTT = torch._softmax_backward_data(grad_p_BTT, p_BTT, -1, p_BTT.dtype)
+    # The scale rides on the product; `beta=0` ignores what the first argument holds.
+    scaled = functools.partial(torch.baddbmm, q_BTd, beta=0, alpha=q_BTd.shape[2] ** -0.5)
+    return scaled(grad_s_BTT, k_BTd), scaled(grad_s_BTT.mT, q_BTd), grad_v_BTd
+
+
+class _ByProducts(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q_BTd: Tensor, k_BTd: Tensor, v_BTd: Tensor, mask: Mask | None) -> Tensor:
-        T, d = q_BTd.shape[1:]
-        future_TT = torch.full((T, T), float("-inf"), dtype=q_BTd.dtype).triu(1)
-        s_BTT = torch.baddbmm(future_TT, q_BTd, k_BTd.mT, alpha=d**-0.5)
-        p_BTT = torch.softmax(s_BTT, -1, out=s_BTT)
+        a_BTd, p_BTT = products((q_BTd, k_BTd, v_BTd), mask)
         ctx.save_for_backward(q_BTd, k_BTd, v_BTd, p_BTT)
         ctx.mask = mask
-        (dropped_BTT,) = mask(p_BTT) if mask else (p_BTT,)
-        return dropped_BTT @ v_BTd
+        return a_BTd
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        q_BTd, k_BTd, v_BTd, p_BTT = ctx.saved_tensors
-        dropped_BTT, grad_p_BTT = p_BTT, grads[0] @ v_BTd.mT
-        if ctx.mask:
-            dropped_BTT, grad_p_BTT = ctx.mask(p_BTT, grad_p_BTT)
-        grad_v_BTd = dropped_BTT.mT @ grads[0]
-        grad_s_BTT = torch._softmax_backward_data(grad_p_BTT, p_BTT, -1, p_BTT.dtype)
-        scale = q_BTd.shape[2] ** -0.5
-        return (grad_s_BTT @ k_BTd).mul_(scale), (grad_s_BTT.mT @ q_BTd).mul_(scale), grad_v_BTd, None
+        *qkv_BTd, p_BTT = ctx.saved_tensors
+        return *products_backward(grads[0], qkv_BTd, p_BTT, ctx.mask), None

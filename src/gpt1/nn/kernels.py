@@ -3,23 +3,29 @@
 Each function here is plain PyTorch and runs as it stands; after `compiled(True)` TorchInductor and the machine's C++
 compiler make it one loop over its input, at a cost of seconds when it is first called. Figures: docs/benchmarks.md.
 
-Legend: M rows (sequences x tokens), D columns.
+Legend: M rows (sequences x tokens), D columns, C = 3 D, I columns of a feed-forward layer; N sequences, H heads, T
+tokens, d = D / H.
 """
 
 import functools
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 P = ParamSpec("P")
 R = TypeVar("R")
-SHARES = 2**31
-"""Numbers that `_random` draws from, 0 .. 2^31 - 1; a share of them is what dropout keeps."""
 SLOPE, CUBIC = 2 * (2 / torch.pi) ** 0.5, 0.044715
 """gelu(x) = x sigmoid(SLOPE (x + CUBIC x^3)), the tanh form (Hendrycks and Gimpel 2016): 1 + tanh z = 2 sigmoid 2z."""
 _switch = {"compiled": False}
+
+
+class Keys(NamedTuple):
+    """What a dropout mask of M rows and D columns is drawn from: random int32 numbers."""
+
+    rows_M1: Tensor
+    columns_D: Tensor
 
 
 def compiled(on: bool) -> None:
@@ -43,68 +49,120 @@ def _fused(function: Callable[P, R]) -> Callable[P, R]:
 
 
 @_fused
-def gelu(x: Tensor) -> Tensor:
-    """x sigmoid(SLOPE (x + CUBIC x^3)), in float32 inside; two thirds cheaper than the tanh it equals."""
-    wide = x.float()
-    return (wide * torch.sigmoid(SLOPE * (wide + CUBIC * wide**3))).to(x.dtype)
+def gelu(x_MI: Tensor, bias_I: Tensor) -> Tensor:
+    """gelu(x + bias), in float32 inside."""
+    return _gelu(x_MI.float() + bias_I.float())[0].to(x_MI.dtype)
 
 
 @_fused
-def gelu_backward(grad: Tensor, x: Tensor) -> Tensor:
-    """The gradient with respect to x."""
-    wide = x.float()
-    gate = torch.sigmoid(SLOPE * (wide + CUBIC * wide**3))
-    slope = gate + wide * gate * (1 - gate) * SLOPE * (1 + 3 * CUBIC * wide**2)
-    return (grad.float() * slope).to(x.dtype)
+def gelu_and_backward(grad_MI: Tensor, x_MI: Tensor, bias_I: Tensor) -> tuple[Tensor, Tensor]:
+    """gelu(x + bias), and the gradient with respect to x."""
+    y_MI, slope_MI = _gelu(x_MI.float() + bias_I.float())
+    return y_MI.to(x_MI.dtype), (grad_MI.float() * slope_MI).to(x_MI.dtype)
+
+
+def _gelu(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x sigmoid(SLOPE (x + CUBIC x^3)), two thirds cheaper than the tanh it equals; and its derivative."""
+    gate = torch.sigmoid(SLOPE * (x + CUBIC * x**3))
+    return x * gate, gate + x * gate * (1 - gate) * SLOPE * (1 + 3 * CUBIC * x**2)
 
 
 @_fused
-def gelu_and_backward(grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """gelu(x), and the gradient with respect to x."""
-    wide = x.float()
-    gate = torch.sigmoid(SLOPE * (wide + CUBIC * wide**3))
-    slope = gate + wide * gate * (1 - gate) * SLOPE * (1 + 3 * CUBIC * wide**2)
-    return (wide * gate).to(x.dtype), (grad.float() * slope).to(x.dtype)
+def heads_apart(x_MC: Tensor, bias_C: Tensor, sequences: int, heads: int) -> Tensor:
+    """x + bias, whose C columns hold q, k and v of all heads side by side, as qkv_3NHTd in memory."""
+    width = len(bias_C) // (3 * heads)
+    return (x_MC + bias_C).view(sequences, -1, 3, heads, width).permute(2, 0, 3, 1, 4).contiguous()
 
 
 @_fused
-def turned(x_MD: Tensor) -> Tensor:
-    """x^T as rows in memory."""
-    return x_MD.T.contiguous()
+def sum_and_norm(
+    x_MD: Tensor,
+    y_MD: Tensor,
+    bias_D: Tensor,
+    gain_D: Tensor,
+    shift_D: Tensor,
+    keys: Keys,
+    dropout: float,
+    epsilon: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """LayerNorm(x + dropout(y + bias)); and the sum, its mean and 1 / deviation over D, which its backward needs."""
+    y_MD = _drop(y_MD.float() + bias_D.float(), keys, dropout)
+    sum_MD = (x_MD.float() + y_MD).to(x_MD.dtype)
+    wide_MD = sum_MD.float()
+    mean_M1 = wide_MD.mean(1, keepdim=True)
+    inverse_M1 = ((wide_MD - mean_M1).square().mean(1, keepdim=True) + epsilon).rsqrt()
+    norm_MD = (wide_MD - mean_M1) * inverse_M1 * gain_D.float() + shift_D.float()
+    return norm_MD.to(x_MD.dtype), sum_MD, mean_M1, inverse_M1
 
 
 @_fused
-def summed_and_turned(x_MD: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum over M, and x^T as rows in memory."""
-    return x_MD.sum(0, dtype=torch.float32).to(x_MD.dtype), x_MD.T.contiguous()
+def sum_and_norm_backward(
+    grad_MD: Tensor,
+    sum_MD: Tensor,
+    mean_M1: Tensor,
+    inverse_M1: Tensor,
+    gain_D: Tensor,
+    keys: Keys,
+    dropout: float,
+) -> tuple[Tensor, Tensor]:
+    """The gradients of `sum_and_norm` with respect to x and y."""
+    unit_MD = (sum_MD.float() - mean_M1) * inverse_M1
+    grad_unit_MD = grad_MD.float() * gain_D.float()
+    slope_M1 = (grad_unit_MD * unit_MD).mean(1, keepdim=True)
+    grad_x_MD = inverse_M1 * (grad_unit_MD - grad_unit_MD.mean(1, keepdim=True) - unit_MD * slope_M1)
+    return grad_x_MD.to(grad_MD.dtype), _drop(grad_x_MD, keys, dropout).to(grad_MD.dtype)
 
 
 @_fused
-def dropped(seed_1: Tensor, dropout: float, *xs: Tensor) -> list[Tensor]:
+def norm_sums(grad_MD: Tensor, sum_MD: Tensor, mean_M1: Tensor, inverse_M1: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of `sum_and_norm` with respect to its gain and shift, which are sums over M."""
+    unit_MD, grad_MD = (sum_MD.float() - mean_M1) * inverse_M1, grad_MD.float()
+    return (grad_MD * unit_MD).sum(0).to(sum_MD.dtype), grad_MD.sum(0).to(sum_MD.dtype)
+
+
+def turned(x_MD: Tensor, scale: Tensor | None = None) -> Tensor:
+    """x^T, times a scalar, as rows in memory."""
+    out_DM = x_MD.new_empty(x_MD.shape[::-1])
+    _turn(out_DM, x_MD, scale)
+    return out_DM
+
+
+@_fused
+def _turn(out_DM: Tensor, x_MD: Tensor, scale: Tensor | None) -> None:
+    # Into a tensor that is there: the loop over one that the compiler makes takes up to twice the time.
+    out_DM.copy_(x_MD.T if scale is None else (x_MD * scale).T)
+
+
+@_fused
+def summed(x_MD: Tensor) -> Tensor:
+    """The sum over M, added up in float32."""
+    return x_MD.sum(0, dtype=torch.float32).to(x_MD.dtype)
+
+
+@_fused
+def dropped(keys: Keys, dropout: float, *xs_MD: Tensor) -> list[Tensor]:
     """Each x, all of one shape, with the same share `dropout` of its elements 0 and the others divided by 1 - dropout.
 
-    Which ones is a function of the seed (int32) and the place in memory order alone, so a backward pass draws the mask
-    again instead of keeping it.
+    Which ones is a function of the keys alone, so a backward pass draws the mask again instead of keeping it.
     """
-    kept = _random(xs[0].numel(), seed_1).view(xs[0].shape) < _kept(dropout)
-    return [torch.where(kept, x * (1 / (1 - dropout)), 0) for x in xs]
+    return [_drop(x_MD, keys, dropout) for x_MD in xs_MD]
 
 
-def multipliers(shape: torch.Size, dtype: torch.dtype, seed_1: Tensor, dropout: float) -> Tensor:
+def multipliers(keys: Keys, dropout: float, dtype: torch.dtype) -> Tensor:
     """What `dropped` multiplies by, 0 or 1 / (1 - dropout): a mask to keep, where drawing it again is not cheaper."""
-    return (_random(shape.numel(), seed_1) < _kept(dropout)).to(dtype).mul_(1 / (1 - dropout)).view(shape)
+    return _kept(keys, dropout).to(dtype).mul_(1 / (1 - dropout))
 
 
-def _kept(dropout: float) -> int:
-    return int(SHARES * (1 - dropout))
+def _drop(x_MD: Tensor, keys: Keys, dropout: float) -> Tensor:
+    return torch.where(_kept(keys, dropout), x_MD * (1 / (1 - dropout)), 0) if dropout else x_MD
 
 
-def _random(count: int, seed_1: Tensor) -> Tensor:
-    """`count` int32 numbers, evenly spread over 0 .. 2^31 - 1: a multiplicative hash of 0 .. count - 1 under a seed.
+def _kept(keys: Keys, dropout: float) -> Tensor:
+    """Where a hash of the row's and the column's key is in the lower share 1 - dropout of all 32-bit numbers.
 
-    Two rounds of shift, xor and multiply as in Wellons' hash-prospector (2018); the masks make the shifts unsigned.
+    One round of multiply, shift, xor and multiply as in Wellons' hash-prospector (2018); the mask makes the shift
+    unsigned. The keys are random numbers already, which saves the rounds that would spread a position's bits.
     """
-    x = torch.arange(count, dtype=torch.int32, device=seed_1.device) * -1640531527
-    x = (x ^ (x >> 16 & 0xFFFF)) * 0x7FEB352D + seed_1
-    x = (x ^ (x >> 15 & 0x1FFFF)) * -2073254261
-    return x ^ x >> 16  # a signed shift, so the top bit cancels out
+    x_MD = (keys.rows_M1 ^ keys.columns_D) * 0x7FEB352D
+    x_MD = (x_MD ^ (x_MD >> 15 & 0x1FFFF)) * -2073254261
+    return x_MD < int(2**32 * (1 - dropout)) - 2**31

@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt1.config import Model
-from gpt1.nn.attention import causal_attention
-from gpt1.nn.layers import Dropout, Linear, feed_forward
+from gpt1.nn import kernels
+from gpt1.nn.attention import PRODUCTS_UP_TO, causal_attention
+from gpt1.nn.dropout import Dropout
+from gpt1.nn.halves import attention_half, feed_forward_half
 
 EPSILON = 1e-5
 INIT_STD = 0.02
@@ -34,8 +36,8 @@ class Attention(nn.Module):
     def __init__(self, config: Model) -> None:
         super().__init__()
         self.heads, self.dropout = config.heads, config.attention_dropout
-        self.qkv = Linear(config.width, 3 * config.width)
-        self.out = Linear(config.width, config.width)
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.out = nn.Linear(config.width, config.width)
 
     def forward(self, x_NTD: Tensor, mask_NTS: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         N, T, D = x_NTD.shape
@@ -53,11 +55,11 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: Model) -> None:
         super().__init__()
-        self.up = Linear(config.width, config.inner)
-        self.down = Linear(config.inner, config.width)
+        self.up = nn.Linear(config.width, config.inner)
+        self.down = nn.Linear(config.inner, config.width)
 
     def forward(self, x_NTD: Tensor) -> Tensor:
-        return feed_forward(x_NTD, self.up, self.down)
+        return self.down(F.gelu(self.up(x_NTD), approximate="tanh"))
 
 
 class Block(nn.Module):
@@ -72,8 +74,18 @@ class Block(nn.Module):
         self.dropout = Dropout(config.residual_dropout)
 
     def forward(self, x_NTD: Tensor, mask_NTS: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        n_NTD = self.attention_norm(x_NTD + self.dropout(self.attention(x_NTD, mask_NTS, cache)))
+        n_NTD = self._attend(x_NTD, mask_NTS, cache)
+        if kernels.worth_it(n_NTD):
+            f = self.feed_forward
+            return feed_forward_half(n_NTD, f.up, f.down, self.feed_forward_norm, self.dropout.now())
         return self.feed_forward_norm(n_NTD + self.dropout(self.feed_forward(n_NTD)))
+
+    def _attend(self, x_NTD: Tensor, mask_NTS: Tensor | None, cache: Cache | None) -> Tensor:
+        if mask_NTS is None and cache is None and x_NTD.shape[1] <= PRODUCTS_UP_TO and kernels.worth_it(x_NTD):
+            a = self.attention
+            dropout = a.dropout if self.training else 0.0
+            return attention_half(x_NTD, a.qkv, a.out, self.attention_norm, a.heads, dropout, self.dropout.now())
+        return self.attention_norm(x_NTD + self.dropout(self.attention(x_NTD, mask_NTS, cache)))
 
 
 class GPT(nn.Module):

@@ -21,6 +21,9 @@ MULTIPLE = 64
 """Rows and vocabulary are padded to multiples of this: oneDNN compiles, and keeps, a kernel for every new shape,
 and its products with an odd vocabulary run at two thirds of their speed."""
 
+COLUMNS = 4096
+"""Logits that a product on a CPU makes at a time: the rows of the matrix that it reads stay in the cache."""
+
 
 def vocabulary_loss(h_NTD: Tensor, matrix_VD: Tensor, targets_NT: Tensor, weights_NT: Tensor) -> Tensor:
     """Weighted sum of -log softmax(h W^T)[target], a scalar in nats (float32, or float64 for float64 input).
@@ -95,12 +98,15 @@ class _SlicedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_h_MD, grad_matrix_DV = ctx.saved_tensors
         scale = grads[0]
-        return grad_h_MD.mul_(scale), kernels.turned(grad_matrix_DV.mul_(scale)), None, None
+        return grad_h_MD.mul_(scale), kernels.turned(grad_matrix_DV, scale), None, None
 
 
 def _softmax(h_mD: Tensor, matrix_PD: Tensor, vocabulary: int) -> Tensor:
     """p_mP: next-token probabilities in the place of the logits, 0 for the rows that only pad the matrix."""
-    logits_mP = h_mD @ matrix_PD.T
+    logits_mP = h_mD.new_empty(len(h_mD), len(matrix_PD))
+    columns = COLUMNS if h_mD.device.type == "cpu" else len(matrix_PD)
+    for logits_mp, matrix_pD in zip(logits_mP.split(columns, 1), matrix_PD.split(columns), strict=True):
+        torch.mm(h_mD, matrix_pD.T, out=logits_mp)
     logits_mP[:, vocabulary:] = float("-inf")
     return torch.softmax(logits_mP, 1, out=logits_mP)
 

@@ -49,7 +49,8 @@ class Optimizer:
             gradient.add_(weight.grad)
         else:
             gradient.copy_(weight.grad)  # one pass fewer than adding to zeros
-        self.norms[name] = torch.linalg.vector_norm(gradient)  # while it lies in the cache
+        flat = gradient.view(-1)
+        self.norms[name] = torch.dot(flat, flat).sqrt()  # half the time of vector_norm
         weight.grad = None
 
     def update(self, step: int) -> Tensor:

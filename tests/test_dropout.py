@@ -1,16 +1,15 @@
-"""The layers against PyTorch's own, as they stand and compiled."""
+"""Dropout and attention with it against their formulas, by kernels as they stand and compiled."""
 
 import shutil
 from collections.abc import Iterator
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from gpt1.nn import kernels
 from gpt1.nn.attention import causal_attention
-from gpt1.nn.layers import Dropout, Linear, dropout, feed_forward, gelu
+from gpt1.nn.dropout import Dropout, dropout, new_keys
 
 
 @pytest.fixture(params=["plain", "compiled"])
@@ -26,37 +25,6 @@ def gradients(y: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
     return torch.autograd.grad(y, inputs, torch.linspace(-1, 1, y.numel()).view_as(y).to(y.dtype))
 
 
-def test_gelu_is_pytorchs_tanh_form(way: str) -> None:
-    x = torch.linspace(-9, 9, 999, requires_grad=True)
-    torch.testing.assert_close(gelu(x), F.gelu(x, approximate="tanh"), atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(gradients(gelu(x), x), gradients(F.gelu(x, approximate="tanh"), x), atol=2e-6, rtol=1e-5)
-
-
-def test_linear_is_pytorchs(way: str) -> None:
-    torch.manual_seed(0)
-    ours = Linear(24, 40).bfloat16()
-    theirs = nn.Linear(24, 40)
-    theirs.load_state_dict(ours.state_dict())
-    x = torch.randn(3, 7, 24).bfloat16().requires_grad_()
-    wide = x.detach().float().requires_grad_()
-    torch.testing.assert_close(ours(x).float(), theirs(wide), atol=0.02, rtol=0.02)
-    found = gradients(ours(x), x, *ours.parameters())
-    for a, b in zip(found, gradients(theirs(wide), wide, *theirs.parameters()), strict=True):
-        assert a.dtype == torch.bfloat16
-        torch.testing.assert_close(a.float(), b, atol=0.05, rtol=0.02)
-
-
-def test_a_feed_forward_layer_that_keeps_less_is_its_parts_bit_for_bit(way: str) -> None:
-    torch.manual_seed(0)
-    up, down = Linear(24, 96).bfloat16(), Linear(96, 24).bfloat16()
-    x = torch.randn(3, 7, 24).bfloat16().requires_grad_()
-    inputs = (x, *up.parameters(), *down.parameters())
-    whole, parts = feed_forward(x, up, down), down(gelu(up(x)))
-    assert torch.equal(whole, parts)
-    for a, b in zip(gradients(whole, *inputs), gradients(parts, *inputs), strict=True):
-        assert torch.equal(a, b)
-
-
 def test_dropout_keeps_the_share_and_the_mean(way: str) -> None:
     torch.manual_seed(1)
     x = torch.ones(1000, 1000, requires_grad=True)
@@ -67,6 +35,9 @@ def test_dropout_keeps_the_share_and_the_mean(way: str) -> None:
     # Neighbours, in a row and in a column, know nothing of each other: both kept in 81 %.
     for pair in (kept[:, 1:] & kept[:, :-1], kept[1:] & kept[:-1]):
         assert pair.float().mean().item() == pytest.approx(0.81, abs=3e-3)
+    # Nor do rows and columns differ by more than chance: 1,000 draws have a deviation of 0.0095.
+    for mean in (kept.float().mean(0), kept.float().mean(1)):
+        assert mean.std().item() == pytest.approx(0.0095, rel=0.15)
     # The backward pass uses the forward's mask.
     assert torch.equal(torch.autograd.grad(y.sum(), x)[0], y.detach())
 
@@ -81,10 +52,9 @@ def test_every_call_draws_a_mask_of_its_own_and_a_seed_repeats_it(way: str) -> N
 
 
 def test_both_ways_draw_the_same_mask() -> None:
-    seed = torch.tensor([7], dtype=torch.int32)
-    x = torch.randn(33, 65)
-    expected = x * kernels.multipliers(x.shape, x.dtype, seed, 0.3)
-    torch.testing.assert_close(kernels.dropped(seed, 0.3, x)[0], expected)
+    keys, x = new_keys(33, 65), torch.randn(33, 65)
+    expected = x * kernels.multipliers(keys, 0.3, x.dtype)
+    torch.testing.assert_close(kernels.dropped(keys, 0.3, x)[0], expected)
 
 
 def test_no_dropout_while_evaluating() -> None:

@@ -1,0 +1,67 @@
+"""Dropout by a mask that is a hash of the position: PyTorch's CPU draws it number by number, several times slower."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gpt1.nn import kernels
+from gpt1.nn.kernels import Keys
+
+
+class Dropout(nn.Module):
+    """Inverted dropout (Srivastava et al. 2014), while training."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, x: Tensor) -> Tensor:
+        return dropout(x, self.now())
+
+    def now(self) -> float:
+        """The share that is dropped: none while evaluating."""
+        return self.share if self.training else 0.0
+
+
+def dropout(x: Tensor, share: float) -> Tensor:
+    """Zeros for a `share` of the elements, the others divided by 1 - share; random by torch's default generator."""
+    if share == 0:
+        return x
+    if x.device.type != "cpu":
+        return F.dropout(x, share)
+    y: Tensor = _Masked.apply(x, Mask(x.shape, x.dtype, share, again=kernels.worth_it(x)))
+    return y
+
+
+def new_keys(rows: int, columns: int) -> Keys:
+    """The keys of one mask, from torch's default generator."""
+    rows_M1, columns_D = (torch.randint(-(2**31), 2**31, size, dtype=torch.int32) for size in ((rows, 1), (columns,)))
+    return Keys(rows_M1, columns_D)
+
+
+class Mask:
+    """One dropout mask, for a forward pass and its backward: kept, or drawn `again` where that is cheaper."""
+
+    def __init__(self, shape: torch.Size, dtype: torch.dtype, share: float, again: bool) -> None:
+        self.keys = new_keys(shape[:-1].numel(), shape[-1])
+        self.share = share
+        self.multipliers = None if again else kernels.multipliers(self.keys, share, dtype).view(shape)
+
+    def __call__(self, *xs: Tensor) -> list[Tensor]:
+        if self.multipliers is None:
+            dropped = kernels.dropped(self.keys, self.share, *(x.flatten(0, -2).contiguous() for x in xs))
+            return [y.view_as(x) for y, x in zip(dropped, xs, strict=True)]
+        return [x * self.multipliers for x in xs]
+
+
+class _Masked(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mask: Mask) -> Tensor:
+        ctx.mask = mask
+        return mask(x)[0]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return ctx.mask(grads[0])[0], None

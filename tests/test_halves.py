@@ -1,0 +1,68 @@
+"""A block's halves written out, against the same block left to PyTorch."""
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from gpt1.config import Model
+from gpt1.nn import kernels
+from gpt1.nn.model import Block
+
+SHAPE = Model(context=24, width=32, heads=2, inner=96, attention_dropout=0.2, residual_dropout=0.3)
+
+
+@pytest.fixture(autouse=True)
+def compiled_again() -> Iterator[None]:
+    if not shutil.which("g++"):
+        pytest.skip("no C++ compiler")
+    yield
+    kernels.compiled(False)
+
+
+def a_block() -> Block:
+    """With weights, biases and gains that are all random, so that none can be left out unseen."""
+    torch.manual_seed(0)
+    block = Block(SHAPE)
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter.normal_(1.0 if parameter.dim() == 1 else 0.0, 0.2)
+    return block
+
+
+def run(block: Block, x: Tensor, compiled: bool) -> tuple[Tensor, ...]:
+    """The output, and the gradients of the input and of every parameter; dropout from one seed."""
+    kernels.compiled(compiled)
+    torch.manual_seed(5)
+    x = x.detach().requires_grad_()
+    y = block(x)
+    grad = torch.linspace(-1, 1, y.numel()).view_as(y).to(y.dtype)
+    return y, *torch.autograd.grad(y, (x, *block.parameters()), grad)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_block_is_the_plain_one(training: bool) -> None:
+    block, x = a_block().train(training), torch.randn(3, 16, 32)
+    for found, expected in zip(run(block, x, True), run(block, x, False), strict=True):
+        torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+
+
+def test_in_bfloat16_it_is_as_near_to_float32_as_the_plain_one() -> None:
+    block, x = a_block(), torch.randn(3, 16, 32).bfloat16()
+    exact = run(block, x.float(), False)
+    block = block.bfloat16()
+    block.load_state_dict(a_block().state_dict())
+    for fast, plain, truth in zip(run(block, x, True), run(block, x, False), exact, strict=True):
+        assert fast.dtype == torch.bfloat16
+        assert (fast - truth).norm() <= 1.25 * (plain - truth).norm() + 1e-3 * truth.norm()
+
+
+def test_a_context_too_long_for_products_takes_the_fused_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    block, x = a_block().eval(), torch.randn(2, 16, 32)
+    expected = run(block, x, False)
+    monkeypatch.setattr("gpt1.nn.model.PRODUCTS_UP_TO", 8)
+    monkeypatch.setattr("gpt1.nn.attention.PRODUCTS_UP_TO", 8)
+    for found, wanted in zip(run(block, x, True), expected, strict=True):
+        torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-4)
