@@ -67,10 +67,10 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_MD, qkv_3BTd, p_BTT, a_MD, qkv_CD, out_DD, *norm = ctx.saved_tensors
         grad_MD, grad_x_MD, *grad_norm = _norm_backward(grads[0], norm, ctx.dropout)
-        grad_out_bias_D, grad_out_DD = kernels.summed(grad_MD), _weight_gradient(grad_MD, a_MD)
+        grad_out_bias_D, grad_out_DD = grad_MD.sum(0), _weight_gradient(grad_MD, a_MD)
         grad_a_BTd = _apart(grad_MD @ out_DD, ctx.N, *qkv_3BTd.shape[1:])
         grad_qkv_MC = _side_by_side(products_backward(grad_a_BTd, qkv_3BTd, p_BTT, ctx.mask), ctx.N)
-        grad_qkv_bias_C, grad_qkv_CD = kernels.summed(grad_qkv_MC), _weight_gradient(grad_qkv_MC, x_MD)
+        grad_qkv_bias_C, grad_qkv_CD = grad_qkv_MC.sum(0), _weight_gradient(grad_qkv_MC, x_MD)
         grad_x_NTD = grad_x_MD.addmm_(grad_qkv_MC, qkv_CD).view_as(grads[0])
         weights = grad_qkv_CD, grad_qkv_bias_C, grad_out_DD, grad_out_bias_D, *grad_norm
         return grad_x_NTD, None, None, None, None, *weights
@@ -94,9 +94,9 @@ class _FeedForward(torch.autograd.Function):
         x_MD, wide_MI, up_ID, up_bias_I, down_DI, *norm = ctx.saved_tensors
         grad_MD, grad_x_MD, *grad_norm = _norm_backward(grads[0], norm, ctx.dropout)
         activated_MI, grad_wide_MI = kernels.gelu_and_backward(grad_MD @ down_DI, wide_MI, up_bias_I)
-        grad_down_bias_D, grad_down_DI = kernels.summed(grad_MD), _weight_gradient(grad_MD, activated_MI)
+        grad_down_bias_D, grad_down_DI = grad_MD.sum(0), _weight_gradient(grad_MD, activated_MI)
         del activated_MI
-        grad_up_bias_I, grad_up_ID = kernels.summed(grad_wide_MI), _weight_gradient(grad_wide_MI, x_MD)
+        grad_up_bias_I, grad_up_ID = grad_wide_MI.sum(0), _weight_gradient(grad_wide_MI, x_MD)
         grad_x_NTD = grad_x_MD.addmm_(grad_wide_MI, up_ID).view_as(grads[0])
         return grad_x_NTD, None, None, grad_up_ID, grad_up_bias_I, grad_down_DI, grad_down_bias_D, *grad_norm
 

@@ -134,12 +134,6 @@ def _turn(out_DM: Tensor, x_MD: Tensor, scale: Tensor | None) -> None:
 
 
 @_fused
-def summed(x_MD: Tensor) -> Tensor:
-    """The sum over M, added up in float32."""
-    return x_MD.sum(0, dtype=torch.float32).to(x_MD.dtype)
-
-
-@_fused
 def dropped(keys: Keys, dropout: float, *xs_MD: Tensor) -> list[Tensor]:
     """Each x, all of one shape, with the same share `dropout` of its elements 0 and the others divided by 1 - dropout.
 
