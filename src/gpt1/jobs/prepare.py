@@ -72,7 +72,7 @@ def show(result: dict[str, Any]) -> RenderableType:
         "training": f"{result['train_tokens']:,} tokens of {_documents(result['train_documents'])}",
         "validation": f"{result['val_tokens']:,} tokens of {_documents(result['val_documents'])}",
         "tokenizer": f"{result['tokenizer']}, {result['vocabulary']:,} tokens, "
-        f"trained in {result['seconds_training_tokenizer']:.1f} seconds",
+        f"ready in {result['seconds_training_tokenizer']:.1f} seconds",
         "encoding": f"{result['seconds_encoding']:.1f} seconds, {result['megabytes_per_second']:.1f} MB/s",
     }
     return table(rows, title=f"{result['out']}{' (unchanged)' if result['unchanged'] else ''}")

@@ -5,7 +5,7 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from gpt1.config import Pretrain
@@ -13,7 +13,7 @@ from gpt1.data.windows import Windows
 from gpt1.jobs.console import say
 from gpt1.jobs.likelihood import TOKENS_AT_ONCE
 from gpt1.jobs.pretraining.run import Run
-from gpt1.train.loop import train
+from gpt1.train.loop import Report, train
 
 EVALUATIONS = 10
 """Validations in a run, unless told otherwise."""
@@ -21,8 +21,10 @@ EVALUATION_WINDOWS = 64
 """Windows an interim validation looks at; the last validation looks at everything."""
 MANY = 10_000
 """Updates of the run that is measured, which is stopped long before."""
+TURN = 2
+"""Updates of a turn: one of one micro-batch, one of two."""
 ROUNDS = 3
-"""Least number of pairs of updates that are measured, besides one that warms up."""
+"""Least number of turns that are measured, besides one that warms up."""
 FEWEST_UPDATES, MOST_UPDATES = 10, 10**9
 
 
@@ -60,38 +62,51 @@ def measure(run: Run, seconds: float) -> Pace:
     The run's weights, log and folder are changed: it must be one that is thrown away.
     """
     context, tokens = run.settings.model.context, len(run.data.val)
-    update = _update(run, seconds)
+    reports = _updates(run)
+    update = _update(reports, seconds, run.settings)
     windows = 1 + -(-max(0, tokens - context) // (context // 2))
     tried = min(windows, EVALUATION_WINDOWS, max(1, TOKENS_AT_ONCE // context))
     run.validate(1, tried)  # the first pass prepares kernels, which the run does once
     window = _timed(lambda: run.validate(1, tried)) / tried
     sample, save = _timed(lambda: run.sample(1)), _timed(lambda: run.save(1))
+    for _ in range(TURN):
+        next(reports)  # what a pause leaves of the heap makes the updates after it take more memory
     return Pace(update, window * min(windows, EVALUATION_WINDOWS), window * windows, sample, save)
 
 
-def _update(run: Run, seconds: float) -> float:
-    """Seconds of one update, from turns of updates of one and of two micro-batches.
+def _updates(run: Run) -> Iterator[Report]:
+    """Updates of one and of two micro-batches, by turns."""
+    settings = run.settings
+    one, two = (
+        Windows(run.data.train, settings.model.context, rows, settings.micro_batch, settings.seed)
+        for rows in _rows(settings)
+    )
+    return train(
+        run.model, lambda step: (one, two)[step % TURN](step), run.optimizer,
+        weights={"lm": 1.0}, steps=MANY, seed=settings.seed, device=run.device,
+    )  # fmt: skip
+
+
+def _rows(settings: Pretrain) -> tuple[int, int]:
+    """Windows in one and in two micro-batches."""
+    return settings.micro_batch, min(2 * settings.micro_batch, settings.batch)
+
+
+def _update(reports: Iterator[Report], seconds: float, settings: Pretrain) -> float:
+    """Seconds of one update, from about so many seconds of turns.
 
     Each micro-batch more costs the same; what is left is the optimizer's step.
     """
-    settings, times = run.settings, ([], [])  # type: Pretrain, tuple[list[float], list[float]]
-    small, large = settings.micro_batch, min(2 * settings.micro_batch, settings.batch)
-    one, two = (
-        Windows(run.data.train, settings.model.context, rows, settings.micro_batch, settings.seed)
-        for rows in (small, large)
-    )
-    reports = train(
-        run.model, lambda step: (one, two)[step % 2](step), run.optimizer,
-        weights={"lm": 1.0}, steps=MANY, seed=settings.seed, device=run.device,
-    )  # fmt: skip
-    for report in itertools.islice(reports, 2):
+    times: tuple[list[float], list[float]] = ([], [])
+    for report in itertools.islice(reports, TURN):
         until = time.perf_counter() + seconds  # memory and kernels are there from the second update on
         del report
     for report in reports:
-        times[(report.step - 1) % 2].append(report.seconds)
+        times[(report.step - 1) % TURN].append(report.seconds)
         if len(times[1]) >= ROUNDS and time.perf_counter() > until:
             break
     first, both = map(statistics.median, times)
+    small, large = _rows(settings)
     if small == large:
         return statistics.median(times[0] + times[1])
     return first + (settings.batch - small) / (large - small) * max(0.0, both - first)
