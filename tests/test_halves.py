@@ -15,7 +15,7 @@ SHAPE = Model(context=24, width=32, heads=2, inner=96, attention_dropout=0.2, re
 
 
 @pytest.fixture(autouse=True)
-def compiled_again() -> Iterator[None]:
+def compiler() -> Iterator[None]:
     if not shutil.which("g++"):
         pytest.skip("no C++ compiler")
     yield

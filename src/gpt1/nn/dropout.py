@@ -1,4 +1,4 @@
-"""Dropout by a mask that is a hash of the position: PyTorch's CPU draws it number by number, several times slower."""
+"""Dropout whose mask is a hash of row and column: PyTorch's CPU draws it number by number, several times slower."""
 
 from typing import Any
 

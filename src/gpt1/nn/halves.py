@@ -105,9 +105,9 @@ def _norm_backward(grad_NTD: Tensor, norm: list[Tensor], dropout: float) -> tupl
     """grad_y_MD and grad_x_MD of the sum y + x under the norm, and those of gain and shift."""
     grad_MD = grad_NTD.flatten(0, 1)
     sum_MD, mean_M1, inverse_M1, gain_D, *keys = norm
-    unit = (sum_MD, mean_M1, inverse_M1)
-    grad_x_MD, grad_y_MD = kernels.sum_and_norm_backward(grad_MD, *unit, gain_D, Keys(*keys), dropout)
-    return grad_y_MD, grad_x_MD, *kernels.norm_sums(grad_MD, *unit)
+    statistics = mean_M1, inverse_M1
+    grad_x_MD, grad_y_MD = kernels.sum_and_norm_backward(grad_MD, sum_MD, *statistics, gain_D, Keys(*keys), dropout)
+    return grad_y_MD, grad_x_MD, *kernels.norm_sums(grad_MD, sum_MD, *statistics)
 
 
 def _weight_gradient(grad_MO: Tensor, x_MI: Tensor) -> Tensor:
