@@ -26,6 +26,7 @@ def machine(settings: Command) -> tuple[torch.device, torch.dtype]:
     keep_pages()
     torch.set_num_threads(settings.threads or len(_cores()))
     torch.manual_seed(settings.seed)
+    kernels.compiled(False)  # whatever the last job in this process asked for
     device = _device(settings.device)
     if settings.dtype == "auto":
         return device, torch.bfloat16 if _has_bf16(device) else torch.float32
