@@ -7,7 +7,8 @@ gradient ride on products, and of the feed-forward layer's two wide tensors one 
 A weight's gradient is a product whose first factor lies transposed in memory, which oneDNN's bfloat16 GEMM runs at
 half its speed: turning it over first costs less.
 
-Legend: N sequences, H heads, B = N H, T tokens, d width of a head, M = N T, D width, I inner width.
+Legend: N sequences, H heads, B = N H, T tokens, M = N T, d width of a head, D width, C = 3 D (q, k and v side by side),
+I inner width (in `_weight_gradient` the inputs, O the outputs, of any linear layer).
 """
 
 from typing import Any
