@@ -35,6 +35,9 @@ def test_dropout_keeps_the_share_and_the_mean(way: str) -> None:
     # Neighbours, in a row and in a column, know nothing of each other: both kept in 81 %.
     for pair in (kept[:, 1:] & kept[:, :-1], kept[1:] & kept[:-1]):
         assert pair.float().mean().item() == pytest.approx(0.81, abs=3e-3)
+    # The corners of a rectangle, whose keys cancel out, neither: an odd number of them in (1 - 0.8^4) / 2.
+    odd = kept[1:, 1:] ^ kept[:-1, 1:] ^ kept[1:, :-1] ^ kept[:-1, :-1]
+    assert odd.float().mean().item() == pytest.approx(0.2952, abs=3e-3)
     # Nor do rows and columns differ by more than chance: 1,000 draws have a deviation of 0.0095.
     for mean in (kept.float().mean(0), kept.float().mean(1)):
         assert mean.std().item() == pytest.approx(0.0095, rel=0.15)

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gpt1.config import Model
 from gpt1.nn import kernels
 from gpt1.nn.model import Block
 
-SHAPE = Model(context=24, width=32, heads=2, inner=96, attention_dropout=0.2, residual_dropout=0.3)
+SHAPE = Model(context=24, width=32, heads=2, inner=80, attention_dropout=0.2, residual_dropout=0.3)
 
 
 @pytest.fixture(autouse=True)
@@ -42,15 +43,44 @@ def run(block: Block, x: Tensor, compiled: bool) -> tuple[Tensor, ...]:
     return y, *torch.autograd.grad(y, (x, *block.parameters()), grad)
 
 
+def test_gelu_and_its_gradient_are_pytorchs_tanh_form() -> None:
+    x, bias, grad = torch.linspace(-9, 9, 999)[None], torch.full((999,), 0.25), torch.linspace(-1, 1, 999)[None]
+    sum_ = (x + bias).requires_grad_()
+    expected = F.gelu(sum_, approximate="tanh")
+    expected.backward(grad)
+    for compiled in (False, True):
+        kernels.compiled(compiled)
+        y, grad_x = kernels.gelu_and_backward(grad, x, bias)
+        torch.testing.assert_close(y, expected.detach(), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(kernels.gelu(x, bias), y)
+        torch.testing.assert_close(grad_x, sum_.grad, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rates", [(0.2, 0.0), (0.0, 0.3), (0.0, 0.0)])
+def test_without_a_dropout_too(rates: tuple[float, float]) -> None:
+    block, x = a_block(), torch.randn(3, 12, 32)
+    block.attention.dropout.share, block.dropout.share = rates
+    for found, expected in zip(run(block, x, True), run(block, x, False), strict=True):
+        torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+
+
+def test_a_gradient_of_a_gradient_is_refused() -> None:
+    block, x = a_block(), torch.randn(3, 12, 32, requires_grad=True)
+    kernels.compiled(True)
+    (grad,) = torch.autograd.grad(block(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        torch.autograd.grad(grad.sum(), x)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_a_block_is_the_plain_one(training: bool) -> None:
-    block, x = a_block().train(training), torch.randn(3, 16, 32)
+    block, x = a_block().train(training), torch.randn(3, 12, 32)
     for found, expected in zip(run(block, x, True), run(block, x, False), strict=True):
         torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
 
 
 def test_in_bfloat16_it_is_as_near_to_float32_as_the_plain_one() -> None:
-    block, x = a_block(), torch.randn(3, 16, 32).bfloat16()
+    block, x = a_block(), torch.randn(3, 12, 32).bfloat16()
     exact = run(block, x.float(), False)
     block = block.bfloat16()
     block.load_state_dict(a_block().state_dict())
@@ -60,8 +90,10 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_the_plain_one() -> None:
 
 
 def test_a_context_too_long_for_products_takes_the_fused_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    block, x = a_block().eval(), torch.randn(2, 16, 32)
+    block, x = a_block().eval(), torch.randn(2, 12, 32)
     expected = run(block, x, False)
+    monkeypatch.setattr("gpt1.nn.halves.products", None)
+    monkeypatch.setattr("gpt1.nn.attention.products", None)
     monkeypatch.setattr("gpt1.nn.model.PRODUCTS_UP_TO", 8)
     monkeypatch.setattr("gpt1.nn.attention.PRODUCTS_UP_TO", 8)
     for found, wanted in zip(run(block, x, True), expected, strict=True):

@@ -139,7 +139,9 @@ def _pace(settings: Pretrain, data: Data, device: torch.device, dtype: torch.dty
         model, optimizer = build(settings, MANY, device, dtype)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            return measure(Run(folder, settings, MANY, data, model, optimizer, Log(folder, 0), device), SECONDS)
+            return measure(
+                Run(folder, settings, MANY, data, model, optimizer, Log(folder, 0), device), SECONDS, fill=True
+            )
     except torch.OutOfMemoryError:
         raise UserError(f"this run does not fit into the {_size(there)} there; {REMEDY}") from None
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from gpt1.nn import kernels
 from gpt1.nn.dropout import Mask
@@ -43,7 +44,7 @@ def causal_attention(
 
 
 def products(qkv_BTd: Iterable[Tensor], mask: Mask | None) -> tuple[Tensor, Tensor]:
-    """a_BTd, the attention's output, and p_BTT, the softmax, which is all its backward needs beside q, k and v."""
+    """a_BTd, the attention's output, and p_BTT, the softmax, which its backward needs beside q, k, v and the mask."""
     q_BTd, k_BTd, v_BTd = qkv_BTd
     T, d = q_BTd.shape[1:]
     future_TT = torch.full((T, T), float("-inf"), dtype=q_BTd.dtype).triu(1)
@@ -77,6 +78,7 @@ class _ByProducts(torch.autograd.Function):
         return a_BTd
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         *qkv_BTd, p_BTT = ctx.saved_tensors
         return *products_backward(grads[0], qkv_BTd, p_BTT, ctx.mask), None

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from gpt1.nn import kernels
 from gpt1.nn.kernels import Keys
@@ -63,5 +64,6 @@ class _Masked(torch.autograd.Function):
         return mask(x)[0]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         return ctx.mask(grads[0])[0], None

@@ -5,7 +5,7 @@ Here biases, dropout, sums and norms share a few compiled passes (`nn.kernels`),
 gradient ride on products, and of the feed-forward layer's two wide tensors one is kept, the other made again.
 
 A weight's gradient is a product whose first factor lies transposed in memory, which oneDNN's bfloat16 GEMM runs at
-half its speed: turning it over first costs less.
+half its speed: turning it over first costs less. All weights get a gradient, frozen or not.
 
 Legend: N sequences, H heads, B = N H, T tokens, M = N T, d width of a head, D width, C = 3 D (q, k and v side by side),
 I inner width (in `_weight_gradient` the inputs, O the outputs, of any linear layer).
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from gpt1.nn import kernels
 from gpt1.nn.attention import products, products_backward
@@ -58,20 +59,23 @@ class _Attention(torch.autograd.Function):
         mask = Mask(shape_BTT, x_NTD.dtype, attention_dropout, again=True) if attention_dropout else None
         a_BTd, p_BTT = products(qkv_3BTd, mask)
         a_MD = _together(a_BTd, N)
-        keys = new_keys(N * T, D)
-        h_MD, *norm = kernels.sum_and_norm(x_MD, a_MD @ out_DD.T, out_bias_D, gain_D, shift_D, keys, dropout, epsilon)
-        ctx.save_for_backward(x_MD, qkv_3BTd, p_BTT, a_MD, qkv_CD, out_DD, *norm, gain_D, *keys)
+        ctx.keys = new_keys(N * T, D) if dropout else None
+        y_MD = a_MD @ out_DD.T
+        h_MD, *norm = kernels.sum_and_norm(x_MD, y_MD, out_bias_D, gain_D, shift_D, ctx.keys, dropout, epsilon)
+        ctx.save_for_backward(x_MD, qkv_3BTd, p_BTT, a_MD, qkv_CD, out_DD, *norm, gain_D)
         ctx.mask, ctx.dropout, ctx.N = mask, dropout, N
         return h_MD.view(N, T, D)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_MD, qkv_3BTd, p_BTT, a_MD, qkv_CD, out_DD, *norm = ctx.saved_tensors
-        grad_MD, grad_x_MD, *grad_norm = _norm_backward(grads[0], norm, ctx.dropout)
+        grad_MD, grad_x_MD, *grad_norm = _norm_backward(grads[0], norm, ctx.keys, ctx.dropout)
         grad_out_bias_D, grad_out_DD = grad_MD.sum(0), _weight_gradient(grad_MD, a_MD)
         grad_a_BTd = _apart(grad_MD @ out_DD, ctx.N, *qkv_3BTd.shape[1:])
         grad_qkv_MC = _side_by_side(products_backward(grad_a_BTd, qkv_3BTd, p_BTT, ctx.mask), ctx.N)
         grad_qkv_bias_C, grad_qkv_CD = grad_qkv_MC.sum(0), _weight_gradient(grad_qkv_MC, x_MD)
+        # Last, since without dropout `grad_x_MD` may be `grad_MD` itself.
         grad_x_NTD = grad_x_MD.addmm_(grad_qkv_MC, qkv_CD).view_as(grads[0])
         weights = grad_qkv_CD, grad_qkv_bias_C, grad_out_DD, grad_out_bias_D, *grad_norm
         return grad_x_NTD, None, None, None, None, *weights
@@ -84,30 +88,34 @@ class _FeedForward(torch.autograd.Function):
         x_MD = x_NTD.flatten(0, 1)
         wide_MI = x_MD @ up_ID.T
         y_MD = kernels.gelu(wide_MI, up_bias_I) @ down_DI.T
-        keys = new_keys(*x_MD.shape)
-        h_MD, *norm = kernels.sum_and_norm(x_MD, y_MD, down_bias_D, gain_D, shift_D, keys, dropout, epsilon)
-        ctx.save_for_backward(x_MD, wide_MI, up_ID, up_bias_I, down_DI, *norm, gain_D, *keys)
+        ctx.keys = new_keys(*x_MD.shape) if dropout else None
+        h_MD, *norm = kernels.sum_and_norm(x_MD, y_MD, down_bias_D, gain_D, shift_D, ctx.keys, dropout, epsilon)
+        ctx.save_for_backward(x_MD, wide_MI, up_ID, up_bias_I, down_DI, *norm, gain_D)
         ctx.dropout = dropout
         return h_MD.view_as(x_NTD)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_MD, wide_MI, up_ID, up_bias_I, down_DI, *norm = ctx.saved_tensors
-        grad_MD, grad_x_MD, *grad_norm = _norm_backward(grads[0], norm, ctx.dropout)
+        grad_MD, grad_x_MD, *grad_norm = _norm_backward(grads[0], norm, ctx.keys, ctx.dropout)
         activated_MI, grad_wide_MI = kernels.gelu_and_backward(grad_MD @ down_DI, wide_MI, up_bias_I)
         grad_down_bias_D, grad_down_DI = grad_MD.sum(0), _weight_gradient(grad_MD, activated_MI)
         del activated_MI
         grad_up_bias_I, grad_up_ID = grad_wide_MI.sum(0), _weight_gradient(grad_wide_MI, x_MD)
+        # Last, since without dropout `grad_x_MD` may be `grad_MD` itself.
         grad_x_NTD = grad_x_MD.addmm_(grad_wide_MI, up_ID).view_as(grads[0])
         return grad_x_NTD, None, None, grad_up_ID, grad_up_bias_I, grad_down_DI, grad_down_bias_D, *grad_norm
 
 
-def _norm_backward(grad_NTD: Tensor, norm: list[Tensor], dropout: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _norm_backward(
+    grad_NTD: Tensor, norm: list[Tensor], keys: Keys | None, dropout: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """grad_y_MD and grad_x_MD of the sum y + x under the norm, and those of gain and shift."""
     grad_MD = grad_NTD.flatten(0, 1)
-    sum_MD, mean_M1, inverse_M1, gain_D, *keys = norm
+    sum_MD, mean_M1, inverse_M1, gain_D = norm
     statistics = mean_M1, inverse_M1
-    grad_x_MD, grad_y_MD = kernels.sum_and_norm_backward(grad_MD, sum_MD, *statistics, gain_D, Keys(*keys), dropout)
+    grad_x_MD, grad_y_MD = kernels.sum_and_norm_backward(grad_MD, sum_MD, *statistics, gain_D, keys, dropout)
     return grad_y_MD, grad_x_MD, *kernels.norm_sums(grad_MD, sum_MD, *statistics)
 
 

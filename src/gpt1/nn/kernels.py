@@ -18,6 +18,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 SLOPE, CUBIC = 2 * (2 / torch.pi) ** 0.5, 0.044715
 """gelu(x) = x sigmoid(SLOPE (x + CUBIC x^3)), the tanh form (Hendrycks and Gimpel 2016): 1 + tanh z = 2 sigmoid 2z."""
+VARIANTS = 64
+"""Shapes that each function may be compiled for in one process."""
 _switch = {"compiled": False}
 
 
@@ -39,7 +41,12 @@ def worth_it(x: Tensor) -> bool:
 
 
 def _fused(function: Callable[P, R]) -> Callable[P, R]:
-    build = functools.cache(lambda: torch.compile(function, dynamic=False))
+    @functools.cache
+    def build() -> Callable[P, R]:
+        compiled = torch.compile(function, dynamic=False)
+        # Each shape is a variant; a function that meets more than 8 would run as it stands, several times slower.
+        torch._dynamo.config.recompile_limit = max(VARIANTS, torch._dynamo.config.recompile_limit)
+        return compiled
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -81,7 +88,7 @@ def sum_and_norm(
     bias_D: Tensor,
     gain_D: Tensor,
     shift_D: Tensor,
-    keys: Keys,
+    keys: Keys | None,
     dropout: float,
     epsilon: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -102,10 +109,10 @@ def sum_and_norm_backward(
     mean_M1: Tensor,
     inverse_M1: Tensor,
     gain_D: Tensor,
-    keys: Keys,
+    keys: Keys | None,
     dropout: float,
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of `sum_and_norm` with respect to x and y."""
+    """The gradients of `sum_and_norm` with respect to x and y: without dropout they may be one tensor."""
     unit_MD = (sum_MD.float() - mean_M1) * inverse_M1
     grad_unit_MD = grad_MD.float() * gain_D.float()
     slope_M1 = (grad_unit_MD * unit_MD).mean(1, keepdim=True)
@@ -147,8 +154,8 @@ def multipliers(keys: Keys, dropout: float, dtype: torch.dtype) -> Tensor:
     return _kept(keys, dropout).to(dtype).mul_(1 / (1 - dropout))
 
 
-def _drop(x_MD: Tensor, keys: Keys, dropout: float) -> Tensor:
-    return torch.where(_kept(keys, dropout), x_MD * (1 / (1 - dropout)), 0) if dropout else x_MD
+def _drop(x_MD: Tensor, keys: Keys | None, dropout: float) -> Tensor:
+    return torch.where(_kept(keys, dropout), x_MD * (1 / (1 - dropout)), 0) if keys else x_MD
 
 
 def _kept(keys: Keys, dropout: float) -> Tensor:

@@ -35,7 +35,7 @@ class Attention(nn.Module):
 
     def __init__(self, config: Model) -> None:
         super().__init__()
-        self.heads, self.dropout = config.heads, config.attention_dropout
+        self.heads, self.dropout = config.heads, Dropout(config.attention_dropout)
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)
 
@@ -45,8 +45,7 @@ class Attention(nn.Module):
         q_NHTd, k_NHSd, v_NHSd = qkv_3NHTd
         if cache is not None:
             k_NHSd, v_NHSd = cache.update(qkv_3NHTd[1:])
-        dropout = self.dropout if self.training else 0.0
-        a_NHTd = causal_attention(q_NHTd, k_NHSd, v_NHSd, mask_NTS, dropout)
+        a_NHTd = causal_attention(q_NHTd, k_NHSd, v_NHSd, mask_NTS, self.dropout.now())
         return self.out(a_NHTd.transpose(1, 2).reshape(N, T, D))
 
 
@@ -83,8 +82,8 @@ class Block(nn.Module):
     def _attend(self, x_NTD: Tensor, mask_NTS: Tensor | None, cache: Cache | None) -> Tensor:
         if mask_NTS is None and cache is None and x_NTD.shape[1] <= PRODUCTS_UP_TO and kernels.worth_it(x_NTD):
             a = self.attention
-            dropout = a.dropout if self.training else 0.0
-            return attention_half(x_NTD, a.qkv, a.out, self.attention_norm, a.heads, dropout, self.dropout.now())
+            rates = a.dropout.now(), self.dropout.now()
+            return attention_half(x_NTD, a.qkv, a.out, self.attention_norm, a.heads, *rates)
         return self.attention_norm(x_NTD + self.dropout(self.attention(x_NTD, mask_NTS, cache)))
 
 

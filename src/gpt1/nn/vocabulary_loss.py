@@ -3,6 +3,8 @@
 The logits of a step (tokens x vocabulary) are by far its largest tensor. Here they exist for a slice of tokens at
 a time, and since the loss is a sum whose outer gradient is one number, the gradients with respect to the hidden
 states and the matrix are computed in the same pass: the backward only scales them.
+
+Legend: M tokens, m those of a slice, V vocabulary, P the vocabulary padded, p a chunk of it, D width.
 """
 
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from gpt1.batch import IGNORE
 from gpt1.nn import kernels
@@ -95,6 +98,7 @@ class _SlicedCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_h_MD, grad_matrix_DV = ctx.saved_tensors
         scale = grads[0]

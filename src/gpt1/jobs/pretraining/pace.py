@@ -56,10 +56,11 @@ class Pace:
         return max(FEWEST_UPDATES, fit)
 
 
-def measure(run: Run, seconds: float) -> Pace:
+def measure(run: Run, seconds: float, fill: bool = False) -> Pace:
     """The pace of a run, on which about `seconds` of updates are spent, and then a validation, a sample and a save.
 
-    The run's weights, log and folder are changed: it must be one that is thrown away.
+    The run's weights, log and folder are changed: it must be one that is thrown away. With `fill` a turn of updates
+    follows, after which the most memory that the process held is what a run holds.
     """
     context, tokens = run.settings.model.context, len(run.data.val)
     reports = _updates(run)
@@ -69,7 +70,7 @@ def measure(run: Run, seconds: float) -> Pace:
     run.validate(1, tried)  # the first pass prepares kernels, which the run does once
     window = _timed(lambda: run.validate(1, tried)) / tried
     sample, save = _timed(lambda: run.sample(1)), _timed(lambda: run.save(1))
-    for _ in range(TURN):
+    for _ in range(TURN if fill else 0):
         next(reports)  # what a pause leaves of the heap makes the updates after it take more memory
     return Pace(update, window * min(windows, EVALUATION_WINDOWS), window * windows, sample, save)
 
