@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gpt1.nn import kernels
 from gpt1.nn.attention import causal_attention
-from gpt1.nn.dropout import Dropout, dropout, new_keys
+from gpt1.nn.dropout import Dropout, dropout, new_seed
 
 
 @pytest.fixture(params=["plain", "compiled"])
@@ -55,9 +55,9 @@ def test_every_call_draws_a_mask_of_its_own_and_a_seed_repeats_it(way: str) -> N
 
 
 def test_both_ways_draw_the_same_mask() -> None:
-    keys, x = new_keys(33, 65), torch.randn(33, 65)
-    expected = x * kernels.multipliers(keys, 0.3, x.dtype)
-    torch.testing.assert_close(kernels.dropped(keys, 0.3, x)[0], expected)
+    seed, x = new_seed(33, 65, 0.3), torch.randn(33, 65)
+    expected = x * kernels.multipliers(seed, x.dtype)
+    torch.testing.assert_close(kernels.dropped(seed, x)[0], expected)
 
 
 def test_no_dropout_while_evaluating() -> None:

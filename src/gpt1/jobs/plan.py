@@ -15,7 +15,7 @@ from gpt1.data.windows import Ids
 from gpt1.errors import UserError
 from gpt1.jobs.console import say, table
 from gpt1.jobs.pretraining.memory import available, peak
-from gpt1.jobs.pretraining.pace import MANY, Pace, measure
+from gpt1.jobs.pretraining.pace import MANY, Pace, measure, turn
 from gpt1.jobs.pretraining.run import Run, build, compiling
 from gpt1.jobs.pretraining.settings import Data, open_data, settle, steps_of_epochs
 from gpt1.text.tokenizer import blank
@@ -139,9 +139,10 @@ def _pace(settings: Pretrain, data: Data, device: torch.device, dtype: torch.dty
         model, optimizer = build(settings, MANY, device, dtype)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            return measure(
-                Run(folder, settings, MANY, data, model, optimizer, Log(folder, 0), device), SECONDS, fill=True
-            )
+            run = Run(folder, settings, MANY, data, model, optimizer, Log(folder, 0), device)
+            pace = measure(run, SECONDS)
+            turn(run)  # so that the most memory this process held is what a run holds
+            return pace
     except torch.OutOfMemoryError:
         raise UserError(f"this run does not fit into the {_size(there)} there; {REMEDY}") from None
 

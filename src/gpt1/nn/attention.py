@@ -30,10 +30,9 @@ def causal_attention(
     Without a mask, query t sees keys 0 .. t; a single query (T = 1) sees every key.
     """
     N, H, T, d = q_NHTd.shape
-    if mask_NTS is None and q_NHTd.requires_grad and q_NHTd.device.type == "cpu" and T <= PRODUCTS_UP_TO:
-        qkv = (x.reshape(N * H, T, d) for x in (q_NHTd, k_NHSd, v_NHSd))
-        mask = Mask(torch.Size((N * H, T, T)), q_NHTd.dtype, dropout, kernels.worth_it(q_NHTd)) if dropout else None
-        a_BTd: Tensor = _ByProducts.apply(*qkv, mask)
+    if by_products(q_NHTd, mask_NTS):
+        qkv_BTd = (x.reshape(N * H, T, d) for x in (q_NHTd, k_NHSd, v_NHSd))
+        a_BTd: Tensor = _ByProducts.apply(*qkv_BTd, weights_mask(q_NHTd, N * H, dropout))
         return a_BTd.view(N, H, T, d)
     mask_N1TS = None if mask_NTS is None else mask_NTS[:, None]
     # One new token may look at everything; more of them without a mask start from an empty cache.
@@ -41,6 +40,17 @@ def causal_attention(
     return F.scaled_dot_product_attention(
         q_NHTd, k_NHSd, v_NHSd, attn_mask=mask_N1TS, dropout_p=dropout, is_causal=causal
     )
+
+
+def by_products(x: Tensor, mask_NTS: Tensor | None) -> bool:
+    """Whether attention over the T of x (..., T, columns) is causal training that goes by `products`."""
+    return mask_NTS is None and x.requires_grad and x.device.type == "cpu" and x.shape[-2] <= PRODUCTS_UP_TO
+
+
+def weights_mask(x: Tensor, B: int, dropout: float) -> Mask | None:
+    """The dropout mask of attention's weights (B, T, T) over the T of x (..., T, columns), if any is dropped."""
+    T = x.shape[-2]
+    return Mask(torch.Size((B, T, T)), x.dtype, dropout, kernels.worth_it(x)) if dropout else None
 
 
 def products(qkv_BTd: Iterable[Tensor], mask: Mask | None) -> tuple[Tensor, Tensor]:

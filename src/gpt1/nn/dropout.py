@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from gpt1.nn import kernels
-from gpt1.nn.kernels import Keys
+from gpt1.nn.kernels import Seed
 
 
 class Dropout(nn.Module):
@@ -36,23 +36,22 @@ def dropout(x: Tensor, share: float) -> Tensor:
     return y
 
 
-def new_keys(rows: int, columns: int) -> Keys:
-    """The keys of one mask, from torch's default generator."""
+def new_seed(rows: int, columns: int, share: float) -> Seed:
+    """The seed of one mask, from torch's default generator."""
     rows_M1, columns_D = (torch.randint(-(2**31), 2**31, size, dtype=torch.int32) for size in ((rows, 1), (columns,)))
-    return Keys(rows_M1, columns_D)
+    return Seed(rows_M1, columns_D, share)
 
 
 class Mask:
     """One dropout mask, for a forward pass and its backward: kept, or drawn `again` where that is cheaper."""
 
     def __init__(self, shape: torch.Size, dtype: torch.dtype, share: float, again: bool) -> None:
-        self.keys = new_keys(shape[:-1].numel(), shape[-1])
-        self.share = share
-        self.multipliers = None if again else kernels.multipliers(self.keys, share, dtype).view(shape)
+        self.seed = new_seed(shape[:-1].numel(), shape[-1], share)
+        self.multipliers = None if again else kernels.multipliers(self.seed, dtype).view(shape)
 
     def __call__(self, *xs: Tensor) -> list[Tensor]:
         if self.multipliers is None:
-            dropped = kernels.dropped(self.keys, self.share, *(x.flatten(0, -2).contiguous() for x in xs))
+            dropped = kernels.dropped(self.seed, *(x.flatten(0, -2).contiguous() for x in xs))
             return [y.view_as(x) for y, x in zip(dropped, xs, strict=True)]
         return [x * self.multipliers for x in xs]
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from gpt1.nn import kernels
-from gpt1.nn.attention import products, products_backward
-from gpt1.nn.dropout import Mask, new_keys
-from gpt1.nn.kernels import Keys
+from gpt1.nn.attention import products, products_backward, weights_mask
+from gpt1.nn.dropout import Mask, new_seed
+from gpt1.nn.kernels import Seed
 
 
 def attention_half(
@@ -34,7 +34,8 @@ def attention_half(
 ) -> Tensor:
     """norm(x + dropout(out(attention(qkv(x)))))."""
     weights = (qkv.weight, qkv.bias, out.weight, out.bias, norm.weight, norm.bias)
-    h_NTD: Tensor = _Attention.apply(x_NTD, heads, attention_dropout, dropout, norm.eps, *weights)
+    mask = weights_mask(x_NTD, len(x_NTD) * heads, attention_dropout)
+    h_NTD: Tensor = _Attention.apply(x_NTD, heads, mask, dropout, norm.eps, *weights)
     return h_NTD
 
 
@@ -48,29 +49,27 @@ def feed_forward_half(x_NTD: Tensor, up: nn.Linear, down: nn.Linear, norm: nn.La
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x_NTD: Tensor, heads: int, attention_dropout: float, dropout: float, epsilon: float, *weights: Tensor
+        ctx: Any, x_NTD: Tensor, heads: int, mask: Mask | None, dropout: float, epsilon: float, *weights: Tensor
     ) -> Tensor:
         qkv_CD, qkv_bias_C, out_DD, out_bias_D, gain_D, shift_D = weights
         N, T, D = x_NTD.shape
-        x_MD = x_NTD.reshape(N * T, D)
+        x_MD = x_NTD.flatten(0, 1)
         qkv_3NHTd = kernels.heads_apart(x_MD @ qkv_CD.T, qkv_bias_C, N, heads)
         qkv_3BTd = qkv_3NHTd.flatten(1, 2)
-        shape_BTT = torch.Size((N * heads, T, T))
-        mask = Mask(shape_BTT, x_NTD.dtype, attention_dropout, again=True) if attention_dropout else None
         a_BTd, p_BTT = products(qkv_3BTd, mask)
         a_MD = _together(a_BTd, N)
-        ctx.keys = new_keys(N * T, D) if dropout else None
+        ctx.seed = new_seed(N * T, D, dropout) if dropout else None
         y_MD = a_MD @ out_DD.T
-        h_MD, *norm = kernels.sum_and_norm(x_MD, y_MD, out_bias_D, gain_D, shift_D, ctx.keys, dropout, epsilon)
+        h_MD, *norm = kernels.sum_and_norm(x_MD, y_MD, out_bias_D, gain_D, shift_D, ctx.seed, epsilon)
         ctx.save_for_backward(x_MD, qkv_3BTd, p_BTT, a_MD, qkv_CD, out_DD, *norm, gain_D)
-        ctx.mask, ctx.dropout, ctx.N = mask, dropout, N
+        ctx.mask, ctx.N = mask, N
         return h_MD.view(N, T, D)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_MD, qkv_3BTd, p_BTT, a_MD, qkv_CD, out_DD, *norm = ctx.saved_tensors
-        grad_MD, grad_x_MD, *grad_norm = _norm_backward(grads[0], norm, ctx.keys, ctx.dropout)
+        grad_MD, grad_x_MD, *grad_norm = _norm_backward(grads[0], norm, ctx.seed)
         grad_out_bias_D, grad_out_DD = grad_MD.sum(0), _weight_gradient(grad_MD, a_MD)
         grad_a_BTd = _apart(grad_MD @ out_DD, ctx.N, *qkv_3BTd.shape[1:])
         grad_qkv_MC = _side_by_side(products_backward(grad_a_BTd, qkv_3BTd, p_BTT, ctx.mask), ctx.N)
@@ -88,17 +87,16 @@ class _FeedForward(torch.autograd.Function):
         x_MD = x_NTD.flatten(0, 1)
         wide_MI = x_MD @ up_ID.T
         y_MD = kernels.gelu(wide_MI, up_bias_I) @ down_DI.T
-        ctx.keys = new_keys(*x_MD.shape) if dropout else None
-        h_MD, *norm = kernels.sum_and_norm(x_MD, y_MD, down_bias_D, gain_D, shift_D, ctx.keys, dropout, epsilon)
+        ctx.seed = new_seed(len(x_MD), x_MD.shape[1], dropout) if dropout else None
+        h_MD, *norm = kernels.sum_and_norm(x_MD, y_MD, down_bias_D, gain_D, shift_D, ctx.seed, epsilon)
         ctx.save_for_backward(x_MD, wide_MI, up_ID, up_bias_I, down_DI, *norm, gain_D)
-        ctx.dropout = dropout
         return h_MD.view_as(x_NTD)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_MD, wide_MI, up_ID, up_bias_I, down_DI, *norm = ctx.saved_tensors
-        grad_MD, grad_x_MD, *grad_norm = _norm_backward(grads[0], norm, ctx.keys, ctx.dropout)
+        grad_MD, grad_x_MD, *grad_norm = _norm_backward(grads[0], norm, ctx.seed)
         activated_MI, grad_wide_MI = kernels.gelu_and_backward(grad_MD @ down_DI, wide_MI, up_bias_I)
         grad_down_bias_D, grad_down_DI = grad_MD.sum(0), _weight_gradient(grad_MD, activated_MI)
         del activated_MI
@@ -108,15 +106,12 @@ class _FeedForward(torch.autograd.Function):
         return grad_x_NTD, None, None, grad_up_ID, grad_up_bias_I, grad_down_DI, grad_down_bias_D, *grad_norm
 
 
-def _norm_backward(
-    grad_NTD: Tensor, norm: list[Tensor], keys: Keys | None, dropout: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _norm_backward(grad_NTD: Tensor, norm: list[Tensor], seed: Seed | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """grad_y_MD and grad_x_MD of the sum y + x under the norm, and those of gain and shift."""
     grad_MD = grad_NTD.flatten(0, 1)
     sum_MD, mean_M1, inverse_M1, gain_D = norm
-    statistics = mean_M1, inverse_M1
-    grad_x_MD, grad_y_MD = kernels.sum_and_norm_backward(grad_MD, sum_MD, *statistics, gain_D, keys, dropout)
-    return grad_y_MD, grad_x_MD, *kernels.norm_sums(grad_MD, sum_MD, *statistics)
+    grad_x_MD, grad_y_MD = kernels.sum_and_norm_backward(grad_MD, sum_MD, mean_M1, inverse_M1, gain_D, seed)
+    return grad_y_MD, grad_x_MD, *kernels.norm_sums(grad_MD, sum_MD, mean_M1, inverse_M1)
 
 
 def _weight_gradient(grad_MO: Tensor, x_MI: Tensor) -> Tensor:

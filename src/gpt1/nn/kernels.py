@@ -23,16 +23,20 @@ VARIANTS = 64
 _switch = {"compiled": False}
 
 
-class Keys(NamedTuple):
-    """What a dropout mask of M rows and D columns is drawn from: random int32 numbers."""
+class Seed(NamedTuple):
+    """What a dropout mask of M rows and D columns is drawn from: random int32 numbers, and the share to drop."""
 
     rows_M1: Tensor
     columns_D: Tensor
+    share: float
 
 
 def compiled(on: bool) -> None:
     """Compile the functions of this module when they are next called, or run them as they stand."""
     _switch["compiled"] = on
+    if on:
+        # Each shape is a variant; a function that meets more than 8 would run as it stands, several times slower.
+        torch._dynamo.config.recompile_limit = max(VARIANTS, torch._dynamo.config.recompile_limit)
 
 
 def worth_it(x: Tensor) -> bool:
@@ -41,12 +45,7 @@ def worth_it(x: Tensor) -> bool:
 
 
 def _fused(function: Callable[P, R]) -> Callable[P, R]:
-    @functools.cache
-    def build() -> Callable[P, R]:
-        compiled = torch.compile(function, dynamic=False)
-        # Each shape is a variant; a function that meets more than 8 would run as it stands, several times slower.
-        torch._dynamo.config.recompile_limit = max(VARIANTS, torch._dynamo.config.recompile_limit)
-        return compiled
+    build = functools.cache(lambda: torch.compile(function, dynamic=False))
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -88,17 +87,15 @@ def sum_and_norm(
     bias_D: Tensor,
     gain_D: Tensor,
     shift_D: Tensor,
-    keys: Keys | None,
-    dropout: float,
+    seed: Seed | None,
     epsilon: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """LayerNorm(x + dropout(y + bias)); and the sum, its mean and 1 / deviation over D, which its backward needs."""
-    y_MD = _drop(y_MD.float() + bias_D.float(), keys, dropout)
+    y_MD = _drop(y_MD.float() + bias_D.float(), seed)
     sum_MD = (x_MD.float() + y_MD).to(x_MD.dtype)
-    wide_MD = sum_MD.float()
-    mean_M1 = wide_MD.mean(1, keepdim=True)
-    inverse_M1 = ((wide_MD - mean_M1).square().mean(1, keepdim=True) + epsilon).rsqrt()
-    norm_MD = (wide_MD - mean_M1) * inverse_M1 * gain_D.float() + shift_D.float()
+    mean_M1 = sum_MD.float().mean(1, keepdim=True)
+    inverse_M1 = ((sum_MD.float() - mean_M1).square().mean(1, keepdim=True) + epsilon).rsqrt()
+    norm_MD = _unit(sum_MD, mean_M1, inverse_M1) * gain_D.float() + shift_D.float()
     return norm_MD.to(x_MD.dtype), sum_MD, mean_M1, inverse_M1
 
 
@@ -109,22 +106,26 @@ def sum_and_norm_backward(
     mean_M1: Tensor,
     inverse_M1: Tensor,
     gain_D: Tensor,
-    keys: Keys | None,
-    dropout: float,
+    seed: Seed | None,
 ) -> tuple[Tensor, Tensor]:
     """The gradients of `sum_and_norm` with respect to x and y: without dropout they may be one tensor."""
-    unit_MD = (sum_MD.float() - mean_M1) * inverse_M1
+    unit_MD = _unit(sum_MD, mean_M1, inverse_M1)
     grad_unit_MD = grad_MD.float() * gain_D.float()
     slope_M1 = (grad_unit_MD * unit_MD).mean(1, keepdim=True)
     grad_x_MD = inverse_M1 * (grad_unit_MD - grad_unit_MD.mean(1, keepdim=True) - unit_MD * slope_M1)
-    return grad_x_MD.to(grad_MD.dtype), _drop(grad_x_MD, keys, dropout).to(grad_MD.dtype)
+    return grad_x_MD.to(grad_MD.dtype), _drop(grad_x_MD, seed).to(grad_MD.dtype)
 
 
 @_fused
 def norm_sums(grad_MD: Tensor, sum_MD: Tensor, mean_M1: Tensor, inverse_M1: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of `sum_and_norm` with respect to its gain and shift, which are sums over M."""
-    unit_MD, grad_MD = (sum_MD.float() - mean_M1) * inverse_M1, grad_MD.float()
-    return (grad_MD * unit_MD).sum(0).to(sum_MD.dtype), grad_MD.sum(0).to(sum_MD.dtype)
+    grad_MD = grad_MD.float()
+    return (grad_MD * _unit(sum_MD, mean_M1, inverse_M1)).sum(0).to(sum_MD.dtype), grad_MD.sum(0).to(sum_MD.dtype)
+
+
+def _unit(sum_MD: Tensor, mean_M1: Tensor, inverse_M1: Tensor) -> Tensor:
+    """The sum with mean 0 and deviation 1 over D, in float32."""
+    return (sum_MD.float() - mean_M1) * inverse_M1
 
 
 def turned(x_MD: Tensor, scale: Tensor | None = None) -> Tensor:
@@ -137,33 +138,36 @@ def turned(x_MD: Tensor, scale: Tensor | None = None) -> Tensor:
 @_fused
 def _turn(out_DM: Tensor, x_MD: Tensor, scale: Tensor | None) -> None:
     # Into a tensor that is there: the loop over one that the compiler makes takes up to twice the time.
-    out_DM.copy_(x_MD.T if scale is None else (x_MD * scale).T)
+    if scale is None:
+        out_DM.copy_(x_MD.T)
+    else:
+        torch.mul(x_MD.T, scale, out=out_DM)
 
 
 @_fused
-def dropped(keys: Keys, dropout: float, *xs_MD: Tensor) -> list[Tensor]:
-    """Each x, all of one shape, with the same share `dropout` of its elements 0 and the others divided by 1 - dropout.
+def dropped(seed: Seed, *xs_MD: Tensor) -> list[Tensor]:
+    """Each x, all of one shape, with the same share of its elements 0 and the others divided by 1 - share.
 
-    Which ones is a function of the keys alone, so a backward pass draws the mask again instead of keeping it.
+    Which ones is a function of the seed alone, so a backward pass draws the mask again instead of keeping it.
     """
-    return [_drop(x_MD, keys, dropout) for x_MD in xs_MD]
+    return [_drop(x_MD, seed) for x_MD in xs_MD]
 
 
-def multipliers(keys: Keys, dropout: float, dtype: torch.dtype) -> Tensor:
-    """What `dropped` multiplies by, 0 or 1 / (1 - dropout): a mask to keep, where drawing it again is not cheaper."""
-    return _kept(keys, dropout).to(dtype).mul_(1 / (1 - dropout))
+def multipliers(seed: Seed, dtype: torch.dtype) -> Tensor:
+    """What `dropped` multiplies by, 0 or 1 / (1 - share): a mask to keep, where drawing it again is not cheaper."""
+    return _kept(seed).to(dtype).mul_(1 / (1 - seed.share))
 
 
-def _drop(x_MD: Tensor, keys: Keys | None, dropout: float) -> Tensor:
-    return torch.where(_kept(keys, dropout), x_MD * (1 / (1 - dropout)), 0) if keys else x_MD
+def _drop(x_MD: Tensor, seed: Seed | None) -> Tensor:
+    return torch.where(_kept(seed), x_MD * (1 / (1 - seed.share)), 0) if seed else x_MD
 
 
-def _kept(keys: Keys, dropout: float) -> Tensor:
-    """Where a hash of the row's and the column's key is in the lower share 1 - dropout of all 32-bit numbers.
+def _kept(seed: Seed) -> Tensor:
+    """Where a hash of the row's and the column's number is in the lower 1 - share of all 32-bit numbers.
 
     One round of multiply, shift, xor and multiply as in Wellons' hash-prospector (2018); the mask makes the shift
-    unsigned. The keys are random numbers already, which saves the rounds that would spread a position's bits.
+    unsigned. They are random already, which saves the rounds that would spread a position's bits.
     """
-    x_MD = (keys.rows_M1 ^ keys.columns_D) * 0x7FEB352D
+    x_MD = (seed.rows_M1 ^ seed.columns_D) * 0x7FEB352D
     x_MD = (x_MD ^ (x_MD >> 15 & 0x1FFFF)) * -2073254261
-    return x_MD < int(2**32 * (1 - dropout)) - 2**31
+    return x_MD < int(2**32 * (1 - seed.share)) - 2**31

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gpt1.config import Model
 from gpt1.nn import kernels
-from gpt1.nn.attention import PRODUCTS_UP_TO, causal_attention
+from gpt1.nn.attention import by_products, causal_attention
 from gpt1.nn.dropout import Dropout
 from gpt1.nn.halves import attention_half, feed_forward_half
 
@@ -80,7 +80,7 @@ class Block(nn.Module):
         return self.feed_forward_norm(n_NTD + self.dropout(self.feed_forward(n_NTD)))
 
     def _attend(self, x_NTD: Tensor, mask_NTS: Tensor | None, cache: Cache | None) -> Tensor:
-        if mask_NTS is None and cache is None and x_NTD.shape[1] <= PRODUCTS_UP_TO and kernels.worth_it(x_NTD):
+        if cache is None and by_products(x_NTD, mask_NTS) and kernels.worth_it(x_NTD):
             a = self.attention
             rates = a.dropout.now(), self.dropout.now()
             return attention_half(x_NTD, a.qkv, a.out, self.attention_norm, a.heads, *rates)

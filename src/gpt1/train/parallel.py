@@ -20,6 +20,7 @@ MALLOPT = {-1: 2**31 - 1, -2: 2**26, -3: 2**30}
 def machine(settings: Command) -> tuple[torch.device, torch.dtype]:
     """The device and number format that the settings and this machine call for; sets threads and the seed.
 
+    Nothing is compiled until `fuse`.
     Raises UserError for a device that is not there, and more threads than a machine has.
     """
     check_command(settings)

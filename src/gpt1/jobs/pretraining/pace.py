@@ -56,23 +56,25 @@ class Pace:
         return max(FEWEST_UPDATES, fit)
 
 
-def measure(run: Run, seconds: float, fill: bool = False) -> Pace:
+def measure(run: Run, seconds: float) -> Pace:
     """The pace of a run, on which about `seconds` of updates are spent, and then a validation, a sample and a save.
 
-    The run's weights, log and folder are changed: it must be one that is thrown away. With `fill` a turn of updates
-    follows, after which the most memory that the process held is what a run holds.
+    The run's weights, log and folder are changed: it must be one that is thrown away.
     """
     context, tokens = run.settings.model.context, len(run.data.val)
-    reports = _updates(run)
-    update = _update(reports, seconds, run.settings)
+    update = _update(run, seconds)
     windows = 1 + -(-max(0, tokens - context) // (context // 2))
     tried = min(windows, EVALUATION_WINDOWS, max(1, TOKENS_AT_ONCE // context))
     run.validate(1, tried)  # the first pass prepares kernels, which the run does once
     window = _timed(lambda: run.validate(1, tried)) / tried
     sample, save = _timed(lambda: run.sample(1)), _timed(lambda: run.save(1))
-    for _ in range(TURN if fill else 0):
-        next(reports)  # what a pause leaves of the heap makes the updates after it take more memory
     return Pace(update, window * min(windows, EVALUATION_WINDOWS), window * windows, sample, save)
+
+
+def turn(run: Run) -> None:
+    """A turn of updates after a pause, which leaves the heap so that they take more memory than those before it."""
+    for _ in itertools.islice(_updates(run), TURN):
+        pass
 
 
 def _updates(run: Run) -> Iterator[Report]:
@@ -93,12 +95,12 @@ def _rows(settings: Pretrain) -> tuple[int, int]:
     return settings.micro_batch, min(2 * settings.micro_batch, settings.batch)
 
 
-def _update(reports: Iterator[Report], seconds: float, settings: Pretrain) -> float:
+def _update(run: Run, seconds: float) -> float:
     """Seconds of one update, from about so many seconds of turns.
 
     Each micro-batch more costs the same; what is left is the optimizer's step.
     """
-    times: tuple[list[float], list[float]] = ([], [])
+    reports, times = _updates(run), ([], [])  # type: Iterator[Report], tuple[list[float], list[float]]
     for report in itertools.islice(reports, TURN):
         until = time.perf_counter() + seconds  # memory and kernels are there from the second update on
         del report
@@ -107,10 +109,10 @@ def _update(reports: Iterator[Report], seconds: float, settings: Pretrain) -> fl
         if len(times[1]) >= ROUNDS and time.perf_counter() > until:
             break
     first, both = map(statistics.median, times)
-    small, large = _rows(settings)
+    small, large = _rows(run.settings)
     if small == large:
         return statistics.median(times[0] + times[1])
-    return first + (settings.batch - small) / (large - small) * max(0.0, both - first)
+    return first + (run.settings.batch - small) / (large - small) * max(0.0, both - first)
 
 
 def _timed(work: Callable[[], object]) -> float:
