@@ -20,14 +20,14 @@ from pathlib import Path
 import numpy as np
 
 from gpt1.config import Model
-from gpt1.jobs.conversion.foreign import layout, parameters
-from gpt1.jobs.conversion.release import MERGES, PARTS, SHAPES, VOCABULARY, listed
+from gpt1.conversion.external import layout, parameters
+from gpt1.conversion.openai_release import MERGES, PARTS, SHAPES, VOCABULARY, listed
 from record import record
 
 CHILD = """
 import json, sys, torch
 from gpt1.cli import main
-from gpt1.jobs.pretraining.memory import peak
+from gpt1.pretraining.memory import peak
 assert main(sys.argv[1:]) == 0
 print(json.dumps(peak(torch.device("cpu"))), file=sys.stderr)
 """

@@ -27,15 +27,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt1.config import PRESETS, Command, Model
-from gpt1.jobs import bundle
-from gpt1.jobs.run.hugging_face import to_hf, to_hf_config
-from gpt1.nn.decode import decode
-from gpt1.nn.model import GPT, INIT_STD
-from gpt1.nn.quantize import has_int8, quantized
-from gpt1.nn.reading import packed
-from gpt1.nn.sampling import Sampling
-from gpt1.nn.writing import Writing
-from gpt1.train.parallel import fuse, machine
+from gpt1.model.decode import decode
+from gpt1.model.gpt import GPT, INIT_STD
+from gpt1.model.int8 import has_int8, quantized
+from gpt1.model.kv_cache import Writing
+from gpt1.model.packed import packed
+from gpt1.model.sampling import Sampling
+from gpt1.run_folder.folder import load_run
+from gpt1.run_folder.hugging_face import to_hf, to_hf_config
+from gpt1.training.device import fuse, machine
 from record import RESULTS, record
 
 Writer = Callable[[int, int, int], None]
@@ -203,12 +203,12 @@ def agreement(run: Path, text: Path) -> dict[str, Any]:
 
     `same` is the share of equal most probable tokens, `kl` the mean divergence and `loss` the added loss, nats a token.
     """
-    model = bundle.load(run)
+    model = load_run(run)
     context = model.body.config.context
     ids = torch.tensor(model.tokenizer.encode(text.read_text())[: WINDOWS * context])
     ids_NT = ids[: len(ids) // context * context].view(-1, context)
     exact = _log_p(model.body, ids_NT)
-    int8 = _log_p(quantized(bundle.load(run).body).bfloat16(), ids_NT)
+    int8 = _log_p(quantized(load_run(run).body).bfloat16(), ids_NT)
     bf16 = _log_p(packed(model.body.bfloat16()), ids_NT)
     return {
         "tokens": ids_NT[:, 1:].numel(), "fp32_nats": _nats(exact, ids_NT),

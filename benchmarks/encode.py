@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from gpt1.text.bulk import encode_bulk
-from gpt1.text.repair import repair
-from gpt1.text.tokenizer import Tokenizer
-from gpt1.text.train import train
+from gpt1.tokenizer.bulk import encode_bulk
+from gpt1.tokenizer.clean import repair
+from gpt1.tokenizer.tokenizer import Tokenizer
+from gpt1.tokenizer.train_bpe import train
 from record import record
 
 HERE = Path(__file__).resolve().parent

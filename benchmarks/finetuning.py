@@ -22,17 +22,17 @@ import torch.nn.functional as F
 
 from gpt1.batch import IGNORE, Batch
 from gpt1.config import Finetune, Optim, Task
+from gpt1.console import quiet
 from gpt1.data.collate import Epochs, collate
-from gpt1.jobs import bundle
-from gpt1.jobs.console import quiet
-from gpt1.jobs.finetuning.data import Data, made_ready
-from gpt1.jobs.finetuning.network import build
-from gpt1.jobs.finetuning.prediction import score
-from gpt1.jobs.finetuning.settings import settle
-from gpt1.jobs.finetuning.trials import read_rows
-from gpt1.train.loop import Report, train
-from gpt1.train.optim import Optimizer
-from gpt1.train.parallel import machine
+from gpt1.finetuning.data import Data, made_ready
+from gpt1.finetuning.defaults import settle
+from gpt1.finetuning.network import build
+from gpt1.finetuning.predictor import score
+from gpt1.finetuning.sweep import read_rows
+from gpt1.run_folder.folder import LoadedRun, load_run, read_metadata
+from gpt1.training.device import machine
+from gpt1.training.loop import Report, train
+from gpt1.training.optimizer import Optimizer
 from record import RESULTS, record
 
 WIDE = 128
@@ -48,7 +48,7 @@ def main() -> None:
     asked = parser.parse_args()
     found = {name: measured(asked.run, asked.data / name, SETS[name], asked.updates) for name in asked.only.split(",")}
     kept = json.loads((RESULTS / "finetuning.json").read_text())["result"]
-    size = f"{bundle.read_info(Path(asked.run))['parameters'] / 1e6:.0f}M"
+    size = f"{read_metadata(Path(asked.run))['parameters'] / 1e6:.0f}M"
     kept[size] = kept.get(size, {}) | found
     record("finetuning", "python benchmarks/finetuning.py RUN DATA", kept)
 
@@ -56,7 +56,7 @@ def main() -> None:
 def measured(run: str, folder: Path, task: Task, updates: int) -> dict[str, Any]:
     """Speeds, shares and the largest difference of one set."""
     with quiet():
-        base = bundle.load(run)
+        base = load_run(run)
         asked = Finetune(run=run, train=str(folder / "train.tsv"), out="", task=task)
         rows = read_rows(asked)
         settings = settle(asked, len(rows.train.rows), base.body.config.width)
@@ -92,9 +92,7 @@ def measured(run: str, folder: Path, task: Task, updates: int) -> dict[str, Any]
     return result
 
 
-def turns(
-    settings: Finetune, data: Data, base: bundle.Bundle, batches: Callable[[int], list[Batch]]
-) -> Iterator[Report]:
+def turns(settings: Finetune, data: Data, base: LoadedRun, batches: Callable[[int], list[Batch]]) -> Iterator[Report]:
     """Fine-tuning as `gpt1 finetune` does it, update by update."""
     device, dtype = machine(settings)
     model = build(settings, data, base.body).to(device)
@@ -121,7 +119,7 @@ def useful(batch: Batch) -> int:
 
 
 @torch.inference_mode()
-def difference(settings: Finetune, data: Data, base: bundle.Bundle) -> float:
+def difference(settings: Finetune, data: Data, base: LoadedRun) -> float:
     """Between the scores of validation rows in sorted batches, and one by one padded to WIDE, in fp32."""
     model = build(settings, data, base.body).eval()
     examples, pad_id, cpu = data.valid.examples[:200], data.reader.tokenizer.pad_id, torch.device("cpu")

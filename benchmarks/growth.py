@@ -23,14 +23,14 @@ import torch
 
 from gpt1.batch import Batch
 from gpt1.config import PRESETS, RECIPES, Command, Model
-from gpt1.nn.decode import decode
-from gpt1.nn.model import GPT
-from gpt1.nn.objectives import LanguageModel
-from gpt1.nn.reading import packed
-from gpt1.nn.sampling import Sampling
-from gpt1.train.loop import train
-from gpt1.train.optim import Optimizer
-from gpt1.train.parallel import machine
+from gpt1.model.decode import decode
+from gpt1.model.gpt import GPT
+from gpt1.model.objectives import LanguageModel
+from gpt1.model.packed import packed
+from gpt1.model.sampling import Sampling
+from gpt1.training.device import machine
+from gpt1.training.loop import train
+from gpt1.training.optimizer import Optimizer
 from record import record
 
 BASE = replace(PRESETS["small"], vocabulary=8_192)

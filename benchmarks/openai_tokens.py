@@ -22,10 +22,10 @@ import tokenizers
 from transformers import OpenAIGPTTokenizer
 
 from gpt1.config import Words
-from gpt1.text import openai2018
-from gpt1.text.bulk import encode_bulk
-from gpt1.text.openai import KINDS, read_vocabulary, vocabulary_files
-from gpt1.text.tokenizer import Tokenizer, valid
+from gpt1.tokenizer import openai_2018 as openai2018
+from gpt1.tokenizer.bulk import encode_bulk
+from gpt1.tokenizer.openai import KINDS, read_vocabulary, vocabulary_files
+from gpt1.tokenizer.tokenizer import Tokenizer, valid
 from record import record
 
 HERE = Path(__file__).resolve().parent

@@ -27,12 +27,12 @@ from transformers import pipeline
 import gpt1
 from gpt1.config import PRESETS, Predict, with_vocabulary
 from gpt1.data.tables import rows, table
-from gpt1.jobs import bundle
-from gpt1.jobs.finetuning.prediction import load
-from gpt1.jobs.rows.goals import Classes, to_facts
-from gpt1.nn.model import GPT
+from gpt1.finetuning.predictor import load
+from gpt1.model.gpt import GPT
+from gpt1.run_folder.folder import save_run
 from gpt1.storage import write_json
-from gpt1.text.tokenizer import Tokenizer
+from gpt1.tasks.labels import Classes, to_facts
+from gpt1.tokenizer.tokenizer import Tokenizer
 from record import record
 
 BATCH, PEERS_ROWS, WARM_UP = 64, 1_000, 50
@@ -71,7 +71,7 @@ def made(preset: str, tokenizer: Path, folder: Path) -> Path:
         "kind": "finetuned", "task": "classification", "long": "head", "metrics": {}, "data": {},
         "columns": {"texts": ["text"], "label": ["label"], "choices": []}, **to_facts(Classes(["no", "yes"])),
     }  # fmt: skip
-    bundle.save(folder, body, ours, facts, torch.randn(2, body.config.width, generator=generator))
+    save_run(folder, body, ours, facts, torch.randn(2, body.config.width, generator=generator))
     write_json(folder / "settings.json", {"run": "", "seed": 1})
     return folder
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from gpt1.commands.prepare import prepare
 from gpt1.config import Prepare
 from gpt1.data.shards import TokenStream, read_manifest
-from gpt1.jobs.prepare import prepare
-from gpt1.text.repair import repair
-from gpt1.text.tokenizer import Tokenizer
+from gpt1.tokenizer.clean import repair
+from gpt1.tokenizer.tokenizer import Tokenizer
 from record import record
 
 

@@ -28,14 +28,14 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
+from gpt1.commands.evaluate import evaluate
+from gpt1.commands.finetune import finetune
 from gpt1.config import Evaluate, Finetune, Task
-from gpt1.jobs import bundle
-from gpt1.jobs.evaluate import evaluate
-from gpt1.jobs.finetune import finetune
-from gpt1.jobs.finetuning.prediction import Reader
-from gpt1.jobs.finetuning.trials import read_rows
-from gpt1.jobs.rows.labelled import Labelled, read_labelled, split
-from gpt1.jobs.rows.metrics import classification_metrics
+from gpt1.finetuning.predictor import Reader
+from gpt1.finetuning.sweep import read_rows
+from gpt1.run_folder.folder import load_run
+from gpt1.tasks.metrics import classification_metrics
+from gpt1.tasks.rows import Labelled, read_labelled, split
 from record import RESULTS, record
 
 PUBLISHED = {
@@ -149,7 +149,7 @@ def joined(parts: list[Labelled]) -> Labelled:
 
 def within(rows: Labelled, tokens: int, settings: Finetune) -> Labelled:
     """A fixed sample of the rows that comes to so many tokens, as the model reads them; all, if they are fewer."""
-    base = bundle.load(settings.run)
+    base = load_run(settings.run)
     reader = Reader(settings.task, base.tokenizer.with_task_tokens(), base.body.config.context)
     lengths = [sum(map(len, example.sequences)) for example in reader.examples(rows.texts).examples]
     order = np.random.default_rng(1).permutation(len(lengths))

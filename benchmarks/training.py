@@ -24,12 +24,12 @@ import torch
 
 from gpt1.batch import Batch
 from gpt1.config import PRESETS, RECIPES, Command, Model
-from gpt1.jobs.run.hugging_face import to_hf_config
-from gpt1.nn import model as network
-from gpt1.nn.objectives import LanguageModel
-from gpt1.train.loop import train
-from gpt1.train.optim import Optimizer
-from gpt1.train.parallel import fuse, keep_pages, machine
+from gpt1.model import gpt as network
+from gpt1.model.objectives import LanguageModel
+from gpt1.run_folder.hugging_face import to_hf_config
+from gpt1.training.device import fuse, keep_pages, machine
+from gpt1.training.loop import train
+from gpt1.training.optimizer import Optimizer
 from record import record
 
 PEERS = ("transformers", "nanogpt", "nanogpt-compiled")

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import settings
 
 from gpt1.errors import UserError
-from gpt1.text.tokenizer import Tokenizer
-from gpt1.text.train import train
+from gpt1.tokenizer.tokenizer import Tokenizer
+from gpt1.tokenizer.train_bpe import train
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt1 import config
-from gpt1.cli import COMMANDS
+from gpt1.cli.main import COMMANDS
 from gpt1.errors import UserError
 from gpt1.options import build, convert, flat, nearest, options
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gpt1.arguments import parse
-from gpt1.cli import COMMANDS, main
+from gpt1.cli.arguments import parse
+from gpt1.cli.main import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -35,7 +35,7 @@ def quicker(words: list[str]) -> list[str]:
 @pytest.fixture
 def after_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder as `gpt1 demo` leaves it, with a shorter corpus and the README beside."""
-    from gpt1.jobs.demo import write_files
+    from gpt1.commands.demo import write_files
 
     write_files(tmp_path / "gpt1-demo")
     corpus = tmp_path / "gpt1-demo" / "corpus.jsonl"

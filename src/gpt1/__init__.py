@@ -5,11 +5,22 @@ The public names are found when first used, so that `import gpt1` costs nothing.
 an estimator under scikit-learn's contract: `gpt1.Classifier("run").fit(texts, labels)`.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gpt1 import config
+    from gpt1.commands.ablate import ablate
+    from gpt1.commands.convert import convert
+    from gpt1.commands.evaluate import evaluate
+    from gpt1.commands.explain import explain
+    from gpt1.commands.finetune import finetune
+    from gpt1.commands.generate import generate
+    from gpt1.commands.plan import plan
+    from gpt1.commands.predict import predict
+    from gpt1.commands.prepare import prepare
+    from gpt1.commands.pretrain import pretrain
     from gpt1.estimators.tasks import (
         Classifier,
         Entailment,
@@ -18,17 +29,12 @@ if TYPE_CHECKING:
         Regressor,
         Similarity,
     )
-    from gpt1.jobs.ablate import ablate
-    from gpt1.jobs.bundle import load
-    from gpt1.jobs.convert import convert
-    from gpt1.jobs.evaluate import evaluate
-    from gpt1.jobs.explain import explain
-    from gpt1.jobs.finetune import finetune
-    from gpt1.jobs.generate import generate
-    from gpt1.jobs.plan import plan
-    from gpt1.jobs.predict import predict
-    from gpt1.jobs.prepare import prepare
-    from gpt1.jobs.pretrain import pretrain
+    from gpt1.run_folder.folder import load_run as load
+
+if "OMP_WAIT_POLICY" not in os.environ:
+    # How long OpenMP's threads spin while they wait. libgomp's 300,000 rounds make two trainings on one machine five
+    # times slower than one; 1,000 cost nothing alone. Read once, when torch is loaded. See docs/benchmarks.md.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 __version__ = "0.1.0"
 __all__ = [
@@ -45,7 +51,9 @@ def __getattr__(name: str) -> Any:
         return import_module("gpt1.config")
     if name[0].isupper():
         return getattr(import_module("gpt1.estimators.tasks"), name)
-    return getattr(import_module(f"gpt1.jobs.{'bundle' if name == 'load' else name}"), name)
+    if name == "load":
+        return import_module("gpt1.run_folder.folder").load_run
+    return getattr(import_module(f"gpt1.commands.{name}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,7 +1,25 @@
-"""The two ways a command can end badly, and the exit code of each."""
+"""The two ways a job can end badly, and how a message names a setting."""
+
+import re
+
+MARK = "\x1f"
+"""Stands around a setting's name inside a message; see `setting`."""
 
 
-class UserError(Exception):
+class Gpt1Error(Exception):
+    """Base of both. Settings in a message are marked by `setting`: `str(error)` names them as Python does (`top_p`)."""
+
+    exit_code: int
+
+    def __str__(self) -> str:
+        return spell(super().__str__())
+
+    def as_flags(self) -> str:
+        """The message with settings as command-line flags (`--top-p`)."""
+        return spell(super().__str__(), flags=True)
+
+
+class UserError(Gpt1Error):
     """The request or its data was wrong: exit code 2.
 
     The message is one line that names the file, row and value at fault and says what to do.
@@ -10,7 +28,22 @@ class UserError(Exception):
     exit_code = 2
 
 
-class RunFailed(Exception):
-    """The work itself broke while running (a lost device, a loss that is not a number): exit code 1."""
+class RunFailed(Gpt1Error):
+    """The work itself broke while running (a lost device, a loss that is not finite): exit code 1."""
 
     exit_code = 1
+
+
+def setting(name: str) -> str:
+    """A setting's full name (`optim.lr`) for use in a message, to be spelled where the message is shown."""
+    return f"{MARK}{name}{MARK}"
+
+
+def spell(message: str, flags: bool = False) -> str:
+    """A message as it is shown: its settings as Python names or as command-line flags."""
+    return re.sub(f"{MARK}([^{MARK}]+){MARK}", lambda found: flag(found[1]) if flags else found[1], message)
+
+
+def flag(name: str) -> str:
+    """`--optim.matrix-lr` for `optim.matrix_lr`."""
+    return "--" + name.rstrip("_").replace("_", "-")

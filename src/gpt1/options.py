@@ -16,7 +16,7 @@ from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from gpt1.config import Command
-from gpt1.errors import UserError
+from gpt1.errors import UserError, flag, setting
 
 T = TypeVar("T")
 METAVARS = {int: "N", float: "X"}
@@ -26,9 +26,9 @@ def check_command(settings: Command) -> None:
     """Raise UserError for threads or a seed that would take the process down."""
     most = max(64, 4 * (os.cpu_count() or 1))
     if not 0 <= settings.threads <= most:
-        raise UserError(f"--threads {settings.threads} must be from 0 (every core) to {most}")
+        raise UserError(f"{setting('threads')} {settings.threads} must be from 0 (every core) to {most}")
     if not 0 <= settings.seed < 2**63:
-        raise UserError(f"--seed {settings.seed} must be from 0 to 2^63 - 1")
+        raise UserError(f"{setting('seed')} {settings.seed} must be from 0 to 2^63 - 1")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Option:
     @property
     def flag(self) -> str:
         """`--optim.matrix-lr` for `optim.matrix_lr`."""
-        return "--" + self.key.rstrip("_").replace("_", "-")
+        return flag(self.key)
 
     @property
     def many(self) -> bool:

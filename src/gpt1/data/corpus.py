@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from gpt1.data.documents import Block, Cut, Reading, at_whitespace, blocks
 from gpt1.data.files import File
-from gpt1.data.holdout import Marked, Survey, all_marked, check, hold_out, survey
-from gpt1.data.sources import Block, Cut, Reading, at_whitespace, blocks
+from gpt1.data.split import Marked, Survey, all_marked, check, hold_out, survey
 from gpt1.errors import UserError
 
 

@@ -7,11 +7,11 @@ from itertools import chain
 
 import numpy as np
 
-from gpt1.data.holdout import Marked, utf8_size
-from gpt1.data.sources import Block, Cut
-from gpt1.text.bulk import encode_bulk
-from gpt1.text.repair import repair
-from gpt1.text.tokenizer import Tokenizer
+from gpt1.data.documents import Block, Cut
+from gpt1.data.split import Marked, utf8_size
+from gpt1.tokenizer.bulk import encode_bulk
+from gpt1.tokenizer.clean import repair
+from gpt1.tokenizer.tokenizer import Tokenizer
 
 WINDOW = 1000
 """Characters on either side of a cut that are encoded to prove it harmless."""

@@ -17,7 +17,7 @@ from typing import Any
 from gpt1.data.datasets import frames, is_dataset, namings, several, splits
 from gpt1.data.files import File, content, lines_of, text_of
 from gpt1.errors import UserError
-from gpt1.text.tokenizer import valid
+from gpt1.tokenizer.tokenizer import valid
 
 ROWS_AT_ONCE = 4096
 LARGEST = 1e30

@@ -20,15 +20,15 @@ from gpt1.data.journal import sha256_of
 from gpt1.errors import UserError
 from gpt1.estimators.continued import continued
 from gpt1.estimators.fitted import Fitted, shielded
-from gpt1.estimators.rows import names_of, texts_of
-from gpt1.jobs import bundle
-from gpt1.jobs.finetuning.data import made_ready
-from gpt1.jobs.finetuning.settings import check, check_place, settle
-from gpt1.jobs.finetuning.trials import facts_of, run_trials
-from gpt1.jobs.rows.columns import Columns
-from gpt1.jobs.rows.goals import Goal
-from gpt1.jobs.rows.labelled import Labelled, Texts, split, warn
+from gpt1.estimators.inputs import names_of, texts_of
+from gpt1.finetuning.data import made_ready
+from gpt1.finetuning.defaults import check, check_place, settle
+from gpt1.finetuning.sweep import facts_of, run_trials
 from gpt1.options import convert
+from gpt1.run_folder.folder import LoadedRun, load_run
+from gpt1.tasks.columns import Columns
+from gpt1.tasks.labels import Goal
+from gpt1.tasks.rows import Labelled, Texts, split, warn
 
 MACHINE = ("device", "dtype", "threads")
 """Parameters that say where the work is done, not what is learnt."""
@@ -248,7 +248,7 @@ def _fitted(
     settings: Finetune, columns: Columns, targets: Targets, learnt: Labelled, valid: Labelled | None, scratch: Path
 ) -> Fitted:
     """What `gpt1 finetune` does, without its files."""
-    base = bundle.load(settings.run)
+    base = load_run(settings.run)
     if valid is None:
         learnt, valid = split(learnt, settings.seed)
     warn(learnt, valid, targets.goal.kind)
@@ -261,7 +261,7 @@ def _fitted(
         "train": {"path": None, "sha256": _hash(learnt), "rows": len(learnt.rows)},
     }
     facts = facts_of(trial.best, columns, base.info, sources) | told | targets.facts
-    model = bundle.Bundle(trial.best.body.eval(), data.reader.tokenizer, facts, trial.best.head)
+    model = LoadedRun(trial.best.body.eval(), data.reader.tokenizer, facts, trial.best.head)
     return Fitted(model, asdict(settings), trial.curves)
 
 

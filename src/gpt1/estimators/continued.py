@@ -7,10 +7,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from gpt1.commands.prepare import prepare
+from gpt1.commands.pretrain import pretrain
 from gpt1.config import Prepare, pretrain_defaults
-from gpt1.jobs import bundle
-from gpt1.jobs.prepare import prepare
-from gpt1.jobs.pretrain import pretrain
+from gpt1.run_folder.folder import read_metadata, read_shape
 from gpt1.storage import write_text
 
 FEWEST_UPDATES = 20
@@ -25,7 +25,7 @@ def continued(run: str, texts: Sequence[str], out: str, epochs: float, settings:
     Follows the recipe of the run, but for `settings` (`config.Pretrain`); where texts are few, with smaller batches and
     a shorter warm-up. Raises UserError as the two commands do.
     """
-    info, context = bundle.read_info(Path(run)), bundle.read_model_config(Path(run)).context
+    info, context = read_metadata(Path(run)), read_shape(Path(run)).context
     with TemporaryDirectory() as scratch:
         corpus, data = Path(scratch) / "texts.jsonl", str(Path(scratch) / "data")
         write_text(corpus, "".join(json.dumps({"text": text}) + "\n" for text in texts))

@@ -15,18 +15,17 @@ import torch
 from torch import Tensor
 
 from gpt1.config import Command, Predict
+from gpt1.console import quiet
 from gpt1.errors import UserError
-from gpt1.jobs import bundle
-from gpt1.jobs.bundle import Bundle
-from gpt1.jobs.console import quiet
-from gpt1.jobs.finetuning.prediction import Tuned, at_work
-from gpt1.jobs.rows.goals import Goal, from_facts
-from gpt1.jobs.rows.labelled import Texts
-from gpt1.jobs.run.facts import read_json
-from gpt1.nn.model import GPT
+from gpt1.finetuning.predictor import Tuned, at_work
+from gpt1.model.gpt import GPT
+from gpt1.run_folder.folder import LoadedRun, load_run, replacing_run, save_run
+from gpt1.run_folder.metadata import read_json
 from gpt1.storage import write_json
-from gpt1.text.tokenizer import Tokenizer
-from gpt1.train import log
+from gpt1.tasks.labels import Goal, from_facts
+from gpt1.tasks.rows import Texts
+from gpt1.tokenizer.tokenizer import Tokenizer
+from gpt1.training import log
 
 FLAG = re.compile(r"--([a-z][a-z-]*)")
 TURN = RLock()
@@ -50,7 +49,7 @@ def shielded(verbose: bool = False) -> Iterator[None]:
 class Fitted:
     """A fine-tuned model in memory."""
 
-    bundle: Bundle
+    bundle: LoadedRun
     settings: dict[str, Any]
     """those it was made with: settings.json"""
     curves: bytes
@@ -77,15 +76,15 @@ class Fitted:
     def save(self, folder: Path) -> None:
         """Write the run folder, all of it at one stroke."""
         model = self.bundle
-        with bundle.replacing(folder) as staged:
+        with replacing_run(folder) as staged:
             (staged / log.NAME).write_bytes(self.curves)
             write_json(staged / "settings.json", self.settings)
-            bundle.save(staged, model.body, model.tokenizer, model.info, model.head)
+            save_run(staged, model.body, model.tokenizer, model.info, model.head)
 
     @classmethod
     def load(cls, folder: Path) -> "Fitted":
         """A fine-tuned run folder. Raises UserError if it is none."""
-        model = bundle.load(folder)
+        model = load_run(folder)
         if model.head is None:
             raise UserError(f"{folder} is pre-trained, not fine-tuned: give it to the constructor, then call fit")
         curves = folder / log.NAME
@@ -117,7 +116,7 @@ class Fitted:
             body = GPT(state["config"])
         body.load_state_dict({name: _tensor(array) for name, array in state["weights"].items()}, assign=True)
         tokenizer = Tokenizer(json.loads(state["tokenizer"]))
-        self.bundle = Bundle(body.eval(), tokenizer, state["info"], _tensor(state["head"]))
+        self.bundle = LoadedRun(body.eval(), tokenizer, state["info"], _tensor(state["head"]))
         self.settings, self.curves, self._ready = state["settings"], state["curves"], None
 
 

@@ -9,7 +9,7 @@ from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
 from gpt1.data.tables import LARGEST
-from gpt1.estimators.rows import is_missing, names_of, plain
+from gpt1.estimators.inputs import is_missing, names_of, plain
 
 
 def class_values(y: Any) -> np.ndarray:

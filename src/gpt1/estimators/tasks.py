@@ -11,11 +11,11 @@ from sklearn.utils.metaestimators import available_if
 
 from gpt1.estimators.base import Targets, TextEstimator
 from gpt1.estimators.fitted import Fitted
-from gpt1.estimators.rows import choices_of, pairs_of, texts_of
+from gpt1.estimators.inputs import choices_of, pairs_of, texts_of
 from gpt1.estimators.targets import choice_values, class_name, class_values, label_sets, restored, score_values
-from gpt1.jobs.rows.columns import Columns
-from gpt1.jobs.rows.goals import Choice, Classes, LabelSets, Score
-from gpt1.jobs.rows.labelled import Texts
+from gpt1.tasks.columns import Columns
+from gpt1.tasks.labels import Choice, Classes, LabelSets, Score
+from gpt1.tasks.rows import Texts
 
 
 class _OneText(TextEstimator):

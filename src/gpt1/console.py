@@ -1,0 +1,60 @@
+"""What a person sees while a job runs: always on standard error, so standard output stays machine-readable."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from gpt1.errors import spell
+
+stderr = Console(stderr=True, highlight=False)
+_spelling = {"flags": False}
+
+
+def say(message: str) -> None:
+    """Print one line of news. `message` is plain text, never markup; it names settings by `errors.setting`."""
+    stderr.print(spell(message, flags=_spelling["flags"]), markup=False, soft_wrap=True)
+
+
+@contextmanager
+def settings_as_flags() -> Iterator[None]:
+    """While a command line runs, messages name settings as flags (`--top-p`), not as Python does (`top_p`)."""
+    before, _spelling["flags"] = _spelling["flags"], True
+    try:
+        yield
+    finally:
+        _spelling["flags"] = before
+
+
+@contextmanager
+def quiet(silent: bool = True) -> Iterator[None]:
+    """Say nothing for a while, or, inside such a while, speak all the same."""
+    before, stderr.quiet = stderr.quiet, silent
+    try:
+        yield
+    finally:
+        stderr.quiet = before
+
+
+def bar(*columns: str) -> Progress:
+    """A progress bar with elapsed and remaining time; `columns` name task fields to show, `{task.fields[loss]}`.
+
+    Shown to a terminal only: in a file it would be a line of its own beside the one that says what was wrong.
+    """
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *map(TextColumn, columns),
+        TimeElapsedColumn(), TimeRemainingColumn(), console=stderr, disable=not stderr.is_terminal,
+    )  # fmt: skip
+
+
+def table(rows: dict[str, Any], title: str = "") -> Table:
+    """Two columns, name and value."""
+    out = Table(title=title or None, show_header=False, title_justify="left")
+    for name, value in rows.items():
+        out.add_row(
+            name, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
+        )
+    return out

@@ -1,0 +1,116 @@
+"""What training maximises: L1, L2 and L3 of the paper as named sums, and how many terms each sum has.
+
+A module here maps a Batch to `{name: sum of losses in nats}` and `counts` tells, from the batch alone, how many
+terms the sums hold. The loop divides once, by the counts of the whole step, so neither gradient accumulation nor
+the number of processes changes a gradient. L3 = L2 + lambda L1 is `{"task": 1, "lm": lambda}` in that loop.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gpt1.batch import IGNORE, Batch
+from gpt1.model.cross_entropy import vocabulary_loss
+from gpt1.model.gpt import GPT, INIT_STD
+
+Goal = Literal["classes", "labels", "score", "choice"]
+"""What is told of an example: one class, any number of labels, a number, or which of its K sequences is right."""
+
+
+class LanguageModel(nn.Module):
+    """L1: the negative log-likelihood of every next token (section 3.1, equation 1)."""
+
+    def __init__(self, body: GPT) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """`lm`: nats summed over all targets."""
+        tokens_NT, targets_NT = batch.tokens_NKT.flatten(0, 1), batch.targets_NKT.flatten(0, 1)
+        weights_NT = (targets_NT != IGNORE).float()
+        return {"lm": vocabulary_loss(self.body(tokens_NT), self.body.tokens.weight, targets_NT, weights_NT)}
+
+    @staticmethod
+    def counts(batch: Batch) -> dict[str, int]:
+        """`lm`: the number of targets."""
+        return {"lm": int((batch.targets_NKT != IGNORE).sum())}
+
+
+class TaskModel(nn.Module):
+    """L2 and, beside it, L1: the body, and W_y over the hidden state at the extract token (section 3.2)."""
+
+    def __init__(
+        self,
+        body: GPT,
+        outputs: int,
+        goal: Goal = "classes",
+        head_dropout: float = 0.1,
+        class_weights_C: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.body, self.goal = body, goal
+        self.head_dropout = nn.Dropout(head_dropout)
+        self.head = nn.Linear(body.config.width, outputs, bias=False)
+        self.class_weights_C = class_weights_C  # no buffer: it stays in fp32 when the model becomes bfloat16
+
+    @torch.no_grad()
+    def init_head(self, generator: torch.Generator | None = None) -> "TaskModel":
+        """W_y drawn from N(0, 0.02), as the released code does; returns self."""
+        self.head.weight.normal_(0.0, INIT_STD, generator=generator)
+        return self
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """`task`: L2 summed over the examples. `lm`: each sequence's mean nats a token, summed over the sequences.
+
+        The auxiliary loss counts every next token of the transformed sequence, delimiter and extract included,
+        averaged within a sequence first, as OpenAI's train.py does.
+        """
+        assert batch.labels_N is not None, "stage two needs labels"
+        tokens_MT, targets_MT = batch.tokens_NKT.flatten(0, 1), batch.targets_NKT.flatten(0, 1)
+        h_MTD = self.body(tokens_MT)
+        wide = torch.promote_types(h_MTD.dtype, torch.float32)
+        real_MT = (targets_MT != IGNORE).to(wide)
+        weights_MT = real_MT / real_MT.sum(1, keepdim=True).clamp(min=1)
+        scores_NC = self._scores(h_MTD, batch)
+        return {
+            "task": task_loss(self.goal, scores_NC, batch.labels_N, self.class_weights_C),
+            "lm": vocabulary_loss(h_MTD, self.body.tokens.weight, targets_MT, weights_MT),
+        }
+
+    @staticmethod
+    def counts(batch: Batch) -> dict[str, int]:
+        """`task`: examples; `lm`: sequences that have a target."""
+        return {"task": len(batch.tokens_NKT), "lm": int((batch.targets_NKT != IGNORE).any(-1).sum())}
+
+    def scores(self, batch: Batch) -> Tensor:
+        """scores_NC: of the classes or labels, or the one score; of choices scores_NK, -inf where there is none."""
+        return self._scores(self.body(batch.tokens_NKT.flatten(0, 1)), batch)
+
+    def _scores(self, h_MTD: Tensor, batch: Batch) -> Tensor:
+        assert batch.extract_NK is not None, "stage two reads the hidden state at the extract token"
+        h_MD = h_MTD[torch.arange(len(h_MTD), device=h_MTD.device), batch.extract_NK.flatten()]
+        # In bfloat16 a score would have three digits: close rows would tie, and a number come in steps.
+        wide = torch.promote_types(h_MD.dtype, torch.float32)
+        h_NKD, head_CD = h_MD.unflatten(0, batch.extract_NK.shape).to(wide), self.head.weight.to(wide)
+        if self.goal == "choice":
+            assert batch.real_NK is not None, "rows may have different numbers of answers"
+            return F.linear(self.head_dropout(h_NKD), head_CD).squeeze(-1).masked_fill(~batch.real_NK, -torch.inf)
+        return F.linear(self.head_dropout(h_NKD.sum(1)), head_CD)
+
+
+def task_loss(goal: Goal, scores_NC: Tensor, labels_N: Tensor, weights_C: Tensor | None = None) -> Tensor:
+    """L2 (section 3.2, equation 4): -log P of the labels in nats, summed over the examples.
+
+    `weights_C` multiplies the terms of a class; of independent labels, those of the rows that have the label.
+    A score is standardised, and its loss the squared error, which is -log P under a normal distribution but for
+    constants.
+    """
+    weights_C = None if weights_C is None else weights_C.to(scores_NC)
+    if goal == "classes" or goal == "choice":
+        return F.cross_entropy(scores_NC, labels_N, weight=weights_C, reduction="sum")
+    wanted_NC = labels_N.to(scores_NC.dtype).view_as(scores_NC)
+    if goal == "labels":
+        return F.binary_cross_entropy_with_logits(scores_NC, wanted_NC, pos_weight=weights_C, reduction="sum")
+    return F.mse_loss(scores_NC, wanted_NC, reduction="sum")

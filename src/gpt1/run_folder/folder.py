@@ -1,0 +1,168 @@
+"""The run folder: a model that gpt1 and Hugging Face both load, and what gpt1 alone knows about it (gpt1.json).
+
+gpt1.json is written last, so a folder that has it is whole. Format: docs/formats.md.
+"""
+
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from gpt1 import __version__
+from gpt1.config import Generate, Model
+from gpt1.errors import UserError
+from gpt1.model.gpt import GPT
+from gpt1.run_folder.generation import Sample, continue_texts
+from gpt1.run_folder.hugging_face import CHOICE_BIAS, HEAD, from_hf, from_hf_config, to_hf, to_hf_config
+from gpt1.run_folder.metadata import FORMAT, read_facts, read_json
+from gpt1.run_folder.model_card import model_card
+from gpt1.run_folder.weights import Weights
+from gpt1.storage import atomic, save_file, write_json, write_text
+from gpt1.tokenizer.tokenizer import Tokenizer
+
+IDENTITY = ("kind", "task", "labels", "tokenizer", "data")
+"""Facts of gpt1.json that stay while a run goes on."""
+STAGED = ".unfinished"
+"""Folder inside a run folder whose files are to take their place there."""
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A loaded run folder."""
+
+    body: GPT
+    """the network, fp32, on the CPU, in evaluation mode"""
+    tokenizer: Tokenizer
+    info: dict[str, Any]
+    """gpt1.json"""
+    head: Tensor | None = None
+    """W_y (C, D) of a fine-tuned run; row i belongs to `info["labels"][i]`, if it has labels"""
+
+    def generate(self, prompt: str = "", **settings: Any) -> Sample:
+        """Continue one text: {prompt, text, tokens, finish_reason}; `settings` are those of `config.Generate`."""
+        asked = Generate(run="", prompts=[prompt], num=1, **settings)
+        return continue_texts(self.body, self.tokenizer, asked)[0]
+
+
+def save_run(
+    folder: str | Path, body: GPT, tokenizer: Tokenizer, info: dict[str, Any], head: Tensor | None = None
+) -> None:
+    """Write a run folder, replacing the model it may hold; the same arguments give the same bytes.
+
+    `info` needs `kind`, and `goal` and `labels` beside a head; format, parameters, tokenizer and versions are added
+    here. Raises UserError if Hugging Face's `openai-gpt` cannot express the network.
+    """
+    goal = info["goal"] if head is not None else None
+    save_tensors(folder, body.config, to_hf(body, head, goal), tokenizer, info, goal)
+
+
+def save_tensors(
+    folder: str | Path,
+    model: Model,
+    tensors: dict[str, Tensor],
+    tokenizer: Tokenizer,
+    info: dict[str, Any],
+    goal: str | None = None,
+) -> None:
+    """`save` of a model that is at hand as Hugging Face's tensors; `goal` says what head is among them."""
+    folder = Path(folder)
+    ids = {"end": tokenizer.end_id, "pad": tokenizer.pad_id}
+    config = to_hf_config(model, ids, goal, info.get("labels", ()))
+    info = {
+        "format": FORMAT,
+        **info,
+        "parameters": sum(tensor.numel() for name, tensor in tensors.items() if name != CHOICE_BIAS),
+        "context": model.context,
+        "vocabulary": model.vocabulary,
+        "tokenizer": tokenizer.hash,
+        "tokenizer_kind": tokenizer.kind,
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "gpt1": __version__},
+    }
+    with replacing_run(folder) as staged:
+        with atomic(staged / "model.safetensors") as temporary:
+            # transformers refuses a file that does not say which framework wrote it.
+            save_file(tensors, temporary, metadata={"format": "pt"})
+        write_json(staged / "config.json", config)
+        write_json(staged / "generation_config.json", {k: v for k, v in config.items() if k.endswith("_token_id")})
+        cut: Literal["left", "right"] = "left" if info.get("long") == "tail" else "right"
+        tokenizer.save(staged, model.context, template=goal is not None, cut=cut)
+        write_text(staged / "README.md", model_card(info))
+        write_json(staged / "gpt1.json", info)
+
+
+@contextmanager
+def replacing_run(folder: Path) -> Iterator[Path]:
+    """Yield a hidden folder to write a run into; on success its files move to `folder`, on any error none is left.
+
+    All of it lies on the disk before the first file takes its place: a full disk leaves the old model whole.
+    """
+    staged, is_new = folder / STAGED, not folder.exists()
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    try:
+        yield staged
+        _move(staged, folder)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+        if is_new and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def load_run(path: str | Path) -> LoadedRun:
+    """A run folder as a LoadedRun.
+
+    Raises UserError if the folder is missing, incomplete, damaged, of a newer format or another architecture.
+    """
+    folder = Path(path)
+    info, model = read_metadata(folder), read_shape(folder)
+    with torch.device("cpu"), _Unset():
+        body = GPT(model)
+    weights = folder / "model.safetensors"
+    head = from_hf(body, Weights(weights), str(weights))
+    tokenizer = Tokenizer.load(folder)
+    if tokenizer.hash != info.get("tokenizer") or tokenizer.vocabulary != model.vocabulary:
+        raise UserError(f"{folder}: tokenizer.json is not the one this model was trained with")
+    if (head is None) != (info["kind"] == "pretrained"):
+        raise UserError(
+            f"{folder}: gpt1.json says {info['kind']}, but {HEAD} is {'missing' if head is None else 'there'}"
+        )
+    return LoadedRun(body.eval(), tokenizer, info, head)
+
+
+class _Unset(TorchFunctionMode):
+    """Under it a module's memory stays as it comes. The usual way, by "meta", imports torch's compiler and sympy."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"] if kwargs else args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """gpt1.json of a run folder, which must be complete. Raises UserError as `load` does."""
+    if (folder / "config.json").exists():
+        read_shape(folder)  # another architecture is a clearer answer than a missing gpt1.json
+    return read_facts(folder)
+
+
+def read_shape(folder: Path) -> Model:
+    """The network's shape, from config.json. Raises UserError for another architecture."""
+    return from_hf_config(read_json(folder / "config.json"), str(folder / "config.json"))
+
+
+def _move(staged: Path, folder: Path) -> None:
+    """Put the files in their places, gpt1.json last; until then a folder of another model is incomplete."""
+    marker = folder / "gpt1.json"
+    if marker.exists():
+        old, info = read_json(marker), read_json(staged / marker.name)
+        if [old.get(key) for key in IDENTITY] != [info.get(key) for key in IDENTITY]:
+            marker.unlink()
+    for path in sorted(staged.iterdir(), key=lambda path: path.name == marker.name):
+        path.replace(folder / path.name)

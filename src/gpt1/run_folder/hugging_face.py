@@ -1,0 +1,154 @@
+"""Our network in Hugging Face's words: `openai-gpt`'s configuration, tensor names and layout."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpt1.config import Model
+from gpt1.errors import UserError
+from gpt1.model.gpt import EPSILON, GPT, INIT_STD
+
+MODEL_TYPE = "openai-gpt"
+HEAD, CHOICE_HEAD, CHOICE_BIAS = (
+    "score.weight",
+    "multiple_choice_head.summary.weight",
+    "multiple_choice_head.summary.bias",
+)
+"""W_y, (C, D) or, for multiple choice, (1, D); the bias is Hugging Face's, ours has none, so it is 0."""
+
+ARCHITECTURES = {None: "OpenAIGPTLMHeadModel", "choice": "OpenAIGPTDoubleHeadsModel"}
+"""Of a goal (`model.objectives.Goal`); the others are OpenAIGPTForSequenceClassification."""
+PROBLEMS = {
+    "classes": "single_label_classification", "labels": "multi_label_classification", "score": "regression",
+}  # fmt: skip
+OUTER = {"tokens.weight": "tokens_embed.weight", "positions.weight": "positions_embed.weight"}
+INNER = {
+    "attention.qkv": "attn.c_attn",
+    "attention.out": "attn.c_proj",
+    "attention_norm": "ln_1",
+    "feed_forward.up": "mlp.c_fc",
+    "feed_forward.down": "mlp.c_proj",
+    "feed_forward_norm": "ln_2",
+}
+TRANSPOSED = ("attention.qkv.weight", "attention.out.weight", "feed_forward.up.weight", "feed_forward.down.weight")
+"""Hugging Face keeps these as (in, out), as OpenAI's 1-wide convolutions did; nn.Linear as (out, in)."""
+
+
+def hf_name(name: str) -> str:
+    """`blocks.3.attention.qkv.weight` -> `transformer.h.3.attn.c_attn.weight`."""
+    if name in OUTER:
+        return f"transformer.{OUTER[name]}"
+    _, layer, rest = name.split(".", 2)
+    module, _, kind = rest.rpartition(".")
+    return f"transformer.h.{layer}.{INNER[module]}.{kind}"
+
+
+def to_hf(body: GPT, head: Tensor | None = None, goal: str | None = None) -> dict[str, Tensor]:
+    """The weights as fp32 CPU tensors under Hugging Face's names; the output matrix is the tied token embedding."""
+    tensors = {hf_name(name): _turned(name, tensor) for name, tensor in body.state_dict().items()}
+    if head is not None and goal == "choice":
+        tensors |= {CHOICE_HEAD: head, CHOICE_BIAS: torch.zeros(1)}
+    elif head is not None:
+        tensors[HEAD] = head
+    return {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+@torch.no_grad()
+def from_hf(body: GPT, tensors: Mapping[str, Tensor], source: str) -> Tensor | None:
+    """Copy `tensors` into `body` and return W_y if there is one.
+
+    Raises UserError, naming `source` and the tensor, for one that is missing, left over or of another shape.
+    """
+    expected = {hf_name(name): _turned(name, own) for name, own in body.state_dict().items()}
+    for name in sorted(expected.keys() | tensors.keys() - {HEAD, CHOICE_HEAD, CHOICE_BIAS}):
+        if name not in tensors:
+            raise UserError(f"{source}: tensor {name} is missing; the file does not fit its config.json")
+        if name not in expected:
+            raise UserError(f"{source}: tensor {name} is unknown; the file does not fit its config.json")
+        tensor, own = tensors[name], expected[name]
+        if (has := tuple(tensor.shape)) != (wants := tuple(own.shape)):
+            raise UserError(f"{source}: tensor {name} has shape {has}, config.json asks for {wants}")
+        own.copy_(tensor)
+    head = tensors.get(HEAD, tensors.get(CHOICE_HEAD))
+    return None if head is None else head.clone()
+
+
+def to_hf_config(
+    model: Model, vocabulary: dict[str, int], goal: str | None = None, labels: Sequence[str] = ()
+) -> dict[str, Any]:
+    """config.json; `vocabulary` has the ids of `end` and `pad`, `labels` the names that a fine-tuned model tells apart.
+
+    Raises UserError for a feed-forward layer that is not 4 times the width, which `openai-gpt` cannot express.
+    """
+    if model.inner != 4 * model.width:
+        raise UserError(
+            f"--model.inner {model.inner} must be 4 times --model.width {model.width}: "
+            "a run folder is a Hugging Face openai-gpt model, whose feed-forward layer has that size"
+        )
+    config = {
+        "model_type": MODEL_TYPE,
+        "architectures": [ARCHITECTURES.get(goal, "OpenAIGPTForSequenceClassification")],
+        "afn": "gelu",  # in this architecture the name means the tanh form
+        "vocab_size": model.vocabulary,
+        "n_positions": model.context,
+        "n_ctx": model.context,
+        "n_embd": model.width,
+        "n_layer": model.depth,
+        "n_head": model.heads,
+        "embd_pdrop": model.embedding_dropout,
+        "resid_pdrop": model.residual_dropout,
+        "attn_pdrop": model.attention_dropout,
+        "layer_norm_epsilon": EPSILON,
+        "initializer_range": INIT_STD,
+        "bos_token_id": vocabulary["end"],
+        "eos_token_id": vocabulary["end"],
+        "pad_token_id": vocabulary["pad"],
+        "tie_word_embeddings": True,
+        "dtype": "float32",
+    }
+    return config | _head_config(goal, labels)
+
+
+def _head_config(goal: str | None, labels: Sequence[str]) -> dict[str, Any]:
+    if goal is None:
+        return {}
+    if goal == "choice":
+        return {"num_labels": 1, "summary_type": "cls_index", "summary_use_proj": True, "summary_proj_to_labels": True}
+    names = labels or ["score"]
+    return {
+        "num_labels": len(names),
+        "id2label": {str(number): name for number, name in enumerate(names)},
+        "label2id": {name: number for number, name in enumerate(names)},
+        "problem_type": PROBLEMS[goal],
+    }
+
+
+def from_hf_config(config: dict[str, Any], source: str) -> Model:
+    """The network that a config.json describes. Raises UserError naming `source` if it is another architecture."""
+    if (kind := config.get("model_type")) != MODEL_TYPE:
+        why = ": it is pre-LN (it normalises before each layer), GPT-1 post-LN" if kind == "gpt2" else ""
+        raise UserError(f"{source}: model_type {kind} cannot be used here or converted{why}; it must be {MODEL_TYPE}")
+    fixed = {"afn": "gelu", "layer_norm_epsilon": EPSILON}
+    for key, value in fixed.items():
+        if config.get(key, value) != value:
+            raise UserError(f"{source}: {key} {config[key]} cannot be used here; it must be {value}")
+    try:
+        for key in ("n_positions", "n_embd", "n_layer", "n_head", "vocab_size"):
+            if type(config[key]) is not int or config[key] < 1:
+                raise UserError(f"{source}: {key} {config[key]!r} must be a whole number above 0")
+        if config["n_embd"] % config["n_head"]:
+            raise UserError(f"{source}: n_head {config['n_head']} does not divide n_embd {config['n_embd']}")
+        return Model(
+            context=config["n_positions"], width=config["n_embd"], depth=config["n_layer"], heads=config["n_head"],
+            inner=4 * config["n_embd"], vocabulary=config["vocab_size"],
+            embedding_dropout=config["embd_pdrop"], residual_dropout=config["resid_pdrop"],
+            attention_dropout=config["attn_pdrop"],
+        )  # fmt: skip
+    except KeyError as error:
+        raise UserError(f"{source}: {error.args[0]} is missing") from None
+
+
+def _turned(name: str, tensor: Tensor) -> Tensor:
+    return tensor.T if name.endswith(TRANSPOSED) else tensor

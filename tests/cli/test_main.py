@@ -1,0 +1,373 @@
+"""The command line: what settings a line makes, what is printed where, and how every ending looks."""
+
+import dataclasses
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt1 import __version__, config
+from gpt1.cli.main import COMMANDS, main
+from gpt1.errors import RunFailed, UserError
+
+Job = Callable[..., list[Any]]
+
+
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch) -> Job:
+    """Put a job of our own in a verb's place: it keeps its settings, then returns `result` or raises it."""
+
+    def install(verb: str, result: Any = None, shown: Any = None) -> list[Any]:
+        seen: list[Any] = []
+
+        def work(settings: Any) -> Any:
+            seen.append(settings)
+            if isinstance(result, BaseException):
+                raise result
+            return result
+
+        module = types.ModuleType(f"gpt1.commands.{verb}")
+        module.__dict__.update({verb: work, "show": lambda _: shown})
+        monkeypatch.setitem(sys.modules, f"gpt1.commands.{verb}", module)
+        return seen
+
+    return install
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """The one line that a wrong request is answered with."""
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.endswith("\n")
+    assert err.count("\n") == 1
+    return err.strip()
+
+
+def test_sigterm_stops_as_ctrl_c_does(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    module = types.ModuleType("gpt1.commands.info")
+    module.__dict__.update(info=lambda settings: signal.raise_signal(signal.SIGTERM), show=str)
+    monkeypatch.setitem(sys.modules, "gpt1.commands.info", module)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["info", "run"]) == 130
+    assert capsys.readouterr().err == "gpt1 info: stopped\n"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+# What a line means
+
+
+def test_positionals_flags_and_types(job: Job) -> None:
+    seen = job("generate")
+    assert main("generate run --seed 7 Hello --temperature 0 World --stop a --stop b --stream".split()) == 0
+    assert seen == [
+        config.Generate(run="run", prompts=["Hello", "World"], seed=7, temperature=0.0, stop=["a", "b"], stream=True)
+    ]
+
+
+def test_a_prompt_left_out_keeps_the_default(job: Job) -> None:
+    seen = job("generate")
+    main(["generate", "run"])
+    assert seen[0].prompts == [""]
+
+
+def test_nothing_after_two_dashes_is_an_option(job: Job) -> None:
+    seen = job("generate")
+    assert main(["generate", "run", "--", "--my_own dashes"]) == 0
+    assert seen[0].prompts == ["--my_own dashes"]
+
+
+def test_a_dash_is_standard_input(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Once\nupon\n"))
+    prompts, text = job("generate"), job("explain")
+    assert main(["generate", "run", "-"]) == 0
+    monkeypatch.setattr(sys, "stdin", io.StringIO("a time"))
+    assert main(["explain", "run", "-"]) == 0
+    assert prompts[0].prompts == ["Once\nupon\n"]
+    assert text[0].text == "a time"
+
+
+@pytest.mark.parametrize("flag", ["--max-new-tokens", "--max_new_tokens"])
+def test_dashes_and_underscores_are_the_same(job: Job, flag: str) -> None:
+    seen = job("generate")
+    assert main(["generate", "run", flag, "5", "under_score"]) == 0
+    assert (seen[0].max_new_tokens, seen[0].prompts) == (5, ["under_score"])
+
+
+def test_lists_take_several_values(job: Job) -> None:
+    seen = job("prepare")
+    assert main("prepare a b --out o --val c d --no-repair".split()) == 0
+    assert (seen[0].inputs, seen[0].val, seen[0].repair) == (["a", "b"], ["c", "d"], False)
+
+
+def test_as_is_the_flag_of_a_field_that_python_reserves(job: Job) -> None:
+    seen = job("evaluate")
+    assert main("evaluate run file --as text".split()) == 0
+    assert seen[0].as_ == "text"
+
+
+@pytest.mark.parametrize(
+    ("words", "preset", "recipe"),
+    [
+        ("", "small", "fast"),
+        ("--preset gpt1", "gpt1", "paper"),
+        ("--preset tiny", "tiny", "fast"),
+        ("--preset tiny --recipe paper", "tiny", "paper"),
+        ("--recipe paper", "small", "paper"),
+    ],
+)
+def test_preset_and_recipe_decide_the_defaults(
+    job: Job, words: str, preset: config.Preset, recipe: config.Recipe
+) -> None:
+    seen = job("pretrain")
+    assert main(f"pretrain data --out run {words}".split()) == 0
+    assert seen[0] == config.pretrain_defaults(preset, recipe, data="data", out="run")
+
+
+def test_flags_win_over_the_preset(job: Job) -> None:
+    seen = job("pretrain")
+    assert main("pretrain data --out run --preset tiny --model.width 48 --optim.matrix-lr 1e-3 --batch 4".split()) == 0
+    expected = config.pretrain_defaults("tiny", data="data", out="run")
+    model, optim = dataclasses.replace(expected.model, width=48), dataclasses.replace(expected.optim, matrix_lr=1e-3)
+    assert seen[0] == dataclasses.replace(expected, model=model, optim=optim, batch=4)
+
+
+def test_a_settings_file_stands_between_the_preset_and_the_flags(job: Job, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("preset: tiny\nout: run\nsteps: 30\noptim:\n  lr: 1e-3\n  matrix-lr: 2\nminutes: null\n")
+    seen = job("pretrain")
+    assert main(["pretrain", "data", "--config", str(file), "--steps", "40"]) == 0
+    expected = config.pretrain_defaults("tiny", data="data", out="run")
+    optim = dataclasses.replace(expected.optim, lr=1e-3, matrix_lr=2.0)
+    assert seen[0] == dataclasses.replace(expected, steps=40, optim=optim)
+
+
+def test_the_settings_of_a_run_can_be_given_back(job: Job, tmp_path: Path) -> None:
+    settings = dataclasses.replace(config.pretrain_defaults("tiny", "paper", data="d", out="o"), steps=3, batch=5)
+    (tmp_path / "settings.json").write_text(json.dumps(dataclasses.asdict(settings)))
+    seen = job("pretrain")
+    assert main(["pretrain", "--config", str(tmp_path / "settings.json")]) == 0
+    assert seen == [settings]
+
+
+# What is printed
+
+
+def test_json_is_one_document_and_nothing_else(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    job("evaluate", {"accuracy": 0.5, "label": "żółw"}, shown="a table")
+    assert main(["evaluate", "run", "f", "--json"]) == 0
+    out = capsys.readouterr().out
+    assert json.loads(out) == {"accuracy": 0.5, "label": "żółw"}
+    assert "żółw" in out
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_nothing_is_added_to_what_a_job_wrote_itself(
+    flags: list[str], job: Job, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job("predict", {"rows": 2}, shown=None)
+    assert main(["predict", "run", "rows.csv", *flags]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_without_json_the_job_says_what_to_print(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "[red]not markup[/red] " + "long " * 60
+    job("generate", {}, shown=text)
+    assert main(["generate", "run"]) == 0
+    assert capsys.readouterr().out == text + "\n"
+
+
+def test_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"gpt1 {verb} " in out for verb in COMMANDS)
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"gpt1 {__version__}\n"
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_help_explains_every_setting(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    out = capsys.readouterr().out
+    for field in dataclasses.fields(COMMANDS[verb].settings):
+        flag = "--" + field.name.rstrip("_").replace("_", "-")
+        section = f"{flag}."
+        assert field.name in COMMANDS[verb].positionals or flag in out or section in out
+    assert "--json" in out
+
+
+def test_help_shows_the_defaults_of_the_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["pretrain", "--help", "--preset", "gpt1"])
+    assert "size of every hidden state (default: 768)" in capsys.readouterr().out
+    main(["pretrain", "--help", "--preset", "tiny"])
+    assert "size of every hidden state (default: 192)" in capsys.readouterr().out
+
+
+# How a wrong request is answered
+
+
+@pytest.mark.parametrize(
+    ("line", "answer"),
+    [
+        ("pretain data", "gpt1: unknown command pretain; did you mean pretrain?"),
+        ("pretrain data --out r --stpes 3", "gpt1 pretrain: unknown option --stpes; did you mean --steps?"),
+        ("pretrain --stpes=3", "gpt1 pretrain: unknown option --stpes; did you mean --steps?"),
+        ("pretrain data --modle.width 3", "gpt1 pretrain: unknown option --modle.width; did you mean --model.width?"),
+        ("generate run --tempratur 3", "gpt1 generate: unknown option --tempratur; did you mean --temperature?"),
+        ("generate r --threads -3", "gpt1 generate: --threads: expected a whole number, 0 or more, not '-3'"),
+        (
+            "pretrain data --out r --steps many",
+            "gpt1 pretrain: --steps: expected a whole number, 0 or more, not 'many'",
+        ),
+        ("pretrain data --out r --steps 1.5", "gpt1 pretrain: --steps: expected a whole number, 0 or more, not '1.5'"),
+        ("pretrain data --out r --minutes nan", "gpt1 pretrain: --minutes: expected a number, 0 or more, not 'nan'"),
+        ("pretrain data --out r --preset smal", "gpt1 pretrain: --preset: unknown value 'smal'; did you mean small?"),
+        (
+            "pretrain data --out r --preset xxl",
+            "gpt1 pretrain: --preset: unknown value 'xxl'; the choices are gpt1, small, tiny",
+        ),
+        ("pretrain data", "gpt1 pretrain: missing --out: run folder to write"),
+        ("pretrain --out r", "gpt1 pretrain: missing DATA: folder written by `gpt1 prepare`"),
+        ("pretrain data more --out r", "gpt1 pretrain: unexpected argument 'more'"),
+        ("pretrain data --out", "gpt1 pretrain: --out: expected one argument"),
+    ],
+)
+def test_one_line_with_the_nearest_name(line: str, answer: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(capsys, *line.split()) == answer
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["pretrain", "data", "--out", ""], "--out"),
+        (["prepare", "", "--out", "data"], "INPUT"),
+        (["explain", "run", ""], "TEXT"),
+    ],
+)
+def test_what_must_be_given_is_not_empty(words: list[str], name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """As where a variable of the shell is not set: an empty path would mean the folder one stands in."""
+    assert refused(capsys, *words).startswith(f"gpt1 {words[0]}: missing {name}: ")
+
+
+def test_one_line_where_progress_was_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9")
+    answer = refused(capsys, "prepare", str(tmp_path / "a.txt"), "--out", str(tmp_path / "out"))
+    assert answer.startswith(f"gpt1 prepare: {tmp_path / 'a.txt'}: byte 3 (0xe9) is not utf-8 text")
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("stpes: 3", "unknown setting stpes; did you mean steps?"),
+        ("optim: {lrr: 3}", "unknown setting optim.lrr; did you mean optim.lr?"),
+        ("steps: many", "steps: expected a whole number, 0 or more, not 'many'"),
+        ("fresh: 1", "fresh: expected true or false, not 1"),
+        ("just words", "expected settings, one `name: value` a line"),
+        ("a: [", "while parsing"),
+    ],
+)
+def test_a_wrong_settings_file(text: str, answer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.yaml").write_text(text)
+    line = refused(capsys, "pretrain", "data", "--out", "r", "--config", str(tmp_path / "run.yaml"))
+    assert line.startswith(f"gpt1 pretrain: --config {tmp_path / 'run.yaml'}: ")
+    assert answer in line
+
+
+def test_a_missing_settings_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(capsys, "info", "x", "--config", "none.yaml") == "gpt1 info: --config none.yaml: no such file"
+
+
+def test_a_switch_with_a_value(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(capsys, "info", "x", "--json=1") == "gpt1 info: --json: takes no value, not '1'"
+
+
+# How a run can end
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (UserError("rows.csv:3: no label"), 2, "rows.csv:3: no label"),
+        (RunFailed("the loss is not a number"), 1, "the loss is not a number"),
+        (OSError(28, "No space left on device", "run/model"), 1, "No space left on device: run/model"),
+        (FileNotFoundError(2, "No such file or directory", "x.csv"), 2, "No such file or directory: x.csv"),
+        (KeyboardInterrupt(), 130, "stopped"),
+        (KeyboardInterrupt("stopped after update 5"), 130, "stopped after update 5"),
+    ],
+)
+def test_exit_codes(
+    error: BaseException, code: int, message: str, job: Job, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job("info", error)
+    assert main(["info", "x"]) == code
+    assert capsys.readouterr() == ("", f"gpt1 info: {message}\n")
+
+
+def test_a_mistake_of_ours_is_not_hidden(job: Job) -> None:
+    job("info", ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        main(["info", "x"])
+
+
+# As a program
+
+
+def program(*argv: str, **how: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "gpt1", *argv], capture_output=True, text=True, encoding="utf-8", timeout=60, **how
+    )
+
+
+def test_help_answers_before_torch_is_imported() -> None:
+    script = (
+        "import sys; from gpt1.cli.main import main; main(['pretrain', '--help']); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60).returncode == 0
+
+
+def test_the_program_ends_with_the_exit_code() -> None:
+    done = program("info", "no-such-folder")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "gpt1 info: no-such-folder: no such folder\n"
+
+
+def test_a_pipe_that_speaks_another_encoding_gets_utf8(tmp_path: Path) -> None:
+    done = program("info", str(tmp_path / "żółw"), env={**os.environ, "PYTHONIOENCODING": "cp1252"})
+    assert "żółw: no such folder" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_behind_standard_output_is_noticed() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "gpt1", "--help"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert done.returncode == 1
+    assert done.stderr == "gpt1: No space left on device\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes close differently there")
+def test_a_reader_that_leaves_is_no_error() -> None:
+    command = f"{sys.executable} -m gpt1 --help | (exec 0<&-; sleep 1)"
+    done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.stderr == ""
+
+
+def test_threads_that_no_machine_has(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", ".", "--threads", "100000"]) == 2
+    assert "--threads 100000 must be from 0 (every core) to" in capsys.readouterr().err
+
+
+def test_standard_input_that_is_no_text() -> None:
+    line = [sys.executable, "-m", "gpt1", "generate", "run", "-"]
+    done = subprocess.run(line, input=b"x\xff", capture_output=True, timeout=60)
+    assert done.returncode == 2
+    assert b"standard input is no UTF-8" in done.stderr

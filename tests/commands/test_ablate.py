@@ -1,0 +1,181 @@
+"""`gpt1 ablate`: every place of its table is what `gpt1 finetune` would give; it goes on where it stopped."""
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from gpt1.commands import ablate as job
+from gpt1.commands.ablate import ablate, guess, sample, show
+from gpt1.commands.evaluate import evaluate
+from gpt1.commands.finetune import finetune
+from gpt1.config import Ablate, Evaluate, Finetune, Model
+from gpt1.errors import UserError
+from gpt1.model.gpt import GPT
+from gpt1.run_folder.folder import save_run
+from gpt1.tasks.labels import Choice, Classes, LabelSets, Score
+from gpt1.tasks.rows import Labelled
+from gpt1.tokenizer.train_bpe import train as train_tokenizer
+
+GOOD, BAD = ("loves", "adores", "enjoys"), ("hates", "fears", "loathes")
+Study = Callable[..., Ablate]
+
+
+def row(draw: random.Random) -> dict[str, str]:
+    good = draw.random() < 0.5
+    return {"text": f"she {draw.choice(GOOD if good else BAD)} {draw.choice(['figs', 'rain'])}", "label": "-+"[good]}
+
+
+def write(path: Path, count: int, seed: int) -> str:
+    draw = random.Random(seed)
+    path.write_text("".join(json.dumps(row(draw)) + "\n" for _ in range(count)), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Settings of a small table."""
+    folder = tmp_path_factory.mktemp("study")
+    tokenizer = train_tokenizer([row(random.Random(n))["text"] for n in range(99)], "bytes", 290)
+    model = Model(context=24, width=16, depth=1, heads=2, inner=64, vocabulary=tokenizer.vocabulary)
+    body = GPT(model).init_weights(torch.Generator().manual_seed(7))
+    save_run(folder / "base", body, tokenizer, {"kind": "pretrained", "preset": "tiny", "metrics": {}})
+    usual = Ablate(
+        run=str(folder / "base"), train=write(folder / "train.jsonl", 40, 1),
+        valid=write(folder / "valid.jsonl", 20, 2),
+        test=write(folder / "test.jsonl", 30, 3), epochs=2, batch=8, sizes="6,all", seeds=2, dtype="fp32", threads=1,
+    )  # fmt: skip
+    return lambda **others: replace(usual, **others)
+
+
+@pytest.fixture(scope="module")
+def made(study: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ablate, dict[str, Any]]:
+    """A table in a file."""
+    asked = study(out=str(tmp_path_factory.mktemp("made") / "table.json"))
+    return asked, ablate(asked)
+
+
+@pytest.mark.parametrize(
+    ("variant", "settings"),
+    [("full", {}), ("no_lm", {"lm_coef": 0.0}), ("from_scratch", {"from_scratch": True})],
+)
+def test_a_place_is_what_finetune_and_evaluate_give(
+    made: tuple[Ablate, dict[str, Any]], tmp_path: Path, variant: str, settings: dict[str, Any]
+) -> None:
+    asked, result = made
+    (line,) = (line for line in result["table"] if line["rows"] == 40)
+    same = {name: getattr(asked, name) for name in ("run", "train", "valid", "epochs", "batch", "dtype", "threads")}
+    for n, seed in enumerate((1, 2)):
+        rate = line[variant]["lr"] if n else 0.0  # the first seed finds the rate, the other takes it
+        tuned = finetune(Finetune(out=str(tmp_path / str(seed)), seed=seed, lr=rate, **same, **settings))
+        assert tuned["lr"] == line[variant]["lr"]
+        assert asked.test
+        found = evaluate(Evaluate(run=str(tmp_path / str(seed)), files=[asked.test], dtype="fp32", threads=1))
+        for name in ("accuracy", "macro_f1", "ece"):
+            assert line[variant]["metrics"][name]["values"][n] == pytest.approx(found[name], abs=1e-6)
+    assert line["guess"]["accuracy"] == pytest.approx(found["majority"]), "here training's commonest is the test's"
+
+
+def test_the_table_shows_every_variant_and_size(made: tuple[Ablate, dict[str, Any]]) -> None:
+    _, result = made
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(show(result))
+    text = captured.get()
+    for line in result["table"]:
+        for variant in ("full", "no_lm", "from_scratch"):
+            found = line[variant]["metrics"]["accuracy"]
+            assert f"{np.mean(found['values']):.3f} ± {np.std(found['values'], ddof=1):.3f}" in text
+    assert [line["rows"] for line in result["table"]] == [6, 40]
+    assert result["n"] == 30
+
+
+def test_it_goes_on_where_it_stopped(
+    made: tuple[Ablate, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, result = made
+    part = json.loads(Path(asked.out).read_text(encoding="utf-8"))
+    assert len(part["cells"]) == 12
+    assert part["result"] == result, "for `gpt1 report`"
+    part["cells"] = part["cells"][:9]
+    (tmp_path / "part.json").write_text(json.dumps(part), encoding="utf-8")
+    made_now, usual = [], job._cell
+    monkeypatch.setattr(job, "_cell", lambda *given: made_now.append(given[1]) or usual(*given))
+    assert ablate(replace(asked, out=str(tmp_path / "part.json"))) == result
+    assert made_now == [(40, "no_lm", 2), (40, "from_scratch", 1), (40, "from_scratch", 2)]
+
+
+def test_a_finished_table_may_grow(made: tuple[Ablate, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, result = made
+    made_now, usual = [], job._cell
+    monkeypatch.setattr(job, "_cell", lambda *given: made_now.append(given[1]) or usual(*given))
+    grown = ablate(replace(asked, sizes="6,12,all", seeds=1, out=asked.out))
+    assert made_now == [(12, variant, 1) for variant in ("full", "no_lm", "from_scratch")]
+    first = [line["full"]["metrics"]["accuracy"]["values"][0] for line in result["table"]]
+    values = [line["full"]["metrics"]["accuracy"] for line in grown["table"]]
+    assert [values[0]["mean"], values[2]["mean"]] == first
+    assert values[0]["deviation"] is None, "one value has no deviation"
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        ({"from_scratch": True}, "--from-scratch is what the table compares with"),
+        ({"lm_coef": 0.0}, "--lm-coef 0 is what the table compares with"),
+        ({"sizes": "1"}, "'1' is neither a number from 2 on nor `all`"),
+        ({"sizes": "ten"}, "'ten' is neither"),
+        ({"sizes": "500"}, "there are only 40 training rows"),
+        ({"seeds": 0}, "--seeds 0"),
+        ({"test": "nowhere.csv"}, "nowhere.csv"),
+    ],
+)
+def test_wrong_requests(study: Study, others: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError) as error:
+        ablate(study(**others))
+    assert words in str(error.value)
+
+
+def test_another_request_does_not_replace_a_table(made: tuple[Ablate, dict[str, Any]], tmp_path: Path) -> None:
+    asked, _ = made
+    with pytest.raises(UserError, match=r"was made with --epochs 2, not 3; .*--fresh"):
+        ablate(replace(asked, epochs=3))
+    with pytest.raises(UserError, match="was made from another --test"):
+        ablate(replace(asked, test=write(tmp_path / "other.jsonl", 30, 9)))
+    for content in ("{}", '{"cells": [], "nbformat": 4}'):  # a notebook has cells too
+        (tmp_path / "mine.json").write_text(content, encoding="utf-8")
+        with pytest.raises(UserError, match="is no table of `gpt1 ablate`"):
+            ablate(replace(asked, out=str(tmp_path / "mine.json")))
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=3, max_size=30), st.integers(0, 5), st.data())
+def test_a_sample_has_every_class_and_lies_in_a_larger_one(labels: list[str], seed: int, data: st.DataObject) -> None:
+    goal = Classes(sorted(set(labels)))
+    rows = Labelled([(str(n),) for n in range(len(labels))], list(labels), [f"a:{n}" for n in range(len(labels))], [])
+    rows = replace(rows, groups=[text for (text,) in rows.texts])
+    less = data.draw(st.integers(len(goal.names), len(labels)))
+    more = data.draw(st.integers(less, len(labels)))
+    small, large = sample(rows, goal, less, seed), sample(rows, goal, more, seed)
+    assert len(small.rows) == less
+    assert set(small.labels) == set(labels)
+    assert set(small.rows) <= set(large.rows)
+    assert small.rows == [row for row in rows.rows if row in set(small.rows)], "in their order"
+    if len(goal.names) > 2:
+        with pytest.raises(UserError, match=f"it takes {len(goal.names)} rows"):
+            sample(rows, goal, 2, seed)
+
+
+def test_a_guess_is_worked_out_by_hand() -> None:
+    assert guess(Classes(["x", "y"]), ["x", "x", "x", "y"], 0).tolist() == [0.75, 0.25]
+    assert guess(Choice(), [2, 2, 0], 4).tolist() == pytest.approx([1 / 3, 0, 2 / 3, 0])
+    assert guess(Score(3.0, 2.0), [1.0, 5.0], 0).tolist() == [3.0]
+    sets = [frozenset("a"), frozenset("ab")]
+    assert guess(LabelSets(["a", "b"], [0.5, 0.5]), sets, 0).tolist() == [1.0, 0.5]

@@ -1,0 +1,156 @@
+"""The explanation must add up: to the likelihood of `evaluate`, to 1, and to a page that loads nothing."""
+
+import html.parser
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from gpt1.commands.explain import Ids, explain, show
+from gpt1.config import Explain, Model
+from gpt1.errors import UserError
+from gpt1.model.gpt import GPT
+from gpt1.run_folder.folder import load_run, save_run
+from gpt1.tokenizer.tokenizer import Tokenizer
+from gpt1.tokenizer.train_bpe import train
+from gpt1.training.likelihood import likelihood
+
+TEXT = "Once upon a time there was a cat. The cat sat on a mat; a dog, too.\n"
+NASTY = "</td><script>alert(1)</script> & \"quotes\" 'n' [bold]x[/bold] <|end|> été 春"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train([TEXT * 30], "bytes", 290)
+
+
+@pytest.fixture(scope="module")
+def run(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = Model(context=16, width=32, depth=2, heads=4, inner=128, vocabulary=tokenizer.vocabulary)
+    folder = tmp_path_factory.mktemp("run")
+    body = GPT(model).init_weights(torch.Generator().manual_seed(1))
+    save_run(folder, body, tokenizer, {"kind": "pretrained", "metrics": {}})
+    return folder
+
+
+def asked(run: Path, text: str, **more: object) -> dict:
+    return explain(Explain(run=str(run), text=text, threads=1, **more))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["a", TEXT, TEXT * 5])
+def test_it_is_the_likelihood_that_evaluate_measures(run: Path, tokenizer: Tokenizer, text: str) -> None:
+    result = asked(run, text)
+    ids = [*tokenizer.encode(text), tokenizer.end_id]
+    expected = likelihood(load_run(run).body, Ids(ids), tokenizer.end_id)
+    assert result["tokens"] == expected.tokens == len(ids)
+    assert [p["id"] for p in result["positions"]] == ids
+    assert result["nats"] == pytest.approx(expected.nats, rel=1e-5)
+    assert result["bits_per_byte"] == pytest.approx(expected.nats / math.log(2) / len(text.encode()), rel=1e-5)
+    assert result["perplexity"] == pytest.approx(math.exp(expected.nats / len(ids)), rel=1e-4)
+    json.dumps(result, allow_nan=False)
+
+
+def test_windows_predict_every_token_once(run: Path) -> None:
+    result = asked(run, TEXT * 5)
+    predicted = [t for w in result["windows"] for t in range(*w["predicts"])]
+    assert predicted == list(range(result["tokens"]))
+    assert all(w["stop"] - w["start"] <= 16 and w["start"] <= w["predicts"][0] for w in result["windows"])
+    assert len(result["windows"]) > 5
+
+
+def test_the_distribution_at_a_position(run: Path, tokenizer: Tokenizer) -> None:
+    everything = asked(run, "The cat", top=10_000)
+    for p in everything["positions"]:
+        probabilities = {a["id"]: a["probability"] for a in p["alternatives"]}
+        assert len(probabilities) == tokenizer.vocabulary
+        assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)
+        assert probabilities[p["id"]] == pytest.approx(p["probability"]) == pytest.approx(math.exp(-p["nats"]))
+        assert p["rank"] == 1 + sum(q > p["probability"] for q in probabilities.values())
+    assert "".join(p["token"] for p in everything["positions"][:-1]) == "The cat"
+    assert everything["positions"][-1]["id"] == tokenizer.end_id
+
+
+def test_the_product_underflows_and_the_sum_does_not(run: Path) -> None:
+    result = asked(run, TEXT)
+    product, total = np.float32(1), 0.0
+    for p in result["positions"]:
+        product, total = product * np.float32(p["probability"]), total - p["nats"]
+        assert p["product"] == float(product)
+        assert p["sum"] == pytest.approx(total)
+    at = result["product_is_zero_at"]
+    assert [p["product"] == 0 for p in result["positions"]] == [i >= at for i in range(result["tokens"])]
+    assert -115 < result["positions"][at]["sum"] < -100, "log of the smallest float32 is -103.3"
+    assert asked(run, "a")["product_is_zero_at"] is None
+
+
+class Page(html.parser.HTMLParser):
+    """Collects tags, what they point to, and the text; `stack` is empty if every tag was closed."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.stack: list[str] = []
+        self.targets: list[str] = []
+        self.texts: list[str] = []
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in ("meta", "wbr"):
+            self.stack.append(tag)
+        self.targets += [value or "" for name, value in attrs if name in ("href", "src")]
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.stack[-1:] == ["a"]:
+            self.texts.append(data)
+
+
+def test_the_page_is_whole_safe_and_alone(run: Path, tmp_path: Path) -> None:
+    result = asked(run, NASTY + TEXT, html=str(tmp_path / "page.html"))
+    source = (tmp_path / "page.html").read_text(encoding="utf-8")
+    page = Page(source)
+    assert result["page"] == str(tmp_path / "page.html")
+    assert page.stack == []
+    assert "script" not in page.tags
+    assert page.targets == [f"#t{i}" for i in range(result["tokens"])]
+    assert "".join(page.texts) == "".join(p["token"] for p in result["positions"])
+    assert "http" not in source.replace("http://www.w3.org", "")
+    assert "url(" not in source
+    assert source.count('class="row true"') == result["tokens"], "the true token is marked at each position"
+
+
+def test_the_table_holds_text_as_it_is(run: Path) -> None:
+    out = io.StringIO()
+    Console(file=out, width=200).print(show(asked(run, NASTY)))
+    shown = out.getvalue()
+    assert "nats_per_token" in shown
+    assert "stays 0" in shown
+    assert all(piece in shown for piece in ("[", "<", "&"))
+
+
+def test_bad_requests(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the text has no tokens"):
+        asked(run, "")
+    with pytest.raises(UserError, match="--top 0"):
+        asked(run, "a", top=0)
+    with pytest.raises(UserError, match="no such run folder"):
+        asked(tmp_path / "nowhere", "a")
+
+
+def test_a_fine_tuned_run_is_said_to_be_one(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tuned = tokenizer.with_task_tokens()
+    model = Model(context=16, width=32, depth=1, heads=4, inner=128, vocabulary=tuned.vocabulary)
+    facts = {"kind": "finetuned", "task": "classification", "goal": "classes", "labels": ["a", "b"]}
+    save_run(tmp_path, GPT(model).init_weights(), tuned, facts, torch.zeros(2, 32))
+    assert "fine-tuned" in asked(tmp_path, "The cat")["model"]

@@ -1,0 +1,203 @@
+"""Generation as a user meets it: texts, endings, streaming, prompts too long, settings that mean nothing."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import accumulate
+
+import pytest
+import torch
+
+from gpt1.commands.generate import generate, show
+from gpt1.config import Generate, Model
+from gpt1.errors import UserError
+from gpt1.model.gpt import GPT
+from gpt1.model.int8 import has_int8
+from gpt1.run_folder import generation as continuation
+from gpt1.run_folder.folder import save_run
+from gpt1.run_folder.generation import Continuation, kept_end
+from gpt1.tokenizer.tokenizer import Tokenizer
+from gpt1.tokenizer.train_bpe import train
+
+TEXT = "Once upon a time there was a cat. The cat sat on a mat; a dog, too: été 春 🤗. "
+CONTEXT = 32
+LOOSE = Generate(run="", temperature=1.0, top_p=1.0, max_new_tokens=20)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train([TEXT * 30], "bytes", 300)
+
+
+@pytest.fixture(scope="module")
+def run(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> str:
+    model = Model(context=CONTEXT, width=32, depth=2, heads=4, inner=128, vocabulary=tokenizer.vocabulary)
+    folder = tmp_path_factory.mktemp("run")
+    body = GPT(model).init_weights(torch.Generator().manual_seed(1))
+    save_run(folder, body, tokenizer, {"kind": "pretrained", "metrics": {}})
+    return str(folder)
+
+
+@pytest.fixture
+def says(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[int]]:
+    """Make the model say a given text, then end tokens; returns the text's ids."""
+
+    def script(text: str) -> list[int]:
+        ids = tokenizer.encode(text)
+
+        def decode(_body: object, prompts: list[list[int]], _how: object, _streams: object, steps: int) -> Iterator:
+            for step in range(steps):
+                yield [ids[step] if step < len(ids) else tokenizer.end_id] * len(prompts)
+
+        monkeypatch.setattr(continuation, "decode", decode)
+        return ids
+
+    return script
+
+
+def samples(run: str, **settings: object) -> list[dict]:
+    asked = replace(LOOSE, run=run, dtype="fp32", threads=1, **settings)  # type: ignore[arg-type]
+    return generate(asked)["samples"]
+
+
+def test_several_prompts_and_samples_are_deterministic_and_independent(run: str) -> None:
+    together = samples(run, prompts=["Once", "", "A dog, too"], num=3)
+    assert [sample["prompt"] for sample in together] == ["Once"] * 3 + [""] * 3 + ["A dog, too"] * 3
+    assert len({sample["text"] for sample in together}) == 9
+    assert together[3:6] == samples(run, prompts=[""], num=3)
+    assert together[:1] == samples(run, prompts=["Once"])
+    assert samples(run, prompts=["Once"], seed=2) != together[:1]
+
+
+def test_the_python_promise(run: str) -> None:
+    import gpt1
+
+    sample = gpt1.load(run).generate("Once upon a time", max_new_tokens=5, seed=3)
+    assert sample == samples(run, prompts=["Once upon a time"], max_new_tokens=5, seed=3, top_p=0.95)[0]
+
+
+@pytest.mark.skipif(not has_int8(), reason="this CPU has no 8-bit product")
+def test_8_bit_weights_write_too(run: str) -> None:
+    (sample,) = samples(run, prompts=["Once"], quantize="int8")
+    assert sample["tokens"] == 20 or sample["finish_reason"] == "end"
+
+
+def test_8_bit_weights_without_the_product_are_refused(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpt1.commands.generate.has_int8", lambda: False)
+    with pytest.raises(UserError, match="--quantize int8: cpu has no 8-bit product") as caught:
+        samples(run, quantize="int8")
+    assert "\n" not in str(caught.value)
+
+
+def test_every_ending_says_why(run: str, says: Callable) -> None:
+    ids = says("The cat sat on a mat; a dog")
+    (ended,) = samples(run, prompts=["x"], max_new_tokens=25)
+    assert ended == {
+        "prompt": "x", "text": "The cat sat on a mat; a dog", "tokens": len(ids), "finish_reason": "end",
+    }  # fmt: skip
+    (long,) = samples(run, prompts=["x"], max_new_tokens=3)
+    assert (long["tokens"], long["finish_reason"]) == (3, "length")
+    (stopped,) = samples(run, prompts=["x"], stop=["zzz", "mat; a", "sat on a mat"], max_new_tokens=25)
+    assert (stopped["text"], stopped["finish_reason"]) == ("The cat ", "stop")
+
+
+def test_a_full_context_ends_the_text(run: str, tokenizer: Tokenizer) -> None:
+    (full,) = samples(run, prompts=["Once upon"], max_new_tokens=500, temperature=0)
+    assert full["finish_reason"] == "context"
+    assert full["tokens"] == CONTEXT - len(tokenizer.encode("Once upon")) + 1
+
+
+def test_a_prompt_too_long_keeps_its_end_and_says_so(
+    run: str, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompt = TEXT * 3
+    kept = tokenizer.encode(prompt)[-(CONTEXT - 7) :]
+    (cut,) = samples(run, prompts=[prompt], max_new_tokens=8, temperature=0)
+    (end,) = samples(run, prompts=[tokenizer.decode(kept)], max_new_tokens=8, temperature=0)
+    assert tokenizer.encode(tokenizer.decode(kept)) == kept
+    assert (cut["text"], cut["tokens"], cut["prompt"]) == (end["text"], 8, prompt)
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"prompt 1 has {len(tokenizer.encode(prompt))} tokens, more than the context of 32" in said
+    assert said.count("prompt 1") == 1
+
+
+@pytest.mark.parametrize(("size", "new", "keep"), [(32, 99, 32), (33, 1, 32), (33, 8, 25), (90, 99, 16)])
+def test_how_much_is_kept(size: int, new: int, keep: int) -> None:
+    ids, cut = kept_end(list(range(size)), new, CONTEXT)
+    assert ids == list(range(size))[-keep:]
+    assert cut == size - keep
+
+
+def pieces(tokenizer: Tokenizer, text: str, **settings: object) -> tuple[list[str], str]:
+    """What streaming shows at each step, and the text in the end."""
+    asked = replace(LOOSE, max_new_tokens=500, **settings)  # type: ignore[arg-type]
+    row = Continuation(tokenizer, "a", 0, asked, context=1000)
+    shown = []
+    for token in [*tokenizer.encode(text), tokenizer.end_id]:
+        row.add(token)
+        shown.append(row.fresh())
+    return shown, row.text
+
+
+def test_streaming_shows_whole_characters_and_words(tokenizer: Tokenizer) -> None:
+    text = "The cat sätß 🤗🤗, 春 ok"
+    shown, whole = pieces(tokenizer, text)
+    assert "".join(shown) == whole == text
+    cuts = list(accumulate(len(piece) for piece in shown if piece))[:-1]
+    assert len(cuts) > 5
+    assert not any(text[cut - 1].isalnum() and text[cut].isalnum() for cut in cuts)
+
+
+@pytest.mark.parametrize("stop", ["a mat", " mat", "t on a m", "sat on a mat; a"])
+def test_streaming_never_shows_a_stop_string(tokenizer: Tokenizer, stop: str) -> None:
+    text = "The cat sat on a mat; a dog sat on"
+    shown, whole = pieces(tokenizer, text, stop=[stop, "never"])
+    assert "".join(shown) == whole == text[: text.index(stop)]
+
+
+def test_what_only_began_like_a_stop_string_is_shown_in_the_end(tokenizer: Tokenizer) -> None:
+    shown, whole = pieces(tokenizer, "a dog, too: été.", stop=["été. no"])
+    assert "".join(shown) == whole == "a dog, too: été."
+
+
+def test_half_a_character_is_not_text(tokenizer: Tokenizer) -> None:
+    row = Continuation(tokenizer, "a", 0, replace(LOOSE, max_new_tokens=2), context=1000)
+    for byte in tokenizer.encode("\N{SNOWMAN}")[:2]:
+        row.add(byte)
+    assert (row.text, row.finish_reason, row.fresh()) == ("", "length", "")
+
+
+def test_stream_prints_to_standard_output_what_the_result_holds(
+    run: str, says: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    says("The cat sat. 🤗")
+    result = generate(replace(LOOSE, run=run, prompts=["a ", "b "], stream=True, threads=1))
+    assert capsys.readouterr().out == "a The cat sat. 🤗\n\nb The cat sat. 🤗\n\n"
+    assert [sample["text"] for sample in result["samples"]] == ["The cat sat. 🤗"] * 2
+    assert show(result) is None
+    assert show({**result, "streamed": False}) == "a The cat sat. 🤗\n\nb The cat sat. 🤗"
+
+
+def test_gpt1s_own_kind_keeps_the_space_behind_the_prompt() -> None:
+    tokenizer = train([TEXT * 30], "gpt1")
+    row = Continuation(tokenizer, "Once upon", 0, LOOSE, context=100)
+    for token in tokenizer.encode("a time"):
+        row.add(token)
+    assert row.text == " a time"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"top_p": 0.0}, {"top_p": 1.1}, {"temperature": -0.1}, {"top_k": -1}, {"repetition_penalty": 0.0},
+        {"max_new_tokens": 0}, {"num": 0}, {"stop": ["x", ""]},
+    ],
+)  # fmt: skip
+def test_settings_that_mean_nothing(wrong: dict) -> None:
+    with pytest.raises(UserError, match="--" + next(iter(wrong)).replace("_", "-")) as caught:
+        generate(replace(LOOSE, run="nowhere", **wrong))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_stream_of_random_numbers_is_the_samples_own(tokenizer: Tokenizer) -> None:
+    rows = [Continuation(tokenizer, prompt, n, LOOSE, 100) for prompt in ("a", "b") for n in range(2)]
+    assert len({row.stream.random() for row in rows}) == 4

@@ -1,0 +1,132 @@
+"""What `info` says of each kind of folder, and of folders that are none of them."""
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt1.commands.info import info, show
+from gpt1.config import Info
+from gpt1.data.shards import Manifest, Shard, Split, write_manifest
+from gpt1.errors import UserError
+
+SHAPE = {"model_type": "openai-gpt", "n_positions": 16, "vocab_size": 40, "n_embd": 8, "n_layer": 2, "n_head": 2}
+
+
+def write(folder: Path, name: str, value: Any) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(json.dumps(value), encoding="utf-8")
+
+
+def write_weights(folder: Path, shapes: dict[str, list[int]]) -> None:
+    """A safetensors file whose tensors are named but not there: the header is all that may be read."""
+    tensors = {name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
+    header = json.dumps({"__metadata__": {"format": "pt"}, **tensors}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A fine-tuned run folder in miniature."""
+    folder = tmp_path / "run"
+    facts = {"format": 1, "kind": "finetuned", "task": "classification", "labels": ["neg", "pos"], "steps": 9}
+    write(folder, "gpt1.json", {**facts, "metrics": {"accuracy": 0.75}, "lm_coef": 0.5})
+    write(folder, "config.json", SHAPE)
+    write(folder, "tokenizer.json", {"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": [{"id": 2}, {"id": 1}]})
+    write_weights(folder, {"transformer.tokens_embed.weight": [40, 8], "score.weight": [2, 8]})
+    return folder
+
+
+def ask(folder: Path) -> dict[str, Any]:
+    return info(Info(path=str(folder)))
+
+
+def test_a_fine_tuned_run(run: Path) -> None:
+    found = ask(run)
+    assert (found["kind"], found["stage"]) == ("run", "finetuned")
+    assert found["parameters"] == 40 * 8 + 2 * 8
+    assert (found["task"], found["labels"]) == ("classification", ["neg", "pos"])
+    assert (found["context"], found["vocabulary"]) == (16, 40)
+    assert (found["steps"], found["lm_coef"], found["metrics"]) == (9, 0.5, {"accuracy": 0.75})
+    assert found["training"] is False
+    json.dumps(found)
+    show(found)
+
+
+def test_a_run_that_is_still_training(run: Path) -> None:
+    write(run, "gpt1.json", {"format": 1, "kind": "pretrained", "steps": 9, "of_steps": 100})
+    found = ask(run)
+    assert found["training"] is True
+    assert (found["task"], found["labels"]) == (None, [])
+
+
+def test_a_tokenizer_alone(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    (run / "tokenizer.json").rename(folder / "tokenizer.json")
+    assert ask(folder) == {"kind": "tokenizer", "path": str(folder), "vocabulary": 3}
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_an_incomplete_run(name: str, run: Path) -> None:
+    (run / name).unlink()
+    with pytest.raises(UserError, match=f"not a complete run: {name} is missing"):
+        ask(run)
+
+
+def test_a_newer_format(run: Path) -> None:
+    write(run, "gpt1.json", {"format": 2})
+    with pytest.raises(UserError, match="format 2 is newer than 1"):
+        ask(run)
+
+
+def test_json_cut_short(run: Path) -> None:
+    (run / "gpt1.json").write_text('{"format": 1,')
+    with pytest.raises(UserError, match=r"gpt1\.json is damaged"):
+        ask(run)
+
+
+def test_weights_cut_short(run: Path) -> None:
+    (run / "model.safetensors").write_bytes(b"\x10\0\0")
+    with pytest.raises(UserError, match=r"model\.safetensors: not readable"):
+        ask(run)
+
+
+def test_no_model_yet(tmp_path: Path) -> None:
+    write(tmp_path / "run", "settings.json", {})
+    with pytest.raises(UserError, match="no model is saved yet"):
+        ask(tmp_path / "run")
+
+
+def test_prepared_data(tmp_path: Path) -> None:
+    shard = Shard("train-00000.bin", tokens=9, documents=2, bytes=30, sha256="")
+    made = Manifest(
+        tokenizer="", kind="bytes", lossless=True, vocabulary=300, dtype="uint16",
+        train=Split([shard, shard]), val=Split(),
+        empty_documents=0, unknown_tokens=0, inputs=[{"path": "a.txt"}], settings={}, fingerprint="", seconds={},
+    )  # fmt: skip
+    write_manifest(tmp_path, made)
+    found = ask(tmp_path)
+    assert (found["kind"], found["vocabulary"], found["inputs"]) == ("data", 300, ["a.txt"])
+    assert found["train"] == {"tokens": 18, "documents": 4, "bytes": 60}
+    show(found)
+
+
+def test_an_interrupted_preparation(tmp_path: Path) -> None:
+    (tmp_path / "unfinished").mkdir()
+    with pytest.raises(UserError, match="was interrupted"):
+        ask(tmp_path)
+
+
+def test_folders_of_others(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="it holds nothing"):
+        ask(tmp_path)
+    (tmp_path / "holiday.jpg").touch()
+    with pytest.raises(UserError, match=r"it holds holiday\.jpg"):
+        ask(tmp_path)
+    with pytest.raises(UserError, match="this is a file"):
+        ask(tmp_path / "holiday.jpg")
+    with pytest.raises(UserError, match="no such folder"):
+        ask(tmp_path / "none")

@@ -1,0 +1,284 @@
+"""The report page: self-contained, escaped, and its chart drawn to scale."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from conftest import one_line
+from gpt1.commands.report import report
+from gpt1.config import Report
+from gpt1.errors import UserError
+from gpt1.pages.charts import POINTS, line_chart, thinned, ticks
+from gpt1.run_folder.metadata import FILES
+from gpt1.tasks.metrics import classification_metrics, joint_histogram, label_set_metrics, score_metrics
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    info = {
+        "format": 1, "kind": "pretrained", "preset": "tiny", "recipe": "fast", "seed": 1, "steps": 3,
+        "parameters": 1234, "metrics": {"val_bits_per_byte": 2.125},
+    }  # fmt: skip
+    rows = [{"step": s, "lm": 4.0 - s} for s in (1, 2, 3)] + [{"step": 3, "val_nats_per_token": 1.5}]
+    rows.append({"step": 3, "sample": "<script>alert(1)</script> & so on"})
+    for name in FILES:
+        (folder / name).touch()
+    (folder / "gpt1.json").write_text(json.dumps(info))
+    (folder / "settings.json").write_text(json.dumps({"seed": 1, "optim": {"lr": 0.01}}))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+class Page(HTMLParser):
+    """Collects tags and attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+
+def test_page_loads_nothing_and_escapes_everything(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    assert report(Report(runs=[str(run)], out=str(out))) == {"page": str(out), "runs": [str(run)]}
+    text = out.read_text(encoding="utf-8")
+    page = Page()
+    page.feed(text)
+    assert "script" not in page.tags
+    assert not {"src", "href"} & {name for name, _ in page.attributes}
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; so on" in text
+    assert "2.125" in text
+    assert "1,234" in text
+    assert page.tags.count("polyline") == 1  # one validation point is no line
+
+
+def test_several_runs_are_compared(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    other = shutil.copytree(run, tmp_path / "other")
+    report(Report(runs=[str(run), str(other)], out=str(out)))
+    assert out.read_text(encoding="utf-8").count("2.125") >= 3
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        report(Report(runs=[str(tmp_path)], out=str(tmp_path / "page.html")))
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_chart_keeps_proportions() -> None:
+    svg = line_chart({"a": [(0, 0), (5, 5), (10, 10)]}, "x", "y")
+    points = re.search(r'points="([^"]+)"', svg)
+    assert points is not None
+    (x0, y0), (x1, y1), (x2, y2) = (map(float, p.split(",")) for p in points[1].split())
+    assert x1 == pytest.approx((x0 + x2) / 2, abs=0.11)
+    assert y1 == pytest.approx((y0 + y2) / 2, abs=0.11)
+    assert y0 > y2  # larger values stand higher
+
+
+def test_long_lines_are_thinned_to_means() -> None:
+    points = [(float(i), float(i)) for i in range(10_000)]
+    thin = thinned(points)
+    assert len(thin) <= POINTS
+    assert thin[0] == (12.0, 12.0)
+
+
+def test_ticks_are_round() -> None:
+    assert ticks(0.13, 4.9) == [1.0, 2.0, 3.0, 4.0]
+    assert line_chart({}, "x", "y") == ""
+
+
+NASTY = [f'</td><script>"{n}"&\'\N{SNOWMAN}' for n in range(100)]
+"""Names of classes that would break a page that does not escape them."""
+
+
+class Strict(HTMLParser):
+    """Fails where a tag is closed that is not the open one; keeps texts, tags and attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        # In SVG what has no content closes itself; the parser reports those as `startendtag`.
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += f" {data}"
+
+
+def tuned(folder: Path, **facts: Any) -> Path:
+    """A fine-tuned run of which only gpt1.json matters."""
+    folder.mkdir()
+    for name in FILES:
+        (folder / name).touch()
+    usual = {"format": 1, "kind": "finetuned", "task": "classification", "goal": "classes", "labels": [], "metrics": {}}
+    (folder / "gpt1.json").write_text(json.dumps(usual | facts), encoding="utf-8")
+    return folder
+
+
+def parsed(out: Path, *given: Path) -> Strict:
+    report(Report(runs=[str(path) for path in given], out=str(out)))
+    text, found = out.read_text(encoding="utf-8"), Strict()
+    found.feed(text)
+    assert not found.open, "every tag is closed"
+    for svg in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
+        ElementTree.fromstring(svg)
+    assert "script" not in found.tags
+    return found
+
+
+def metrics_of(names: list[str]) -> dict[str, Any]:
+    gold = [name for name in names for _ in range(3)]
+    told = [*gold[1:], gold[0]]
+    found = classification_metrics(gold, told, names)
+    return found | {"ece": 0.25, "reliability": [{"n": 3, "confidence": 0.75, "accuracy": 1.0}]}
+
+
+def test_names_are_escaped(tmp_path: Path) -> None:
+    run = tuned(tmp_path / "<b>run", labels=NASTY, metrics=metrics_of(NASTY))
+    page = parsed(tmp_path / "page.html", run)
+    assert all(name in page.text for name in NASTY)
+    assert "of 100 classes the 50 with the most mistakes" in page.text
+
+
+def test_classes_are_drawn(tmp_path: Path) -> None:
+    run = tuned(tmp_path / "run", labels=["a", "b"], metrics=metrics_of(["a", "b"]))
+    page = parsed(tmp_path / "page.html", run)
+    for words in (
+        "accuracy 0.667",
+        "0.500 the commonest",
+        "ECE 0.250",
+        "6 validation rows",
+        "a 3 0.667",
+        "a 2 1 b 1 2",
+    ):
+        assert words in " ".join(page.text.split()), words
+
+
+def test_a_final_test_counts_if_there_is_one(tmp_path: Path) -> None:
+    """Its numbers, its intervals and its name stand where those of validation did; whatever way the run is spelt."""
+    run = tuned(tmp_path / "run", metrics={"n": 7, "accuracy": 0.123456, "majority": 0.5}, seed=1)
+    other = tuned(tmp_path / "other", metrics={"n": 7, "accuracy": 0.875, "majority": 0.5})
+    test = tmp_path / "test.json"
+    found = {"n": 9, "accuracy": 0.625, "majority": 0.4, "intervals": {"accuracy": [0.5, 0.75]}}
+    for encoding in ("utf-8", "utf-16"):
+        written = {"run": str(run / ".." / "run"), "scored_on": ["<held>.csv"], **found}
+        test.write_text(json.dumps(written), encoding=encoding)
+        page = parsed(tmp_path / "page.html", run, other, test)
+        told = " ".join(page.text.split())
+        assert "Scores on 9 rows of <held>.csv" in told
+        assert "accuracy 0.625 0.500 to 0.750 0.400 the commonest" in told
+        assert "0.123" not in told
+        assert "0.875 validation" in told, "the other run has only its validation"
+    alone = parsed(tmp_path / "page.html", test)
+    assert "Scores on 9 rows of <held>.csv" in " ".join(alone.text.split()), "without its run it is drawn all the same"
+
+
+def test_scores_label_sets_seeds_and_rates_are_drawn(tmp_path: Path) -> None:
+    gold, predicted = np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.5, 3.0])
+    metrics = score_metrics(gold, predicted) | {"joint": joint_histogram(gold, predicted)}
+    seeds = {"pearson": {"mean": 0.5, "deviation": 0.25, "values": [0.25, 0.75]}}
+    rates = {"0.001": 0.25, "0.004": 0.75}
+    score = tuned(
+        tmp_path / "score", goal="score", metrics=metrics, seeds=seeds, learning_rates=rates, lr=0.004,
+        selected_by="pearson",
+    )  # fmt: skip
+    page = parsed(tmp_path / "page.html", score)
+    told = " ".join(page.text.split())
+    for words in (
+        "0.816 the mean",
+        "0.500 ± 0.250 0.250 0.750",
+        "0.004 0.750 taken",
+        "2 seeds, on the validation rows",
+    ):
+        assert words in told, words
+    sets = label_set_metrics(np.array([[True, False]]), np.array([[True, True]]), ["x", "y"])
+    labels = tuned(tmp_path / "labels", goal="labels", labels=["x", "y"], thresholds=[0.25, 0.5], metrics=sets)
+    page = parsed(tmp_path / "page.html", labels)
+    assert "x 1 1.000 1.000 1.000 0.250" in " ".join(page.text.split())
+
+
+def cell(rows: int, variant: str, accuracy: float) -> dict[str, Any]:
+    return {"rows": rows, "variant": variant, "seed": 1, "lr": 0.1, "metrics": {"accuracy": accuracy}}
+
+
+def test_an_unfinished_ablation_is_drawn(tmp_path: Path) -> None:
+    cells = [cell(10, "full", 0.25), cell(10, "full", 0.75), cell(100, "full", 0.5), cell(10, "no_lm", 0.125)]
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps({"format": 1, "cells": cells}))
+    told = " ".join(parsed(tmp_path / "page.html", path).text.split())
+    assert "10 0.500 ± 0.354 0.125" in told
+    assert "100 0.500" in told
+    path.write_text(json.dumps({"format": 1, "cells": []}))
+    parsed(tmp_path / "page.html", path)
+
+
+@pytest.mark.parametrize("facts", [{"metrics": "x"}, {"metrics": {"accuracy": "high", "n": 3}, "goal": "classes"}])
+def test_facts_that_cannot_be_drawn_are_answered(run: Path, tmp_path: Path, facts: dict[str, Any]) -> None:
+    known = json.loads((run / "gpt1.json").read_text())
+    (run / "gpt1.json").write_text(json.dumps(known | facts))
+    with one_line(str(run), "cannot be drawn"):
+        report(Report(runs=[str(run)], out=str(tmp_path / "r.html")))
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_a_curve_that_is_damaged_is_answered(run: Path, tmp_path: Path) -> None:
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write("garbage\n")
+    with one_line("metrics.jsonl:", "drop the line"):
+        report(Report(runs=[str(run)], out=str(tmp_path / "r.html")))
+
+
+def test_only_a_page_is_replaced(run: Path, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.md"
+    notes.write_text("precious")
+    with one_line(f"--out {notes}", ".html"):
+        report(Report(runs=[str(run)], out=str(notes)))
+    with one_line(f"--out {tmp_path} is a folder"):
+        report(Report(runs=[str(run)], out=str(tmp_path)))
+    assert notes.read_text() == "precious"
+
+
+def test_damaged_settings_are_named(tmp_path: Path) -> None:
+    run = tuned(tmp_path / "run")
+    (run / "settings.json").write_text("{")
+    with pytest.raises(UserError, match=r"settings\.json is damaged"):
+        report(Report(runs=[str(run)], out=str(tmp_path / "page.html")))
+
+
+def test_a_run_that_knows_little(tmp_path: Path) -> None:
+    """Of a model from elsewhere, or an older run, pieces are missing."""
+    for number, facts in enumerate([{}, {"metrics": {"n": 0}}, {"metrics": {"per_class": {}, "confusion": []}}]):
+        parsed(tmp_path / "page.html", tuned(tmp_path / str(number), **facts))
+
+
+@pytest.mark.parametrize("content", ["text", "[1]", '{"a": 1}', "", '{"cells": [{}], "nbformat": 4}'])
+def test_a_file_that_is_no_evaluation(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"a\.json: n(either|ot)"):
+        report(Report(runs=[str(path)], out=str(tmp_path / "page.html")))
+    assert not (tmp_path / "page.html").exists()

@@ -1,0 +1,279 @@
+"""Documents out of files: the same from every kind of file, however it is cut; every fault named by file and place."""
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt1.data import documents as sources
+from gpt1.data import files
+from gpt1.data.documents import Block, Piece, Reading, at_whitespace, blocks, gather, has_column, pieces
+from gpt1.data.files import File, find
+from gpt1.errors import UserError
+
+TEXTS = ['One day,\nthe hare said: "Ha!"', "żółw, 亀\tand tab", "  indented\n\nand more  ", "end"]
+
+
+def documents(found: Iterator[Block]) -> list[str]:
+    """The documents that blocks hold, put together again."""
+    whole, open_text = [], ""
+    for block in found:
+        for number, text in enumerate(block.texts):
+            open_text += text
+            if number < block.ends:
+                whole.append(open_text)
+                open_text = ""
+    assert open_text == ""
+    return whole
+
+
+def read(path: Path, **reading: str) -> list[str]:
+    return documents(blocks([File(path, named=True)], Reading(**reading), at_whitespace))  # type: ignore[arg-type]
+
+
+def packed(path: Path, how: str) -> Path:
+    """The same file, packed."""
+    pack = gzip.compress if how == ".gz" else zstandard.compress
+    out = path.with_name(path.name + how)
+    out.write_bytes(pack(path.read_bytes()))
+    return out
+
+
+def table(folder: Path, kind: str, texts: list[str]) -> Path:
+    path = folder / f"table.{kind}"
+    frame = polars.DataFrame({"n": range(len(texts)), "text": texts})
+    if kind == "parquet":
+        frame.write_parquet(path)
+    elif kind == "csv":
+        frame.write_csv(path)
+    elif kind == "tsv":
+        path.write_text("n\ttext\n" + "".join(f"{n}\t{text}\n" for n, text in enumerate(texts)), encoding="utf-8")
+    else:
+        path.write_text("\n\n".join(json.dumps({"text": text, "n": 1}) for text in texts), encoding="utf-8")
+    return path
+
+
+# Kinds
+
+
+@pytest.mark.parametrize("packing", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("kind", ["jsonl", "ndjson", "csv", "parquet"])
+def test_a_row_is_a_document(kind: str, packing: str, tmp_path: Path) -> None:
+    path = table(tmp_path, kind, TEXTS)
+    assert read(packed(path, packing) if packing else path) == TEXTS
+
+
+def test_quotes_in_tsv_are_text(tmp_path: Path) -> None:
+    assert read(table(tmp_path, "tsv", ['"Ha!" he said', 'no"quotes', '"'])) == ['"Ha!" he said', 'no"quotes', '"']
+
+
+@pytest.mark.parametrize("packing", ["", ".gz", ".zst"])
+def test_a_text_file_is_a_document(packing: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffTwo\r\nlines żółw\n".encode())
+    assert read(packed(path, packing) if packing else path) == ["Two\r\nlines żółw\n"]
+
+
+def test_lines_and_paragraphs(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\n\n  one\ntwo  \r\n \t \r\n\n\n\nthree\n\n")
+    assert read(path, documents="line") == ["  one", "two  ", "three"]
+    assert read(path, documents="blank-line") == ["  one\ntwo  ", "three"]
+    assert read(path, documents="file") == ["\n\n  one\ntwo  \r\n \t \r\n\n\n\nthree\n\n"]
+
+
+def test_other_encodings(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    for encoding in ("utf-16", "utf-8", "cp1250", "utf-16-le"):
+        path.write_text("żółw\n", encoding=encoding)
+        assert read(path, encoding=encoding) == ["żółw\n"]
+
+
+def test_half_a_surrogate_pair_in_json(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(r'{"text": "é \ud83d\ude00 \ud83d."}')
+    assert read(path) == ["é 😀 \ufffd."]
+
+
+# Cutting
+
+lines = st.text(alphabet="ab \t\n\r\u2028é", max_size=60)
+
+
+@given(lines, st.integers(1, 7))
+def test_documents_do_not_depend_on_blocks(text: str, size: int) -> None:
+    """Each way of splitting a file gives the same documents whether it comes at once or a few characters at a time."""
+    parts = [text[i : i + size] for i in range(0, len(text), size)]
+    for split in (sources._whole, sources._lines, sources._paragraphs):
+        at_once = documents(gather(split([text]), at_whitespace))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sources, "BLOCK", size)
+            assert documents(gather(split(parts), at_whitespace)) == at_once
+    if not text.isspace() and text:
+        assert documents(gather(sources._whole(parts), at_whitespace)) == [text]
+    assert documents(gather(sources._lines([text]), at_whitespace)) == [x for x in text.split("\n") if x.strip()]
+
+
+@given(st.lists(st.text(alphabet="ab \n", max_size=20), max_size=20), st.integers(1, 9))
+def test_blocks_are_small_and_leave_empty_documents_out(texts: list[str], size: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "BLOCK", size)
+        patch.setattr(sources, "LONGEST_HELD", 2 * size)
+        found = list(gather(((text, True) for text in texts), at_whitespace))
+    kept = [text for text in texts if text.strip()]
+    assert documents(iter(found)) == kept
+    assert sum(block.empty for block in found) == len(texts) - len(kept)
+    assert all(len("".join(block.texts)) < size + 20 for block in found)
+
+
+def test_a_document_goes_on_over_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "BLOCK", 10)
+    whole: list[Piece] = [("some words and ", False), ("a long tail", False), ("", True), ("next", True)]
+    found = list(gather(iter(whole), at_whitespace))
+    assert [(block.texts, block.goes_on) for block in found] == [
+        (["some words and"], True),
+        ([" a long"], True),
+        ([" tail", "next"], False),
+    ]
+
+
+def test_a_document_without_a_place_to_cut_is_cut_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "BLOCK", 10)
+    monkeypatch.setattr(sources, "LONGEST_HELD", 30)
+    found = list(gather(iter([("x" * 10, False)] * 4 + [("", True)]), at_whitespace))
+    assert [(len(block.texts[0]), block.goes_on) for block in found] == [(30, True), (10, False)]
+
+
+# Which files
+
+
+def test_folders_globs_and_names(tmp_path: Path) -> None:
+    for name in ("b.txt", "a.txt", "deep/c.md", ".hidden", ".git/config"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("x")
+    names = [str(file.path.relative_to(tmp_path)) for file in find([str(tmp_path)])]
+    assert names == ["a.txt", "b.txt", str(Path("deep/c.md"))]
+    assert [file.path.name for file in find([str(tmp_path / "**" / "*.md"), str(tmp_path)])] == [
+        "c.md",
+        "a.txt",
+        "b.txt",
+    ]
+    assert [file.named for file in find([str(tmp_path / "b.txt"), str(tmp_path)])] == [True, False, False]
+
+
+def test_a_name_with_brackets_is_a_name(tmp_path: Path) -> None:
+    (tmp_path / "a[1].txt").write_text("x")
+    assert len(find([str(tmp_path / "a[1].txt")])) == 1
+
+
+def test_tables_without_the_column_can_be_told(tmp_path: Path) -> None:
+    for kind in ("csv", "tsv", "parquet", "jsonl"):
+        file = File(table(tmp_path, kind, TEXTS), named=False)
+        assert has_column(file, Reading())
+        assert has_column(file, Reading(text="other")) == (kind == "jsonl")
+
+
+# Faults
+
+
+def refused(path: Path, **reading: str) -> str:
+    with pytest.raises(UserError) as error:
+        read(path, **reading)
+    line = str(error.value)
+    assert "\n" not in line
+    assert line.startswith(str(path))
+    return line.removeprefix(str(path))
+
+
+def test_inputs_that_are_not_there(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name, answer in (("none", "no such file or folder"), ("*.x", "no file matches"), ("empty", "an empty folder")):
+        with pytest.raises(UserError, match=answer):
+            find([str(tmp_path / name)])
+
+
+@pytest.mark.parametrize("before", [0, 5, 20, 39])
+def test_bytes_that_are_not_text(before: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "BLOCK", 4)
+    path = tmp_path / "a.txt"
+    good = ("é" * 40).encode()[: 2 * before]
+    path.write_bytes(good + b"\xe9 t")
+    assert refused(path).startswith(f": byte {2 * before} (0xe9) is not utf-8 text; give the file's encoding")
+    path.write_bytes(good + b"\xc3")
+    assert refused(path).startswith(f": byte {2 * before} (0xc3) is not utf-8")
+    path.write_bytes(good + b"\0\x01")
+    assert refused(path).startswith(f": byte {2 * before} is NUL")
+    assert "not utf-16 text" in refused(path, encoding="utf-16")
+
+
+@pytest.mark.parametrize(
+    ("row", "answer"),
+    [
+        ('{"txt": "a", "n": 1}', ":3: no field text; it has txt, n: choose one with --text"),
+        ("{}", ":3: no field text; it has none"),
+        ('{"text": "a"', ":3: not JSON ("),
+        ("plain", ":3: not JSON ("),
+        ('["a"]', ':3: not a JSON object; a line must look like {"text": "..."}'),
+        ('{"text": 5}', ":3: the field text holds 5, not a text"),
+    ],
+)
+def test_rows_that_are_not_rows(row: str, answer: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "fine"}\n\n' + row + "\n")
+    assert refused(path).startswith(answer)
+
+
+def test_null_is_an_empty_document(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": null}\n{"text": "a"}\n')
+    (block,) = blocks([File(path, named=True)], Reading(), at_whitespace)
+    assert (block.texts, block.empty) == (["a"], 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "answer"),
+    [
+        ("a.csv", "n,txt\n1,b\n", ": no column text; it has n, txt: choose one with --text"),
+        ("a.csv", "", ": no column text; it has none"),
+        ("a.tsv", "n\ttext\n1\n", ":2: 1 fields where the header has 2"),
+        ("a.csv", 'text\n"a\n', ":2: not csv (unexpected end of data); check its quotes"),
+        ("a.csv", 'text\n"a"b\n', ":2: not csv ("),
+    ],
+)
+def test_tables_that_are_not_tables(name: str, content: str, answer: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    assert refused(path).startswith(answer)
+
+
+def test_parquet_faults(tmp_path: Path) -> None:
+    path = table(tmp_path, "parquet", TEXTS)
+    assert refused(path, text="body").startswith(": no column body; it has n, text")
+    assert refused(path, text="n").startswith(":1: the column n holds 0, not a text")
+    path.write_bytes(path.read_bytes()[:-20])
+    assert refused(path).startswith(": not readable as parquet (")
+
+
+@pytest.mark.parametrize("packing", [".gz", ".zst"])
+def test_packed_files_that_are_cut_short_or_not_packed(packing: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("".join(f"{n} words, " for n in range(20_000)))
+    path = packed(tmp_path / "a.txt", packing)
+    whole = path.read_bytes()
+    for content in (whole[:-1], whole[: len(whole) // 2], whole[:6], b"no archive at all"):
+        path.write_bytes(content)
+        assert refused(path).startswith(": damaged or cut short (")
+    path.write_bytes(whole + whole)
+    assert len(read(path)[0]) == 2 * len((tmp_path / "a.txt").read_text())
+
+
+def test_pieces_are_lazy(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "fine"}\nbroken\n')
+    assert next(iter(pieces(File(path, named=True), Reading()))) == ("fine", True)

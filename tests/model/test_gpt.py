@@ -1,0 +1,75 @@
+"""The network: its size, its initialisation, what may look at what."""
+
+import pytest
+import torch
+
+from gpt1.config import PRESETS, Model
+from gpt1.model.attention import causal_attention
+from gpt1.model.gpt import GPT
+
+TINY = Model(context=16, width=32, depth=2, heads=4, inner=128, vocabulary=50)
+
+
+def parameters(config: Model) -> int:
+    with torch.device("meta"):
+        return sum(p.numel() for p in GPT(config).parameters())
+
+
+def test_the_paper_size_is_exact() -> None:
+    assert parameters(PRESETS["gpt1"]) == 116_534_784
+
+
+@pytest.mark.parametrize(("preset", "low", "high"), [("small", 10e6, 15e6), ("tiny", 1e6, 3e6)])
+def test_small_presets_keep_their_promise(preset: str, low: float, high: float) -> None:
+    for vocabulary in (1_024, 8_192):
+        config = Model(**{**vars(PRESETS[preset]), "vocabulary": vocabulary})  # type: ignore[index]
+        assert low <= parameters(config) <= high * (1.15 if preset == "tiny" else 1)
+
+
+def test_initialisation() -> None:
+    model = GPT(PRESETS["tiny"]).init_weights(torch.Generator().manual_seed(0))
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1:
+            assert parameter.std().item() == pytest.approx(0.02, rel=0.05), name
+        else:
+            assert (parameter == (1.0 if name.endswith("norm.weight") else 0.0)).all(), name
+
+
+def test_no_token_sees_the_future() -> None:
+    """The gradient of an output with respect to any later input is exactly zero."""
+    model = GPT(TINY).init_weights().double()
+    for block in model.blocks:
+        block.dropout.p = 0.0
+    embedded = model.tokens(torch.randint(50, (1, 12))).detach().requires_grad_()
+    model.tokens.forward = lambda _: embedded  # type: ignore[method-assign]
+    model.eval()
+    h_NTD = model(torch.zeros(1, 12, dtype=torch.long))
+    (gradient_NTD,) = torch.autograd.grad(h_NTD[:, 5].square().sum(), embedded)
+    assert (gradient_NTD[:, 6:] == 0).all()
+    assert (gradient_NTD[:, :6].abs().sum(-1) > 0).all()
+
+
+def test_attention_by_products_is_attention() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(3, 2, 9, 8, generator=generator, dtype=torch.double).requires_grad_() for _ in range(3))
+    ours = causal_attention(q, k, v)
+    theirs = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    torch.testing.assert_close(ours, theirs)
+    seed = torch.randn(ours.shape, generator=generator, dtype=torch.double)
+    for a, b in zip(
+        torch.autograd.grad(ours, (q, k, v), seed), torch.autograd.grad(theirs, (q, k, v), seed), strict=True
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_attention_dropout_keeps_the_mean() -> None:
+    q, k = torch.zeros(1, 1, 4, 8, requires_grad=True), torch.zeros(1, 1, 4, 8)
+    mean = torch.stack([causal_attention(q, k, torch.ones(1, 1, 4, 8), dropout=0.5) for _ in range(4000)]).mean(0)
+    assert mean.detach().numpy() == pytest.approx(1.0, abs=0.1)
+
+
+def test_padding_on_the_right_reaches_nothing() -> None:
+    model = GPT(TINY).init_weights().eval()
+    tokens = torch.randint(50, (1, 7))
+    padded = torch.cat([tokens, torch.full((1, 5), 3)], dim=1)
+    torch.testing.assert_close(model(padded)[:, :7], model(tokens))

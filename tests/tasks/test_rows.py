@@ -1,0 +1,277 @@
+"""Labelled rows of every task: which columns are read, what a label is, and what is split or warned of."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt1.config import Finetune, Task
+from gpt1.errors import UserError
+from gpt1.model.objectives import Goal
+from gpt1.tasks.columns import Columns, guess_columns
+from gpt1.tasks.labels import Choice, Classes, LabelSets, Score, from_facts, goal_for, sorted_names, to_facts
+from gpt1.tasks.rows import Labelled, kind_of, read_labelled, split, warn
+
+
+def csv_with(folder: Path, names: str, *rows: str) -> Path:
+    path = folder / "a.csv"
+    path.write_text("\n".join([names, *(rows or [",".join("x" for _ in names.split(","))])]) + "\n", encoding="utf-8")
+    return path
+
+
+def jsonl_with(folder: Path, *found: dict[str, Any]) -> Path:
+    path = folder / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
+    return path
+
+
+def asked(path: Path, task: Task = "classification", **flags: Any) -> Finetune:
+    return Finetune(run="", train=str(path), out="", task=task, **flags)
+
+
+@pytest.mark.parametrize(
+    ("names", "task", "flags", "texts", "choices", "label"),
+    [
+        ("text,label", "classification", {}, "text", "", "label"),
+        ("id,Sentence,n,SENTIMENT", "classification", {}, "Sentence", "", "SENTIMENT"),
+        ("remark,label", "classification", {}, "remark", "", "label"),
+        ("text,package", "classification", {}, "text", "", "package"),
+        ("remark,package", "classification", {"text": "remark"}, "remark", "", "package"),
+        ("remark,package", "classification", {"label": "package"}, "remark", "", "package"),
+        ("text,label,sentence", "classification", {"text": "sentence"}, "sentence", "", "label"),
+        ("sentence,class,label", "classification", {"label": "class"}, "sentence", "", "class"),
+        ("premise,hypothesis,label", "entailment", {}, "premise,hypothesis", "", "label"),
+        ("id,Question1,Question2,y", "similarity", {}, "Question1,Question2", "", "y"),
+        ("left,right,score", "similarity", {}, "left,right", "", "score"),
+        ("l,r,n,score", "similarity", {"text": "r,l"}, "r,l", "", "score"),
+        ("review,rating", "regression", {}, "review", "", "rating"),
+        ("comment,toxic,rude", "multi-label", {"label": "toxic,rude"}, "comment", "", "toxic,rude"),
+        ("id,premise,question,sol1,sol2,label", "multiple-choice", {}, "premise,question", "sol1,sol2", "label"),
+        ("dialogue,choices,question,label", "multiple-choice", {}, "dialogue,question", "choices", "label"),
+        ("story,ending_2,ending_10,ending_1,y", "multiple-choice", {}, "story", "ending_1,ending_2,ending_10", "y"),
+        ("s,a,b,y", "multiple-choice", {"context": "s", "choices": "b,a"}, "s", "b,a", "y"),
+    ],
+)  # fmt: skip
+def test_columns_are_guessed(
+    names: str, task: Task, flags: dict[str, str], texts: str, choices: str, label: str, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    found = guess_columns(asked(csv_with(tmp_path, names), task, **flags))
+    assert found == Columns(texts.split(","), label.split(","), choices.split(",") if choices else [])
+    said = capsys.readouterr().err
+    assert all(name in said for name in label.split(",")), "the guess is said"
+
+
+@pytest.mark.parametrize(
+    ("names", "task", "flags", "answer"),
+    [
+        ("a,b,c", "classification", {}, "which column is the text? Say --text with one of a, b, c"),
+        ("text,b,c", "classification", {}, "which column is the label? Say --label with one of b, c"),
+        ("text,label", "classification", {"label": "class"}, "no column class; the columns are text, label"),
+        ("text,label", "classification", {"text": "body"}, "no column body; the columns are text, label"),
+        ("text", "classification", {}, "no column for the label; a row must have a text and a label"),
+        ("label", "classification", {}, "no column for the text"),
+        ("text,label", "classification", {"text": "label", "label": "label"}, "column label is named both as text and"),
+        ("a,b,label", "entailment", {"text": "a,a"}, "a,a names a column twice; name each once"),
+        ("text,x,y", "classification", {"label": "x,y"}, "has one column as label; given are columns x, y"),
+        ("text,title,label", "classification", {"text": "text,title"}, "reads one column; given are columns text, t"),
+        ("text,label", "classification", {"choices": "text"}, "--choices does not go with --task classification"),
+        ("text,label", "regression", {"target": "score"}, "--target goes with --task similarity alone, not with reg"),
+        ("u,v,w,label", "entailment", {}, "which two columns are the pair? Say --text ONE,OTHER with two of u, v, w"),
+        ("a,b,label", "entailment", {"text": "a"}, "reads two columns, `--text ONE,OTHER`; given are column a"),
+        ("story,x,y,label", "multiple-choice", {}, "which columns are the answers? Say --choices with the column that"),
+        ("story,choices,label", "multiple-choice", {"text": "story"}, "--text does not go with --task multiple-choice"),
+        ("u,v,choices,label", "multiple-choice", {}, "which column is the context? Say --context with one of u, v"),
+    ],
+)  # fmt: skip
+def test_columns_that_cannot_be_guessed(
+    names: str, task: Task, flags: dict[str, str], answer: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as caught:
+        guess_columns(asked(csv_with(tmp_path, names), task, **flags))
+    assert answer in str(caught.value)
+
+
+ONE = Columns(["text"], ["label"])
+CHOICE = Columns(["text"], ["label"], ["choices"])
+
+
+def test_one_class_however_it_is_written(tmp_path: Path) -> None:
+    path = jsonl_with(tmp_path, *({"text": "a", "label": label} for label in (1, 1.0, "1")))
+    assert read_labelled(str(path), ONE, "classes").labels == ["1", "1", "1"]
+    path = jsonl_with(tmp_path, *({"text": "a", "label": label} for label in ([1], [1.0, "1"], 1)))
+    assert read_labelled(str(path), ONE, "labels").labels == [{"1"}] * 3
+
+
+def test_labels_of_every_kind(tmp_path: Path) -> None:
+    path = csv_with(tmp_path, "text,label,toxic,rude", "a, 2.5 ,1,0", "b,-1e3,0,0", "c,4,1,1.0")
+    assert read_labelled(str(path), ONE, "score").labels == [2.5, -1000, 4]
+    assert read_labelled(str(path), Columns(["text"], ["toxic", "rude"]), "labels").labels == [
+        {"toxic"}, set(), {"toxic", "rude"}
+    ]  # fmt: skip
+    path = csv_with(tmp_path, "text,label", "a,x|y z", "b,", "c, y z ")
+    assert read_labelled(str(path), ONE, "labels").labels == [{"x", "y z"}, set(), {"y z"}]
+    path = jsonl_with(tmp_path, {"text": "a", "label": ["x", "y"]}, {"text": "b", "label": []}, {"text": "c"})
+    with pytest.raises(UserError, match="no column label"):
+        read_labelled(str(csv_with(tmp_path, "text", "a")), ONE, "labels")
+    assert read_labelled(str(path), ONE, "labels").labels == [{"x", "y"}, set(), set()]
+
+
+def test_answers_of_every_kind(tmp_path: Path) -> None:
+    rows = [
+        {"text": ["W: Hi.", "M: Ho."], "choices": ["a", "b", "c"], "label": 2},
+        {"text": "x", "choices": ["a", "b"], "label": "1"},
+    ]
+    found = read_labelled(str(jsonl_with(tmp_path, *rows)), CHOICE, "choice")
+    assert found.texts == [("W: Hi.\nM: Ho.", "a", "b", "c"), ("x", "a", "b")]
+    assert found.labels == [2, 1]
+    path = csv_with(tmp_path, "text,q,c0,c1,c2,label", "s,why,a,b,c,0", "t,who,a,b,,1")
+    found = read_labelled(str(path), Columns(["text", "q"], ["label"], ["c0", "c1", "c2"]), "choice")
+    assert found.texts == [("s\nwhy", "a", "b", "c"), ("t\nwho", "a", "b")]
+    path = csv_with(
+        tmp_path, "text,choices,label", '[sic] x,"[""a"", ""b""]",1', '"[""W: Hi."", ""M: Ho.""]","[""a"", ""b""]",0'
+    )
+    assert read_labelled(str(path), CHOICE, "choice").texts == [("[sic] x", "a", "b"), ("W: Hi.\nM: Ho.", "a", "b")]
+
+
+@pytest.mark.parametrize(
+    ("row", "wanted", "kind", "answer"),
+    [
+        ({"text": "a", "label": "high"}, ONE, "score", "column label holds 'high', where a number must stand"),
+        ({"text": "a", "label": "inf"}, ONE, "score", "column label holds 'inf', where a number must stand"),
+        ({"text": "a", "label": float("nan")}, ONE, "score", "column label is empty, where a number must stand"),
+        ({"text": "a", "label": 10**400}, ONE, "score", "where a number must stand"),
+        ({"text": "a", "label": -1e31}, ONE, "score", "label holds -1e+31, where a number of at most 1e+30 must stand"),
+        ({"text": "a", "label": ["b", None]}, ONE, "labels", "column label is empty, where a label must stand"),
+        ({"text": "a", "label": [["b"]]}, ONE, "labels", "column label holds ['b'], where one label must stand"),
+        ({"text": " ", "label": 1}, ONE, "score", "a.jsonl:1: column text is empty, where a text must stand"),
+        ({"text": "a", "x": 2, "y": 0}, Columns(["text"], ["x", "y"]), "labels", "column x holds 2; it must be 1 wh"),
+        ({"text": "a", "choices": ["b", "c"], "label": 2}, CHOICE, "choice", "holds 2; it must be the number of"),
+        ({"text": "a", "choices": ["b", "c"], "label": 0.5}, CHOICE, "choice", "from 0 to 1"),
+        ({"text": "a", "choices": ["b", "c"], "label": "b"}, CHOICE, "choice", "column label holds 'b', where a n"),
+        ({"text": "a", "choices": ["b"], "label": 0}, CHOICE, "choice", "1 answer in choices; a choice needs two"),
+        ({"text": "a", "choices": [], "label": 0}, CHOICE, "choice", "column choices is an empty list"),
+        ({"text": "a", "choices": ["b", " "], "label": 0}, CHOICE, "choice", "column choices lists ' ', where a te"),
+        ({"text": "a", "b": "", "c": "x", "label": 0}, Columns(["text"], ["label"], ["b", "c"]), "choice", "b is emp"),
+    ],
+)  # fmt: skip
+def test_rows_that_are_wrong(row: dict[str, Any], wanted: Columns, kind: Goal, answer: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        read_labelled(str(jsonl_with(tmp_path, row)), wanted, kind)
+    assert answer in str(caught.value)
+    assert "a.jsonl:1: " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "target", "kind"),
+    [
+        ("classification", ["1", "2.5"], "auto", "classes"),
+        ("regression", ["1", "2"], "auto", "score"),
+        ("multi-label", ["a"], "auto", "labels"),
+        ("multiple-choice", ["0"], "auto", "choice"),
+        ("similarity", ["0", "1"], "auto", "classes"),
+        ("similarity", ["0", "1"], "score", "score"),
+        ("similarity", ["0", "3.25"], "auto", "score"),
+        ("similarity", ["0", "3.25"], "classes", "classes"),
+        ("similarity", ["yes", "3.25"], "auto", "classes"),
+        ("similarity", ["0.0", "5.0"], "auto", "classes"),
+    ],
+)
+def test_what_a_task_tells(task: Task, labels: list[str], target: Any, kind: Goal, tmp_path: Path) -> None:
+    path = csv_with(tmp_path, "text,label", *(f"a,{label}" for label in labels))
+    assert kind_of(asked(path, task, target=target), ONE) == kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "goal"),
+    [
+        ("classes", ["10", "9", "9"], Classes(["9", "10"])),
+        ("labels", [{"b"}, {"a", "b"}, set()], LabelSets(["a", "b"], [0.5, 0.5])),
+        ("score", [1.0, 5.0], Score(3.0, 2.0)),
+        ("choice", [1, 0], Choice()),
+    ],
+)
+def test_a_goal_is_remembered(kind: Goal, labels: list[Any], goal: Any) -> None:
+    found = goal_for(kind, labels, "a.csv")
+    assert found == goal
+    assert from_facts(json.loads(json.dumps(to_facts(found)))) == goal
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "answer"),
+    [
+        ("classes", ["x", "x"], "a.csv: column y holds only the label 'x'; two classes or more are needed"),
+        ("labels", [set(), set()], "a.csv: column y holds no label at all"),
+        ("score", [2.0, 2.0], "a.csv: column y holds only the number 2"),
+    ],
+)
+def test_labels_that_teach_nothing(kind: Goal, labels: list[Any], answer: str) -> None:
+    with pytest.raises(UserError, match=answer):
+        goal_for(kind, labels, "a.csv: column y")
+
+
+def test_names_are_sorted_numbers_by_value() -> None:
+    assert sorted_names({"10", "9", "-1.5"}) == ["-1.5", "9", "10"]
+    assert sorted_names({"b", "B", "a"}) == ["B", "a", "b"]
+    assert sorted_names({"x", "2", "nan"}) == ["2", "nan", "x"]
+
+
+def labelled(labels: list[Any], groups: list[str] | None = None) -> Labelled:
+    numbers = range(len(labels))
+    return Labelled(
+        [(f"row {n}",) for n in numbers], labels, [f"a:{n}" for n in numbers], groups or list(map(str, numbers))
+    )
+
+
+def test_what_is_worth_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    found = labelled(["yes", "Yes ", *["no"] * 11])
+    warn(found, found, "classes")
+    said = capsys.readouterr().err
+    assert "label 'yes' equals another but for case or spaces" in said
+    assert "13 texts stand in both training and validation" in said
+    assert "label 'no' has 11 rows, 'Yes ' has 1" in said
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind", "words"),
+    [
+        ([frozenset({"x,y"}), frozenset({"z"})], "labels", "'x,y' counts as one label; several of a row are a list"),
+        ([frozenset({"['x']"}), frozenset()], "labels", "\"['x']\" counts as one label"),
+        ([frozenset({"x,y", "z"})], "labels", ""),
+        (list("abcdefghijkl"), "classes", "12 classes in 12 rows; is the column of the label (--label) the right one?"),
+        (list("abcdefghi"), "classes", ""),
+        (list("aabbccddeeff"), "classes", ""),
+    ],
+)
+def test_labels_that_may_be_none(labels: list[Any], kind: Goal, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    warn(labelled(labels), labelled([]), kind)
+    said = capsys.readouterr().err
+    assert words in said
+    assert bool(said) == bool(words)
+
+
+def test_scores_that_are_taken_for_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = csv_with(tmp_path, "text,label", "a,1.5", "a,x")
+    assert kind_of(asked(path, "similarity"), ONE) == "classes"
+    assert "label 'x' is no number, so all labels count as classes; is it a score" in capsys.readouterr().err
+    assert kind_of(asked(csv_with(tmp_path, "text,label", "a,1", "a,x"), "similarity"), ONE) == "classes"
+    assert not capsys.readouterr().err
+
+
+def test_a_tenth_validates() -> None:
+    found = labelled(["a", "b"] * 15)
+    train, valid = split(found, seed=3)
+    assert len(valid.texts) == 3
+    assert sorted(train.rows + valid.rows) == sorted(found.rows)
+    assert split(found, seed=3)[1].rows == valid.rows != split(found, seed=4)[1].rows
+
+
+def test_rows_with_the_same_first_text_stay_together() -> None:
+    """SNLI shows a premise three times; one that is learnt must not validate."""
+    groups = [f"premise {n // 3}" for n in range(60)]
+    train, valid = split(labelled(["a"] * 60, groups), seed=1)
+    assert len(valid.rows) == 6
+    assert not set(train.groups) & set(valid.groups)
+    train, valid = split(labelled(["a"] * 20, ["one"] * 20), seed=1)
+    assert (len(train.rows), len(valid.rows)) == (18, 2)
