@@ -105,7 +105,7 @@ def refused(folder: Path, *words: str) -> None:
 
 def test_loading_leaves_the_compiler_out(run: Path) -> None:
     program = (
-        "import sys; from gpt1.run_folder.folder import load; load(sys.argv[1]); "
+        "import sys; from gpt1.run_folder.folder import load_run; load_run(sys.argv[1]); "
         "print([name for name in ('torch._dynamo', 'sympy', 'polars', 'sklearn', 'ftfy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program, str(run)], capture_output=True, text=True, check=True)

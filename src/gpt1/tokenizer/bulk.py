@@ -2,7 +2,7 @@
 
 The ids are those of `Tokenizer.encode`, because both cut with one pattern whose words do not depend on their
 surroundings (`tokenizer.pretokenize`). polars cuts and numbers the words, numpy gathers; both let go
-of Python's lock, so there is a thread for every core. Beside the ids themselves, memory holds a few megabytes of text a thread.
+of Python's lock, so there is a thread for every core. Beside the ids, memory holds a few megabytes of text a thread.
 """
 
 import functools
