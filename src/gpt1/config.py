@@ -1,8 +1,8 @@
 """Every setting of every command, as plain dataclasses; the text under each field is its CLI help.
 
-Nothing here imports torch, so `gpt1 --help` answers at once. A command's settings are one dataclass;
-`Pretrain` and `Finetune` hold sections (`--model.width 384`, `--optim.lr 1e-3`). Sizes come from `PRESETS`,
-ways of training from `RECIPES`; a recipe never changes the network.
+Nothing here imports torch, so `gpt1 --help` answers at once. A command's settings are one dataclass; `Pretrain` has
+sections (`--model.width 384`, `--optim.lr 1e-3`). `PRESETS` are sizes of the network, `RECIPES` are ways to train it; a
+recipe never changes the network.
 """
 
 from dataclasses import dataclass, field, replace
@@ -21,63 +21,63 @@ class Model:
     """The network's shape (the paper, section 4.1)."""
 
     context: int = 512
-    """tokens the model sees at once"""
+    """tokens the model reads at once"""
     width: int = 768
     """size of every hidden state"""
     depth: int = 12
     """number of Transformer blocks"""
     heads: int = 12
-    """attention heads a block; must divide the width"""
+    """attention heads per block; must divide the width"""
     inner: int = 3072
-    """size of the feed-forward layer inside a block"""
+    """size of the feed-forward layer in each block"""
     vocabulary: int = 40_478
-    """number of tokens; taken from the tokenizer of the prepared data"""
+    """vocabulary size; set by the tokenizer of the prepared data"""
     embedding_dropout: float = 0.1
-    """dropout on token + position embeddings"""
+    """dropout on the sum of token and position embeddings"""
     residual_dropout: float = 0.1
-    """dropout on the output of attention and of the feed-forward layer"""
+    """dropout on the outputs of attention and feed-forward layers"""
     attention_dropout: float = 0.1
     """dropout on attention weights"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optim:
-    """How gradients become weights."""
+    """The optimizer and its learning-rate schedule."""
 
     method: Literal["adam", "muon"] = "adam"
-    """adam: decoupled-decay Adam on everything; muon: Muon on hidden matrices, AdamW on the rest"""
+    """adam: AdamW on all weights; muon: Muon on hidden matrices, AdamW on the rest"""
     lr: float = 2.5e-4
-    """peak learning rate (Adam's; with muon, that of embeddings, gains and biases)"""
+    """peak learning rate of AdamW (with muon: of embeddings, gains and biases)"""
     matrix_lr: float = 0.0
-    """Muon's peak learning rate, in AdamW's scale (match_rms_adamw); unused by adam"""
+    """peak learning rate of Muon, on AdamW's scale (match_rms_adamw); unused with adam"""
     beta1: float = 0.9
-    """Adam's decay of the mean gradient"""
+    """AdamW's decay rate for the first moment"""
     beta2: float = 0.999
-    """Adam's decay of the squared gradient"""
+    """AdamW's decay rate for the second moment"""
     momentum: float = 0.95
     """Muon's momentum"""
     weight_decay: float = 0.01
-    """decoupled L2 on weights, not on biases or gains"""
+    """decoupled weight decay; biases and gains are not decayed"""
     warmup: int = 2_000
-    """updates of linear warm-up"""
+    """number of linear warm-up updates"""
     decay: Literal["cosine", "linear"] = "cosine"
-    """shape of the learning rate's way down to 0"""
+    """schedule by which the learning rate falls to 0 after warm-up"""
     clip: float = 1.0
-    """largest global gradient norm; 0 does not clip"""
+    """maximum global gradient norm; 0 disables clipping"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """What every command understands."""
+    """Options of every command."""
 
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps"""
     dtype: Literal["auto", "bf16", "fp32"] = "auto"
-    """number format of the heavy arithmetic; auto is bf16 where the hardware has it"""
+    """number format for matrix products; auto: bf16 where the hardware supports it"""
     threads: int = 0
-    """CPU threads; 0 takes every core this process may use"""
+    """CPU threads; 0: every core available to this process"""
     seed: int = 1
-    """the same seed on the same machine gives the same result"""
+    """random seed; the same seed on the same machine gives the same result"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,110 +85,110 @@ class Prepare(Command):
     """Raw text -> a tokenizer and token shards."""
 
     inputs: list[str]
-    """files, folders or globs: txt, md, jsonl, csv, tsv, parquet, each also as .gz or .zst; a saved dataset's folder"""
+    """files, folders or globs: txt, md, jsonl, csv, tsv, parquet (also .gz, .zst), or a saved dataset's folder"""
     out: str
     """folder to write"""
     tokenizer: str = "bytes"
-    """bytes (lossless), gpt1 (GPT-1's own kind, lower-case, lossy), or a path: tokenizer, run, OpenAI's vocabulary"""
+    """bytes (lossless BPE), gpt1 (GPT-1's lower-case BPE, lossy), or a path to a tokenizer, run or OpenAI vocabulary"""
     words: Words | None = None
-    """how text is cut for OpenAI's vocabulary: hf, as in transformers; 2018, as for the released weights (spaCy)"""
+    """how to split words for OpenAI's vocabulary: hf, as transformers does; 2018, as the release did (spaCy)"""
     vocabulary: int = 0
-    """size of a vocabulary to train; 0 chooses it from the corpus"""
+    """vocabulary size of a tokenizer to train; 0: chosen from the size of the corpus"""
     documents: Literal["file", "blank-line", "line"] = "file"
-    """what a document is in a text file; a row of a table is always one document"""
+    """what counts as a document in a text file; in a table, each row is one document"""
     text: str = "text"
-    """column of the text in jsonl, csv, tsv, parquet and saved datasets"""
+    """text column in jsonl, csv, tsv, parquet and saved datasets"""
     val: list[str] = field(default_factory=list)
-    """files for validation; without them, a share of the documents is taken"""
+    """validation files; if not given, a fraction of the documents is held out"""
     val_fraction: float = 0.01
-    """share of the documents kept for validation"""
+    """fraction of the documents held out for validation"""
     repair: bool = True
-    """mend broken Unicode with ftfy"""
+    """fix broken Unicode with ftfy"""
     encoding: str = "utf-8"
-    """encoding of the text files"""
+    """character encoding of the text files"""
     fresh: bool = False
-    """start over, even where the folder holds a finished or interrupted preparation"""
+    """start over even if the folder holds a finished or interrupted preparation"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrain(Command):
-    """Token shards -> a GPT, by maximising L1 (the paper, section 3.1)."""
+    """Token shards -> a pre-trained GPT, by maximising L1 (the paper, section 3.1)."""
 
     data: str
     """folder written by `gpt1 prepare`"""
     out: str
     """run folder to write"""
     preset: Preset = "small"
-    """size of the network: gpt1 (117M), small (about 13M), tiny (about 2M)"""
+    """size of the network: gpt1 (117M parameters), small (about 13M), tiny (about 2M)"""
     recipe: Recipe | None = None
-    """paper (Adam, warm-up, cosine) or fast (Muon, linear decay); the preset's own if not given"""
+    """paper (Adam, long warm-up, cosine decay) or fast (Muon, linear decay); default: the preset's recipe"""
     steps: int | None = None
-    """updates to make; without it, --epochs and --minutes, one pass over the training tokens is made"""
+    """number of updates; default: one epoch, unless epochs or minutes are given"""
     epochs: float | None = None
-    """passes over the training tokens"""
+    """number of passes over the training tokens"""
     minutes: float | None = None
-    """time to train for: the speed is measured, then a number of steps is fixed and recorded"""
+    """training time: the speed is measured first, then the number of steps is fixed and recorded"""
     init: str | None = None
-    """run folder to start from, instead of random weights"""
+    """run folder to start from instead of random weights"""
     fresh: bool = False
-    """start over, even where the run folder holds training state"""
+    """start over even if the run folder holds training state"""
     batch: int = 64
-    """windows of `model.context` tokens in one update"""
+    """windows of `model.context` tokens per update"""
     micro_batch: int = 0
-    """windows in one forward pass; 0 chooses what fits"""
+    """windows per forward pass; 0: as many as fit"""
     eval_every: int = 0
-    """updates between validations; 0 makes about ten a run"""
+    """updates between validations; 0: about ten validations per run"""
     save_every: int = 0
-    """updates between checkpoints; 0 saves with every validation"""
+    """updates between checkpoints; 0: at every validation"""
     sample: str = ""
-    """text that the samples shown at validation begin with"""
+    """prompt of the samples generated at each validation"""
     compile: Literal["auto", "on", "off"] = "auto"
-    """fused kernels by PyTorch's compiler; auto: where a compiler is found and the run is long enough to repay it"""
+    """compile fused kernels with torch.compile; auto: if a compiler is found and the run is long enough to benefit"""
     model: Model = field(default_factory=Model)
     optim: Optim = field(default_factory=Optim)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(Pretrain):
-    """Parameters, memory, speed and hours of a pre-training run, measured here before it is begun."""
+    """Estimate parameters, memory, speed and hours of a pre-training run by measuring a few updates here."""
 
     data: str = ""
-    """folder written by `gpt1 prepare`; without it, random tokens of `model.vocabulary` stand in"""
+    """folder written by `gpt1 prepare`; default: random tokens from a vocabulary of `model.vocabulary`"""
     out: str = ""
-    """taken so that a line for `pretrain` can be given as it is; nothing is written"""
+    """ignored, so that a `gpt1 pretrain` command line can be reused as it is; nothing is written"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generate(Command):
-    """A run and a prompt -> more text."""
+    """A run and prompts -> generated text."""
 
     run: str
     """run folder"""
     prompts: list[str] = field(default_factory=lambda: [""])
-    """texts to continue; an empty one starts a new document"""
+    """texts to continue; an empty prompt starts a new document"""
     max_new_tokens: int = 100
-    """longest continuation"""
+    """maximum number of tokens to generate"""
     temperature: float = 1.0
-    """0 is greedy decoding"""
+    """sampling temperature; 0: greedy decoding"""
     top_k: int = 0
-    """keep the k most probable tokens; 0 keeps all"""
+    """sample from the k most probable tokens only; 0: from all"""
     top_p: float = 0.95
-    """keep the most probable tokens that together reach this probability"""
+    """sample from the smallest set of tokens whose probabilities add up to this value"""
     repetition_penalty: float = 1.0
-    """above 1: tokens already in the text become less likely"""
+    """values above 1 make tokens that already occur in the text less likely"""
     stop: list[str] = field(default_factory=list)
-    """strings that end the text; they are not printed"""
+    """strings at which generation stops; they are not part of the output"""
     num: int = 1
-    """samples a prompt"""
+    """samples per prompt"""
     stream: bool = False
-    """print words as they come"""
+    """print words as they are generated"""
     quantize: Literal["none", "int8"] = "none"
-    """int8: weights and what they multiply rounded to 8 bits, for speed on a CPU; a little less exact"""
+    """int8: round weights and activations to 8 bits, which is faster on a CPU and slightly less accurate"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune(Command):
-    """A run and labelled rows -> a model for a task, by maximising L3 = L2 + lambda L1 (the paper, section 3.2)."""
+    """A run and labelled rows -> a fine-tuned model, by maximising L3 = L2 + lambda L1 (the paper, section 3.2)."""
 
     run: str
     """pre-trained run folder"""
@@ -197,143 +197,143 @@ class Finetune(Command):
     out: str
     """run folder to write"""
     task: Task = "classification"
-    """what a row is: a text with a class, a number or any number of labels; a pair; a context with answers"""
+    """what each row holds: a text with a class, a number or several labels; a pair of texts; a context with answers"""
     valid: str | None = None
-    """labelled rows to choose the best epoch by; without it, a tenth of the training rows"""
+    """validation rows, used to select the best epoch; default: a tenth of the training rows"""
     text: str | None = None
-    """column of the text, or the two of a pair with a comma between them; guessed if not given"""
+    """text column, or the two columns of a pair separated by a comma; guessed if not given"""
     context: str | None = None
-    """multiple choice: column of the context, or several with commas between them; guessed if not given"""
+    """multiple choice: context column, or several separated by commas; guessed if not given"""
     choices: str | None = None
-    """multiple choice: column that lists the answers, or one column an answer with commas; guessed if not given"""
+    """multiple choice: column with a list of answers, or a comma-separated column for each; guessed if not given"""
     label: str | None = None
-    """column of the label (multi-label: or a column of 0 and 1 for each, with commas); guessed if not given"""
+    """label column (multi-label: or one 0/1 column per label, separated by commas); guessed if not given"""
     target: Literal["auto", "classes", "score"] = "auto"
-    """similarity: whether labels are classes or numbers on a scale; auto: a scale where one has a fraction"""
+    """similarity: whether labels are classes or scores; auto: scores if any label has a fractional part"""
     encoding: str = "utf-8"
-    """encoding of the rows' files"""
+    """character encoding of the files"""
     long: Long = "head"
-    """what is read of a text longer than the context; windows: all of it in parts, whose probabilities are averaged"""
+    """which part of a text longer than the context to read; windows: all of it in parts, averaging their predictions"""
     class_weights: str = "none"
-    """auto: rare classes count as much as common ones; or `NAME=WEIGHT,...`; none: each row counts the same"""
+    """auto: weight rare classes up so that all classes count the same; or `NAME=WEIGHT,...`; none: no weighting"""
     lm_coef: float = 0.5
-    """lambda, the weight of the language-model loss"""
+    """lambda, the weight of the auxiliary language-model loss; 0: without it"""
     epochs: int = 0
-    """passes over the rows; 0 takes the paper's 3, or more where that would be fewer than 120 updates"""
+    """number of passes over the rows; 0: the paper's 3, or more if that gives fewer than 120 updates"""
     patience: int = 0
-    """epochs without a better validation after which training stops; 0 makes all epochs"""
+    """stop after this many epochs without improvement on the validation rows; 0: never stop early"""
     select: Select = "auto"
-    """what makes an epoch the best; auto: accuracy, Pearson's r of a score, macro F1 of several labels; but where
-    fewer than 50 rows validate, the last epoch is kept"""
+    """metric that selects the best epoch; auto: accuracy, Pearson's r for scores, macro F1 for label sets; with fewer
+    than 50 validation rows, the last epoch is kept"""
     batch: int = 0
-    """rows in one update; 0 takes the paper's 32, or 8 where there are fewer than 1,000 rows"""
+    """rows per update; 0: the paper's 32, or 8 if there are fewer than 1,000 rows"""
     micro_batch: int = 0
-    """rows in one forward pass; 0 takes what comes to 8,192 tokens; the result stays the same but for rounding"""
+    """rows per forward pass; 0: up to 8,192 tokens; results do not depend on it, except for rounding"""
     lr: float = 0.0
-    """peak learning rate; 0 takes 6.25e-5 for a model of the paper's size, up to 1e-3 for a smaller one"""
+    """peak learning rate; 0: 6.25e-5 at the paper's size, up to 1e-3 for smaller models"""
     warmup: float = 0.002
-    """share of the updates that warm up"""
+    """fraction of the updates used for warm-up"""
     dropout: float | None = None
-    """dropout inside the network: embeddings, residuals and attention; the rates of pre-training if not given"""
+    """dropout on embeddings, residuals and attention; default: the rates used in pre-training"""
     head_dropout: float = 0.1
-    """dropout before the new layer W_y"""
+    """dropout before the new output layer W_y"""
     transfer_layers: int | None = None
-    """blocks, counted from the embeddings, that start from the pre-trained ones, not random; all if not given"""
+    """number of blocks, counted from the embeddings, that start from pre-trained weights; default: all"""
     freeze: int = 0
-    """blocks that stay as pre-trained, with the embeddings beneath them; new tokens are learnt all the same"""
+    """number of blocks to freeze, together with the embeddings; embeddings of new tokens are still trained"""
     from_scratch: bool = False
-    """random weights instead of the pre-trained ones, the best of three learning rates: the comparison"""
+    """start from random weights and pick the best of three learning rates: the baseline for pre-training"""
     seeds: int = 1
-    """runs, each with a seed of its own; mean and deviation are told, the best on validation is kept"""
+    """number of runs with different seeds; reports mean and deviation and keeps the best run on validation"""
     fresh: bool = False
-    """start over, even where the folder holds a finished run, or one that was stopped"""
+    """start over even if the folder holds a finished or stopped run"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ablate(Finetune):
-    """A run and labelled rows -> what pre-training and the auxiliary loss are worth (the paper, table 5)."""
+    """A run and labelled rows -> how much pre-training and the auxiliary loss contribute (the paper, table 5)."""
 
     out: str = ""
-    """JSON file to write after every model, from which the same command goes on"""
+    """JSON file, updated after every model; a stopped ablation resumes from it"""
     test: str | None = None
-    """labelled rows that the table's scores are of; without it, the validation rows, which the epochs are chosen by"""
+    """labelled rows to score on; default: the validation rows, which also select the epochs"""
     sizes: str = "10,100,all"
-    """numbers of training rows, with commas: the learning curve; every sample has all classes, validation stays"""
+    """training-set sizes, separated by commas; each sample contains every class"""
     seeds: int = 3
-    """models for every place of the table: samples, new layer, order and dropout differ"""
+    """models per cell of the table; they differ in sample, initial W_y, order and dropout"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predict(Command):
-    """A fine-tuned run and rows -> the rows with predicted_label and named probabilities."""
+    """A fine-tuned run and rows -> the rows with predicted labels and probabilities."""
 
     run: str
     """fine-tuned run folder"""
     input: str
     """rows: csv, tsv, jsonl, parquet, or the folder of a saved dataset"""
     out: str | None = None
-    """file to write, its kind by its ending; without it, jsonl on standard output"""
+    """output file; its extension sets the format (csv, tsv, jsonl, parquet); default: jsonl on standard output"""
     text: str | None = None
-    """column of the text, or the two of a pair with a comma between them; those used in training if not given"""
+    """text column, or the two columns of a pair separated by a comma; default: as in training"""
     context: str | None = None
-    """multiple choice: column of the context, or several with commas; those used in training if not given"""
+    """multiple choice: context column, or several separated by commas; default: as in training"""
     choices: str | None = None
-    """multiple choice: column that lists the answers, or one column an answer; those used in training if not given"""
+    """multiple choice: column with a list of answers, or one column for each; default: as in training"""
     encoding: str = "utf-8"
-    """encoding of the rows' file"""
+    """character encoding of the file"""
     batch: int = 64
-    """rows in one forward pass"""
+    """rows per forward pass"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Command):
-    """A run and files -> bits per byte of text, the task's metrics on labelled rows, or accuracy by likelihood."""
+    """A run and files -> bits per byte on text, metrics on labelled rows, or zero-shot accuracy."""
 
     run: str
     """run folder"""
     files: list[str]
-    """text files; labelled rows for a fine-tuned run; minimal pairs or choices for any run"""
+    """text files; labelled rows (fine-tuned runs); minimal pairs or multiple-choice questions (any run)"""
     as_: Literal["auto", "text", "rows", "pairs", "choices"] = "auto"
-    """how to read the files; auto: by the run and the columns. pairs, choices: the likelier text is the answer"""
+    """how to read the files; auto: by run and columns; pairs, choices: score by likelihood, zero-shot"""
     good: str | None = None
-    """pairs: column of the text that should be likelier; good or sentence_good if not given"""
+    """pairs: column of the text that should be more likely; default: good or sentence_good"""
     bad: str | None = None
-    """pairs: column of the other text; bad or sentence_bad if not given"""
+    """pairs: column of the other text; default: bad or sentence_bad"""
     group: str | None = None
-    """pairs and choices: column whose values get an accuracy each; guessed if not given"""
+    """pairs and choices: column to report accuracy by; guessed if not given"""
     normalize: Literal["none", "tokens", "bytes"] = "none"
-    """pairs and choices: what the log-likelihood of an answer is divided by"""
+    """pairs and choices: length by which to divide the log-likelihood of an answer"""
     text: str | None = None
-    """column of the text, or the two of a pair with a comma between them; those used in training if not given"""
+    """text column, or the two columns of a pair separated by a comma; default: as in training"""
     context: str | None = None
-    """multiple choice: column of the context, or several with commas; those used in training if not given"""
+    """multiple choice: context column, or several separated by commas; default: as in training"""
     choices: str | None = None
-    """multiple choice: column that lists the answers, or one column an answer; those used in training if not given"""
+    """multiple choice: column with a list of answers, or one column for each; default: as in training"""
     label: str | None = None
-    """column of the label; the one used in training if not given"""
+    """label column; default: as in training"""
     encoding: str = "utf-8"
     """encoding of the files"""
     batch: int = 64
-    """rows in one forward pass"""
+    """rows per forward pass"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Explain(Command):
-    """A run and a text -> how probable each token was, and how the loss comes of it."""
+    """A run and a text -> the probability of each token, and how they add up to the loss."""
 
     run: str
     """run folder"""
     text: str
     """the text to explain"""
     html: str | None = None
-    """page to write"""
+    """HTML page to write"""
     top: int = 5
-    """alternatives shown at each position"""
+    """number of alternatives to show at each position"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Info(Command):
-    """What is in a folder: a run, prepared data, a tokenizer."""
+    """Describe a folder: a run, prepared data or a tokenizer."""
 
     path: str
     """folder"""
@@ -341,40 +341,40 @@ class Info(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Convert(Command):
-    """OpenAI's 2018 release or a Hugging Face openai-gpt model -> a run; or a run -> the release's layout."""
+    """OpenAI's 2018 release or a Hugging Face openai-gpt model -> a run; or a run -> OpenAI's layout."""
 
     src: str
-    """folder of the release, of a Hugging Face model or of a run; or ORGANISATION/NAME of a model on the hub"""
+    """folder of the release, a Hugging Face model or a run; or ORGANISATION/NAME of a model on the hub"""
     out: str
     """folder to write"""
     to: Literal["run", "openai"] = "run"
-    """run: a run folder, which is a Hugging Face model too; openai: the layout of OpenAI's 2018 release"""
+    """run: a run folder, which is also a Hugging Face model; openai: the layout of OpenAI's 2018 release"""
     heads: int = 0
-    """attention heads a block of a release, which does not say them; 0 makes each 64 wide, as OpenAI's are"""
+    """attention heads per block, which a release does not record; 0: heads of width 64, as OpenAI's"""
     words: Words | None = None
-    """how text is cut for OpenAI's vocabulary: hf, as in transformers; 2018, as for the released weights (spaCy)"""
+    """how to split words for OpenAI's vocabulary: hf, as transformers does; 2018, as the release did (spaCy)"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report(Command):
-    """Runs -> one self-contained HTML page: curves, samples, metrics, settings."""
+    """Runs -> one self-contained HTML page with curves, samples, metrics and settings."""
 
     runs: list[str]
-    """run folders; also what `gpt1 evaluate --json > F` told of them, and tables of `gpt1 ablate --out F`"""
+    """run folders; also files written by `gpt1 evaluate --json > F` and `gpt1 ablate --out F`"""
     out: str = "report.html"
-    """page to write"""
+    """HTML page to write"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(Command):
-    """The whole story in minutes, without a download."""
+    """Run everything in minutes, without a download: prepare, pre-train, generate, fine-tune, compare, report."""
 
     out: str = "gpt1-demo"
     """folder to write"""
     minutes: float = 2.0
-    """pre-training time"""
+    """minutes of pre-training"""
     fresh: bool = False
-    """start over, even where the folder holds an earlier demo"""
+    """start over even if the folder holds an earlier demo"""
 
 
 PRESETS: dict[Preset, Model] = {
@@ -401,7 +401,7 @@ DEFAULT_BATCH: dict[Preset, int] = {"gpt1": 64, "small": 16, "tiny": 16}
 
 
 def pretrain_defaults(preset: Preset = "small", recipe: Recipe | None = None, *, data: str, out: str) -> Pretrain:
-    """The settings of a pre-training run at a preset's size and a recipe's (by default the preset's own)."""
+    """Return pre-training settings with the defaults of a preset and a recipe (default: the preset's recipe)."""
     recipe = recipe or DEFAULT_RECIPE[preset]
     return Pretrain(
         data=data, out=out, preset=preset, recipe=recipe,
@@ -410,5 +410,5 @@ def pretrain_defaults(preset: Preset = "small", recipe: Recipe | None = None, *,
 
 
 def with_vocabulary(model: Model, vocabulary: int) -> Model:
-    """The same shape over another tokenizer."""
+    """Return the same shape with another vocabulary size."""
     return replace(model, vocabulary=vocabulary)

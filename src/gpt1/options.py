@@ -1,6 +1,6 @@
-"""What settings a dataclass holds, under which names and with which help; and how values become them.
+"""The settings of a dataclass: their names, types and help, and conversion of values into them.
 
-Built on the type hints and on the text under each field, so that `config.py` says everything once.
+Everything is read from the type hints and the string under each field, so `config.py` is the only description.
 """
 
 import ast
@@ -23,7 +23,7 @@ METAVARS = {int: "N", float: "X"}
 
 
 def check_command(settings: Command) -> None:
-    """Raise UserError for threads or a seed that would take the process down."""
+    """Raise UserError for a number of threads or a seed outside its range."""
     most = max(64, 4 * (os.cpu_count() or 1))
     if not 0 <= settings.threads <= most:
         raise UserError(f"{setting('threads')} {settings.threads} must be from 0 (every core) to {most}")
@@ -40,7 +40,7 @@ class Option:
     kind: Any
     """its type hint"""
     default: Any
-    """its value if not given; MISSING if it must be given"""
+    """its default value; MISSING if it is required"""
     help: str
     """the text under the field"""
     group: str
@@ -53,12 +53,12 @@ class Option:
 
     @property
     def many(self) -> bool:
-        """Whether it is a list."""
+        """Whether the setting is a list."""
         return get_origin(self.kind) is list
 
     @property
     def metavar(self) -> str:
-        """What stands for its value in the help: `DATA`, `INPUT`, `{paper,fast}`."""
+        """The placeholder for its value in the help: `DATA`, `INPUT`, `{paper,fast}`."""
         kind = _without_none(self.kind)
         if get_origin(kind) is Literal:
             return "{" + ",".join(map(str, get_args(kind))) + "}"
@@ -69,7 +69,7 @@ class Option:
 
 
 def options(settings: type, prefix: str = "") -> dict[str, Option]:
-    """Every setting of a dataclass, sections flattened, by full name."""
+    """Return every setting of a dataclass by full name, sections flattened."""
     hints = get_type_hints(settings)
     found: dict[str, Option] = {}
     for field in fields(settings):
@@ -83,12 +83,12 @@ def options(settings: type, prefix: str = "") -> dict[str, Option]:
 
 
 def summary(settings: type) -> str:
-    """The first line of a settings dataclass's docstring."""
+    """Return the first line of a settings dataclass's docstring."""
     return (settings.__doc__ or "").partition("\n")[0]
 
 
 def build(settings: type[T], positionals: Sequence[str], values: dict[str, Any]) -> T:
-    """The settings that `values` (by full name) make. Raises UserError if one without a default is missing or empty."""
+    """Build settings from `values` by full name. Raises UserError if a required one is missing or empty."""
     for key, option in options(settings).items():
         if option.default is MISSING and not any(values.get(key, "")):  # texts and lists of texts
             name = option.metavar if key in positionals else option.flag
@@ -97,7 +97,7 @@ def build(settings: type[T], positionals: Sequence[str], values: dict[str, Any])
 
 
 def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
-    """Settings as values by full name: what `build` undoes."""
+    """Return the values of settings by full name, the inverse of `build`."""
     found: dict[str, Any] = {}
     for field in fields(settings):
         value = getattr(settings, field.name)
@@ -106,17 +106,17 @@ def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """`; did you mean X?`, or nothing where no name is near."""
+    """Return `; did you mean X?`, or an empty string if no name is close."""
     known = list(names)
-    grouped = [one for one in known if one.endswith(f".{name.lstrip('-')}")]  # --optim.lr, of which --lr was written
+    grouped = [one for one in known if one.endswith(f".{name.lstrip('-')}")]  # someone wrote --lr for --optim.lr
     found = grouped or difflib.get_close_matches(name, known, 1)
     return f"; did you mean {found[0]}?" if found else ""
 
 
 def convert(kind: Any, value: Any, name: str) -> Any:
-    """`value`, a string or what YAML made of one, as the type hint `kind`. Raises UserError naming `name`.
+    """Convert `value`, a string or a YAML value, to the type hint `kind`. Raises UserError naming `name`.
 
-    No setting is a negative number.
+    Negative numbers are refused, since no setting can be negative.
     """
     if kind is not _without_none(kind):
         return None if value is None else convert(_without_none(kind), value, name)
@@ -160,7 +160,7 @@ def _string(value: Any) -> str:
 
 
 _CONVERTERS: dict[Any, Callable[[Any], Any]] = {int: _whole, float: _finite, bool: _switch, str: _string}
-_EXPECTED = {int: "a whole number, 0 or more", float: "a number, 0 or more", bool: "true or false", str: "a text"}
+_EXPECTED = {int: "a whole number, 0 or more", float: "a number, 0 or more", bool: "true or false", str: "text"}
 
 
 def _nested(settings: type[T], prefix: str, values: dict[str, Any]) -> T:
@@ -179,14 +179,14 @@ def _default(field: Field[Any]) -> Any:
 
 
 def _without_none(kind: Any) -> Any:
-    """X for `X | None`; anything else as it is."""
+    """Return X for `X | None`, and any other type unchanged."""
     rest = [part for part in get_args(kind) if part is not NoneType]
     return rest[0] if NoneType in get_args(kind) else kind
 
 
 @cache
 def _documented(settings: type) -> dict[str, str]:
-    """Field name -> the string literal under it."""
+    """Map each field name to the string literal under it."""
     (declared,) = (
         n for n in _source(settings.__module__).body if isinstance(n, ast.ClassDef) and n.name == settings.__name__
     )

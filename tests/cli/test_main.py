@@ -23,7 +23,7 @@ Job = Callable[..., list[Any]]
 
 @pytest.fixture
 def job(monkeypatch: pytest.MonkeyPatch) -> Job:
-    """Put a job of our own in a verb's place: it keeps its settings, then returns `result` or raises it."""
+    """Replace a command by one that records its settings, then returns `result` or raises it."""
 
     def install(verb: str, result: Any = None, shown: Any = None) -> list[Any]:
         seen: list[Any] = []
@@ -238,6 +238,10 @@ def test_help_shows_the_defaults_of_the_preset(capsys: pytest.CaptureFixture[str
         ("pretrain --out r", "gpt1 pretrain: missing DATA: folder written by `gpt1 prepare`"),
         ("pretrain data more --out r", "gpt1 pretrain: unexpected argument 'more'"),
         ("pretrain data --out", "gpt1 pretrain: --out: expected one argument"),
+        (
+            "generate run --stream --json",
+            "gpt1 generate: --stream prints words as they come, --json one document at the end; give one of them",
+        ),
     ],
 )
 def test_one_line_with_the_nearest_name(line: str, answer: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -270,7 +274,7 @@ def test_one_line_where_progress_was_begun(tmp_path: Path, capsys: pytest.Captur
         ("optim: {lrr: 3}", "unknown setting optim.lrr; did you mean optim.lr?"),
         ("steps: many", "steps: expected a whole number, 0 or more, not 'many'"),
         ("fresh: 1", "fresh: expected true or false, not 1"),
-        ("just words", "expected settings, one `name: value` a line"),
+        ("just words", "expected settings, one `name: value` per line"),
         ("a: [", "while parsing"),
     ],
 )
@@ -299,6 +303,7 @@ def test_a_switch_with_a_value(capsys: pytest.CaptureFixture[str]) -> None:
         (RunFailed("the loss is not a number"), 1, "the loss is not a number"),
         (OSError(28, "No space left on device", "run/model"), 1, "No space left on device: run/model"),
         (FileNotFoundError(2, "No such file or directory", "x.csv"), 2, "No such file or directory: x.csv"),
+        (MemoryError(), 1, "out of memory; close other programs, or give it less at once"),
         (KeyboardInterrupt(), 130, "stopped"),
         (KeyboardInterrupt("stopped after update 5"), 130, "stopped after update 5"),
     ],
@@ -370,4 +375,4 @@ def test_standard_input_that_is_no_text() -> None:
     line = [sys.executable, "-m", "gpt1", "generate", "run", "-"]
     done = subprocess.run(line, input=b"x\xff", capture_output=True, timeout=60)
     assert done.returncode == 2
-    assert b"standard input is no UTF-8" in done.stderr
+    assert b"standard input is not UTF-8" in done.stderr

@@ -1,8 +1,8 @@
-"""A command line and its `--config` file -> settings; the help page.
+"""Parse a command line and its `--config` file into settings, and format the help page.
 
-Plain argparse underneath, which only collects strings. What people meet here (dashes for underscores, sections,
-defaults that a preset decides, the nearest key to a mistyped one) would override most of a library that builds
-parsers from signatures, and importing such a library takes longer than all of this.
+argparse only collects strings here. Sections, defaults that depend on a preset, interchangeable dashes and underscores
+and suggestions for mistyped names would override most of a library that builds parsers from signatures, and importing
+such a library takes longer than everything in this file.
 """
 
 import argparse
@@ -17,10 +17,10 @@ from gpt1.options import Option, convert, nearest, options, summary
 
 @dataclass(frozen=True)
 class Line:
-    """What a command line holds beside the settings."""
+    """A parsed command line."""
 
     given: dict[str, Any]
-    """full name -> value, of every setting that the line or its `--config` file names"""
+    """full name -> value, for each setting in the command line or its `--config` file"""
     json: bool
     help: bool
 
@@ -31,9 +31,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(settings: type, positionals: Sequence[str], argv: Iterable[str]) -> Line:
-    """What a command line and its `--config` file give; the line wins.
+    """Parse a command line and its `--config` file; the command line takes precedence.
 
-    Raises UserError, in one line, for an unknown name or a value of the wrong kind.
+    Raises UserError, in one line, for an unknown name or a value of the wrong type.
     """
     known = options(settings)
     parser = _parser(settings, positionals, known, {})
@@ -54,7 +54,7 @@ def parse(settings: type, positionals: Sequence[str], argv: Iterable[str]) -> Li
 
 
 def help_text(settings: type, positionals: Sequence[str], prog: str, defaults: dict[str, Any]) -> str:
-    """The help page; `defaults` (by full name) are shown in place of the dataclass's own."""
+    """Format the help page; `defaults` (by full name) replace those of the dataclass."""
     known = options(settings)
     shown = {key: option.default for key, option in known.items()} | defaults
     parser = _parser(settings, positionals, known, shown)
@@ -63,7 +63,7 @@ def help_text(settings: type, positionals: Sequence[str], prog: str, defaults: d
 
 
 def usage(settings: type, positionals: Sequence[str]) -> str:
-    """What must be given: `DATA --out OUT`."""
+    """List the required settings: `DATA --out OUT`."""
     known = options(settings)
     names = []
     for key in positionals:
@@ -88,7 +88,7 @@ def _parser(
                 groups[option.group] = parser.add_argument_group(option.group.rstrip("."))
             _add(groups[option.group], option, defaults.get(key, MISSING))
     general.add_argument(
-        "--config", metavar="FILE", help="read settings from a YAML or JSON file; this line wins over it"
+        "--config", metavar="FILE", help="read settings from a YAML or JSON file; options given here take precedence"
     )
     general.add_argument("--json", action="store_true", help="print the result as one JSON document")
     general.add_argument("-h", "--help", action="store_true", help="show this page")
@@ -98,7 +98,7 @@ def _parser(
 def _add(group: Any, option: Option, default: Any) -> None:
     how: dict[str, Any] = {"dest": option.key, "default": None, "help": _escaped(option.help + _shown(default))}
     if option.kind is bool:
-        # BooleanOptionalAction offers `--repair` and `--no-repair`.
+        # BooleanOptionalAction adds both `--repair` and `--no-repair`.
         group.add_argument(option.flag, action=argparse.BooleanOptionalAction, **how)
     elif option.many:
         group.add_argument(option.flag, action="extend", nargs="+", metavar=option.metavar, **how)
@@ -117,7 +117,7 @@ def _escaped(text: str) -> str:
 
 
 def _dashed(argv: Iterable[str]) -> list[str]:
-    """`--max_new_tokens` means `--max-new-tokens`; nothing after `--` is an option."""
+    """Turn `--max_new_tokens` into `--max-new-tokens`; leave everything after `--` as it is."""
     words, plain = [], False
     for word in argv:
         plain = plain or word == "--"
@@ -136,7 +136,7 @@ def _from_file(path: str, known: dict[str, Option]) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"--config {path}: {' '.join(str(error).split())}") from None
     if not isinstance(read, dict):
-        raise UserError(f"--config {path}: expected settings, one `name: value` a line")
+        raise UserError(f"--config {path}: expected settings, one `name: value` per line")
     names = {key.rstrip("_"): key for key in known}
     given = {}
     for key, value in _leaves(read).items():

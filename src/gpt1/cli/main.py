@@ -1,7 +1,7 @@
-"""The command line: a thin shell that reads settings, calls the job of the same name and prints its result.
+"""The command line: read settings, call the function named after the command, print its result.
 
-Standard output carries the result and nothing else; progress and errors go to standard error. Only the chosen
-command's job is imported, so help answers before torch could even be found.
+Standard output carries the result only; progress and errors go to standard error. Just the chosen command's module is
+imported, so that help does not wait for torch.
 """
 
 import json
@@ -21,52 +21,52 @@ from gpt1.training.interrupt import stoppable
 
 
 @dataclass(frozen=True)
-class Command:
-    """A verb: `gpt1.jobs.<verb>.<verb>(settings)` does the work, `show(result)` there says what to print."""
+class Verb:
+    """A command: `gpt1.commands.<verb>` has `<verb>(settings)`, which does the work, and `show(result)`."""
 
     settings: type
     positionals: tuple[str, ...] = ()
-    """settings that are given by place, not by name"""
+    """settings given by position"""
     text: str = ""
-    """the setting in which `-` means what comes on standard input"""
+    """setting in which `-` stands for standard input"""
 
 
 COMMANDS = {
-    "demo": Command(config.Demo),
-    "prepare": Command(config.Prepare, ("inputs",)),
-    "plan": Command(config.Plan, ("data",)),
-    "pretrain": Command(config.Pretrain, ("data",)),
-    "generate": Command(config.Generate, ("run", "prompts"), text="prompts"),
-    "finetune": Command(config.Finetune, ("run",)),
-    "ablate": Command(config.Ablate, ("run",)),
-    "predict": Command(config.Predict, ("run", "input")),
-    "evaluate": Command(config.Evaluate, ("run", "files")),
-    "explain": Command(config.Explain, ("run", "text"), text="text"),
-    "convert": Command(config.Convert, ("src",)),
-    "report": Command(config.Report, ("runs",)),
-    "info": Command(config.Info, ("path",)),
+    "demo": Verb(config.Demo),
+    "prepare": Verb(config.Prepare, ("inputs",)),
+    "plan": Verb(config.Plan, ("data",)),
+    "pretrain": Verb(config.Pretrain, ("data",)),
+    "generate": Verb(config.Generate, ("run", "prompts"), text="prompts"),
+    "finetune": Verb(config.Finetune, ("run",)),
+    "ablate": Verb(config.Ablate, ("run",)),
+    "predict": Verb(config.Predict, ("run", "input")),
+    "evaluate": Verb(config.Evaluate, ("run", "files")),
+    "explain": Verb(config.Explain, ("run", "text"), text="text"),
+    "convert": Verb(config.Convert, ("src",)),
+    "report": Verb(config.Report, ("runs",)),
+    "info": Verb(config.Info, ("path",)),
 }
 
+# Errors of the operating system about a path that the user chose.
 WRONG_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
-"""What the system answers to a path that the request should not have named."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code: 0 done, 1 failed while running, 2 wrong request or data, 130 stopped."""
+    """Run one command and return its exit code: 0 done, 1 failed, 2 wrong request or data, 130 interrupted."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding="utf-8")  # a Windows pipe would have the code page of the machine
+            stream.reconfigure(encoding="utf-8")  # a pipe on Windows would use the system's code page
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         with stoppable(), settings_as_flags():
             _run(argv)
-        sys.stdout.flush()  # a full disk must be noticed here, not while Python shuts down
+        sys.stdout.flush()  # report a full disk here, not while Python shuts down
         return 0
     except BrokenPipeError:
-        # The reader of our output left, as `| head` does. Python would complain once more while closing it.
+        # The reader of our output is gone (`| head`). Python would fail once more when it flushes standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (Gpt1Error, OSError, KeyboardInterrupt) as error:
+    except (Gpt1Error, OSError, MemoryError, KeyboardInterrupt) as error:
         if os.environ.get("GPT1_TRACEBACK"):
             raise
         prog = f"gpt1 {argv[0]}" if argv and argv[0] in COMMANDS else "gpt1"
@@ -85,49 +85,51 @@ def _run(argv: list[str]) -> None:
         kind = "option" if argv[0].startswith("-") else "command"
         hint = options.nearest(argv[0], COMMANDS) or f"; the commands are {', '.join(COMMANDS)}"
         raise UserError(f"unknown {kind} {argv[0]}{hint}")
-    verb, command = argv[0], COMMANDS[argv[0]]
-    line = arguments.parse(command.settings, command.positionals, argv[1:])
-    defaults = _defaults(command.settings, line.given)
+    name, verb = argv[0], COMMANDS[argv[0]]
+    line = arguments.parse(verb.settings, verb.positionals, argv[1:])
+    defaults = _defaults(verb.settings, line.given)
     if line.help:
-        print(arguments.help_text(command.settings, command.positionals, f"gpt1 {verb}", defaults))
+        print(arguments.help_text(verb.settings, verb.positionals, f"gpt1 {name}", defaults))
         return
-    # With --json standard output carries one document and nothing else.
-    given = line.given | ({"stream": False} if line.json else {})
-    if command.text in given:
-        given[command.text] = _read_dash(given[command.text])
-    settings: Any = options.build(command.settings, command.positionals, defaults | given)
+    if line.json and line.given.get("stream"):
+        raise UserError("--stream prints words as they come, --json one document at the end; give one of them")
+    given = dict(line.given)
+    if verb.text in given:
+        given[verb.text] = _read_stdin(given[verb.text])
+    settings: Any = options.build(verb.settings, verb.positionals, defaults | given)
     options.check_command(settings)
     if settings.threads:
-        # polars' and tokenizers' pools of threads are made once, when they are imported with the job.
+        # polars and tokenizers create their thread pools once, when the command's module imports them.
         os.environ |= {"POLARS_MAX_THREADS": str(settings.threads), "RAYON_NUM_THREADS": str(settings.threads)}
-    job = import_module(f"gpt1.commands.{verb}")
-    _print(job, getattr(job, verb)(settings), line.json)
+    command = import_module(f"gpt1.commands.{name}")
+    _print(command, getattr(command, name)(settings), line.json)
 
 
 def _defaults(settings: type, given: dict[str, Any]) -> dict[str, Any]:
-    """What a preset and a recipe decide, by full name: the defaults of pre-training depend on them."""
+    """Return the defaults, by full name, that depend on the preset and recipe of a pre-training command."""
     if not issubclass(settings, config.Pretrain):
         return {}
     chosen = config.pretrain_defaults(given.get("preset", "small"), given.get("recipe"), data="", out="")
     return {key: value for key, value in options.flat(chosen).items() if key not in ("data", "out")}
 
 
-def _read_dash(text: str | list[str]) -> str | list[str]:
-    """What stands for `-`: all of standard input."""
+def _read_stdin(text: str | list[str]) -> str | list[str]:
+    """Replace `-` by the content of standard input."""
     try:
         if isinstance(text, list):
             return [sys.stdin.read() if one == "-" else one for one in text]
         return sys.stdin.read() if text == "-" else text
     except UnicodeDecodeError as error:
-        raise UserError(f"standard input is no UTF-8 ({error.reason} at byte {error.start}); convert it") from None
+        raise UserError(f"standard input is not UTF-8 ({error.reason} at byte {error.start}); convert it") from None
 
 
-def _print(job: Any, result: Any, as_json: bool) -> None:
-    shown = job.show(result)
+def _print(command: Any, result: Any, as_json: bool) -> None:
+    shown = command.show(result)
     if shown is None:
-        return  # the job wrote to standard output itself, as `predict` does with its rows
+        return  # the command has written to standard output itself, as `predict` does
     if as_json:
-        print(json.dumps(result.to_json() if isinstance(result, Result) else result, ensure_ascii=False, indent=2))
+        value = result.to_json() if isinstance(result, Result) else result
+        print(json.dumps(value, ensure_ascii=False, indent=2))
     elif isinstance(shown, str):
         print(shown)
     else:
@@ -138,14 +140,16 @@ def _print(job: Any, result: Any, as_json: bool) -> None:
 
 def _overview() -> str:
     lines = ["gpt1: pre-train a GPT on your own text, then fine-tune it on your labels.", ""]
-    lines += [f"  gpt1 {verb:<10}{options.summary(command.settings)}" for verb, command in COMMANDS.items()]
-    lines += ["", "`gpt1 COMMAND --help` lists a command's settings; `gpt1 --version` tells the version."]
+    lines += [f"  gpt1 {name:<10}{options.summary(verb.settings)}" for name, verb in COMMANDS.items()]
+    lines += ["", "Run `gpt1 COMMAND --help` for a command's options, `gpt1 --version` for the version."]
     return "\n".join(lines)
 
 
 def _message(error: BaseException) -> str:
     if isinstance(error, Gpt1Error):
         return error.as_flags().replace("\n", " ")
+    if isinstance(error, MemoryError):
+        return "out of memory; close other programs, or give it less at once"
     if isinstance(error, KeyboardInterrupt):
         return str(error) or "stopped"
     if isinstance(error, OSError) and error.strerror:
