@@ -3,8 +3,8 @@
     python benchmarks/sharing.py TEXT [--steps 200] [--rounds 3]
 
 `gpt1 pretrain --preset tiny` as a whole process, as it comes and with the spinning that libgomp and OpenMP users may
-choose instead: a thread that waits for others spins for a while before it sleeps, and while it spins, nobody else has its
-core. Each variant runs in turn. The CPU limit (one of the machine's cores, as a container would set it) needs a cgroup
+choose instead: a thread that waits for others spins before it sleeps, and while it spins, nobody else has its core.
+Each variant runs in turn. The CPU limit (one core, as a container would set it) needs a cgroup
 that this user may create; without one it is left out. The result goes to benchmarks/results/sharing.json.
 """
 
