@@ -21,14 +21,13 @@ import torch
 import torch.nn.functional as F
 
 from gpt1.batch import IGNORE, Batch
-from gpt1.config import Finetune, Optim, Task
+from gpt1.config import Command, Finetune, Optim, Task
 from gpt1.console import quiet
 from gpt1.data.collate import Epochs, collate
-from gpt1.finetuning.data import Data, made_ready
-from gpt1.finetuning.defaults import settle
-from gpt1.finetuning.network import build
+from gpt1.finetuning.defaults import FitOptions, resolve_defaults
+from gpt1.finetuning.examples import TaskExamples, build_examples, read_rows
+from gpt1.finetuning.fit import build_network
 from gpt1.finetuning.predictor import score
-from gpt1.finetuning.sweep import read_rows
 from gpt1.run_folder.folder import LoadedRun, load_run, read_metadata
 from gpt1.training.device import machine
 from gpt1.training.loop import Report, train
@@ -59,13 +58,13 @@ def measured(run: str, folder: Path, task: Task, updates: int) -> dict[str, Any]
         base = load_run(run)
         asked = Finetune(run=run, train=str(folder / "train.tsv"), out="", task=task)
         rows = read_rows(asked)
-        settings = settle(asked, len(rows.train.rows), base.body.config.width)
-        data = made_ready(settings, rows.goal, rows.train, rows.valid, base)
-    pad_id = data.reader.tokenizer.pad_id
-    epochs = Epochs(data.train.examples, settings.batch, 0, pad_id, settings.seed)
+        options = resolve_defaults(FitOptions.of(asked), len(rows.train.rows), base.body.config.width)
+        examples = build_examples(base, rows, options)
+    pad_id = examples.encoder.tokenizer.pad_id
+    epochs = Epochs(examples.train.examples, options.batch, 0, pad_id, options.seed)
     ways = {
-        "sorted": turns(settings, data, base, epochs),
-        "padded": turns(settings, data, base, lambda step: [widened(batch, pad_id) for batch in epochs(step)]),
+        "sorted": turns(options, examples, base, epochs),
+        "padded": turns(options, examples, base, lambda step: [widened(batch, pad_id) for batch in epochs(step)]),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(updates):
@@ -86,19 +85,21 @@ def measured(run: str, folder: Path, task: Task, updates: int) -> dict[str, Any]
         "tokens_per_second": real / sum(seconds["sorted"]), "padded_tokens_per_second": real / sum(seconds["padded"]),
         "ratio": ratio, "allowed": allowed, "share_of_allowed": ratio / allowed,
         "allowed_by_weights": by_weights, "share_of_allowed_by_weights": ratio / by_weights,
-        "largest_difference": difference(settings, data, base),
+        "largest_difference": difference(options, examples, base),
     }  # fmt: skip
     print(folder.name, {name: round(value, 6) for name, value in result.items()})
     return result
 
 
-def turns(settings: Finetune, data: Data, base: LoadedRun, batches: Callable[[int], list[Batch]]) -> Iterator[Report]:
+def turns(
+    options: FitOptions, examples: TaskExamples, base: LoadedRun, batches: Callable[[int], list[Batch]]
+) -> Iterator[Report]:
     """Fine-tuning as `gpt1 finetune` does it, update by update."""
-    device, dtype = machine(settings)
-    model = build(settings, data, base.body).to(device)
-    optimizer = Optimizer(model, Optim(lr=settings.lr, warmup=1, decay="linear"), 10_000)
+    device, dtype = machine(Command())
+    model = build_network(base.body, examples, options).to(device)
+    optimizer = Optimizer(model, Optim(lr=options.lr, warmup=1, decay="linear"), 10_000)
     return train(
-        model.to(dtype), batches, optimizer, weights={"task": 1.0, "lm": settings.lm_coef}, steps=10_000, device=device,
+        model.to(dtype), batches, optimizer, weights={"task": 1.0, "lm": options.lm_coef}, steps=10_000, device=device,
     )  # fmt: skip
 
 
@@ -119,12 +120,12 @@ def useful(batch: Batch) -> int:
 
 
 @torch.inference_mode()
-def difference(settings: Finetune, data: Data, base: LoadedRun) -> float:
+def difference(options: FitOptions, examples: TaskExamples, base: LoadedRun) -> float:
     """Between the scores of validation rows in sorted batches, and one by one padded to WIDE, in fp32."""
-    model = build(settings, data, base.body).eval()
-    examples, pad_id, cpu = data.valid.examples[:200], data.reader.tokenizer.pad_id, torch.device("cpu")
-    together = score(model, examples, 64, pad_id, cpu)
-    alone = np.concatenate([model.scores(widened(collate([e], pad_id, WIDE), pad_id)).numpy() for e in examples])
+    model = build_network(base.body, examples, options).eval()
+    rows, pad_id, cpu = examples.valid.examples[:200], examples.encoder.tokenizer.pad_id, torch.device("cpu")
+    together = score(model, rows, 64, pad_id, cpu)
+    alone = np.concatenate([model.scores(widened(collate([e], pad_id, WIDE), pad_id)).numpy() for e in rows])
     return float(np.abs(together - alone).max())
 
 

@@ -25,9 +25,9 @@ import torch
 from transformers import pipeline
 
 import gpt1
-from gpt1.config import PRESETS, Predict, with_vocabulary
+from gpt1.config import PRESETS, Command, with_vocabulary
 from gpt1.data.tables import rows, table
-from gpt1.finetuning.predictor import load
+from gpt1.finetuning.predictor import load_predictor
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import save_run
 from gpt1.storage import write_json
@@ -130,9 +130,9 @@ def latencies(run: Path, texts: list[str], calls: int) -> dict[str, dict[str, fl
 
 def differences(run: Path, texts: list[str]) -> float:
     """Between the probabilities of texts in batches and one by one, in fp32."""
-    model = load(run, Predict(run=str(run), input="", dtype="fp32"))
-    together, _ = model.answers([(text,) for text in texts], BATCH)
-    alone = np.concatenate([model.answers([(text,)], BATCH)[0] for text in texts])
+    model = load_predictor(run, Command(dtype="fp32"))
+    together, _ = model.predict([(text,) for text in texts], BATCH)
+    alone = np.concatenate([model.predict([(text,)], BATCH)[0] for text in texts])
     return float(np.abs(together - alone).max())
 
 

@@ -31,8 +31,8 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from gpt1.commands.evaluate import evaluate
 from gpt1.commands.finetune import finetune
 from gpt1.config import Evaluate, Finetune, Task
-from gpt1.finetuning.predictor import Reader
-from gpt1.finetuning.sweep import read_rows
+from gpt1.finetuning.examples import read_rows
+from gpt1.finetuning.predictor import RowEncoder
 from gpt1.run_folder.folder import load_run
 from gpt1.tasks.metrics import classification_metrics
 from gpt1.tasks.rows import Labelled, read_labelled, split
@@ -138,7 +138,7 @@ def sampled(usual: Finetune, each: Set, asked: argparse.Namespace, work: Path) -
         (work / f"{role}{path.suffix}").write_text("".join(header + chosen), encoding="utf-8")
     suffix = Path(each.train).suffix
     settings = replace(usual, train=str(work / f"train{suffix}"), valid=str(work / f"valid{suffix}"))
-    tests = [read_labelled(str(Path(usual.train).parent / file), found.columns, found.goal.kind) for file in each.test]
+    tests = [read_labelled(str(Path(usual.train).parent / file), found.columns, found.label_type.kind) for file in each.test]
     return settings, {"train": learnt, "test": joined(tests)}
 
 
@@ -150,8 +150,8 @@ def joined(parts: list[Labelled]) -> Labelled:
 def within(rows: Labelled, tokens: int, settings: Finetune) -> Labelled:
     """A fixed sample of the rows that comes to so many tokens, as the model reads them; all, if they are fewer."""
     base = load_run(settings.run)
-    reader = Reader(settings.task, base.tokenizer.with_task_tokens(), base.body.config.context)
-    lengths = [sum(map(len, example.sequences)) for example in reader.examples(rows.texts).examples]
+    encoder = RowEncoder(settings.task, base.tokenizer.with_task_tokens(), base.body.config.context)
+    lengths = [sum(map(len, example.sequences)) for example in encoder.encode(rows.texts).examples]
     order = np.random.default_rng(1).permutation(len(lengths))
     count = int(np.searchsorted(np.cumsum(np.array(lengths)[order]), tokens, side="right"))
     return rows.pick(sorted(order[:count].tolist()))

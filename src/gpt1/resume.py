@@ -89,22 +89,24 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 @contextmanager
-def hold(folder: str | Path) -> Iterator[None]:
-    """Lock a job's folder, which is created if need be; a folder that stays empty is removed again.
+def hold(place: str | Path, *, file: bool = False) -> Iterator[None]:
+    """Lock a job's folder, which is created if need be; a folder that the job leaves empty is removed.
 
-    Raises UserError at once, and changes nothing, if another process holds it; the message says which.
+    With `file`, the place is the one file that the job writes, and the lock lies hidden beside it. Raises UserError at
+    once, and changes nothing, if another process holds the place; the message says which.
     """
     from filelock import FileLock, Timeout
 
-    folder = Path(folder)
-    is_new = not folder.exists()
+    place = Path(place)
+    folder = place.parent if file else place
+    was_empty = folder.exists() and not any(folder.iterdir())
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LOCK
+    path = folder / (f".{place.name}{LOCK}" if file else LOCK)
     lock = FileLock(path, blocking=False)
     try:
         lock.acquire()
     except Timeout:
-        raise UserError(f"{folder} is in use by {_holder(path)}; wait until it has finished") from None
+        raise UserError(f"{place} is in use by {_holder(path)}; wait until it has finished") from None
     try:
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         with suppress(OSError):  # a full disk: the lock holds all the same
@@ -118,8 +120,8 @@ def hold(folder: str | Path) -> Iterator[None]:
         lock.release()
         with suppress(OSError):
             path.unlink(missing_ok=True)
-        if is_new:
-            with suppress(OSError):
+        if not was_empty:
+            with suppress(OSError):  # not empty
                 folder.rmdir()
 
 

@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from gpt1.commands import ablate as job
-from gpt1.commands.ablate import ablate, guess, sample, show
+from gpt1.commands.ablate import AblateResult, ablate, show
 from gpt1.commands.evaluate import evaluate
 from gpt1.commands.finetune import finetune
 from gpt1.config import Ablate, Evaluate, Finetune, Model
 from gpt1.errors import UserError
+from gpt1.finetuning import sweep
+from gpt1.finetuning.sweep import Cell, Place, guess, sample
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import save_run
 from gpt1.tasks.labels import Choice, Classes, LabelSets, Score
@@ -58,7 +60,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 @pytest.fixture(scope="module")
-def made(study: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ablate, dict[str, Any]]:
+def made(study: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ablate, AblateResult]:
     """A table in a file."""
     asked = study(out=str(tmp_path_factory.mktemp("made") / "table.json"))
     return asked, ablate(asked)
@@ -69,7 +71,7 @@ def made(study: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ablate
     [("full", {}), ("no_lm", {"lm_coef": 0.0}), ("from_scratch", {"from_scratch": True})],
 )
 def test_a_place_is_what_finetune_and_evaluate_give(
-    made: tuple[Ablate, dict[str, Any]], tmp_path: Path, variant: str, settings: dict[str, Any]
+    made: tuple[Ablate, AblateResult], tmp_path: Path, variant: str, settings: dict[str, Any]
 ) -> None:
     asked, result = made
     (line,) = (line for line in result["table"] if line["rows"] == 40)
@@ -85,7 +87,7 @@ def test_a_place_is_what_finetune_and_evaluate_give(
     assert line["guess"]["accuracy"] == pytest.approx(found["majority"]), "here training's commonest is the test's"
 
 
-def test_the_table_shows_every_variant_and_size(made: tuple[Ablate, dict[str, Any]]) -> None:
+def test_the_table_shows_every_variant_and_size(made: tuple[Ablate, AblateResult]) -> None:
     _, result = made
     console = Console(width=100)
     with console.capture() as captured:
@@ -99,25 +101,35 @@ def test_the_table_shows_every_variant_and_size(made: tuple[Ablate, dict[str, An
     assert result["n"] == 30
 
 
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[Place]:
+    """The places whose models are made from here on."""
+    made_now: list[Place] = []
+
+    def fit_cell(base: Any, rows: Any, scored: Any, options: Any, place: Place, **where: Any) -> Cell:
+        made_now.append(place)
+        return sweep.fit_cell(base, rows, scored, options, place, **where)
+
+    monkeypatch.setattr(job, "fit_cell", fit_cell)
+    return made_now
+
+
 def test_it_goes_on_where_it_stopped(
-    made: tuple[Ablate, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: tuple[Ablate, AblateResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, result = made
     part = json.loads(Path(asked.out).read_text(encoding="utf-8"))
     assert len(part["cells"]) == 12
-    assert part["result"] == result, "for `gpt1 report`"
+    assert part["result"] == result.to_json(), "for `gpt1 report`"
     part["cells"] = part["cells"][:9]
     (tmp_path / "part.json").write_text(json.dumps(part), encoding="utf-8")
-    made_now, usual = [], job._cell
-    monkeypatch.setattr(job, "_cell", lambda *given: made_now.append(given[1]) or usual(*given))
+    made_now = watched(monkeypatch)
     assert ablate(replace(asked, out=str(tmp_path / "part.json"))) == result
     assert made_now == [(40, "no_lm", 2), (40, "from_scratch", 1), (40, "from_scratch", 2)]
 
 
-def test_a_finished_table_may_grow(made: tuple[Ablate, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_table_may_grow(made: tuple[Ablate, AblateResult], monkeypatch: pytest.MonkeyPatch) -> None:
     asked, result = made
-    made_now, usual = [], job._cell
-    monkeypatch.setattr(job, "_cell", lambda *given: made_now.append(given[1]) or usual(*given))
+    made_now = watched(monkeypatch)
     grown = ablate(replace(asked, sizes="6,12,all", seeds=1, out=asked.out))
     assert made_now == [(12, variant, 1) for variant in ("full", "no_lm", "from_scratch")]
     first = [line["full"]["metrics"]["accuracy"]["values"][0] for line in result["table"]]
@@ -129,12 +141,12 @@ def test_a_finished_table_may_grow(made: tuple[Ablate, dict[str, Any]], monkeypa
 @pytest.mark.parametrize(
     ("others", "words"),
     [
-        ({"from_scratch": True}, "--from-scratch is what the table compares with"),
-        ({"lm_coef": 0.0}, "--lm-coef 0 is what the table compares with"),
+        ({"from_scratch": True}, "from_scratch is what the table compares with"),
+        ({"lm_coef": 0.0}, "lm_coef 0 is what the table compares with"),
         ({"sizes": "1"}, "'1' is neither a number from 2 on nor `all`"),
         ({"sizes": "ten"}, "'ten' is neither"),
         ({"sizes": "500"}, "there are only 40 training rows"),
-        ({"seeds": 0}, "--seeds 0"),
+        ({"seeds": 0}, "seeds 0"),
         ({"test": "nowhere.csv"}, "nowhere.csv"),
     ],
 )
@@ -144,11 +156,11 @@ def test_wrong_requests(study: Study, others: dict[str, Any], words: str) -> Non
     assert words in str(error.value)
 
 
-def test_another_request_does_not_replace_a_table(made: tuple[Ablate, dict[str, Any]], tmp_path: Path) -> None:
+def test_another_request_does_not_replace_a_table(made: tuple[Ablate, AblateResult], tmp_path: Path) -> None:
     asked, _ = made
-    with pytest.raises(UserError, match=r"was made with --epochs 2, not 3; .*--fresh"):
+    with pytest.raises(UserError, match=r"was begun with epochs 2, not 3; .*fresh"):
         ablate(replace(asked, epochs=3))
-    with pytest.raises(UserError, match="was made from another --test"):
+    with pytest.raises(UserError, match="was begun with other content of test"):
         ablate(replace(asked, test=write(tmp_path / "other.jsonl", 30, 9)))
     for content in ("{}", '{"cells": [], "nbformat": 4}'):  # a notebook has cells too
         (tmp_path / "mine.json").write_text(content, encoding="utf-8")

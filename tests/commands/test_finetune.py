@@ -25,10 +25,10 @@ from gpt1.commands.predict import predict
 from gpt1.config import Finetune, Info, Model, Predict
 from gpt1.errors import RunFailed, UserError
 from gpt1.finetuning import epochs
-from gpt1.finetuning.data import Data
-from gpt1.finetuning.defaults import settle
-from gpt1.finetuning.network import build
-from gpt1.finetuning.predictor import Examples, Reader, score
+from gpt1.finetuning.defaults import FitOptions, resolve_defaults
+from gpt1.finetuning.examples import TaskExamples
+from gpt1.finetuning.fit import build_network
+from gpt1.finetuning.predictor import Examples, RowEncoder, score
 from gpt1.model.gpt import GPT
 from gpt1.model.objectives import TaskModel
 from gpt1.run_folder.folder import STAGED, load_run, save_run
@@ -95,14 +95,14 @@ def test_it_learns(base: Path, train: Path, tmp_path: Path) -> None:
 def test_the_best_epoch_is_kept(base: Path, train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What lies in the folder is the model of the epoch whose validation in metrics.jsonl is best."""
     found = [(0.5, 0.6), (0.75, 0.5), (0.75, 0.4), (0.75, 0.45)]
-    states, validate = [], epochs.Run.validate
+    states, validate = [], epochs.EpochTrainer.validate
 
-    def told(run: epochs.Run, epoch: int) -> epochs.Validation:
-        states.append(run.weights()["head.weight"])
+    def scripted(trainer: epochs.EpochTrainer, epoch: int) -> epochs.Validation:
+        states.append(trainer.copy_weights()["head.weight"])
         accuracy, loss = found[epoch - 1]
-        return replace(validate(run, epoch), metrics={"accuracy": accuracy, "loss": loss})
+        return replace(validate(trainer, epoch), metrics={"accuracy": accuracy, "loss": loss})
 
-    monkeypatch.setattr(epochs.Run, "validate", told)
+    monkeypatch.setattr(epochs.EpochTrainer, "validate", scripted)
     result = finetune(settings(base, train, tmp_path / "run", epochs=4, select="accuracy"))
     assert result["epoch"] == 3
     assert result["loss"] == 0.4
@@ -121,7 +121,8 @@ def test_the_saved_model_scores_as_reported(base: Path, train: Path, tmp_path: P
     assert loaded.head is not None
     model = TaskModel(loaded.body, 2)
     model.head.weight.data = loaded.head
-    found = Reader("classification", loaded.tokenizer, loaded.body.config.context).examples([(t,) for t in CORPUS[::4]])
+    encoder = RowEncoder("classification", loaded.tokenizer, loaded.body.config.context)
+    found = encoder.encode([(text,) for text in CORPUS[::4]])
     best_N = score(model, found.examples, 7, loaded.tokenizer.pad_id, torch.device("cpu")).argmax(-1)
     expected = [1 if " loves " in text else 0 for text in CORPUS[::4]]
     assert result["accuracy"] == pytest.approx(np.mean(best_N == expected))
@@ -146,10 +147,10 @@ def test_accumulation_does_not_change_the_result(base: Path, train: Path, tmp_pa
 def built(base: Path, **changes: Any) -> tuple[TaskModel, GPT]:
     """The model at its first update, and the pre-trained network."""
     loaded = load_run(base)
-    reader = Reader("classification", loaded.tokenizer.with_task_tokens(), loaded.body.config.context)
+    encoder = RowEncoder("classification", loaded.tokenizer.with_task_tokens(), loaded.body.config.context)
     nothing = Examples([], np.array([]), 0)
-    data = Data(Classes(["a", "b", "c"]), reader, nothing, nothing, [], None)
-    return build(settings(base, Path("t.csv"), Path("o"), **changes), data, loaded.body), loaded.body
+    examples = TaskExamples(Classes(["a", "b", "c"]), encoder, nothing, nothing, [], None)
+    return build_network(loaded.body, examples, FitOptions(**changes)), loaded.body
 
 
 @pytest.mark.parametrize("scratch", [False, True])
@@ -238,11 +239,11 @@ def test_the_same_again_is_nothing_to_do(
 @pytest.mark.parametrize(
     ("changes", "answer"),
     [
-        ({"seed": 2}, r"made with --seed 1, not 2; choose another --out, or --fresh"),
-        ({"lm_coef": 0.0}, "made with --lm-coef 0.5, not 0.0"),
-        ({"lr": 0.0}, r"made with --lr 0.003, not 0.001"),
-        ({"from_scratch": True}, "made with --from-scratch False, not True"),
-        ({"long": "tail"}, "made with --long head, not tail"),
+        ({"seed": 2}, r"made with seed 1, not 2; choose another out, or start over with fresh"),
+        ({"lm_coef": 0.0}, "made with lm_coef 0.5, not 0.0"),
+        ({"lr": 0.0}, r"made with lr 0.003, not 0.001"),
+        ({"from_scratch": True}, "made with from_scratch False, not True"),
+        ({"long": "tail"}, "made with long head, not tail"),
     ],
 )
 def test_a_folder_with_another_result_stays(
@@ -263,9 +264,9 @@ def test_other_rows_are_another_result(base: Path, train: Path, tmp_path: Path) 
     rows.write_bytes(train.read_bytes())
     finetune(settings(base, rows, out))
     rows.write_text(rows.read_text() + "the hare fears figs,9\n")
-    with pytest.raises(UserError, match="made from another --train"):
+    with pytest.raises(UserError, match="made with other content of train"):
         finetune(settings(base, rows, out))
-    with pytest.raises(UserError, match="made from another --valid"):
+    with pytest.raises(UserError, match="made with other content of valid"):
         finetune(settings(base, train, out, valid=str(train)))
 
 
@@ -320,7 +321,7 @@ def test_ctrl_c_ends_it_after_the_update_in_progress(base: Path, train: Path, tm
         process.send_signal(signal.SIGINT)
         said = process.communicate()[1]
     assert process.returncode == 130, said
-    assert re.search(r"stopped after update [\d,]+ of 2,100,000; the same command goes on from there$", said.rstrip())
+    assert re.search(r"stopped after update [\d,]+ of 2,100,000; the same command continues from there$", said.rstrip())
     assert [path.name for path in out.iterdir()] == ["stopped"]
     with pytest.raises(UserError, match="a fine-tuning was stopped here; repeat its command to go on"):
         info(Info(path=str(out)))
@@ -371,7 +372,7 @@ def test_a_stop_is_invisible(
     whole, out = tmp_path / "whole", tmp_path / "stopped"
     finetune(settings(base, train, whole, **usual))
     for update in (4, 7, 22, 5) if several else (4, 7):
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="the same command goes on"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="the same command continues"):
             ended_at(patch, update, stop)
             finetune(settings(base, train, out, **usual))
     finetune(settings(base, train, out, **usual))
@@ -406,13 +407,15 @@ def test_other_settings_do_not_go_on_from_there(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         ended_at(patch, 5, stop)
         finetune(settings(base, train, out))
-    with pytest.raises(UserError, match=r"was begun with --lr 0\.003, not 0\.001; choose another --out, or --fresh"):
+    with pytest.raises(
+        UserError, match=r"was begun with lr 0\.003, not 0\.001; .* choose another out, or start over with fresh"
+    ):
         finetune(settings(base, train, out, lr=1e-3))
     other = write(tmp_path / "other.csv", [("a b", "9"), ("c d", "10"), ("e f", "9")])
-    with pytest.raises(UserError, match="was begun from another --train"):
+    with pytest.raises(UserError, match="was begun with other content of train"):
         finetune(settings(base, other, out))
     (out / "stopped" / "begun.json").write_text("{}")
-    with pytest.raises(UserError, match=r"begun\.json is damaged: 'settings' is missing; start over with --fresh"):
+    with pytest.raises(UserError, match=r"begun\.json is damaged \('settings'\); start over with fresh"):
         finetune(settings(base, train, out))
     finetune(settings(base, train, out, lr=1e-3, fresh=True))
     finetune(settings(base, train, tmp_path / "whole", lr=1e-3))
@@ -425,7 +428,7 @@ def test_a_replacement_that_is_stopped_leaves_the_old_model(
     out = tmp_path / "run"
     finetune(settings(base, train, out))
     old = weights(out)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="without --fresh goes on"):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="without `fresh` continues"):
         ended_at(patch, 5, stop)
         finetune(settings(base, train, out, seed=2, fresh=True))
     assert weights(out) == old
@@ -443,7 +446,7 @@ def test_a_full_disk_ends_no_training_that_need_not_save(
     monkeypatch.setattr(epochs, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(checkpoint, "save_file", full)
     finetune(settings(base, train, tmp_path / "run"))
-    assert "no state could be saved (No space left on device); training goes on" in capsys.readouterr().err
+    assert "no state could be saved (No space left on device); training continues" in capsys.readouterr().err
     with pytest.raises(OSError, match="No space left"):
         ended_at(monkeypatch, 5, stop)
         finetune(settings(base, train, tmp_path / "new"))
@@ -490,15 +493,15 @@ def test_states_of_others_are_never_removed(base: Path, train: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("changes", "answer"),
     [
-        ({"epochs": -1}, "--epochs -1 must be 0 or more"),
-        ({"batch": -1}, "--batch -1 must be 0 or more"),
-        ({"micro_batch": -1}, "--micro-batch -1 must be 0 or more"),
-        ({"lr": -1e-3}, "--lr -0.001 must be 0 or more"),
-        ({"lr": float("nan")}, "--lr nan must be 0 or more"),
-        ({"lm_coef": -0.5}, "--lm-coef -0.5 must be 0 or more"),
-        ({"dropout": 1.0}, "--dropout 1.0 must be at least 0 and less than 1"),
-        ({"head_dropout": -0.1}, "--head-dropout -0.1 must be at least 0 and less than 1"),
-        ({"warmup": 2.0}, "--warmup 2.0 must be at least 0"),
+        ({"epochs": -1}, "epochs -1 must be 0 or more"),
+        ({"batch": -1}, "batch -1 must be 0 or more"),
+        ({"micro_batch": -1}, "micro_batch -1 must be 0 or more"),
+        ({"lr": -1e-3}, "lr -0.001 must be 0 or more"),
+        ({"lr": float("nan")}, "lr nan must be 0 or more"),
+        ({"lm_coef": -0.5}, "lm_coef -0.5 must be 0 or more"),
+        ({"dropout": 1.0}, "dropout 1.0 must be at least 0 and less than 1"),
+        ({"head_dropout": -0.1}, "head_dropout -0.1 must be at least 0 and less than 1"),
+        ({"warmup": 2.0}, "warmup 2.0 must be at least 0"),
         ({"encoding": "utf-9"}, "--encoding utf-9: no such text encoding"),
         ({"label": "mood"}, r"no column mood; the columns are text, label"),
         ({"text": "body"}, r"no column body; the columns are text, label"),
@@ -573,5 +576,5 @@ def test_long_texts_are_said_and_two_rows_are_enough(
     ],
 )
 def test_what_is_left_open_is_chosen(rows: int, width: int, expected: tuple[int, int, float]) -> None:
-    found = settle(Finetune(run="", train="", out=""), rows, width)
+    found = resolve_defaults(FitOptions(), rows, width)
     assert (found.batch, found.epochs, pytest.approx(found.lr)) == expected

@@ -14,6 +14,7 @@ from gpt1.commands.predict import predict, show
 from gpt1.config import Model, Predict
 from gpt1.data.tables import rows, table
 from gpt1.errors import UserError
+from gpt1.finetuning.predictor import Predictor
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import load_run, save_run
 from gpt1.tokenizer.tokenizer import Tokenizer
@@ -95,7 +96,7 @@ def test_blocks_of_rows_change_nothing(run: str, source: Path, monkeypatch: pyte
 def test_only_a_block_of_rows_is_held(run: str, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No row is read before the rows of the blocks ahead of it have their answers."""
     events: list[int] = []
-    answer = job.prediction.Tuned.answers
+    answer = Predictor.predict
 
     def watched_rows(*given: Any, **options: Any) -> Iterator[Any]:
         events.append(0)
@@ -108,7 +109,7 @@ def test_only_a_block_of_rows_is_held(run: str, source: Path, monkeypatch: pytes
         return answer(model, texts, batch)
 
     monkeypatch.setattr(job, "rows", watched_rows)
-    monkeypatch.setattr(job.prediction.Tuned, "answers", watched_answer)
+    monkeypatch.setattr(Predictor, "predict", watched_answer)
     monkeypatch.setattr(job, "ROWS_AT_ONCE", 16)
     predicted(run, source, source.with_name("out.jsonl"))
     assert events == [0, *[1] * 40, 0, *[1] * 16, -16, *[1] * 16, -16, *[1] * 8, -8]
@@ -174,7 +175,7 @@ def test_a_column_of_any_value_survives(run: str, tmp_path: Path) -> None:
         ([{"review": "a\rb"}], "o.tsv", {}, r"a.jsonl:1: 'a\rb' holds a tab or a newline, which"),
         ([{"review": "a"}, {"review": "b", "n": 1}], "o.csv", {}, "a.jsonl:2: column n is not in the first row"),
         ([{"review": "a", "n": [1]}, {"review": "b", "n": "x"}], "o.parquet", {}, "write .jsonl"),
-        ([{"review": "a"}], "o.csv", {"batch": 0}, "--batch 0 must be at least 1"),
+        ([{"review": "a"}], "o.csv", {"batch": 0}, "batch 0 must be at least 1"),
         ([{"review": "a"}], "o.csv", {"encoding": "utf8x"}, "--encoding utf8x: no such text encoding"),
     ],
 )
@@ -192,7 +193,7 @@ def test_a_wrong_request_leaves_nothing(
 def test_a_column_that_the_prediction_replaces(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = written(tmp_path / "a.jsonl", [{"review": "a", "predicted_label": "mine"}])
     assert predicted(run, source, source)[0]["predicted_label"] in LABELS, "the file itself may be replaced"
-    assert "has a column predicted_label already; what is predicted takes its place" in capsys.readouterr().err
+    assert "has a column predicted_label already; the prediction replaces it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["the dog " * 600_000, "x" * 5_000_000, "春é" * 1_000_000])

@@ -148,7 +148,7 @@ def test_probabilities_go_with_predictions(learnt: tuple[TextEstimator, list[Any
 @pytest.mark.parametrize("travel", [lambda x: pickle.loads(pickle.dumps(x)), copy.deepcopy], ids=["pickle", "copy"])
 def test_it_travels(learnt: tuple[TextEstimator, list[Any], list[Any]], travel: Any) -> None:
     model, X, _ = learnt
-    assert np.array_equal(travel(model)._answers(X), model._answers(X))
+    assert np.array_equal(travel(model)._predictions(X), model._predictions(X))
 
 
 def test_saved_and_read_back(learnt: tuple[TextEstimator, list[Any], list[Any]], tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_saved_and_read_back(learnt: tuple[TextEstimator, list[Any], list[Any]],
     model, X, y = learnt
     model.save(tmp_path / "run")
     again = type(model).load(tmp_path / "run")
-    assert np.array_equal(again._answers(X), model._answers(X))
+    assert np.array_equal(again._predictions(X), model._predictions(X))
     assert np.array_equal(again.predict(X), model.predict(X))
     assert again.get_params() == model.get_params() | {"threads": 0}
     again.save(tmp_path / "run")
@@ -566,9 +566,9 @@ class Spelt(TextEstimator):
             self.feature_names_in_ = names
         return self
 
-    def _answers(self, X: Any) -> np.ndarray:
+    def _predictions(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
-        return super()._answers(spelt(validate_data(self, X, reset=False)))
+        return super()._predictions(spelt(validate_data(self, X, reset=False)))
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

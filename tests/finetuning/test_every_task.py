@@ -294,12 +294,12 @@ def test_class_weights_find_rare_classes(base: Path, tmp_path: Path) -> None:
         ({"seed": 2**63}, f"seed {2**63} must be from 0 to 2^63 - 1"),
         ({"threads": 10**6}, "threads 1000000 must be from 0 (every core)"),
         ({"task": "regression"}, "column label holds 'rare', where a number must stand"),
-        ({"select": "pearson"}, "--select pearson: this task has accuracy, f1, loss, macro_f1, matthews"),
-        ({"seeds": 0}, "--seeds 0 must be 1 or more"),
-        ({"transfer_layers": 2}, "--transfer-layers 2 must be from 0 to 1, the blocks of"),
-        ({"freeze": 2}, "--freeze 2: only 1 blocks start from pre-trained weights"),
-        ({"freeze": 1, "from_scratch": True}, "--freeze 1: only 0 blocks start from pre-trained weights"),
-        ({"patience": -1}, "--patience -1 must be 0 or more"),
+        ({"select": "pearson"}, "select pearson: this task has accuracy, f1, loss, macro_f1, matthews"),
+        ({"seeds": 0}, "seeds 0 must be 1 or more"),
+        ({"transfer_layers": 2}, "transfer_layers 2 must be from 0 to 1, the blocks of"),
+        ({"freeze": 2}, "freeze 2: only 1 blocks start from pre-trained weights"),
+        ({"freeze": 1, "from_scratch": True}, "freeze 1: only 0 blocks start from pre-trained weights"),
+        ({"patience": -1}, "patience -1 must be 0 or more"),
     ],
 )
 def test_wrong_settings(base: Path, tmp_path: Path, changes: dict[str, Any], answer: str) -> None:
@@ -314,7 +314,7 @@ def test_a_loss_that_is_no_number(base: Path, tmp_path: Path) -> None:
     """Such a model tells its first class of every row; it is not kept."""
     train = write(tmp_path / "train.jsonl", [{"text": f"she {n}", "label": "ab"[n % 2]} for n in range(40)])
     usual = {"run": str(base), "train": str(train), "batch": 8, "dtype": "fp32", "threads": 1}
-    with pytest.raises(RunFailed, match="after epoch 1 the validation loss is no number; lower the learning rate, 1e"):
+    with pytest.raises(RunFailed, match="after epoch 1 the validation loss is not finite; lower lr, 1e"):
         finetune(Finetune(out=str(tmp_path / "run"), epochs=1, lr=1e9, **usual))  # type: ignore[arg-type]
     assert not (tmp_path / "run").exists()
 
@@ -401,7 +401,7 @@ def test_few_validation_rows_choose_no_epoch_unless_asked_to(
     asked = too_fast(base, tmp_path, out=str(tmp_path / "last"), epochs=8)
     last = finetune(asked)
     assert last["epoch"] == 8
-    said = f"too few rows validate, {last['n']}, to choose an epoch by: the last is kept (or say --select pearson)"
+    said = f"too few rows validate, {last['n']}, to choose an epoch by: the last is kept (or say select pearson)"
     assert said in capsys.readouterr().err
     chosen = finetune(replace(asked, out=str(tmp_path / "best"), select="pearson"))
     found = [row["val_pearson"] for row in log.read(tmp_path / "best") if "val_pearson" in row]

@@ -1,10 +1,11 @@
 """`gpt1 ablate`: what pre-training and the auxiliary loss are worth, and how many labels (the paper, table 5)."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import dataclasses
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -12,200 +13,221 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from gpt1.config import Ablate, Predict
-from gpt1.console import quiet, say
-from gpt1.errors import UserError
-from gpt1.finetuning import ablation
-from gpt1.finetuning.ablation import Cell, Place
-from gpt1.finetuning.data import made_ready
-from gpt1.finetuning.defaults import check, settle, with_splits
-from gpt1.finetuning.predictor import at_work
-from gpt1.finetuning.sweep import Rows, facts_of, read_rows, run_trials
+from gpt1.console import say
+from gpt1.data.journal import sha256_of
+from gpt1.data.tables import table
+from gpt1.errors import UserError, setting
+from gpt1.finetuning.defaults import FitOptions, check_base, check_options
+from gpt1.finetuning.examples import TaskRows, input_hashes, read_rows, source_files, with_splits
+from gpt1.finetuning.sweep import VARIANTS, Cell, Place, fit_cell, guess, sample
 from gpt1.pages.drawings import VARIANTS as HEADINGS
-from gpt1.run_folder.folder import LoadedRun, load_run
-from gpt1.tasks.labels import Classes, Goal, LabelSets, Score, goal_for
+from gpt1.results import Result
+from gpt1.resume import ELSEWHERE, Record, hold
+from gpt1.run_folder.folder import load_run
+from gpt1.run_folder.metadata import FORMAT, read_json
+from gpt1.storage import write_json
+from gpt1.tasks.labels import Classes, LabelSets
 from gpt1.tasks.rows import Labelled, check_labels, read_labelled
 from gpt1.tasks.seeds import over_seeds
+from gpt1.training.device import machine
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "full": {},
-    "no_lm": {"lm_coef": 0.0},
-    "from_scratch": {"from_scratch": True, "freeze": 0, "transfer_layers": None},
-}
+# Settings that may change when a table is continued: those that add models, and names of files, whose content counts.
+FREE = ELSEWHERE | {"run", "train", "valid", "test", "sizes", "seeds"}
 
 
 @dataclass(frozen=True)
-class Study:
-    """What all models of a table share."""
+class VariantScores(Result):
+    """The models of one variant and number of rows, over seeds."""
 
-    settings: Ablate
-    base: LoadedRun
-    rows: Rows
-    scored: Labelled
-    sizes: list[int]
-
-    @property
-    def metric(self) -> str:
-        """What the table shows."""
-        ranks = self.rows.goal.ranks
-        return self.settings.select if self.settings.select in ranks else ranks[0]
-
-    def places(self) -> list[Place]:
-        """In the order the models are made."""
-        first = self.settings.seed
-        return list(product(self.sizes, VARIANTS, range(first, first + self.settings.seeds)))
+    lr: float
+    """learning rate"""
+    metrics: dict[str, Any]
+    """mean, deviation and values of each metric"""
 
 
-def ablate(settings: Ablate) -> dict[str, Any]:
-    """Fine-tune with and without pre-training and the auxiliary loss, over sizes and seeds; one table.
+@dataclass(frozen=True)
+class AblationLine(Result):
+    """One number of training rows."""
+
+    rows: int
+    """training rows"""
+    guess: dict[str, Any]
+    """metrics of a guess that reads nothing"""
+    full: VariantScores
+    """fine-tuned as `gpt1 finetune` does"""
+    no_lm: VariantScores
+    """without the auxiliary language-model loss"""
+    from_scratch: VariantScores
+    """without pre-training"""
+
+
+@dataclass(frozen=True)
+class AblateResult(Result):
+    """What `gpt1 ablate` prints: the paper's table 5 for these rows."""
+
+    metric: str
+    """the metric that the table shows"""
+    scored_on: str
+    """the file of the scored rows, or `validation`"""
+    n: int
+    """rows that are scored"""
+    seeds: int
+    """models for each place of the table"""
+    table: list[AblationLine]
+    """a line for each number of training rows"""
+
+
+def ablate(settings: Ablate) -> AblateResult:
+    """Fine-tune with and without pre-training and the auxiliary loss, over sizes and seeds.
 
     Without pre-training the network, the updates and the rows are the same; the first seed tries three learning rates
-    and the others take the best. Returns `metric`, `scored_on`, `n`, and `table`: for each number of `rows` the
-    metrics of a `guess` that reads nothing, and of each variant `lr` and, over seeds, mean, deviation and values of
-    each metric. Raises UserError for wrong settings or rows.
+    and the others take the best. Raises UserError for wrong settings or rows.
     """
     settings = with_splits(settings)
-    with TemporaryDirectory() as scratch:
-        _check(settings, Path(scratch))
-        record = ablation.begin(settings)
-        study = _study(settings)
-        for cell in _cells(study, record.cells, Path(scratch)):
-            record.add(cell)
-    result = _result(study, [record.cells[place] for place in study.places()])
-    record.finish(result)
-    return result
+    options = _checked_options(settings)
+    with hold(settings.out, file=True) if settings.out else nullcontext():
+        return _fill_table(settings, options, _open_table(settings))
 
 
-def show(result: dict[str, Any]) -> RenderableType:
+def show(result: AblateResult) -> RenderableType:
     """Numbers of training rows down, variants across; mean and deviation over seeds."""
-    metric = result["metric"]
+    metric = result.metric
     out = Table(title=f"ablate: {metric}", title_justify="left")
     for name in ("rows", "guess", *HEADINGS.values(), "at rate"):
         out.add_column(name, justify="right", no_wrap=True)
-    for line in result["table"]:
-        each = [_mean(line[variant]["metrics"][metric]) for variant in VARIANTS]
-        rate = f"{line['from_scratch']['lr']:.3g}"
-        out.add_row(f"{line['rows']:,}", f"{line['guess'][metric]:.3f}", *each, rate)
-    out.caption = f"on {result['n']:,} rows of {result['scored_on']}; {result['seeds']} seeds; guess reads nothing"
+    for line in result.table:
+        each = [_mean(line[variant].metrics[metric]) for variant in VARIANTS]
+        out.add_row(f"{line.rows:,}", f"{line.guess[metric]:.3f}", *each, f"{line.from_scratch.lr:.3g}")
+    out.caption = f"on {result.n:,} rows of {result.scored_on}; {result.seeds} seeds; guess reads nothing"
     return out
 
 
-def sample(data: Labelled, goal: Goal, size: int, seed: int) -> Labelled:
-    """Some of the rows, in their order, so that every class occurs; a larger one of the same seed holds a smaller.
+@dataclass(frozen=True)
+class _KeptTable:
+    """The models made so far, in the file `settings.out` if there is one."""
 
-    Raises UserError if there are more classes than that.
-    """
-    order: list[int] = np.random.default_rng(seed).permutation(len(data.rows)).tolist()
-    needed: dict[int, None] = {}
-    if isinstance(goal, Classes | LabelSets):
-        met: set[str] = set()
-        for i in order:
-            if not (names := goal.names_of(data.labels[i])) <= met:
-                met |= names
-                needed[i] = None
-    if size < len(needed):
-        raise UserError(f"--sizes {size}: it takes {len(needed)} rows for every one of the labels to occur")
-    rest = [i for i in order if i not in needed]
-    return data.pick(sorted([*needed, *rest][:size]))
+    settings: Ablate
+    data: dict[str, dict[str, Any]]
+    """path and sha256 of each input"""
+    cells: dict[Place, Cell]
 
+    def add(self, cell: Cell) -> None:
+        """Keep one more model."""
+        self.cells[cell.place] = cell
+        self.write()
 
-def guess(goal: Goal, labels: Sequence[Any], choices: int) -> np.ndarray:
-    """answer_C of one who reads nothing: the shares of the training rows, or their mean."""
-    targets = np.array([goal.target(label) for label in labels])
-    if isinstance(goal, Score):
-        return np.array([goal.mean])
-    if isinstance(goal, LabelSets):
-        return targets.mean(0)
-    return np.bincount(targets, minlength=max(goal.outputs, choices)) / len(targets)
+    def write(self, result: AblateResult | None = None) -> None:
+        """Write the models, and at the end the table itself, which `gpt1 report` draws."""
+        if self.settings.out:
+            content = {
+                "format": FORMAT,
+                "settings": dataclasses.asdict(self.settings),
+                "data": self.data,
+                "cells": [dataclasses.asdict(cell) for cell in self.cells.values()],
+            }
+            write_json(self.settings.out, content | ({"result": result.to_json()} if result else {}))
 
 
-def _check(settings: Ablate, scratch: Path) -> None:
-    if settings.from_scratch or not settings.lm_coef:
-        given = "--from-scratch" if settings.from_scratch else "--lm-coef 0"
-        raise UserError(f"{given} is what the table compares with; leave it out")
-    check(replace(settings, out=str(scratch / "run")))
-
-
-def _study(settings: Ablate) -> Study:
-    rows = read_rows(settings)
-    scored = rows.valid
+def _open_table(settings: Ablate) -> _KeptTable:
+    """Return what an earlier run of the same command left. Raises UserError if the file holds anything else."""
+    data = source_files(settings)
     if settings.test:
-        scored = read_labelled(settings.test, rows.columns, rows.goal.kind, settings.encoding)
-        if isinstance(rows.goal, Classes | LabelSets):
-            check_labels(scored, rows.goal.names, ", ".join(rows.columns.label))
-        if both := len(set(rows.train.texts) & set(scored.texts)):
-            say(f"warning: {both:,} texts stand in both training and test; the scores are too good")
-    else:
-        say("warning: without --test the scores are of the rows that the epochs are chosen by, and a little too good")
-    study = Study(settings, load_run(settings.run), rows, scored, _sizes(settings.sizes, len(rows.train.rows)))
-    for size, seed in product(study.sizes, range(settings.seed, settings.seed + settings.seeds)):
-        sample(rows.train, rows.goal, size, seed)  # a size that cannot be must not be found out after an hour
-    return study
+        path = table(settings.test).path
+        data["test"] = {"path": str(path), "sha256": sha256_of(path)}
+    out = Path(settings.out)
+    if settings.fresh or not settings.out or not out.exists():
+        return _KeptTable(settings, data, {})
+    found = read_json(out)
+    if not {"cells", "data", "settings"} <= found.keys():
+        raise UserError(f"{out} is no table of `gpt1 ablate`; choose another {setting('out')}")
+    began = Record(found["settings"], input_hashes(found["data"]))
+    began.check(Record.of(settings, input_hashes(data)), out, FREE)
+    cells = [Cell(**values) for values in found["cells"]]
+    return _KeptTable(settings, data, {cell.place: cell for cell in cells})
+
+
+def _fill_table(settings: Ablate, options: FitOptions, kept: _KeptTable) -> AblateResult:
+    """Fit and score the models that are not kept yet; return the table."""
+    rows = read_rows(settings)
+    scored = _scored_rows(settings, rows)
+    sizes = _sizes(settings.sizes, len(rows.train.rows))
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    for size, seed in product(sizes, seeds):
+        sample(rows.train, rows.label_type, size, seed)  # a size that cannot be is refused now, not after an hour
+    device, dtype = machine(settings)
+    base = load_run(settings.run)
+    metric = settings.select if settings.select in rows.label_type.ranks else rows.label_type.ranks[0]
+    places: list[Place] = list(product(sizes, VARIANTS, seeds))
+    lrs: dict[tuple[int, str], float] = {}
+    for number, place in enumerate(places, 1):
+        size, variant, seed = place
+        if (cell := kept.cells.get(place)) is None:
+            at_lr = dataclasses.replace(options, lr=lrs.get((size, variant), options.lr))
+            cell = fit_cell(base, rows, scored, at_lr, place, batch=Predict.batch, device=device, dtype=dtype)
+            shown = f"{metric} {cell.metrics[metric]:.4f}"
+            say(f"{number} of {len(places)}: {size:,} rows, {HEADINGS[variant]}, seed {seed}: {shown}")
+            kept.add(cell)
+        lrs.setdefault((size, variant), cell.lr)
+    lines = [_line(rows, scored, size, [kept.cells[place] for place in places if place[0] == size]) for size in sizes]
+    result = AblateResult(metric, settings.test or "validation", len(scored.rows), settings.seeds, lines)
+    kept.write(result)
+    return result
+
+
+def _checked_options(settings: Ablate) -> FitOptions:
+    if settings.from_scratch or not settings.lm_coef:
+        given = setting("from_scratch") if settings.from_scratch else f"{setting('lm_coef')} 0"
+        raise UserError(f"{given} is what the table compares with; leave it out")
+    if settings.seeds < 1:
+        raise UserError(f"{setting('seeds')} {settings.seeds} must be 1 or more")
+    options = FitOptions.of(settings)
+    check_options(options)
+    check_base(settings.run, options)
+    return options
+
+
+def _scored_rows(settings: Ablate, rows: TaskRows) -> Labelled:
+    """Return the rows that the table's scores are of."""
+    if not settings.test:
+        say(
+            f"warning: without {setting('test')} the scores are of the rows that the epochs are chosen by, "
+            "and a little too good"
+        )
+        return rows.valid
+    scored = read_labelled(settings.test, rows.columns, rows.label_type.kind, settings.encoding)
+    if isinstance(rows.label_type, Classes | LabelSets):
+        check_labels(scored, rows.label_type.names, ", ".join(rows.columns.label))
+    if both := len(set(rows.train.texts) & set(scored.texts)):
+        say(f"warning: {both:,} texts stand in both training and test; the scores are too good")
+    return scored
 
 
 def _sizes(asked: str, rows: int) -> list[int]:
+    """Return the numbers of training rows in `10,100,all`; those that are too large are left out, with a message."""
     sizes = set()
     for word in asked.split(","):
         if word.strip() != "all" and not (word.strip().isdecimal() and int(word) >= 2):
-            raise UserError(f"--sizes {asked}: {word.strip() or 'nothing'!r} is neither a number from 2 on nor `all`")
+            raise UserError(
+                f"{setting('sizes')} {asked}: {word.strip() or 'nothing'!r} is neither a number from 2 on nor `all`"
+            )
         sizes.add(rows if word.strip() == "all" else int(word))
-    if missing := sorted(size for size in sizes if size > rows):
-        say(f"--sizes {', '.join(map(str, missing))}: left out, there are {rows:,} training rows")
-    if not (there := sorted(sizes - set(missing))):
-        raise UserError(f"--sizes {asked}: there are only {rows:,} training rows")
-    return there
+    if too_large := sorted(size for size in sizes if size > rows):
+        listed = ", ".join(map(str, too_large))
+        say(f"{setting('sizes')} {listed}: left out, there are {rows:,} training rows")
+    if not (possible := sorted(sizes - set(too_large))):
+        raise UserError(f"{setting('sizes')} {asked}: there are only {rows:,} training rows")
+    return possible
 
 
-def _cells(study: Study, known: Mapping[Place, Cell], scratch: Path) -> Iterator[Cell]:
-    """The models that are not known yet."""
-    places, rates = study.places(), dict[tuple[int, str], float]()
-    for number, place in enumerate(places, 1):
-        size, variant, seed = place
-        if (cell := known.get(place)) is None:
-            cell = _cell(study, place, rates.get((size, variant), study.settings.lr), scratch)
-            score = f"{study.metric} {cell.metrics[study.metric]:.4f}"
-            say(f"{number} of {len(places)}: {size:,} rows, {HEADINGS[variant]}, seed {seed}: {score}")
-            yield cell
-        rates.setdefault((size, variant), cell.lr)
-
-
-def _cell(study: Study, place: Place, lr: float, scratch: Path) -> Cell:
-    """Train one model and score it."""
-    size, variant, seed = place
-    rows, base = study.rows, study.base
-    learnt = sample(rows.train, rows.goal, size, seed)
-    goal = goal_for(rows.goal.kind, learnt.labels, f"{study.settings.train}: a sample of {size} rows")
-    asked = replace(study.settings, **VARIANTS[variant], seed=seed, seeds=1, lr=lr)
-    with quiet():
-        settled = settle(asked, size, base.body.config.width)
-        data = made_ready(settled, goal, learnt, rows.valid, base)
-        best = run_trials(settled, data, base.body, scratch)[0].best
-    facts = facts_of(best, rows.columns, base.info, {})
-    model = at_work(LoadedRun(best.body.eval(), data.reader.tokenizer, facts, best.head), study.settings)
-    answers_NC = model.answers(study.scored.texts, Predict.batch)[0]
-    metrics = model.goal.metrics(study.scored.labels, answers_NC)
-    return Cell(size, variant, seed, best.settings.lr, {k: v for k, v in metrics.items() if isinstance(v, float)})
-
-
-def _result(study: Study, cells: Sequence[Cell]) -> dict[str, Any]:
-    settings = study.settings
-    return {
-        "metric": study.metric,
-        "scored_on": settings.test or "validation",
-        "n": len(study.scored.rows),
-        "seeds": settings.seeds,
-        "table": [_line(study, size, [cell for cell in cells if cell.rows == size]) for size in study.sizes],
-    }
-
-
-def _line(study: Study, size: int, cells: Sequence[Cell]) -> dict[str, Any]:
-    goal, labels, scored = study.rows.goal, study.rows.train.labels, study.scored
-    answer_C = guess(goal, labels, max(len(texts) - 1 for texts in scored.texts))
-    guessed = goal.metrics(scored.labels, np.tile(answer_C, (len(scored.rows), 1)))
-    line: dict[str, Any] = {"rows": size, "guess": {name: guessed[name] for name in cells[0].metrics}}
+def _line(rows: TaskRows, scored: Labelled, size: int, cells: Sequence[Cell]) -> AblationLine:
+    """Return the table's line for one number of training rows."""
+    guess_C = guess(rows.label_type, rows.train.labels, max(len(texts) - 1 for texts in scored.texts))
+    guessed = rows.label_type.metrics(scored.labels, np.tile(guess_C, (len(scored.rows), 1)))
+    variants = {}
     for variant in VARIANTS:
         found = [cell for cell in cells if cell.variant == variant]
-        line[variant] = {"lr": found[0].lr, "metrics": over_seeds([cell.metrics for cell in found])}
-    return line
+        variants[variant] = VariantScores(found[0].lr, over_seeds([cell.metrics for cell in found]))
+    return AblationLine(size, {name: guessed[name] for name in cells[0].metrics}, **variants)
 
 
 def _mean(found: dict[str, Any]) -> str:

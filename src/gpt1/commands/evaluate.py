@@ -16,7 +16,7 @@ from gpt1.data.files import File
 from gpt1.data.tables import columns, table
 from gpt1.data.windows import Ids
 from gpt1.errors import UserError
-from gpt1.finetuning import predictor as prediction
+from gpt1.finetuning.predictor import load_predictor
 from gpt1.model.packed import packed
 from gpt1.run_folder.folder import load_run, read_metadata
 from gpt1.tasks.columns import Columns, chosen_columns
@@ -78,21 +78,21 @@ def _kind(settings: Evaluate) -> str:
 def _rows(settings: Evaluate) -> dict[str, Any]:
     if settings.batch < 1:
         raise UserError(f"--batch {settings.batch} must be at least 1")
-    model = prediction.load(settings.run, settings)
+    model = load_predictor(settings.run, settings)
     labels: list[Any] = []
     answers: list[np.ndarray] = []
     each: dict[str, Any] = {}
     for path in settings.files:
         file = table(path)
-        wanted = chosen_columns(settings, model.reader.task, model.columns, file, columns(file, settings.encoding))
-        found = read_labelled(path, wanted, model.goal.kind, settings.encoding)
-        _say_strange(found, model.goal, wanted)
-        answers_NC = model.answers(found.texts, settings.batch)[0]
-        each[path] = _metrics(model.goal, found.labels, answers_NC)
+        wanted = chosen_columns(settings, model.encoder.task, model.columns, file, columns(file, settings.encoding))
+        found = read_labelled(path, wanted, model.label_type.kind, settings.encoding)
+        _say_strange(found, model.label_type, wanted)
+        answers_NC = model.predict(found.texts, settings.batch)[0]
+        each[path] = _metrics(model.label_type, found.labels, answers_NC)
         labels, answers = labels + found.labels, [*answers, answers_NC]
     if len(each) == 1:
         return each[settings.files[0]]
-    return _metrics(model.goal, labels, _stacked(answers)) | {"files": each}
+    return _metrics(model.label_type, labels, _stacked(answers)) | {"files": each}
 
 
 def _metrics(goal: Goal, labels: list[Any], answers_NC: np.ndarray) -> dict[str, Any]:

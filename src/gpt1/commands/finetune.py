@@ -1,7 +1,11 @@
 """`gpt1 finetune`: a pre-trained run and labelled rows -> a model for a task (the paper, section 3.2)."""
 
 import dataclasses
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,54 +13,46 @@ from rich.console import RenderableType
 
 from gpt1.config import Finetune
 from gpt1.console import say, table
-from gpt1.errors import UserError
-from gpt1.finetuning.data import made_ready
-from gpt1.finetuning.defaults import check, is_done, settle, sources, with_splits
-from gpt1.finetuning.sweep import facts_of, read_rows, run_trials
-from gpt1.finetuning.unfinished import is_unfinished, unfinished
-from gpt1.run_folder.folder import load_run, read_metadata, replacing_run, save_run
-from gpt1.storage import write_json
-from gpt1.training import log
+from gpt1.errors import RunFailed, UserError, setting
+from gpt1.finetuning.defaults import FitOptions, check_base, check_options, check_place, resolve_defaults
+from gpt1.finetuning.examples import input_hashes, read_rows, source_files, with_splits
+from gpt1.finetuning.fit import save_finetuned
+from gpt1.finetuning.sweep import fit_best
+from gpt1.resume import ELSEWHERE, Record, hold
+from gpt1.run_folder.folder import load_run, read_metadata, read_shape
+from gpt1.run_folder.metadata import STOPPED, read_json
+from gpt1.training.device import machine
+
+BEGUN = "begun.json"  # what the states beside it were begun with
+FREE = ELSEWHERE | {"run", "train", "valid"}  # of files the content counts, not the name
 
 
 def finetune(settings: Finetune) -> dict[str, Any]:
-    """Train a model for the task on L3 = L2 + lambda L1, keep its best epoch, and write the run folder at one stroke.
+    """Train a model for the task on L3 = L2 + lambda L1, keep its best epoch, and write the run folder.
 
-    Where few rows validate, the last epoch takes the best one's place. Returns the validation metrics of the epoch
-    that is kept (see `tasks.metrics`), its number, and seconds; of several seeds `seeds`, the mean, deviation
-    and values of each metric. Raises UserError for wrong settings or rows.
+    A stopped training continues when it is called again with the same settings. Raises UserError for wrong settings or
+    rows, or if another process is working in the folder.
     """
-    began = time.perf_counter()
+    began, out = time.perf_counter(), Path(settings.out)
     settings = with_splits(settings)
-    check(settings)
-    made_from = sources(settings)
-    if _is_done(settings, made_from):
-        say(f"{settings.out} is fine-tuned with these settings already (--fresh starts over)")
-        return _result(read_metadata(Path(settings.out)))
-    base = load_run(settings.run)
-    rows = read_rows(settings)
-    settings = settle(settings, len(rows.train.rows), base.body.config.width)
-    data = made_ready(settings, rows.goal, rows.train, rows.valid, base)
-    with unfinished(settings, made_from) as folder:
-        trial, told = run_trials(settings, data, base.body, folder, resumable=True)
-        made_from["train"]["rows"] = len(rows.train.rows)
-        facts = facts_of(trial.best, rows.columns, base.info, made_from) | told
-        facts["metrics"]["seconds"] = time.perf_counter() - began
-        with replacing_run(Path(settings.out)) as staged:
-            (staged / log.NAME).write_bytes(trial.curves)
-            write_json(staged / "settings.json", dataclasses.asdict(settings))
-            save_run(staged, trial.best.body, data.reader.tokenizer, facts, trial.best.head)
-    return _result(read_metadata(Path(settings.out)))
-
-
-def _is_done(settings: Finetune, made_from: dict[str, dict[str, Any]]) -> bool:
-    """`is_done`, but a finished run of other settings may be one that a stopped fine-tuning was about to replace."""
-    try:
-        return is_done(settings, made_from)
-    except UserError:
-        if is_unfinished(Path(settings.out)):
-            return False
-        raise
+    _check(settings)
+    with hold(out):
+        sources = source_files(settings)
+        if _is_done(settings, input_hashes(sources)):
+            say(f"{out} is fine-tuned with these settings already ({setting('fresh')} starts over)")
+            return _result(read_metadata(out))
+        device, dtype = machine(settings)
+        base = load_run(settings.run)
+        rows = read_rows(settings)
+        options = resolve_defaults(FitOptions.of(settings), len(rows.train.rows), base.body.config.width)
+        settings = _in_effect(settings, options)
+        with _states(out, Record.of(settings, input_hashes(sources)), settings.fresh) as folder:
+            tuned = fit_best(base, rows, options, seeds=settings.seeds, device=device, dtype=dtype, folder=folder)
+            sources["train"]["rows"] = len(rows.train.rows)
+            tuned = replace(tuned, metrics=tuned.metrics | {"seconds": time.perf_counter() - began})
+            run = tuned.as_run(tuned.metadata(sources))
+            save_finetuned(out, run, dataclasses.asdict(settings), tuned.curves)
+    return _result(read_metadata(out))
 
 
 def show(result: dict[str, Any]) -> RenderableType:
@@ -67,6 +63,86 @@ def show(result: dict[str, Any]) -> RenderableType:
     for rate, value in result.get("learning_rates", {}).items():
         plain[f"{result['selected_by']} at learning rate {rate}"] = value
     return table(plain, "finetune")
+
+
+def _check(settings: Finetune) -> None:
+    """Raise UserError for settings that cannot work, a base that is not pre-trained, or a folder that is taken."""
+    options, out = FitOptions.of(settings), Path(settings.out)
+    check_options(options)
+    if settings.seeds < 1:
+        raise UserError(f"{setting('seeds')} {settings.seeds} must be 1 or more")
+    check_base(settings.run, options)
+    if out.resolve() == Path(settings.run).resolve():
+        raise UserError(f"{setting('out')} {out} is the run to start from, which must stay; choose another folder")
+    check_place(out)
+
+
+def _in_effect(settings: Finetune, options: FitOptions) -> Finetune:
+    """Return the settings as they are recorded: with the resolved options."""
+    return replace(settings, **dataclasses.asdict(options))
+
+
+def _is_done(settings: Finetune, inputs: dict[str, str]) -> bool:
+    """Return whether the folder holds what these settings make of these inputs.
+
+    Raises UserError if it holds another model, unless a fine-tuning that was to replace it was stopped.
+    """
+    out = Path(settings.out)
+    if settings.fresh or not (out / "gpt1.json").exists():
+        return False
+    try:
+        data = read_metadata(out)["data"]
+        options = resolve_defaults(FitOptions.of(settings), data["train"]["rows"], read_shape(Path(settings.run)).width)
+        began = Record(read_json(out / "settings.json"), input_hashes(data))
+        if difference := began.difference(Record.of(_in_effect(settings, options), inputs), FREE):
+            raise UserError(
+                f"{out} was made with {difference}; choose another {setting('out')}, or start over with "
+                f"{setting('fresh')}"
+            )
+    except UserError:
+        if _is_stopped(out):
+            return False
+        raise
+    return True
+
+
+def _is_stopped(out: Path) -> bool:
+    """Return whether a fine-tuning was stopped in this folder and left a state to continue from."""
+    return (out / STOPPED / BEGUN).exists() and _has_states(out / STOPPED)
+
+
+def _has_states(folder: Path) -> bool:
+    return any(folder.rglob("step-*.safetensors"))
+
+
+@contextmanager
+def _states(out: Path, record: Record, fresh: bool) -> Iterator[Path]:
+    """Yield the folder for training states, which may hold those of an earlier call.
+
+    After a stop, a crash or a full disk they stay there for the same command to continue. They are removed once the
+    model is written, and if the training fails. Raises UserError if they are of another request, or not states at all.
+    """
+    folder = out / STOPPED
+    if folder.exists() and any(folder.iterdir()) and not (folder / BEGUN).exists():
+        raise UserError(f"{folder} holds something that `gpt1 finetune` did not write; choose another {setting('out')}")
+    if _is_stopped(out) and not fresh:
+        if began := Record.read(folder / BEGUN):
+            began.check(record, out, FREE)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    is_over = True
+    try:
+        record.write(folder / BEGUN)
+        yield folder
+    except BaseException as error:
+        is_over = isinstance(error, RunFailed) or not _has_states(folder)
+        if isinstance(error, KeyboardInterrupt) and not is_over:
+            how = "the same command" + (" without `fresh`" if fresh else "")
+            raise KeyboardInterrupt(f"{error or 'stopped'}; {how} continues from there") from None
+        raise
+    finally:
+        if is_over:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _result(facts: dict[str, Any]) -> dict[str, Any]:

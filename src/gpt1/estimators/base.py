@@ -1,11 +1,11 @@
-"""What the estimators of all tasks share: scikit-learn's contract around `gpt1 finetune` on rows in memory."""
+"""What the estimators of all tasks share: scikit-learn's contract around `finetuning.fit_best`."""
 
 import hashlib
 import inspect
 import json
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Literal, Self, get_type_hints
@@ -15,42 +15,46 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Tags, check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from gpt1.config import Command, Finetune, Long, Select, Task
+from gpt1.commands.prepare import prepare
+from gpt1.commands.pretrain import pretrain
+from gpt1.config import Command, Long, Prepare, Select, Task, pretrain_defaults
 from gpt1.data.journal import sha256_of
 from gpt1.errors import UserError
-from gpt1.estimators.continued import continued
-from gpt1.estimators.fitted import Fitted, shielded
+from gpt1.estimators.fitted import FittedModel, isolated
 from gpt1.estimators.inputs import names_of, texts_of
-from gpt1.finetuning.data import made_ready
-from gpt1.finetuning.defaults import check, check_place, settle
-from gpt1.finetuning.sweep import facts_of, run_trials
+from gpt1.finetuning.defaults import FitOptions, check_base, check_options, check_place
+from gpt1.finetuning.examples import TaskRows
+from gpt1.finetuning.sweep import fit_best
 from gpt1.options import convert
-from gpt1.run_folder.folder import LoadedRun, load_run
+from gpt1.run_folder.folder import load_run, read_metadata, read_shape
+from gpt1.storage import write_text
 from gpt1.tasks.columns import Columns
 from gpt1.tasks.labels import Goal
 from gpt1.tasks.rows import Labelled, Texts, split, warn
+from gpt1.training.device import machine
 
-MACHINE = ("device", "dtype", "threads")
-"""Parameters that say where the work is done, not what is learnt."""
+# Continued pre-training: batches are made so small that one pass over the texts has at least so many updates, and at
+# most one update in ten warms up.
+FEWEST_UPDATES, WARMUP_SHARE = 20, 10
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What y asks the model to tell."""
+    """What y asks the model to learn."""
 
-    goal: Goal
+    label_type: Goal
     labels: list[Any]
     """of each row, see `Labelled`"""
-    facts: dict[str, Any]
-    """what gpt1.json must remember beside the goal"""
+    class_type: str | None = None
+    """the Python type of the classes in y: `int`, `float`, `bool` or `str`"""
 
 
 class TextEstimator(BaseEstimator):
     """A pre-trained run, fine-tuned by `fit` (the paper, section 3.2).
 
     The parameters are the settings of `gpt1 finetune`, where 0 lets the rows and the model decide; `random_state` is
-    its seed. `fit` makes `metrics_`, those of the best epoch on the validation rows, and `n_features_in_`. Wrong
-    parameters and rows raise ValueError or TypeError. With `verbose`, progress is told on standard error.
+    its seed. `fit` sets `metrics_`, those of the best epoch on the validation rows, and `n_features_in_`. Wrong
+    parameters and rows raise ValueError or TypeError. With `verbose`, progress is printed on standard error.
     """
 
     task: ClassVar[Task]
@@ -103,75 +107,86 @@ class TextEstimator(BaseEstimator):
         self.verbose = verbose
 
     def fit(self, X: Any, y: Any, X_valid: Any = None, y_valid: Any = None) -> Self:
-        """Fine-tune the run on rows X, of which y is to be told; keep the epoch that is best on the validation rows.
+        """Fine-tune the run on the rows X with the targets y; keep the epoch that is best on the validation rows.
 
         X and y are lists, arrays, or Series and DataFrames of pandas or polars. Without X_valid and y_valid, a tenth
         of the rows validates.
         """
         if hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
-        rows = self._rows(X)
-        check_consistent_length(rows, y)
+        texts = self._texts(X)
+        check_consistent_length(texts, y)
         if (X_valid is None) != (y_valid is None):
             raise ValueError("X_valid and y_valid belong together; give both or neither")
-        if X_valid is None and len(rows) < 2:
+        if X_valid is None and len(texts) < 2:
             raise ValueError("X has 1 sample; two or more are needed, as one of them validates")
-        targets = self._targets(y, rows)
-        columns = self._columns(X, y)
-        learnt = _labelled("X", rows, targets.labels)
-        with shielded(self.verbose), TemporaryDirectory() as scratch:
-            settings = self._settings(Path(scratch) / "run", targets.goal)
-            check(settings)
-            valid = None
-            if X_valid is not None:
-                held_out = self._rows(X_valid)
-                check_consistent_length(held_out, y_valid)
-                valid = _labelled("X_valid", held_out, self._labels(y_valid, held_out, targets))
-            model = _fitted(settings, columns, targets, learnt, valid, Path(scratch))
-        self._take(model)
+        targets = self._targets(y, texts)
+        train, columns = _labelled("X", texts, targets.labels), self._columns(X, y)
+        with isolated(self.verbose):
+            seed = self._seed()
+            options = replace(self._parameters(FitOptions), seed=seed)
+            check_options(options)
+            check_base(self.run, options)
+            if X_valid is None:
+                train, valid = split(train, seed)
+            else:
+                texts_valid = self._texts(X_valid)
+                check_consistent_length(texts_valid, y_valid)
+                valid = _labelled("X_valid", texts_valid, self._labels(y_valid, texts_valid, targets))
+            on = replace(self._parameters(Command), seed=seed)
+            rows = TaskRows(self.task, targets.label_type, columns, train, valid)
+            self._take(self._fitted(rows, options, on, targets.class_type))
         if names := names_of(X):
             self.feature_names_in_: np.ndarray = np.array(names, dtype=object)
         return self
 
     def save(self, folder: str | Path) -> None:
-        """Write what was learnt as a run folder, as `gpt1 finetune` does; `gpt1 predict` and transformers read it too.
+        """Write a run folder, as `gpt1 finetune` does; `gpt1 predict` and transformers read it too.
 
         Replaces a fine-tuned run that may be there.
         """
         check_is_fitted(self)
         folder = Path(folder)
-        with shielded():
+        with isolated():
             check_place(folder)
             self.model_.save(folder)
 
     @classmethod
     def load(cls, folder: str | Path, **parameters: Any) -> Self:
-        """A fitted estimator from a run folder that `save` or `gpt1 finetune` wrote for the same task.
+        """Return a fitted estimator from a run folder that `save` or `gpt1 finetune` wrote for the same task.
 
         Its parameters are the settings of the run, but for those given, the device and the threads.
         """
-        with shielded():
-            model = Fitted.load(Path(folder))
-            if (task := model.facts["task"]) != cls.task:
+        with isolated():
+            model = FittedModel.load(Path(folder))
+            if (task := model.metadata["task"]) != cls.task:
                 raise UserError(f"{folder} is fine-tuned for {task}, not for {cls.task}, what {cls.__name__} is for")
-        known = inspect.signature(cls).parameters
-        elsewhere = {"device", "threads"}
-        settings = {name: value for name, value in model.settings.items() if name in known.keys() - elsewhere}
-        seed = {"random_state": model.settings["seed"]}
-        loaded = cls(**(settings | seed | parameters))
+        names = inspect.signature(cls).parameters.keys() - {"device", "threads"}
+        settings = {name: value for name, value in model.settings.items() if name in names}
+        loaded = cls(**(settings | {"random_state": model.settings["seed"]} | parameters))
         loaded._take(model)
         return loaded
 
     def continue_pretraining(self, texts: Any, out: str | Path, *, epochs: float = 1.0, **settings: Any) -> Self:
         """Pre-train the run further on unlabelled texts, into the new run folder `out` (the paper, section 3.1).
 
-        Returns a new estimator, not yet fitted, whose `run` is `out`; this one stays as it is. `settings` are those of
-        `config.Pretrain` (`steps`, `batch`, `optim`); without them the base's own recipe is followed.
+        Returns a new estimator, not yet fitted, whose `run` is `out`; this one stays as it is. The run's own recipe is
+        followed, except for `settings` (those of `config.Pretrain`: `steps`, `batch`, `optim`); where texts are few,
+        batches are smaller and the warm-up is shorter.
         """
-        with shielded(self.verbose):
-            found = [text for (text,) in texts_of(texts)]
-            machine = {name: getattr(self, name) for name in MACHINE}
-            continued(str(self.run), found, str(out), epochs, {"seed": self._seed(), **machine, **settings})
+        with isolated(self.verbose), TemporaryDirectory() as scratch:
+            run, data = str(self.run), str(Path(scratch) / "data")
+            settings = asdict(self._parameters(Command)) | {"seed": self._seed()} | settings
+            info, context = read_metadata(Path(run)), read_shape(Path(run)).context
+            corpus = Path(scratch) / "texts.jsonl"
+            write_text(corpus, "".join(json.dumps({"text": text}) + "\n" for (text,) in texts_of(texts)))
+            prepared = prepare(Prepare(inputs=[str(corpus)], out=data, tokenizer=run, seed=settings["seed"]))
+            usual = pretrain_defaults(info.get("preset") or "small", info.get("recipe"), data=data, out=str(out))
+            batch = max(1, min(usual.batch, prepared["train_tokens"] // (context * FEWEST_UPDATES)))
+            steps = max(1, round(epochs * prepared["train_tokens"] / (batch * context)))
+            optim = replace(usual.optim, warmup=min(usual.optim.warmup, max(1, steps // WARMUP_SHARE)))
+            passes = None if {"steps", "minutes"} & settings.keys() else epochs
+            pretrain(replace(usual, **({"init": run, "batch": batch, "epochs": passes, "optim": optim} | settings)))
         return type(self)(**(self.get_params(deep=False) | {"run": str(out)}))
 
     def __sklearn_tags__(self) -> Tags:
@@ -182,40 +197,53 @@ class TextEstimator(BaseEstimator):
         return tags
 
     @abstractmethod
-    def _rows(self, X: Any) -> list[Texts]:
-        """What the model reads of the rows."""
+    def _texts(self, X: Any) -> list[Texts]:
+        """Return the texts of each row."""
 
     @abstractmethod
     def _targets(self, y: Any, rows: Sequence[Texts]) -> Targets:
-        """What it learns to tell of them."""
+        """Return what y asks the model to learn of the rows."""
 
     @abstractmethod
     def _labels(self, y: Any, rows: Sequence[Texts], targets: Targets) -> list[Any]:
-        """The labels of validation rows."""
+        """Return the labels of validation rows."""
 
-    def _take(self, model: Fitted) -> None:
+    def _fitted(self, rows: TaskRows, options: FitOptions, on: Command, class_type: str | None) -> FittedModel:
+        """Do what `gpt1 finetune` does, without its files."""
+        base = load_run(self.run)
+        warn(rows.train, rows.valid, rows.label_type.kind)
+        device, dtype = machine(on)
+        tuned = fit_best(base, rows, options, device=device, dtype=dtype)
+        weights = Path(self.run) / "model.safetensors"
+        sources: dict[str, dict[str, Any]] = {
+            "model": {"path": str(weights), "sha256": sha256_of(weights)},
+            "train": {"path": None, "sha256": _hash(rows.train), "rows": len(rows.train.rows)},
+        }
+        metadata = tuned.metadata(sources) | ({"label_type": class_type} if class_type else {})
+        target = {"target": rows.label_type.kind} if self.task == "similarity" else {}
+        settings = {"run": str(self.run), "task": self.task, **target} | asdict(on) | asdict(options)
+        return FittedModel(tuned.as_run(metadata), settings, tuned.curves)
+
+    def _take(self, model: FittedModel) -> None:
         """Become fitted."""
         self.model_ = model
-        self.metrics_ = model.facts["metrics"]
+        self.metrics_ = model.metadata["metrics"]
         self.n_features_in_ = self.width
 
-    def _answers(self, X: Any) -> np.ndarray:
-        """answers_NC, see `Goal.answers`."""
+    def _predictions(self, X: Any) -> np.ndarray:
+        """Return predictions_NC, see `tasks.labels`."""
         check_is_fitted(self)
-        self._check_names(X)
-        rows = self._rows(X)
-        return self.model_.answers(rows, Command(device=self.device, dtype=self.dtype, threads=self.threads))
-
-    def _check_names(self, X: Any) -> None:
         before, names = getattr(self, "feature_names_in_", None), names_of(X)
         if before is not None and names and names != list(before):
             raise ValueError(
                 "The feature names should match those that were passed during fit: "
                 f"they were {', '.join(before)}, not {', '.join(names)}"
             )
+        on = Command(device=self.device, dtype=self.dtype, threads=self.threads)
+        return self.model_.predict(self._texts(X), on)
 
     def _columns(self, X: Any, y: Any) -> Columns:
-        """What the columns of a table for the saved run are called."""
+        """Return the names of the columns of a table for the saved run."""
         usual, names, label = self.columns, names_of(X), getattr(y, "name", None)
         texts, choices = usual.texts, usual.choices
         if names and choices:
@@ -225,13 +253,11 @@ class TextEstimator(BaseEstimator):
         named = isinstance(label, str) and label and label not in (*texts, *choices)
         return Columns(texts, [str(label)] if named else usual.label, choices)
 
-    def _settings(self, out: Path, goal: Goal) -> Finetune:
-        kinds = get_type_hints(Finetune)
-        values = {name: value for name, value in self.get_params(deep=False).items() if name in kinds and name != "run"}
-        given = {name: convert(kinds[name], value, name) for name, value in values.items()}
-        if self.task == "similarity":
-            given["target"] = goal.kind
-        return Finetune(run=str(self.run), train="", out=str(out), task=self.task, seed=self._seed(), **given)
+    def _parameters(self, kind: type[Any]) -> Any:
+        """Return the parameters that are fields of a dataclass as one, with their types checked."""
+        hints, given = get_type_hints(kind), self.get_params(deep=False)
+        names = [field.name for field in fields(kind) if field.name in given]
+        return kind(**{name: convert(hints[name], given[name], name) for name in names})
 
     def _seed(self) -> int:
         if isinstance(self.random_state, int | np.integer):
@@ -244,28 +270,7 @@ def _labelled(name: str, rows: list[Texts], labels: list[Any]) -> Labelled:
     return Labelled(rows, labels, where, [row[0] for row in rows])
 
 
-def _fitted(
-    settings: Finetune, columns: Columns, targets: Targets, learnt: Labelled, valid: Labelled | None, scratch: Path
-) -> Fitted:
-    """What `gpt1 finetune` does, without its files."""
-    base = load_run(settings.run)
-    if valid is None:
-        learnt, valid = split(learnt, settings.seed)
-    warn(learnt, valid, targets.goal.kind)
-    settings = settle(settings, len(learnt.rows), base.body.config.width)
-    data = made_ready(settings, targets.goal, learnt, valid, base)
-    trial, told = run_trials(settings, data, base.body, scratch)
-    weights = Path(settings.run) / "model.safetensors"
-    sources: dict[str, dict[str, Any]] = {
-        "model": {"path": str(weights), "sha256": sha256_of(weights)},
-        "train": {"path": None, "sha256": _hash(learnt), "rows": len(learnt.rows)},
-    }
-    facts = facts_of(trial.best, columns, base.info, sources) | told | targets.facts
-    model = LoadedRun(trial.best.body.eval(), data.reader.tokenizer, facts, trial.best.head)
-    return Fitted(model, asdict(settings), trial.curves)
-
-
 def _hash(data: Labelled) -> str:
-    """sha256 of rows that lie in no file."""
+    """Return the sha256 of rows that lie in no file."""
     labels = [sorted(label) if isinstance(label, frozenset) else label for label in data.labels]
     return hashlib.sha256(json.dumps([data.texts, labels]).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What an estimator learnt: a run folder in memory, which predicts, travels between processes and is written out."""
+"""What an estimator has learned: a fine-tuned run in memory, which predicts, is pickled, and is saved as a folder."""
 
 import copy
 import json
@@ -17,28 +17,29 @@ from torch import Tensor
 from gpt1.config import Command, Predict
 from gpt1.console import quiet
 from gpt1.errors import UserError
-from gpt1.finetuning.predictor import Tuned, at_work
+from gpt1.finetuning.fit import save_finetuned
+from gpt1.finetuning.predictor import Predictor
 from gpt1.model.gpt import GPT
-from gpt1.run_folder.folder import LoadedRun, load_run, replacing_run, save_run
+from gpt1.run_folder.folder import LoadedRun, load_run
 from gpt1.run_folder.metadata import read_json
-from gpt1.storage import write_json
 from gpt1.tasks.labels import Goal, from_facts
 from gpt1.tasks.rows import Texts
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.training import log
+from gpt1.training.device import machine
 
-FLAG = re.compile(r"--([a-z][a-z-]*)")
-TURN = RLock()
+_ONE_AT_A_TIME = RLock()
+FLAG = re.compile(r"--([a-z][a-z-]*)")  # in messages that do not yet use `errors.setting`
 
 
 @contextmanager
-def shielded(verbose: bool = False) -> Iterator[None]:
-    """Keep a job from touching the program around it.
+def isolated(verbose: bool = False) -> Iterator[None]:
+    """Keep a job from affecting the program around it.
 
-    Its news are dropped unless `verbose`, torch's random numbers go on as if nothing had happened, and a wrong request
-    is a ValueError. Jobs seed torch, so in threads they take turns.
+    Messages are dropped unless `verbose`, torch's random state is restored, and UserError becomes ValueError. Jobs seed
+    torch, so those of several threads take turns.
     """
-    with TURN, torch.random.fork_rng(devices=[]), quiet(not verbose):
+    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]), quiet(not verbose):
         try:
             yield
         except UserError as error:
@@ -46,67 +47,58 @@ def shielded(verbose: bool = False) -> Iterator[None]:
 
 
 @dataclass
-class Fitted:
+class FittedModel:
     """A fine-tuned model in memory."""
 
-    bundle: LoadedRun
+    run: LoadedRun
     settings: dict[str, Any]
     """those it was made with: settings.json"""
     curves: bytes
     """metrics.jsonl"""
-    _ready: tuple[Command, Tuned] | None = field(default=None, compare=False, repr=False)
+    _predictor: tuple[Command, Predictor] | None = field(default=None, compare=False, repr=False)
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """gpt1.json"""
-        return self.bundle.info
+    def metadata(self) -> dict[str, Any]:
+        """The content of gpt1.json."""
+        return self.run.info
 
     @property
-    def goal(self) -> Goal:
-        """What it tells of a row."""
-        return from_facts(self.facts)
+    def label_type(self) -> Goal:
+        """What it predicts of a row."""
+        return from_facts(self.metadata)
 
-    def answers(self, rows: Sequence[Texts], on: Command) -> np.ndarray:
-        """answers_NC of rows, see `Goal.answers`; computed on the machine that `on` asks for."""
-        if self._ready is None or self._ready[0] != on:
-            with shielded():
-                self._ready = (on, self._made_ready(on))
-        return self._ready[1].answers(rows, Predict.batch)[0]
+    def predict(self, rows: Sequence[Texts], on: Command) -> np.ndarray:
+        """Return predictions_NC, see `tasks.labels`, computed on the device that `on` asks for."""
+        if self._predictor is None or self._predictor[0] != on:
+            with isolated():
+                # A copy, since the fp32 weights must stay as they are for `save`.
+                run = replace(self.run, body=copy.deepcopy(self.run.body))
+                self._predictor = on, Predictor.of_run(run, *machine(on))
+        return self._predictor[1].predict(rows, Predict.batch)[0]
 
     def save(self, folder: Path) -> None:
-        """Write the run folder, all of it at one stroke."""
-        model = self.bundle
-        with replacing_run(folder) as staged:
-            (staged / log.NAME).write_bytes(self.curves)
-            write_json(staged / "settings.json", self.settings)
-            save_run(staged, model.body, model.tokenizer, model.info, model.head)
+        """Write the run folder, all files together."""
+        save_finetuned(folder, self.run, self.settings, self.curves)
 
     @classmethod
-    def load(cls, folder: Path) -> "Fitted":
-        """A fine-tuned run folder. Raises UserError if it is none."""
-        model = load_run(folder)
-        if model.head is None:
+    def load(cls, folder: Path) -> "FittedModel":
+        """Load a fine-tuned run folder. Raises UserError if it is only pre-trained."""
+        run = load_run(folder)
+        if run.head is None:
             raise UserError(f"{folder} is pre-trained, not fine-tuned: give it to the constructor, then call fit")
         curves = folder / log.NAME
-        return cls(model, read_json(folder / "settings.json"), curves.read_bytes() if curves.exists() else b"")
-
-    def _made_ready(self, on: Command) -> Tuned:
-        # The fp32 weights stay as they are, for `save`.
-        return at_work(replace(self.bundle, body=copy.deepcopy(self.bundle.body)), on)
-
-    def _head(self) -> Tensor:
-        assert self.bundle.head is not None, "a fine-tuned model has a head"
-        return self.bundle.head
+        return cls(run, read_json(folder / "settings.json"), curves.read_bytes() if curves.exists() else b"")
 
     def __getstate__(self) -> dict[str, Any]:
         """Weights as arrays, which joblib can share between processes."""
-        body = self.bundle.body
+        body, head = self.run.body, self.run.head
+        assert head is not None, "a fine-tuned run has a head"
         return {
             "config": body.config,
             "weights": {name: weight.detach().numpy() for name, weight in body.state_dict().items()},
-            "head": self._head().detach().numpy(),
-            "tokenizer": self.bundle.tokenizer.text,
-            "info": self.facts,
+            "head": head.detach().numpy(),
+            "tokenizer": self.run.tokenizer.text,
+            "metadata": self.metadata,
             "settings": self.settings,
             "curves": self.curves,
         }
@@ -116,8 +108,8 @@ class Fitted:
             body = GPT(state["config"])
         body.load_state_dict({name: _tensor(array) for name, array in state["weights"].items()}, assign=True)
         tokenizer = Tokenizer(json.loads(state["tokenizer"]))
-        self.bundle = LoadedRun(body.eval(), tokenizer, state["info"], _tensor(state["head"]))
-        self.settings, self.curves, self._ready = state["settings"], state["curves"], None
+        self.run = LoadedRun(body.eval(), tokenizer, state["metadata"], _tensor(state["head"]))
+        self.settings, self.curves, self._predictor = state["settings"], state["curves"], None
 
 
 def _tensor(array: np.ndarray) -> Tensor:

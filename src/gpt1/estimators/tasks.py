@@ -10,9 +10,18 @@ from sklearn.utils import ClassifierTags, Tags, check_consistent_length
 from sklearn.utils.metaestimators import available_if
 
 from gpt1.estimators.base import Targets, TextEstimator
-from gpt1.estimators.fitted import Fitted
-from gpt1.estimators.inputs import choices_of, pairs_of, texts_of
-from gpt1.estimators.targets import choice_values, class_name, class_values, label_sets, restored, score_values
+from gpt1.estimators.fitted import FittedModel
+from gpt1.estimators.inputs import (
+    choice_values,
+    choices_of,
+    class_name,
+    class_values,
+    label_sets,
+    pairs_of,
+    restored_classes,
+    score_values,
+    texts_of,
+)
 from gpt1.tasks.columns import Columns
 from gpt1.tasks.labels import Choice, Classes, LabelSets, Score
 from gpt1.tasks.rows import Texts
@@ -22,7 +31,7 @@ class _OneText(TextEstimator):
     columns = Columns(["text"], ["label"])
     width = 1
 
-    def _rows(self, X: Any) -> list[Texts]:
+    def _texts(self, X: Any) -> list[Texts]:
         return texts_of(X)
 
     def __sklearn_tags__(self) -> Tags:
@@ -34,21 +43,21 @@ class _OneText(TextEstimator):
 class _Pair(TextEstimator):
     width = 2
 
-    def _rows(self, X: Any) -> list[Texts]:
+    def _texts(self, X: Any) -> list[Texts]:
         return pairs_of(X)
 
 
 class _Classes(ClassifierMixin, TextEstimator):
-    """Tells one of several classes; `classes_` holds them in order."""
+    """Predicts one of several classes; `classes_` holds them in order."""
 
     def predict(self, X: Any) -> np.ndarray:
         """The likeliest class of each row, of the type that y had."""
-        answers_NC = self._answers(X)  # first: it says so if nothing is fitted
-        return self.classes_[answers_NC.argmax(-1)]
+        predictions_NC = self._predictions(X)  # first: it says so if nothing is fitted
+        return self.classes_[predictions_NC.argmax(-1)]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """(N, C): the calibrated probability of each class, in the order of `classes_`."""
-        return self._answers(X)
+        return self._predictions(X)
 
     def _targets(self, y: Any, rows: Sequence[Texts]) -> Targets:
         return _class_targets(y)
@@ -56,7 +65,7 @@ class _Classes(ClassifierMixin, TextEstimator):
     def _labels(self, y: Any, rows: Sequence[Texts], targets: Targets) -> list[Any]:
         return _known_labels(y, targets)
 
-    def _take(self, model: Fitted) -> None:
+    def _take(self, model: FittedModel) -> None:
         super()._take(model)
         self.classes_ = _classes(model)
 
@@ -77,8 +86,8 @@ class Entailment(_Classes, _Pair):
 class Similarity(_Pair):
     """How alike two texts are, in whatever order. X: rows of two texts.
 
-    A y of floats is a scale: `predict` tells a number and `score` is R^2. Any other y holds classes (the same or not):
-    `predict` tells one, `score` is the accuracy, and there are `classes_` and `predict_proba`.
+    A y of floats is a scale: `predict` returns numbers and `score` is R^2. Any other y holds classes (the same or not):
+    `predict` returns classes, `score` is the accuracy, and there are `classes_` and `predict_proba`.
     """
 
     task = "similarity"
@@ -86,13 +95,13 @@ class Similarity(_Pair):
 
     def predict(self, X: Any) -> np.ndarray:
         """The number or the class of each pair."""
-        answers_NC = self._answers(X)
-        return self.classes_[answers_NC.argmax(-1)] if hasattr(self, "classes_") else answers_NC[:, 0]
+        predictions_NC = self._predictions(X)
+        return self.classes_[predictions_NC.argmax(-1)] if hasattr(self, "classes_") else predictions_NC[:, 0]
 
     @available_if(lambda self: hasattr(self, "classes_"))
     def predict_proba(self, X: Any) -> np.ndarray:
         """(N, C): the calibrated probability of each class, in the order of `classes_`."""
-        return self._answers(X)
+        return self._predictions(X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """R^2 of numbers, accuracy of classes."""
@@ -109,11 +118,11 @@ class Similarity(_Pair):
         return _score_targets(y) if np.asarray(y).dtype.kind == "f" else _class_targets(y)
 
     def _labels(self, y: Any, rows: Sequence[Texts], targets: Targets) -> list[Any]:
-        return score_values(y).tolist() if isinstance(targets.goal, Score) else _known_labels(y, targets)
+        return score_values(y).tolist() if isinstance(targets.label_type, Score) else _known_labels(y, targets)
 
-    def _take(self, model: Fitted) -> None:
+    def _take(self, model: FittedModel) -> None:
         super()._take(model)
-        if isinstance(model.goal, Classes):
+        if isinstance(model.label_type, Classes):
             self.classes_ = _classes(model)
         elif hasattr(self, "classes_"):
             del self.classes_
@@ -126,7 +135,7 @@ class Regressor(RegressorMixin, _OneText):
 
     def predict(self, X: Any) -> np.ndarray:
         """The number of each row."""
-        return self._answers(X)[:, 0]
+        return self._predictions(X)[:, 0]
 
     def _targets(self, y: Any, rows: Sequence[Texts]) -> Targets:
         return _score_targets(y)
@@ -147,21 +156,21 @@ class MultipleChoice(TextEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """The number of the likeliest answer of each row."""
-        return self._answers(X).argmax(-1)
+        return self._predictions(X).argmax(-1)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """(N, K): the probability of each answer; 0 where a row has fewer than the K of the longest."""
-        return self._answers(X)
+        return self._predictions(X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The accuracy."""
         return float(accuracy_score(y, self.predict(X), sample_weight=sample_weight))
 
-    def _rows(self, X: Any) -> list[Texts]:
+    def _texts(self, X: Any) -> list[Texts]:
         return choices_of(X)
 
     def _targets(self, y: Any, rows: Sequence[Texts]) -> Targets:
-        return Targets(Choice(), choice_values(y, [len(row) - 1 for row in rows]).tolist(), {})
+        return Targets(Choice(), choice_values(y, [len(row) - 1 for row in rows]).tolist())
 
     def _labels(self, y: Any, rows: Sequence[Texts], targets: Targets) -> list[Any]:
         return self._targets(y, rows).labels
@@ -171,29 +180,29 @@ class MultiLabelClassifier(ClassifierMixin, _OneText):
     """Any number of labels of a text.
 
     X: texts; y: an indicator, a column of 0 and 1 for each label, or a set or list of names a row. `classes_` holds the
-    labels: the columns' numbers or names, or the names in order. `predict` tells an indicator whatever y was; the names
-    of a row are `classes_[row == 1]`. `score` is the share of rows whose labels are all right.
+    labels: the columns' numbers or names, or the names in order. `predict` always returns an indicator; the names of a
+    row are `classes_[row == 1]`. `score` is the share of rows whose labels are all right.
     """
 
     task = "multi-label"
 
     def predict(self, X: Any) -> np.ndarray:
         """(N, C): 1 where a label applies; the thresholds were chosen on the validation rows."""
-        answers_NC = self._answers(X)
-        goal = self.model_.goal
-        assert isinstance(goal, LabelSets), "a multi-label run tells label sets"
-        return (answers_NC >= goal.thresholds).astype(int)
+        predictions_NC = self._predictions(X)
+        label_type = self.model_.label_type
+        assert isinstance(label_type, LabelSets), "a multi-label run predicts label sets"
+        return (predictions_NC >= label_type.thresholds).astype(int)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """(N, C): the calibrated probability of each label, each apart from the others."""
-        return self._answers(X)
+        return self._predictions(X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The share of rows whose labels are all right."""
-        told = [frozenset(self.classes_[row == 1].tolist()) for row in self.predict(X)]
+        predicted = [frozenset(self.classes_[row == 1].tolist()) for row in self.predict(X)]
         wanted = _in_terms_of(self.classes_, y)
-        check_consistent_length(told, wanted)
-        right = [one == other for one, other in zip(told, wanted, strict=True)]
+        check_consistent_length(predicted, wanted)
+        right = [one == other for one, other in zip(predicted, wanted, strict=True)]
         return float(np.average(right, weights=sample_weight))
 
     def __sklearn_tags__(self) -> Tags:
@@ -208,17 +217,17 @@ class MultiLabelClassifier(ClassifierMixin, _OneText):
         if not any(sets):
             raise ValueError("y holds no label at all; there is nothing to learn")
         names = [class_name(value) for value in classes.tolist()]
-        goal = LabelSets(names, [0.5] * len(names))
-        return Targets(goal, [frozenset(map(class_name, each)) for each in sets], _kind(classes))
+        label_type = LabelSets(names, [0.5] * len(names))
+        return Targets(label_type, [frozenset(map(class_name, each)) for each in sets], _class_type(classes))
 
     def _labels(self, y: Any, rows: Sequence[Texts], targets: Targets) -> list[Any]:
-        known = set(targets.goal.names)  # type: ignore[union-attr]
+        known = set(targets.label_type.names)  # type: ignore[union-attr]
         found = [frozenset(map(class_name, each)) for each in label_sets(y)[0]]
         if strange := sorted(set().union(*found) - known):
             raise ValueError(f"y_valid holds the label {strange[0]!r}, which y does not")
         return found
 
-    def _take(self, model: Fitted) -> None:
+    def _take(self, model: FittedModel) -> None:
         super()._take(model)
         self.classes_ = _classes(model)
 
@@ -229,12 +238,12 @@ def _class_targets(y: Any) -> Targets:
     if len(classes) < 2:
         raise ValueError(f"y holds only the class {classes.tolist()[0]!r}; two classes or more are needed")
     names = [class_name(value) for value in classes.tolist()]
-    return Targets(Classes(names), [class_name(value) for value in values.tolist()], _kind(classes))
+    return Targets(Classes(names), [class_name(value) for value in values.tolist()], _class_type(classes))
 
 
 def _known_labels(y: Any, targets: Targets) -> list[str]:
     found = [class_name(value) for value in class_values(y).tolist()]
-    if strange := sorted(set(found) - set(targets.goal.names)):  # type: ignore[union-attr]
+    if strange := sorted(set(found) - set(targets.label_type.names)):  # type: ignore[union-attr]
         raise ValueError(f"y_valid holds the class {strange[0]!r}, which y does not")
     return found
 
@@ -243,7 +252,7 @@ def _score_targets(y: Any) -> Targets:
     values = score_values(y)
     if (scale := float(np.std(values))) == 0:
         raise ValueError(f"y holds only the number {values[0]:g}; there is nothing to learn")
-    return Targets(Score(float(np.mean(values)), scale), values.tolist(), {})
+    return Targets(Score(float(np.mean(values)), scale), values.tolist())
 
 
 def _in_terms_of(classes: np.ndarray, y: Any) -> list[frozenset[Any]]:
@@ -253,10 +262,10 @@ def _in_terms_of(classes: np.ndarray, y: Any) -> list[frozenset[Any]]:
     return [frozenset(classes[list(each)].tolist()) for each in sets] if numbered else sets
 
 
-def _kind(classes: np.ndarray) -> dict[str, str]:
-    """The type of the classes, for `restored`."""
-    return {"label_type": type(classes.tolist()[0]).__name__}
+def _class_type(classes: np.ndarray) -> str:
+    """Return the name of the classes' Python type, for `restored_classes`."""
+    return type(classes.tolist()[0]).__name__
 
 
-def _classes(model: Fitted) -> np.ndarray:
-    return restored(model.facts["labels"], model.facts.get("label_type", "str"))
+def _classes(model: FittedModel) -> np.ndarray:
+    return restored_classes(model.metadata["labels"], model.metadata.get("label_type", "str"))

@@ -1,4 +1,7 @@
-"""A fine-tuned model at work: rows -> answers, in the order the rows came."""
+"""Prediction with a fine-tuned model: rows in, probabilities or numbers out, in input order.
+
+Axes: N rows or examples, C classes, labels or answers.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gpt1.config import Command, Long, Task
 from gpt1.data.collate import Example, Label, by_length, collate
 from gpt1.errors import UserError
+from gpt1.model.gpt import GPT
 from gpt1.model.objectives import TaskModel
 from gpt1.model.packed import packed
 from gpt1.run_folder.folder import LoadedRun, load_run
@@ -24,96 +28,107 @@ from gpt1.training.device import machine
 
 @dataclass(frozen=True)
 class Examples:
-    """Rows as the model reads them."""
+    """Rows as the network reads them."""
 
     examples: list[Example]
-    owners_N: np.ndarray
-    """the row that each example belongs to; one of several windows is an example of its own"""
-    cut: int
+    rows_N: np.ndarray
+    """the row that each example was made of; a row that is read in windows has several examples"""
+    too_long: int
     """rows that are longer than the context"""
 
-    def by_row(self, values_NC: np.ndarray) -> np.ndarray:
-        """The mean over each row's examples."""
-        counts_N = np.bincount(self.owners_N)
+    def mean_by_row(self, values_NC: np.ndarray) -> np.ndarray:
+        """Return the mean over each row's examples."""
+        counts_N = np.bincount(self.rows_N)
         sums_NC = np.zeros((len(counts_N), values_NC.shape[1]))
-        np.add.at(sums_NC, self.owners_N, values_NC)
+        np.add.at(sums_NC, self.rows_N, values_NC)
         return sums_NC / counts_N[:, None]
 
 
 @dataclass(frozen=True)
-class Reader:
-    """How a task's rows become the model's input."""
+class RowEncoder:
+    """Encodes the rows of a task as sequences of token ids (the paper, figure 1)."""
 
     task: Task
     tokenizer: Tokenizer
+    """with the task tokens"""
     context: int
     long: Long = "head"
 
-    def examples(self, rows: Sequence[Texts], labels: Sequence[Label] | None = None) -> Examples:
-        """The examples of rows, and what the loss is to compare their scores with."""
-        frame, transform = self._frame(), TASKS[self.task]
-        ids = iter(self.tokenizer.encode_batch([text for row in rows for text in row]))
-        found, owners, cut = [], [], 0
-        for n, row in enumerate(rows):
-            texts = [next(ids) for _ in row]
-            cut += not fits(texts, frame)
-            for version in fitted(texts, frame, self.long):
-                found.append(Example(transform(version, frame), labels[n] if labels is not None else None))
-                owners.append(n)
-        return Examples(found, np.array(owners), cut)
-
-    def _frame(self) -> Frame:
+    def encode(self, rows: Sequence[Texts], targets: Sequence[Label] | None = None) -> Examples:
+        """Return the examples of rows, with what the loss compares their scores with."""
         start, delimiter, extract = self.tokenizer.start_id, self.tokenizer.delimiter_id, self.tokenizer.extract_id
         assert start is not None and delimiter is not None and extract is not None, "a tokenizer without task tokens"
-        return Frame(start, delimiter, extract, self.context)
+        frame, transform = Frame(start, delimiter, extract, self.context), TASKS[self.task]
+        ids = iter(self.tokenizer.encode_batch([text for row in rows for text in row]))
+        examples, owners, too_long = [], [], 0
+        for n, row in enumerate(rows):
+            texts = [next(ids) for _ in row]
+            too_long += not fits(texts, frame)
+            for version in fitted(texts, frame, self.long):
+                examples.append(Example(transform(version, frame), targets[n] if targets is not None else None))
+                owners.append(n)
+        return Examples(examples, np.array(owners), too_long)
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """A model, what turns rows into its input, and what its output means."""
+class Predictor:
+    """A fine-tuned model on a device, ready to predict rows."""
 
     model: TaskModel
-    reader: Reader
-    goal: Goal
+    encoder: RowEncoder
+    label_type: Goal
     columns: Columns
     """those of training"""
     device: torch.device
 
-    def answers(self, rows: Sequence[Texts], batch: int) -> tuple[np.ndarray, int]:
-        """answers_NC, see `Goal.answers`, and how many rows were longer than the context.
+    @classmethod
+    def build(
+        cls,
+        body: GPT,
+        head_CD: Tensor,
+        encoder: RowEncoder,
+        label_type: Goal,
+        columns: Columns,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> "Predictor":
+        """Put a network and its W_y to work on a device. The body's weights are moved, not copied."""
+        model = TaskModel(packed(body.to(device, dtype)), len(head_CD), label_type.kind)
+        model.head.weight = nn.Parameter(head_CD.to(device))
+        return cls(model.eval(), encoder, label_type, columns, device)
 
-        The answer of a row in windows is the mean of theirs.
+    @classmethod
+    def of_run(cls, run: LoadedRun, device: torch.device, dtype: torch.dtype) -> "Predictor":
+        """Put a fine-tuned run to work on a device. The body's weights are moved, not copied."""
+        assert run.head is not None, "a fine-tuned run has a head"
+        info = run.info
+        encoder = RowEncoder(info["task"], run.tokenizer, run.body.config.context, info["long"])
+        return cls.build(run.body, run.head, encoder, from_facts(info), Columns(**info["columns"]), device, dtype)
+
+    def predict(self, rows: Sequence[Texts], batch: int) -> tuple[np.ndarray, int]:
+        """Return predictions_NC, see `tasks.labels`, and how many rows are longer than the context.
+
+        The prediction for a row that is read in windows is the mean over its windows.
         """
-        found = self.reader.examples(rows)
-        scores_NC = score(self.model, found.examples, batch, self.reader.tokenizer.pad_id, self.device)
-        return found.by_row(self.goal.answers(scores_NC)), found.cut
+        examples = self.encoder.encode(rows)
+        scores_NC = score(self.model, examples.examples, batch, self.encoder.tokenizer.pad_id, self.device)
+        return examples.mean_by_row(self.label_type.answers(scores_NC)), examples.too_long
 
 
-def load(folder: str | Path, settings: Command) -> Tuned:
-    """A fine-tuned run, on the device the settings ask for. Raises UserError if it is only pre-trained."""
-    loaded = load_run(folder)
-    if loaded.head is None:
+def load_predictor(folder: str | Path, settings: Command) -> Predictor:
+    """Load a fine-tuned run onto the device that the settings ask for. Raises UserError if it is only pre-trained."""
+    run = load_run(folder)
+    if run.head is None:
         raise UserError(
             f"{folder} is pre-trained, not fine-tuned: it knows no classes; "
             f"make a classifier with `gpt1 finetune {folder} --train FILE --out RUN2`"
         )
-    return at_work(loaded, settings)
-
-
-def at_work(loaded: LoadedRun, on: Command) -> Tuned:
-    """A fine-tuned model on the device that `on` asks for; its body's weights are taken over, not copied."""
-    device, dtype = machine(on)
-    assert loaded.head is not None, "a fine-tuned model has a head"
-    goal, info = from_facts(loaded.info), loaded.info
-    model = TaskModel(packed(loaded.body.to(device, dtype)), len(loaded.head), goal.kind)
-    model.head.weight = nn.Parameter(loaded.head.to(device))
-    reader = Reader(info["task"], loaded.tokenizer, loaded.body.config.context, info["long"])
-    return Tuned(model.eval(), reader, goal, Columns(**info["columns"]), device)
+    return Predictor.of_run(run, *machine(settings))
 
 
 @torch.inference_mode()
 def score(model: TaskModel, examples: Sequence[Example], batch: int, pad_id: int, device: torch.device) -> np.ndarray:
-    """scores_NC, float64, in the order of the examples; -inf where a row has fewer answers than another."""
+    """Return scores_NC, float64, in the order of the examples; -inf where a row has fewer answers than another."""
     model.eval()
     outputs = max(len(e.sequences) for e in examples) if model.goal == "choice" else model.head.out_features
     scores_NC = np.full((len(examples), outputs), -np.inf)

@@ -1,129 +1,148 @@
-"""The models of one fine-tuning: of several seeds and learning rates the best on validation, and what is told of it."""
+"""Many fits: over seeds and learning rates, of which the best is kept, and over the places of an ablation's table."""
 
-import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gpt1.config import Finetune
-from gpt1.console import say
-from gpt1.finetuning.data import Data
-from gpt1.finetuning.defaults import usual_lr
-from gpt1.finetuning.selection import rank, selected
-from gpt1.finetuning.tuning import Best, tune
-from gpt1.model.gpt import GPT
-from gpt1.tasks.columns import Columns, guess_columns
-from gpt1.tasks.labels import Goal, goal_for, to_facts
-from gpt1.tasks.rows import Labelled, check_labels, kind_of, read_labelled, split, warn
+import numpy as np
+import torch
+
+from gpt1.console import quiet, say
+from gpt1.errors import UserError, setting
+from gpt1.finetuning.defaults import FitOptions, rank, resolve_defaults, scratch_lrs
+from gpt1.finetuning.examples import TaskRows, build_examples
+from gpt1.finetuning.fit import CPU, FineTuned, fit
+from gpt1.run_folder.folder import LoadedRun
+from gpt1.tasks.labels import Classes, Goal, LabelSets, Score, goal_for
+from gpt1.tasks.rows import Labelled
 from gpt1.tasks.seeds import over_seeds
-from gpt1.training import log
 
-SCRATCH_LR, SCRATCH_RATES = 2.5e-4, (0.25, 1.0, 4.0)
-"""Random weights start from pre-training's learning rate, or fine-tuning's if that is higher; multiples are tried."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The labelled rows of a fine-tuning."""
-
-    columns: Columns
-    goal: Goal
-    train: Labelled
-    valid: Labelled
+# The variants of an ablation, by what they change.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "no_lm": {"lm_coef": 0.0},
+    "from_scratch": {"from_scratch": True, "freeze": 0, "transfer_layers": None},
+}
+Place = tuple[int, str, int]
+"""The number of training rows, the variant and the seed of a model of an ablation."""
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One run, and its curves."""
+class Cell:
+    """One model of an ablation: its place in the table, and its scores."""
 
-    best: Best
-    curves: bytes
-    """metrics.jsonl"""
+    rows: int
+    variant: str
+    seed: int
+    lr: float
+    metrics: dict[str, float]
 
-
-def read_rows(settings: Finetune) -> Rows:
-    """The rows of the settings' files, and what is to be told of them; says what makes scores lie."""
-    columns = guess_columns(settings)
-    kind = kind_of(settings, columns)
-    learnt = read_labelled(settings.train, columns, kind, settings.encoding)
-    where = f"{settings.train}: column {', '.join(columns.label)}"
-    goal = goal_for(kind, learnt.labels, where)
-    if settings.valid:
-        valid = read_labelled(settings.valid, columns, kind, settings.encoding)
-        if kind in ("classes", "labels"):
-            check_labels(valid, to_facts(goal)["labels"], ", ".join(columns.label))
-    else:
-        learnt, valid = split(learnt, settings.seed)
-    warn(learnt, valid, kind)
-    return Rows(columns, goal, learnt, valid)
+    @property
+    def place(self) -> Place:
+        """Where it stands in the table."""
+        return self.rows, self.variant, self.seed
 
 
-def run_trials(
-    settings: Finetune, data: Data, base: GPT, folder: Path, resumable: bool = False
-) -> tuple[Trial, dict[str, Any]]:
-    """The best run of all, and what is to be told of the others: `seeds` and `learning_rates`, if there are several.
+def fit_best(
+    base: LoadedRun,
+    rows: TaskRows,
+    options: FitOptions,
+    *,
+    seeds: int = 1,
+    device: torch.device = CPU,
+    dtype: torch.dtype = torch.float32,
+    folder: Path | None = None,
+) -> FineTuned:
+    """Fit with `seeds` seeds from `options.seed` on, from scratch also with several learning rates; return the best.
 
-    `folder` takes a folder for each; if they are `resumable`, this goes on from the states that a stopped call left.
+    The best is that with the best validation. With a `folder`, each training has a folder in it and can be stopped:
+    the same call continues. Raises what `fit` raises.
     """
-    best, rates, metrics = None, {}, []
-    for seed in range(settings.seed, settings.seed + settings.seeds):
-        found, tried = _best_rate(replace(settings, seed=seed), data, base, folder, resumable)
-        metrics.append(found.best.metrics)
-        if best is None or _rank(found) > _rank(best):
-            best, rates = found, tried
+    width = base.body.config.width
+    options = resolve_defaults(options, len(rows.train.rows), width)
+    examples = build_examples(base, rows, options)
+    several = seeds > 1 or options.from_scratch
+    lrs = [options.lr] if options.lr else scratch_lrs(width)
+    best: FineTuned | None = None
+    metrics = []
+    for seed in range(options.seed, options.seed + seeds):
+        best_of_seed: FineTuned | None = None
+        tried = {}
+        for lr in lrs:
+            title = f"seed {seed}, learning rate {lr:.3g}" if several else "finetune"
+            if several:
+                say(f"{title}:")
+            found = fit(
+                base, rows, replace(options, seed=seed, lr=lr), device=device, dtype=dtype, examples=examples,
+                folder=folder / f"seed-{seed}-lr-{lr:.3g}" if folder else None, keep_end=several, title=title,
+            )  # fmt: skip
+            tried[f"{lr:.3g}"] = found.metrics[found.selected_by]
+            best_of_seed = _better(best_of_seed, found)
+        assert best_of_seed is not None, "there is at least one learning rate"
+        metrics.append(best_of_seed.metrics)
+        best = _better(best, replace(best_of_seed, learning_rates=tried if len(tried) > 1 else None))
     assert best is not None, "there is at least one seed"
-    told: dict[str, Any] = {"learning_rates": rates} if len(rates) > 1 else {}
-    return best, told | ({"seeds": over_seeds(metrics)} if len(metrics) > 1 else {})
+    return replace(best, seeds=over_seeds(metrics) if seeds > 1 else None)
 
 
-def _best_rate(
-    settings: Finetune, data: Data, base: GPT, folder: Path, resumable: bool
-) -> tuple[Trial, dict[str, float]]:
-    """The best run of one seed, and what each learning rate came to; from scratch there are several to try."""
-    best, tried = None, {}
-    usual = max(SCRATCH_LR, usual_lr(base.config.width))
-    for lr in [settings.lr] if settings.lr else [usual * rate for rate in SCRATCH_RATES]:
-        found = _trial(replace(settings, lr=lr), data, base, folder, resumable)
-        tried[f"{lr:.3g}"] = found.best.metrics[selected(settings, data.goal)]
-        if best is None or _rank(found) > _rank(best):
-            best = found
-    assert best is not None, "there is at least one rate"
-    return best, tried
+def fit_cell(
+    base: LoadedRun,
+    rows: TaskRows,
+    scored: Labelled,
+    options: FitOptions,
+    place: Place,
+    *,
+    batch: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Cell:
+    """Fit the model of one place of an ablation's table, and score it on the rows `scored`, `batch` at a time.
+
+    `options.lr` is the learning rate of the place; 0 chooses it, from scratch by trying several.
+    """
+    size, variant, seed = place
+    train = sample(rows.train, rows.label_type, size, seed)
+    label_type = goal_for(rows.label_type.kind, train.labels, f"a sample of {size} training rows")
+    with quiet():
+        tuned = fit_best(
+            base, replace(rows, label_type=label_type, train=train),
+            replace(options, **VARIANTS[variant], seed=seed), device=device, dtype=dtype,
+        )  # fmt: skip
+    predictions_NC, _ = tuned.predictor(device, dtype).predict(scored.texts, batch)
+    metrics = tuned.label_type.metrics(scored.labels, predictions_NC)
+    return Cell(*place, tuned.options.lr, {name: value for name, value in metrics.items() if isinstance(value, float)})
 
 
-def _trial(settings: Finetune, data: Data, base: GPT, folder: Path, resumable: bool) -> Trial:
-    several = settings.seeds > 1 or settings.from_scratch
-    title = f"seed {settings.seed}, learning rate {settings.lr:.3g}" if several else "finetune"
-    if several:
-        say(f"{title}:")
-    place = folder / f"seed-{settings.seed}-lr-{settings.lr:.3g}"
-    best = tune(settings, data, base, place, title, resumable, keep_end=resumable and several)
-    return Trial(best, (place / log.NAME).read_bytes())
+def sample(rows: Labelled, label_type: Goal, size: int, seed: int) -> Labelled:
+    """Draw `size` of the rows, in their order, so that every class occurs; a larger sample contains the smaller ones.
+
+    Raises UserError if there are more classes than that.
+    """
+    order: list[int] = np.random.default_rng(seed).permutation(len(rows.rows)).tolist()
+    needed: dict[int, None] = {}
+    if isinstance(label_type, Classes | LabelSets):
+        met: set[str] = set()
+        for i in order:
+            if not (names := label_type.names_of(rows.labels[i])) <= met:
+                met |= names
+                needed[i] = None
+    if size < len(needed):
+        raise UserError(f"{setting('sizes')} {size}: it takes {len(needed)} rows for every one of the labels to occur")
+    rest = [i for i in order if i not in needed]
+    return rows.pick(sorted([*needed, *rest][:size]))
 
 
-def _rank(trial: Trial) -> tuple[float, float]:
-    return rank(trial.best.settings, trial.best.goal, trial.best.metrics)
+def guess(label_type: Goal, labels: Sequence[Any], choices: int) -> np.ndarray:
+    """Return prediction_C of a guess without reading: the shares of the classes in the training rows, or their mean."""
+    targets = np.array([label_type.target(label) for label in labels])
+    if isinstance(label_type, Score):
+        return np.array([label_type.mean])
+    if isinstance(label_type, LabelSets):
+        return targets.mean(0)
+    return np.bincount(targets, minlength=max(label_type.outputs, choices)) / len(targets)
 
 
-def facts_of(
-    best: Best, columns: Columns, base: dict[str, Any], made_from: dict[str, dict[str, Any]]
-) -> dict[str, Any]:
-    """What gpt1.json is to remember of a fine-tuning; `base` is that of the run it started from."""
-    settings = best.settings
-    return {
-        "kind": "finetuned",
-        "task": settings.task,
-        **to_facts(best.goal),
-        "columns": dataclasses.asdict(columns),
-        "long": settings.long,
-        "lm_coef": settings.lm_coef,
-        "lr": settings.lr,
-        "from_scratch": settings.from_scratch,
-        "seed": settings.seed,
-        "preset": base.get("preset"),
-        "recipe": base.get("recipe"),
-        "steps": best.steps,
-        "data": made_from | {"pretraining": base.get("data")},
-        "selected_by": selected(settings, best.goal),
-        "metrics": best.metrics,
-    }
+def _better(best: FineTuned | None, found: FineTuned) -> FineTuned:
+    metric = found.selected_by
+    return found if best is None or rank(found.metrics, metric) > rank(best.metrics, metric) else best

@@ -1,0 +1,117 @@
+"""The labelled rows of a fine-tuning: read from files, and built into examples for the network."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from gpt1.config import Finetune, Task
+from gpt1.console import say
+from gpt1.data.journal import sha256_of
+from gpt1.data.tables import table
+from gpt1.errors import setting
+from gpt1.finetuning.defaults import FitOptions, keeps_last_epoch, selected_metric
+from gpt1.finetuning.predictor import Examples, RowEncoder
+from gpt1.run_folder.folder import LoadedRun
+from gpt1.tasks import splits
+from gpt1.tasks.class_weights import class_weights
+from gpt1.tasks.columns import Columns, guess_columns
+from gpt1.tasks.labels import Goal, goal_for, to_facts
+from gpt1.tasks.rows import Labelled, check_labels, kind_of, read_labelled, split, warn
+
+FinetuneSettings = TypeVar("FinetuneSettings", bound=Finetune)
+
+
+@dataclass(frozen=True)
+class TaskRows:
+    """Labelled rows, and what is to be learned of them."""
+
+    task: Task
+    label_type: Goal
+    columns: Columns
+    """of the table that the rows come from, or of the one that a saved run will read"""
+    train: Labelled
+    valid: Labelled
+
+
+@dataclass(frozen=True)
+class TaskExamples:
+    """Training and validation rows as the network reads them."""
+
+    label_type: Goal
+    encoder: RowEncoder
+    train: Examples
+    valid: Examples
+    valid_labels: list[Any]
+    """the label of each validation row"""
+    class_weights_C: Tensor | None
+    """the weight of each class in L2; None if all weigh the same"""
+
+
+def with_splits(settings: FinetuneSettings) -> FinetuneSettings:
+    """Return the settings with a saved dataset of several splits replaced by the split to train and to validate on.
+
+    Prints the choice. Raises UserError if no split is called train.
+    """
+    train, valid = splits.chosen(settings.train, validate=not settings.valid)
+    return replace(settings, train=train, valid=settings.valid or valid)
+
+
+def source_files(settings: Finetune) -> dict[str, dict[str, Any]]:
+    """Return path and sha256 of each file that the result depends on: `model`, `train` and, if given, `valid`."""
+    files = {"model": Path(settings.run) / "model.safetensors", "train": table(settings.train).path}
+    if settings.valid:
+        files["valid"] = table(settings.valid).path
+    return {name: {"path": str(path), "sha256": sha256_of(path)} for name, path in files.items()}
+
+
+def input_hashes(sources: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Return the inputs of a `resume.Record`: the sha256 of each source file, by the setting that names it."""
+    roles = {"model": "run", "train": "train", "valid": "valid", "test": "test"}
+    return {role: sources[name]["sha256"] for name, role in roles.items() if name in sources}
+
+
+def read_rows(settings: Finetune) -> TaskRows:
+    """Read the rows that the settings name, and warn of what would make their scores misleading.
+
+    Raises UserError for wrong columns, rows and labels.
+    """
+    columns = guess_columns(settings)
+    kind = kind_of(settings, columns)
+    train = read_labelled(settings.train, columns, kind, settings.encoding)
+    label_type = goal_for(kind, train.labels, f"{settings.train}: column {', '.join(columns.label)}")
+    if settings.valid:
+        valid = read_labelled(settings.valid, columns, kind, settings.encoding)
+        if kind in ("classes", "labels"):
+            check_labels(valid, to_facts(label_type)["labels"], ", ".join(columns.label))
+    else:
+        train, valid = split(train, settings.seed)
+    warn(train, valid, kind)
+    return TaskRows(settings.task, label_type, columns, train, valid)
+
+
+def build_examples(base: LoadedRun, rows: TaskRows, options: FitOptions) -> TaskExamples:
+    """Encode the rows for the network that a pre-trained run becomes.
+
+    Says how many rows are longer than the context, and if too few rows validate to select an epoch. Raises UserError
+    for class weights or a metric that the label type does not have.
+    """
+    encoder = RowEncoder(rows.task, base.tokenizer.with_task_tokens(), base.body.config.context, options.long)
+    target = rows.label_type.target
+    train_targets = [target(label) for label in rows.train.labels]
+    train = encoder.encode(rows.train.texts, train_targets)
+    valid = encoder.encode(rows.valid.texts, [target(label) for label in rows.valid.labels])
+    for role, found, labelled in (("training", train, rows.train), ("validation", valid, rows.valid)):
+        if found.too_long:
+            fate = "they are read in windows" if options.long == "windows" else f"their {options.long} is kept"
+            share = f"{found.too_long:,} of {len(labelled.texts):,} rows ({found.too_long / len(labelled.texts):.1%})"
+            say(f"{role}: {share} are longer than the context of {encoder.context} tokens; {fate} ({setting('long')})")
+    metric = selected_metric(options, rows.label_type)
+    if keeps_last_epoch(options, len(rows.valid.rows)):
+        say(
+            f"too few rows validate, {len(rows.valid.rows)}, to choose an epoch by: the last is kept "
+            f"(or say {setting('select')} {metric})"
+        )
+    weights_C = class_weights(options.class_weights, rows.label_type, train_targets)
+    return TaskExamples(rows.label_type, encoder, train, valid, rows.valid.labels, weights_C)

@@ -1,0 +1,208 @@
+"""Fine-tuning in memory: a pre-trained run and labelled rows -> a model for a task (the paper, section 3.2).
+
+`fit` trains one model with one seed and learning rate; `sweep.fit_best` calls it for several and keeps the best.
+"""
+
+import dataclasses
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpt1.config import Optim, with_vocabulary
+from gpt1.data.collate import Epochs
+from gpt1.finetuning.defaults import ENOUGH_TO_VALIDATE, FitOptions, resolve_defaults, scratch_lrs, selected_metric
+from gpt1.finetuning.epochs import EpochTrainer, Progress, train_epochs
+from gpt1.finetuning.examples import TaskExamples, TaskRows, build_examples
+from gpt1.finetuning.predictor import Predictor, RowEncoder
+from gpt1.model.gpt import GPT, INIT_STD
+from gpt1.model.objectives import TaskModel
+from gpt1.run_folder.folder import LoadedRun, replacing_run, save_run
+from gpt1.storage import write_json
+from gpt1.tasks.columns import Columns
+from gpt1.tasks.labels import Goal, to_facts
+from gpt1.training import log
+from gpt1.training.optimizer import Optimizer
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """A fine-tuned model with all that is needed to predict, to save it, and to report how it came about."""
+
+    body: GPT
+    """fp32, on the CPU, in evaluation mode"""
+    head_CD: Tensor
+    """W_y, divided by the temperature"""
+    encoder: RowEncoder
+    label_type: Goal
+    """calibrated on the validation rows"""
+    columns: Columns
+    options: FitOptions
+    """resolved"""
+    base: dict[str, Any]
+    """gpt1.json of the pre-trained run"""
+    steps: int
+    """updates made"""
+    metrics: dict[str, Any]
+    """on the validation rows, after the epoch that is kept; `epoch` and `temperature`"""
+    curves: bytes
+    """metrics.jsonl"""
+    learning_rates: dict[str, float] | None = None
+    """the selecting metric at each learning rate, if several were tried"""
+    seeds: dict[str, dict[str, Any]] | None = None
+    """mean, deviation and values of each metric over the seeds, if there are several"""
+
+    @property
+    def selected_by(self) -> str:
+        """The metric that epochs and models are selected by."""
+        return selected_metric(self.options, self.label_type)
+
+    def predictor(self, device: torch.device, dtype: torch.dtype) -> Predictor:
+        """Put the model to work on a device. Its weights are moved, not copied."""
+        return Predictor.build(self.body, self.head_CD, self.encoder, self.label_type, self.columns, device, dtype)
+
+    def metadata(self, sources: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """Return the content of gpt1.json; `sources` names and hashes what the model was made from."""
+        options, several = self.options, {"learning_rates": self.learning_rates, "seeds": self.seeds}
+        return {
+            "kind": "finetuned",
+            "task": self.encoder.task,
+            **to_facts(self.label_type),
+            "columns": dataclasses.asdict(self.columns),
+            "long": options.long,
+            "lm_coef": options.lm_coef,
+            "lr": options.lr,
+            "from_scratch": options.from_scratch,
+            "seed": options.seed,
+            "preset": self.base.get("preset"),
+            "recipe": self.base.get("recipe"),
+            "steps": self.steps,
+            "data": sources | {"pretraining": self.base.get("data")},
+            "selected_by": self.selected_by,
+            "metrics": self.metrics,
+        } | {name: found for name, found in several.items() if found is not None}
+
+    def as_run(self, metadata: dict[str, Any]) -> LoadedRun:
+        """Return the model as a run in memory."""
+        return LoadedRun(self.body, self.encoder.tokenizer, metadata, self.head_CD)
+
+
+def fit(
+    base: LoadedRun,
+    rows: TaskRows,
+    options: FitOptions,
+    *,
+    device: torch.device = CPU,
+    dtype: torch.dtype = torch.float32,
+    examples: TaskExamples | None = None,
+    folder: Path | None = None,
+    keep_end: bool = False,
+    title: str = "finetune",
+) -> FineTuned:
+    """Fine-tune on L3 = L2 + lambda L1, validate after each epoch, and return the best epoch's model, calibrated.
+
+    Where few rows validate, the last epoch takes the best one's place. `examples` saves encoding the rows again. With a
+    `folder` the training can be stopped: it continues from the state that an earlier call left there; with `keep_end`
+    that call may also have finished. Raises UserError for options that do not go with the rows, and RunFailed if a
+    gradient or loss is not finite.
+    """
+    width = base.body.config.width
+    options = resolve_defaults(options, len(rows.train.rows), width)
+    if not options.lr:
+        options = replace(options, lr=scratch_lrs(width)[1])
+    examples = examples or build_examples(base, rows, options)
+    pad_id = examples.encoder.tokenizer.pad_id
+    batches = Epochs(examples.train.examples, options.batch, options.micro_batch, pad_id, options.seed)
+    steps = options.epochs * batches.per_epoch
+    model = build_network(base.body, examples, options).to(device)
+    optim = Optim(
+        lr=options.lr, warmup=max(1, round(options.warmup * steps)), decay="linear",
+        # Decay would shrink the rows of the token matrix that are frozen.
+        weight_decay=0.0 if options.freeze else Optim.weight_decay,
+    )  # fmt: skip
+    # The optimizer copies its fp32 masters before the weights lose precision.
+    optimizer = Optimizer(model, optim, steps)
+    trainer = EpochTrainer(options, examples, batches, model.to(dtype), optimizer, device)
+    with nullcontext(folder) if folder else TemporaryDirectory() as place:
+        resumable = folder is not None
+        progress = train_epochs(trainer, Path(place), title, resumable=resumable, keep_end=resumable and keep_end)
+        curves = (Path(place) / log.NAME).read_bytes()
+    return _calibrated(trainer, progress, curves, rows.columns, base)
+
+
+def build_network(base: GPT, examples: TaskExamples, options: FitOptions) -> TaskModel:
+    """Return the network before its first update: as much of the pre-trained body as the options transfer, and W_y.
+
+    The token matrix gains rows for the task tokens, drawn like the other new weights from the options' seed.
+    """
+    generator = torch.Generator().manual_seed(options.seed)
+    config = with_vocabulary(base.config, examples.encoder.tokenizer.vocabulary)
+    if (p := options.dropout) is not None:
+        config = replace(config, embedding_dropout=p, residual_dropout=p, attention_dropout=p)
+    body = GPT(config).init_weights(generator)
+    if not options.from_scratch:
+        new_VD = torch.empty(config.vocabulary - base.config.vocabulary, config.width)
+        new_VD.normal_(0.0, INIT_STD, generator=generator)
+        layers = config.depth if options.transfer_layers is None else options.transfer_layers
+        weights = {name: weight for name, weight in base.state_dict().items() if _block_of(name) < layers}
+        weights["tokens.weight"] = torch.cat([weights["tokens.weight"], new_VD])
+        body.load_state_dict(body.state_dict() | weights)
+    if options.freeze:
+        _freeze(body, options.freeze, base.config.vocabulary)
+    label_type = examples.label_type
+    model = TaskModel(body, label_type.outputs, label_type.kind, options.head_dropout, examples.class_weights_C)
+    return model.init_head(generator)
+
+
+def save_finetuned(folder: Path, run: LoadedRun, settings: dict[str, Any], curves: bytes) -> None:
+    """Write a fine-tuned run with its settings and curves into its folder, all files together."""
+    with replacing_run(folder) as staged:
+        (staged / log.NAME).write_bytes(curves)
+        write_json(staged / "settings.json", settings)
+        save_run(staged, run.body, run.tokenizer, run.info, run.head)
+
+
+def _block_of(name: str) -> int:
+    """Return the number of a weight's block; -1 for the embeddings beneath block 0."""
+    return int(name.split(".")[1]) if name.startswith("blocks.") else -1
+
+
+def _freeze(body: GPT, blocks: int, known_tokens: int) -> None:
+    """Keep the embeddings and the first blocks as they are, but let the rows of new tokens learn."""
+    for name, weight in body.named_parameters():
+        if name != "tokens.weight" and _block_of(name) < blocks:
+            weight.requires_grad_(False)
+    body.tokens.weight.register_hook(
+        lambda g_VD: torch.cat([torch.zeros_like(g_VD[:known_tokens]), g_VD[known_tokens:]])
+    )
+
+
+def _calibrated(
+    trainer: EpochTrainer, progress: Progress, curves: bytes, columns: Columns, base: LoadedRun
+) -> FineTuned:
+    """Fit temperature and thresholds on the validation rows, if these are enough; return the model with them."""
+    examples, best = trainer.examples, progress.best
+    assert best is not None, "there is at least one epoch"
+    weights = {name: weight.cpu() for name, weight in progress.weights.items()}
+    label_type, temperature = examples.label_type, 1.0
+    if len(examples.valid_labels) >= ENOUGH_TO_VALIDATE:
+        labels = [examples.valid_labels[row] for row in examples.valid.rows_N]
+        label_type, temperature = label_type.calibrated(best.scores_NC, labels)
+    predictions_NC = examples.valid.mean_by_row(label_type.answers(best.scores_NC / temperature))
+    metrics = best.metrics | label_type.metrics(examples.valid_labels, predictions_NC)
+    metrics |= {"epoch": best.epoch, "temperature": temperature}
+    # The head is divided here, so that every program that loads the run gives calibrated probabilities.
+    head_CD = weights.pop("head.weight") / temperature
+    with torch.device("meta"):
+        body = GPT(trainer.model.body.config)
+    body.load_state_dict({name.removeprefix("body."): weight for name, weight in weights.items()}, assign=True)
+    return FineTuned(
+        body.eval(), head_CD, examples.encoder, label_type, columns, trainer.options, base.info, progress.step, metrics,
+        curves,
+    )  # fmt: skip
