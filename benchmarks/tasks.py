@@ -138,7 +138,8 @@ def sampled(usual: Finetune, each: Set, asked: argparse.Namespace, work: Path) -
         (work / f"{role}{path.suffix}").write_text("".join(header + chosen), encoding="utf-8")
     suffix = Path(each.train).suffix
     settings = replace(usual, train=str(work / f"train{suffix}"), valid=str(work / f"valid{suffix}"))
-    tests = [read_labelled(str(Path(usual.train).parent / file), found.columns, found.label_type.kind) for file in each.test]
+    source, kind = Path(usual.train).parent, found.label_type.kind
+    tests = [read_labelled(str(source / file), found.columns, kind) for file in each.test]
     return settings, {"train": learnt, "test": joined(tests)}
 
 
