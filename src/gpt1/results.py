@@ -4,6 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+# `field(metadata=INLINE)`: the named values of this field, a mapping or a result, stand among the result's own.
+INLINE = {"inline": True}
+
 
 @dataclass(frozen=True)
 class Result(Mapping[str, Any]):
@@ -14,22 +17,34 @@ class Result(Mapping[str, Any]):
     """
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self._names():
-            raise KeyError(name)
-        return getattr(self, name)
+        return self._values()[name]
+
+    def __getattr__(self, name: str) -> Any:
+        # Called only for what is no field: a value of an inline field, if the object is complete.
+        values = self._values() if not name.startswith("_") and self.__dict__.keys() >= self._field_names() else {}
+        if name in values:
+            return values[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names())
+        return iter(self._values())
 
     def __len__(self) -> int:
-        return len(self._names())
+        return len(self._values())
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, nested results included, in the order of the fields."""
-        return {name: _plain(getattr(self, name)) for name in self._names()}
+        return {name: _plain(value) for name, value in self._values().items()}
 
-    def _names(self) -> list[str]:
-        return [field.name for field in fields(self) if getattr(self, field.name) is not None]
+    def _values(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for one in fields(self):
+            if (value := getattr(self, one.name)) is not None:
+                found |= dict(value) if one.metadata.get("inline") else {one.name: value}
+        return found
+
+    def _field_names(self) -> set[str]:
+        return {one.name for one in fields(self)}
 
 
 def _plain(value: Any) -> Any:

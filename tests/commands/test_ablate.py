@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.console import Console
 
 from gpt1.commands import ablate as job
@@ -21,11 +19,10 @@ from gpt1.commands.finetune import finetune
 from gpt1.config import Ablate, Evaluate, Finetune, Model
 from gpt1.errors import UserError
 from gpt1.finetuning import sweep
-from gpt1.finetuning.sweep import Cell, Place, guess, sample
+from gpt1.finetuning.sweep import Cell, Place
 from gpt1.model.gpt import GPT
+from gpt1.resume import hold
 from gpt1.run_folder.folder import save_run
-from gpt1.tasks.labels import Choice, Classes, LabelSets, Score
-from gpt1.tasks.rows import Labelled
 from gpt1.tokenizer.train_bpe import train as train_tokenizer
 
 GOOD, BAD = ("loves", "adores", "enjoys"), ("hates", "fears", "loathes")
@@ -168,26 +165,8 @@ def test_another_request_does_not_replace_a_table(made: tuple[Ablate, AblateResu
             ablate(replace(asked, out=str(tmp_path / "mine.json")))
 
 
-@given(st.lists(st.sampled_from("abc"), min_size=3, max_size=30), st.integers(0, 5), st.data())
-def test_a_sample_has_every_class_and_lies_in_a_larger_one(labels: list[str], seed: int, data: st.DataObject) -> None:
-    goal = Classes(sorted(set(labels)))
-    rows = Labelled([(str(n),) for n in range(len(labels))], list(labels), [f"a:{n}" for n in range(len(labels))], [])
-    rows = replace(rows, groups=[text for (text,) in rows.texts])
-    less = data.draw(st.integers(len(goal.names), len(labels)))
-    more = data.draw(st.integers(less, len(labels)))
-    small, large = sample(rows, goal, less, seed), sample(rows, goal, more, seed)
-    assert len(small.rows) == less
-    assert set(small.labels) == set(labels)
-    assert set(small.rows) <= set(large.rows)
-    assert small.rows == [row for row in rows.rows if row in set(small.rows)], "in their order"
-    if len(goal.names) > 2:
-        with pytest.raises(UserError, match=f"it takes {len(goal.names)} rows"):
-            sample(rows, goal, 2, seed)
-
-
-def test_a_guess_is_worked_out_by_hand() -> None:
-    assert guess(Classes(["x", "y"]), ["x", "x", "x", "y"], 0).tolist() == [0.75, 0.25]
-    assert guess(Choice(), [2, 2, 0], 4).tolist() == pytest.approx([1 / 3, 0, 2 / 3, 0])
-    assert guess(Score(3.0, 2.0), [1.0, 5.0], 0).tolist() == [3.0]
-    sets = [frozenset("a"), frozenset("ab")]
-    assert guess(LabelSets(["a", "b"], [0.5, 0.5]), sets, 0).tolist() == [1.0, 0.5]
+def test_another_process_may_be_making_the_table(made: tuple[Ablate, AblateResult]) -> None:
+    asked, _ = made
+    with hold(asked.out, file=True), pytest.raises(UserError, match=r"table.json is in use by process \d+"):
+        ablate(asked)
+    assert [path.name for path in Path(asked.out).parent.iterdir()] == ["table.json"]

@@ -19,20 +19,18 @@ import numpy as np
 import pytest
 import torch
 
-from gpt1.commands.finetune import finetune
+from gpt1.commands.finetune import finetune, show
 from gpt1.commands.info import info
 from gpt1.commands.predict import predict
-from gpt1.config import Finetune, Info, Model, Predict
+from gpt1.commands.report import report
+from gpt1.config import Finetune, Info, Model, Predict, Report
 from gpt1.errors import RunFailed, UserError
 from gpt1.finetuning import epochs
-from gpt1.finetuning.defaults import FitOptions, resolve_defaults
-from gpt1.finetuning.examples import TaskExamples
-from gpt1.finetuning.fit import build_network
-from gpt1.finetuning.predictor import Examples, RowEncoder, score
+from gpt1.finetuning.predictor import RowEncoder, score
 from gpt1.model.gpt import GPT
 from gpt1.model.objectives import TaskModel
+from gpt1.resume import LOCK
 from gpt1.run_folder.folder import STAGED, load_run, save_run
-from gpt1.tasks.labels import Classes
 from gpt1.tokenizer.train_bpe import train as train_tokenizer
 from gpt1.training import checkpoint, log
 
@@ -144,48 +142,17 @@ def test_accumulation_does_not_change_the_result(base: Path, train: Path, tmp_pa
         torch.testing.assert_close(parts.body.state_dict()[name], tensor, atol=2e-4, rtol=0, msg=name)
 
 
-def built(base: Path, **changes: Any) -> tuple[TaskModel, GPT]:
-    """The model at its first update, and the pre-trained network."""
-    loaded = load_run(base)
-    encoder = RowEncoder("classification", loaded.tokenizer.with_task_tokens(), loaded.body.config.context)
-    nothing = Examples([], np.array([]), 0)
-    examples = TaskExamples(Classes(["a", "b", "c"]), encoder, nothing, nothing, [], None)
-    return build_network(loaded.body, examples, FitOptions(**changes)), loaded.body
-
-
-@pytest.mark.parametrize("scratch", [False, True])
-def test_the_new_tokens_are_appended(base: Path, scratch: bool) -> None:
-    model, old = built(base, from_scratch=scratch)
-    new = model.body.tokens.weight
-    assert new.shape == (len(old.tokens.weight) + 3, 32)
-    assert torch.equal(new[:-3], old.tokens.weight) != scratch
-    assert 0.01 < new[-3:].std() < 0.03
-    for name, weight in old.blocks.state_dict().items():
-        same = torch.equal(model.body.blocks.state_dict()[name], weight)
-        assert same != (scratch and weight.dim() > 1), name
-
-
-@pytest.mark.parametrize("layers", [0, 1, 2])
-def test_the_first_layers_are_transferred(base: Path, layers: int) -> None:
-    """Figure 2 of the paper: with no block the embeddings alone."""
-    model, old = built(base, transfer_layers=layers)
-    assert torch.equal(model.body.tokens.weight[:-3], old.tokens.weight)
-    assert torch.equal(model.body.positions.weight, old.positions.weight)
-    for block in range(2):
-        same = torch.equal(model.body.blocks[block].attention.qkv.weight, old.blocks[block].attention.qkv.weight)  # type: ignore[union-attr]
-        assert same == (block < layers)
-
-
 def test_what_is_frozen_stays(base: Path, train: Path, tmp_path: Path) -> None:
     """To the last bit, though weights decay and the token matrix has rows that are learnt."""
+    finetune(settings(base, train, tmp_path / "still", freeze=1, lr=1e-30))
     for dtype in ("fp32", "bf16"):
         finetune(settings(base, train, tmp_path / dtype, freeze=1, dtype=dtype))
         old, new = load_run(base).body.state_dict(), load_run(tmp_path / dtype).body.state_dict()
         for name, weight in old.items():
             kept = new[name][: len(weight)] if name == "tokens.weight" else new[name]
             assert torch.equal(kept, weight) == (not name.startswith("blocks.1.")), name
-        started = built(base, freeze=1)[0].body.tokens.weight
-        assert (new["tokens.weight"][-3:] != started[-3:]).any(1).all(), "new tokens are learnt"
+        drawn = load_run(tmp_path / "still").body.tokens.weight  # at a rate that changes nothing
+        assert (new["tokens.weight"][-3:] != drawn[-3:]).any(1).all(), "new tokens are learnt"
 
 
 def test_what_is_written_down(base: Path, train: Path, tmp_path: Path) -> None:
@@ -327,6 +294,46 @@ def test_ctrl_c_ends_it_after_the_update_in_progress(base: Path, train: Path, tm
         info(Info(path=str(out)))
 
 
+def test_a_second_process_is_refused_while_one_works(base: Path, train: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    line = [sys.executable, *f"-m gpt1 finetune {base} --train {train} --out {out} --epochs 9999 --threads 1".split()]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c) as process:
+        while not list(out.glob(f"stopped/*/{log.NAME}")) and process.poll() is None:
+            time.sleep(0.05)
+        kept = [out / LOCK, out / "stopped" / "begun.json"]
+        before = [path.read_bytes() for path in kept]
+        second = subprocess.run([*line, "--fresh"], capture_output=True, text=True)
+        with pytest.raises(UserError, match=f"{out} is in use by process {process.pid} on .* since .*; wait until"):
+            finetune(settings(base, train, out, seed=2))
+        assert [path.read_bytes() for path in kept] == before
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+    assert second.returncode == 2
+    assert second.stderr.startswith(f"gpt1 finetune: {out} is in use by process {process.pid}")
+    assert process.returncode == 130, "the first goes on undisturbed until it is stopped"
+    assert [path.name for path in out.iterdir()] == ["stopped"]
+
+
+# Without the auxiliary loss
+
+
+def test_without_lambda_nothing_tells_of_the_auxiliary_loss(
+    base: Path, train: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = TaskModel.forward
+    monkeypatch.setattr(TaskModel, "forward", lambda model, *given: {"task": forward(model, *given)["task"]})
+    result = finetune(settings(base, train, tmp_path / "run", lm_coef=0.0))
+    assert "lm_loss" not in result
+    assert result.task_loss > 0
+    assert not any("lm" in row for row in log.read(tmp_path / "run"))
+    assert re.search(r"epoch 1: training task [\d.]+; validation accuracy", capsys.readouterr().err)
+    assert show(result)
+    report(Report(runs=[str(tmp_path / "run")], out=str(tmp_path / "report.html")))
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "task loss" in page
+    assert "LM loss" not in page
+
+
 # Stopped and gone on
 
 
@@ -335,10 +342,10 @@ def ended_at(monkeypatch: pytest.MonkeyPatch, update: int, how: Callable[[], Non
     real, made = epochs.train, itertools.count(1)
 
     def train(*args: Any, **kwargs: Any) -> Iterator[Any]:
-        for report in real(*args, **kwargs):
+        for update_made in real(*args, **kwargs):
             if next(made) == update:
                 how()
-            yield report
+            yield update_made
 
     monkeypatch.setattr(epochs, "train", train)
 
@@ -562,19 +569,3 @@ def test_long_texts_are_said_and_two_rows_are_enough(
         "training: 1 of 1 rows (100.0%) are longer than the context of 21 tokens; their head is kept"
         in capsys.readouterr().err
     )
-
-
-@pytest.mark.parametrize(
-    ("rows", "width", "expected"),
-    [
-        (100_000, 768, (32, 3, 6.25e-5)),
-        (1_000, 384, (32, 4, 1e-3)),
-        (1_000, 640, (32, 4, 6.25e-5 * 1.2**4)),
-        (1_000, 192, (32, 4, 1e-3)),
-        (96, 768, (8, 10, 6.25e-5)),
-        (1, 768, (8, 120, 6.25e-5)),
-    ],
-)
-def test_what_is_left_open_is_chosen(rows: int, width: int, expected: tuple[int, int, float]) -> None:
-    found = resolve_defaults(FitOptions(), rows, width)
-    assert (found.batch, found.epochs, pytest.approx(found.lr)) == expected

@@ -5,7 +5,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from gpt1.finetuning.defaults import FitOptions, check_base, check_options, chec
 from gpt1.finetuning.examples import input_hashes, read_rows, source_files, with_splits
 from gpt1.finetuning.fit import save_finetuned
 from gpt1.finetuning.sweep import fit_best
+from gpt1.results import INLINE, Result
 from gpt1.resume import ELSEWHERE, Record, hold
 from gpt1.run_folder.folder import load_run, read_metadata, read_shape
 from gpt1.run_folder.metadata import STOPPED, read_json
@@ -27,7 +28,49 @@ BEGUN = "begun.json"  # what the states beside it were begun with
 FREE = ELSEWHERE | {"run", "train", "valid"}  # of files the content counts, not the name
 
 
-def finetune(settings: Finetune) -> dict[str, Any]:
+@dataclass(frozen=True)
+class FinetuneResult(Result):
+    """What `gpt1 finetune` prints: the model, and its scores on the validation rows."""
+
+    task: str
+    """what a row is"""
+    labels: list[str]
+    """names of the classes or labels, in the order of W_y's rows; empty for a score or a choice"""
+    parameters: int
+    """numbers in the model"""
+    selected_by: str
+    """the metric that chose the epoch, the learning rate and the seed"""
+    lr: float
+    """peak learning rate"""
+    seeds: dict[str, Any] | None
+    """mean, deviation and values of each metric, if there are several seeds"""
+    learning_rates: dict[str, float] | None
+    """the selecting metric at each learning rate, if several were tried"""
+    scores: dict[str, Any] = field(metadata=INLINE)
+    """the metrics of the label type, see `tasks.labels`"""
+    loss: float
+    """L2 on the validation rows, in nats a row"""
+    task_loss: float
+    """mean L2 in training, over the epoch that is kept"""
+    lm_loss: float | None
+    """mean L1 in training, over the epoch that is kept; left out where lambda is 0"""
+    epoch: int
+    """the epoch that is kept"""
+    temperature: float
+    """by which W_y was divided"""
+    seconds: float
+    """the time it took"""
+
+    @classmethod
+    def of(cls, metadata: dict[str, Any]) -> "FinetuneResult":
+        """Return the result that gpt1.json of a finished run describes."""
+        values = {"seeds": None, "learning_rates": None, "lm_loss": None} | metadata | metadata["metrics"]
+        names = [one.name for one in dataclasses.fields(cls) if one.name != "scores"]
+        scores = {name: value for name, value in metadata["metrics"].items() if name not in names}
+        return cls(scores=scores, **{name: values[name] for name in names})
+
+
+def finetune(settings: Finetune) -> FinetuneResult:
     """Train a model for the task on L3 = L2 + lambda L1, keep its best epoch, and write the run folder.
 
     A stopped training continues when it is called again with the same settings. Raises UserError for wrong settings or
@@ -40,7 +83,7 @@ def finetune(settings: Finetune) -> dict[str, Any]:
         sources = source_files(settings)
         if _is_done(settings, input_hashes(sources)):
             say(f"{out} is fine-tuned with these settings already ({setting('fresh')} starts over)")
-            return _result(read_metadata(out))
+            return FinetuneResult.of(read_metadata(out))
         device, dtype = machine(settings)
         base = load_run(settings.run)
         rows = read_rows(settings)
@@ -52,10 +95,10 @@ def finetune(settings: Finetune) -> dict[str, Any]:
             tuned = replace(tuned, metrics=tuned.metrics | {"seconds": time.perf_counter() - began})
             run = tuned.as_run(tuned.metadata(sources))
             save_finetuned(out, run, dataclasses.asdict(settings), tuned.curves)
-    return _result(read_metadata(out))
+    return FinetuneResult.of(read_metadata(out))
 
 
-def show(result: dict[str, Any]) -> RenderableType:
+def show(result: FinetuneResult) -> RenderableType:
     """The closing table: what was measured, then mean and deviation over seeds."""
     plain = {name: value for name, value in result.items() if not isinstance(value, dict | list)}
     for name, found in result.get("seeds", {}).items():
@@ -143,8 +186,3 @@ def _states(out: Path, record: Record, fresh: bool) -> Iterator[Path]:
     finally:
         if is_over:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _result(facts: dict[str, Any]) -> dict[str, Any]:
-    names = ("task", "labels", "parameters", "selected_by", "lr", "seeds", "learning_rates")
-    return {name: facts[name] for name in names if name in facts} | facts["metrics"]

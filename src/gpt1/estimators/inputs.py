@@ -1,6 +1,6 @@
-"""X -> rows of texts, and y -> labels and back, for all containers that scikit-learn's users keep them in.
+"""Conversion of X to rows of texts and of y to labels, from every container that scikit-learn's users keep them in.
 
-Errors are ValueError and TypeError, as scikit-learn asks.
+Wrong rows raise ValueError or TypeError, as scikit-learn requires.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,14 +16,14 @@ from gpt1.tasks.rows import Texts
 
 
 def plain(data: Any, name: str = "X") -> list[Any]:
-    """The rows of a sequence, a numpy array, a Series or DataFrame of pandas or polars, or a `datasets.Dataset`.
+    """Return the rows of a sequence, a numpy array, a Series or DataFrame of pandas or polars, or a `datasets.Dataset`.
 
     A row with named columns becomes the list of its values. Raises TypeError for anything else.
     """
-    return [list(row.values()) if isinstance(row, Mapping) else row for row in _plain(data, name)]
+    return [list(row.values()) if isinstance(row, Mapping) else row for row in _as_list(data, name)]
 
 
-def _plain(data: Any, name: str) -> list[Any]:
+def _as_list(data: Any, name: str) -> list[Any]:
     if issparse(data):
         raise TypeError(f"{name} is a sparse container, which holds no texts; pass a list, an array or a Series")
     if isinstance(data, Sequence) and not isinstance(data, str | bytes):
@@ -38,23 +38,23 @@ def _plain(data: Any, name: str) -> list[Any]:
 
 
 def names_of(data: Any) -> list[str] | None:
-    """The columns of a DataFrame, if all their names are texts."""
+    """Return the column names of a DataFrame; None if `data` is none, or if a name is not a string."""
     names = list(getattr(data, "columns", []))
     return names if names and all(isinstance(name, str) for name in names) else None
 
 
 def texts_of(data: Any) -> list[Texts]:
-    """One text a row: `[text, ...]`, or rows with one column."""
+    """Return one text a row, from `[text, ...]` or rows with one column."""
     return _rows(data, lambda row, where: (_text(_only(row, where), where),))
 
 
 def pairs_of(data: Any) -> list[Texts]:
-    """Two texts a row."""
+    """Return two texts a row."""
     return _rows(data, lambda row, where: tuple(_text(text, where) for text in _parts(row, where, "two texts")))
 
 
 def choices_of(data: Any) -> list[Texts]:
-    """A context and a list of two answers or more a row: `(context, [answer, ...])`."""
+    """Return a context and two answers or more a row, from `(context, [answer, ...])`."""
     return _rows(data, _choice)
 
 
@@ -103,7 +103,7 @@ def _text(value: Any, where: str) -> str:
 
 
 def is_missing(value: Any) -> bool:
-    """None, NaN, and pandas' NA and NaT, which are none of them equal to themselves."""
+    """Return whether a value is None, NaN, or pandas' NA or NaT. The last three do not equal themselves."""
     return value is None or type(value).__name__ == "NAType" or (np.isscalar(value) and bool(value != value))
 
 
@@ -112,9 +112,9 @@ def _short(value: Any) -> str:
 
 
 def class_values(y: Any) -> np.ndarray:
-    """One class a row: strings, whole numbers or bools, as a 1-D array of the type they came in."""
+    """Return one class a row: strings, whole numbers or bools, as a 1-D array of their own type."""
     if isinstance(y, list | tuple) and len({isinstance(value, str) for value in y if not is_missing(value)}) > 1:
-        # numpy would make strings of all of them
+        # numpy would convert all of them to strings
         raise TypeError("y mixes strings with other values; its classes must be uniformly strings or numbers")
     y = _one_column(y)
     if y.dtype.kind in "mM":
@@ -126,21 +126,21 @@ def class_values(y: Any) -> np.ndarray:
 
 
 def class_name(value: Any) -> str:
-    """The name of a class in a run folder: 1, 1.0 and "1" have the same."""
+    """Return the name of a class in a run folder; 1, 1.0 and "1" have the same."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
 
 
 def restored_classes(names: Sequence[str], kind: str) -> np.ndarray:
-    """The classes whose names and type (`int`, `float`, `bool`, else `str`) a run folder tells."""
+    """Return classes from their names in a run folder and their type: `int`, `float`, `bool`, or else `str`."""
     if kind == "bool":
         return np.array([name == "True" for name in names])
     return np.array(names, dtype={"int": np.int64, "float": np.float64}.get(kind, np.str_))
 
 
 def score_values(y: Any) -> np.ndarray:
-    """One finite number a row."""
+    """Return one finite number a row."""
     y = _one_column(y)
     if y.dtype.kind in "cOUTSmM":
         y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
@@ -150,7 +150,7 @@ def score_values(y: Any) -> np.ndarray:
 
 
 def choice_values(y: Any, answers: Sequence[int]) -> np.ndarray:
-    """The number of the right answer of each row, from 0; `answers` counts what there is to choose from."""
+    """Return the number of the right answer of each row, from 0. `answers` holds the number of answers of each row."""
     y = _one_column(y)
     if y.dtype.kind not in "iuf" or (y % 1).any():
         raise ValueError("y must hold the number of the right answer of each row, a whole number from 0")
@@ -161,7 +161,7 @@ def choice_values(y: Any, answers: Sequence[int]) -> np.ndarray:
 
 
 def label_sets(y: Any) -> tuple[list[frozenset[Any]], np.ndarray]:
-    """The labels of each row, and all labels in order.
+    """Return the labels of each row, and all labels in order.
 
     y is an indicator, a column of 0 and 1 for each label (which are its numbers, or the columns of a DataFrame), or a
     set or list of names a row.

@@ -48,11 +48,11 @@ class _Pair(TextEstimator):
 
 
 class _Classes(ClassifierMixin, TextEstimator):
-    """Predicts one of several classes; `classes_` holds them in order."""
+    """An estimator of one of several classes; `classes_` holds them in order."""
 
     def predict(self, X: Any) -> np.ndarray:
         """The likeliest class of each row, of the type that y had."""
-        predictions_NC = self._predictions(X)  # first: it says so if nothing is fitted
+        predictions_NC = self._predictions(X)  # first, since it raises NotFittedError
         return self.classes_[predictions_NC.argmax(-1)]
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -71,20 +71,20 @@ class _Classes(ClassifierMixin, TextEstimator):
 
 
 class Classifier(_Classes, _OneText):
-    """A class of a text. X: texts; y: their classes, strings, whole numbers or bools."""
+    """Predict a class of a text. X: texts; y: their classes, strings, whole numbers or bools."""
 
     task = "classification"
 
 
 class Entailment(_Classes, _Pair):
-    """Whether a premise entails a hypothesis, or any class of an ordered pair. X: rows of two texts; y: classes."""
+    """Predict whether a premise entails a hypothesis, or any class of an ordered pair. X: rows of two texts; y: classes."""
 
     task = "entailment"
     columns = Columns(["premise", "hypothesis"], ["label"])
 
 
 class Similarity(_Pair):
-    """How alike two texts are, in whatever order. X: rows of two texts.
+    """Predict how similar two texts are, in either order. X: rows of two texts.
 
     A y of floats is a scale: `predict` returns numbers and `score` is R^2. Any other y holds classes (the same or not):
     `predict` returns classes, `score` is the accuracy, and there are `classes_` and `predict_proba`.
@@ -129,7 +129,7 @@ class Similarity(_Pair):
 
 
 class Regressor(RegressorMixin, _OneText):
-    """A number for a text. X: texts; y: numbers. `score` is R^2."""
+    """Predict a number for a text. X: texts; y: numbers. `score` is R^2."""
 
     task = "regression"
 
@@ -145,7 +145,7 @@ class Regressor(RegressorMixin, _OneText):
 
 
 class MultipleChoice(TextEstimator):
-    """Which of its own answers is right for a context; rows may have different numbers of them.
+    """Predict which of a row's own answers is right for its context; rows may have different numbers of answers.
 
     X: rows `(context, [answer, ...])`; y: the number of the right answer, from 0. `score` is the accuracy.
     """
@@ -177,7 +177,7 @@ class MultipleChoice(TextEstimator):
 
 
 class MultiLabelClassifier(ClassifierMixin, _OneText):
-    """Any number of labels of a text.
+    """Predict any number of labels for a text.
 
     X: texts; y: an indicator, a column of 0 and 1 for each label, or a set or list of names a row. `classes_` holds the
     labels: the columns' numbers or names, or the names in order. `predict` always returns an indicator; the names of a
@@ -256,7 +256,7 @@ def _score_targets(y: Any) -> Targets:
 
 
 def _in_terms_of(classes: np.ndarray, y: Any) -> list[frozenset[Any]]:
-    """The label sets of y, whose columns are the classes if it is an indicator without names."""
+    """Return the label sets of y; the columns of an indicator without names are `classes`."""
     sets, found = label_sets(y)
     numbered = found.dtype.kind == "i" and classes.dtype.kind != "i"
     return [frozenset(classes[list(each)].tolist()) for each in sets] if numbered else sets

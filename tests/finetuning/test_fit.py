@@ -1,0 +1,118 @@
+"""Fine-tuning in memory: what the network starts from, and that files add nothing to the result."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gpt1.commands.finetune import finetune
+from gpt1.config import Finetune, Model
+from gpt1.finetuning.defaults import FitOptions, scratch_lrs
+from gpt1.finetuning.examples import TaskExamples, TaskRows, read_rows
+from gpt1.finetuning.fit import build_network, fit
+from gpt1.finetuning.predictor import Examples, RowEncoder
+from gpt1.finetuning.sweep import fit_best
+from gpt1.model.gpt import GPT
+from gpt1.model.objectives import TaskModel
+from gpt1.run_folder.folder import LoadedRun, load_run, save_run
+from gpt1.tasks.labels import Classes
+from gpt1.tokenizer.train_bpe import train as train_tokenizer
+
+TEXTS = [f"{who} {does} {what}" for who in ("she", "he") for does in ("loves", "fears") for what in ("figs", "rain")]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model."""
+    tokenizer = train_tokenizer(TEXTS * 9, "bytes", 270)
+    model = Model(context=21, width=32, depth=2, heads=2, inner=128, vocabulary=tokenizer.vocabulary)
+    folder = tmp_path_factory.mktemp("base")
+    body = GPT(model).init_weights(torch.Generator().manual_seed(7))
+    save_run(folder, body, tokenizer, {"kind": "pretrained", "preset": "tiny", "metrics": {}})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Finetune:
+    """Rows whose verb is the class."""
+    path = tmp_path_factory.mktemp("rows") / "train.csv"
+    path.write_text("text,label\n" + "".join(f"{text},{'loves' in text}\n" for text in TEXTS * 3))
+    return Finetune(run=str(base), train=str(path), out="", epochs=2, lr=1e-3, dtype="fp32", threads=1)
+
+
+def known(settings: Finetune) -> tuple[LoadedRun, TaskRows]:
+    return load_run(settings.run), read_rows(settings)
+
+
+def test_files_add_nothing(settings: Finetune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command gives what `fit` gives, which leaves no file."""
+    finetune(replace(settings, out=str(tmp_path / "run")))
+    saved = load_run(tmp_path / "run")
+    monkeypatch.chdir(tmp_path / "run")
+    before = sorted(Path.cwd().rglob("*"))
+    found = fit(*known(settings), FitOptions.of(settings))
+    assert sorted(Path.cwd().rglob("*")) == before
+    assert saved.head is not None
+    assert torch.equal(found.head_CD, saved.head)
+    for name, weight in saved.body.state_dict().items():
+        assert torch.equal(found.body.state_dict()[name], weight), name
+    assert found.metadata({})["metrics"].keys() | {"seconds"} == saved.info["metrics"].keys()
+
+
+def test_the_model_predicts_as_it_did_on_the_validation_rows(settings: Finetune) -> None:
+    base, rows = known(settings)
+    found = fit(base, rows, FitOptions.of(settings))
+    predictions_NC, too_long = found.predictor(torch.device("cpu"), torch.float32).predict(rows.valid.texts, 2)
+    metrics = found.label_type.metrics(rows.valid.labels, predictions_NC)
+    metrics = {name: value for name, value in metrics.items() if isinstance(value, float)}
+    assert {name: found.metrics[name] for name in metrics} == pytest.approx(metrics)
+    assert not too_long
+
+
+def test_from_scratch_one_fit_takes_the_middle_rate_and_a_sweep_all(settings: Finetune) -> None:
+    base, rows = known(settings)
+    options = FitOptions(from_scratch=True, epochs=1)
+    lrs = scratch_lrs(base.body.config.width)
+    assert fit(base, rows, options).options.lr == lrs[1]
+    best = fit_best(base, rows, options)
+    assert best.learning_rates is not None
+    assert list(best.learning_rates) == [f"{lr:.3g}" for lr in lrs]
+    assert best.options.lr in lrs
+
+
+# The network at its first update
+
+
+def built(base: Path, **changes: Any) -> tuple[TaskModel, GPT]:
+    """The model at its first update, and the pre-trained network."""
+    loaded = load_run(base)
+    encoder = RowEncoder("classification", loaded.tokenizer.with_task_tokens(), loaded.body.config.context)
+    nothing = Examples([], np.array([]), 0)
+    examples = TaskExamples(Classes(["a", "b", "c"]), encoder, nothing, nothing, [], None)
+    return build_network(loaded.body, examples, FitOptions(**changes)), loaded.body
+
+
+@pytest.mark.parametrize("scratch", [False, True])
+def test_the_new_tokens_are_appended(base: Path, scratch: bool) -> None:
+    model, old = built(base, from_scratch=scratch)
+    new = model.body.tokens.weight
+    assert new.shape == (len(old.tokens.weight) + 3, 32)
+    assert torch.equal(new[:-3], old.tokens.weight) != scratch
+    assert 0.01 < new[-3:].std() < 0.03
+    for name, weight in old.blocks.state_dict().items():
+        same = torch.equal(model.body.blocks.state_dict()[name], weight)
+        assert same != (scratch and weight.dim() > 1), name
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2])
+def test_the_first_layers_are_transferred(base: Path, layers: int) -> None:
+    """Figure 2 of the paper: with no block the embeddings alone."""
+    model, old = built(base, transfer_layers=layers)
+    assert torch.equal(model.body.tokens.weight[:-3], old.tokens.weight)
+    assert torch.equal(model.body.positions.weight, old.positions.weight)
+    for block in range(2):
+        same = torch.equal(model.body.blocks[block].attention.qkv.weight, old.blocks[block].attention.qkv.weight)  # type: ignore[union-attr]
+        assert same == (block < layers)

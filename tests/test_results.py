@@ -1,0 +1,51 @@
+"""Results are dataclasses and mappings at once."""
+
+import copy
+import pickle
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from gpt1.results import INLINE, Result
+
+
+@dataclass(frozen=True)
+class Part(Result):
+    lr: float
+
+
+@dataclass(frozen=True)
+class Whole(Result):
+    task: str
+    scores: dict[str, Any] = field(metadata=INLINE)
+    seconds: float
+    parts: list[Part]
+    seeds: int | None = None
+
+
+WHOLE = Whole("classification", {"accuracy": 0.5, "f1": 0.25}, 2.0, [Part(0.1)])
+
+
+def test_it_reads_like_a_dictionary() -> None:
+    assert list(WHOLE) == ["task", "accuracy", "f1", "seconds", "parts"]
+    assert WHOLE["accuracy"] == WHOLE.accuracy == 0.5
+    assert WHOLE["parts"][0]["lr"] == WHOLE.parts[0].lr == 0.1
+    assert WHOLE.to_json() == {
+        "task": "classification", "accuracy": 0.5, "f1": 0.25, "seconds": 2.0, "parts": [{"lr": 0.1}],
+    }  # fmt: skip
+    assert WHOLE.get("seeds", 3) == 3, "what does not apply is left out"
+    assert WHOLE.seeds is None
+
+
+def test_what_it_does_not_hold() -> None:
+    for name in ("seeds", "scores", "recall"):
+        with pytest.raises(KeyError):
+            WHOLE[name]
+    with pytest.raises(AttributeError, match="'Whole' object has no attribute 'recall'"):
+        WHOLE.recall  # noqa: B018
+
+
+def test_it_is_copied_and_pickled() -> None:
+    assert copy.deepcopy(WHOLE) == WHOLE
+    assert pickle.loads(pickle.dumps(WHOLE)) == WHOLE
