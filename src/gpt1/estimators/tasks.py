@@ -51,12 +51,12 @@ class _Classes(ClassifierMixin, TextEstimator):
     """An estimator of one of several classes; `classes_` holds them in order."""
 
     def predict(self, X: Any) -> np.ndarray:
-        """The likeliest class of each row, of the type that y had."""
+        """Return the most probable class of each row, of the type that y had."""
         predictions_NC = self._predictions(X)  # first, since it raises NotFittedError
         return self.classes_[predictions_NC.argmax(-1)]
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """(N, C): the calibrated probability of each class, in the order of `classes_`."""
+        """Return (N, C), the calibrated probability of each class, in the order of `classes_`."""
         return self._predictions(X)
 
     def _targets(self, y: Any, rows: Sequence[Texts]) -> Targets:
@@ -77,7 +77,7 @@ class Classifier(_Classes, _OneText):
 
 
 class Entailment(_Classes, _Pair):
-    """Predict whether a premise entails a hypothesis, or any class of an ordered pair. X: rows of two texts; y: classes."""
+    """Predict if a premise entails a hypothesis, or any class of an ordered pair. X: rows of two texts; y: classes."""
 
     task = "entailment"
     columns = Columns(["premise", "hypothesis"], ["label"])
@@ -94,17 +94,17 @@ class Similarity(_Pair):
     columns = Columns(["sentence1", "sentence2"], ["label"])
 
     def predict(self, X: Any) -> np.ndarray:
-        """The number or the class of each pair."""
+        """Return the number or the class of each pair."""
         predictions_NC = self._predictions(X)
         return self.classes_[predictions_NC.argmax(-1)] if hasattr(self, "classes_") else predictions_NC[:, 0]
 
     @available_if(lambda self: hasattr(self, "classes_"))
     def predict_proba(self, X: Any) -> np.ndarray:
-        """(N, C): the calibrated probability of each class, in the order of `classes_`."""
+        """Return (N, C), the calibrated probability of each class, in the order of `classes_`."""
         return self._predictions(X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """R^2 of numbers, accuracy of classes."""
+        """Return R^2 of numbers, accuracy of classes."""
         measure = accuracy_score if hasattr(self, "classes_") else r2_score
         return float(measure(y, self.predict(X), sample_weight=sample_weight))
 
@@ -134,7 +134,7 @@ class Regressor(RegressorMixin, _OneText):
     task = "regression"
 
     def predict(self, X: Any) -> np.ndarray:
-        """The number of each row."""
+        """Return the number of each row."""
         return self._predictions(X)[:, 0]
 
     def _targets(self, y: Any, rows: Sequence[Texts]) -> Targets:
@@ -155,15 +155,15 @@ class MultipleChoice(TextEstimator):
     width = 2
 
     def predict(self, X: Any) -> np.ndarray:
-        """The number of the likeliest answer of each row."""
+        """Return the number of the most probable answer of each row."""
         return self._predictions(X).argmax(-1)
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """(N, K): the probability of each answer; 0 where a row has fewer than the K of the longest."""
+        """Return (N, K), the probability of each answer; 0 where a row has fewer than K answers."""
         return self._predictions(X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The accuracy."""
+        """Return the accuracy."""
         return float(accuracy_score(y, self.predict(X), sample_weight=sample_weight))
 
     def _texts(self, X: Any) -> list[Texts]:
@@ -187,18 +187,18 @@ class MultiLabelClassifier(ClassifierMixin, _OneText):
     task = "multi-label"
 
     def predict(self, X: Any) -> np.ndarray:
-        """(N, C): 1 where a label applies; the thresholds were chosen on the validation rows."""
+        """Return (N, C), 1 where a label applies; the thresholds were chosen on the validation rows."""
         predictions_NC = self._predictions(X)
         label_type = self.model_.label_type
         assert isinstance(label_type, LabelSets), "a multi-label run predicts label sets"
         return (predictions_NC >= label_type.thresholds).astype(int)
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """(N, C): the calibrated probability of each label, each apart from the others."""
+        """Return (N, C), the calibrated probability of each label, independent of the others."""
         return self._predictions(X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The share of rows whose labels are all right."""
+        """Return the share of rows whose labels are all right."""
         predicted = [frozenset(self.classes_[row == 1].tolist()) for row in self.predict(X)]
         wanted = _in_terms_of(self.classes_, y)
         check_consistent_length(predicted, wanted)
