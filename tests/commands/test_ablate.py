@@ -1,4 +1,4 @@
-"""`gpt1 ablate`: every place of its table is what `gpt1 finetune` would give; it goes on where it stopped."""
+"""`gpt1 ablate`: every place of its table is what `gpt1 finetune` gives; a stopped one continues."""
 
 import json
 import random
@@ -110,7 +110,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[Place]:
     return made_now
 
 
-def test_it_goes_on_where_it_stopped(
+def test_it_continues_where_it_stopped(
     made: tuple[Ablate, AblateResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, result = made

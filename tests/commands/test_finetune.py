@@ -310,14 +310,14 @@ def test_a_second_process_is_refused_while_one_works(base: Path, train: Path, tm
         process.communicate()
     assert second.returncode == 2
     assert second.stderr.startswith(f"gpt1 finetune: {out} is in use by process {process.pid}")
-    assert process.returncode == 130, "the first goes on undisturbed until it is stopped"
+    assert process.returncode == 130, "the first continues undisturbed until it is stopped"
     assert [path.name for path in out.iterdir()] == ["stopped"]
 
 
 # Without the auxiliary loss
 
 
-def test_without_lambda_nothing_tells_of_the_auxiliary_loss(
+def test_with_lambda_0_the_auxiliary_loss_is_not_reported(
     base: Path, train: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forward = TaskModel.forward
@@ -334,7 +334,7 @@ def test_without_lambda_nothing_tells_of_the_auxiliary_loss(
     assert "LM loss" not in page
 
 
-# Stopped and gone on
+# Stopped and continued
 
 
 def ended_at(monkeypatch: pytest.MonkeyPatch, update: int, how: Callable[[], None]) -> None:
@@ -407,7 +407,7 @@ def test_a_crash_loses_what_came_after_the_last_state(
     assert outcome(out) == outcome(whole)
 
 
-def test_other_settings_do_not_go_on_from_there(
+def test_other_settings_do_not_continue_it(
     base: Path, train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"

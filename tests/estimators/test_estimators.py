@@ -117,13 +117,13 @@ def test_it_learns(learnt: tuple[TextEstimator, list[Any], list[Any]]) -> None:
 
 def test_score_is_sklearns(learnt: tuple[TextEstimator, list[Any], list[Any]]) -> None:
     model, X, y = learnt
-    told = model.predict(X)
+    predicted = model.predict(X)
     if isinstance(model, gpt1.MultiLabelClassifier):
         y = MultiLabelBinarizer(classes=model.classes_).fit_transform(y)
     measure = r2_score if isinstance(model, gpt1.Regressor | gpt1.Similarity) else accuracy_score
-    assert model.score(X, y) == pytest.approx(measure(y, told))
+    assert model.score(X, y) == pytest.approx(measure(y, predicted))
     weight = np.arange(len(y)) + 1.0
-    assert model.score(X, y, sample_weight=weight) == pytest.approx(measure(y, told, sample_weight=weight))
+    assert model.score(X, y, sample_weight=weight) == pytest.approx(measure(y, predicted, sample_weight=weight))
 
 
 def test_probabilities_go_with_predictions(learnt: tuple[TextEstimator, list[Any], list[Any]]) -> None:
@@ -132,17 +132,17 @@ def test_probabilities_go_with_predictions(learnt: tuple[TextEstimator, list[Any
         assert isinstance(model, gpt1.Regressor | gpt1.Similarity)
         assert model.predict(X).dtype == np.float64
         return
-    p_NC, told = model.predict_proba(X), model.predict(X)
+    p_NC, predicted = model.predict_proba(X), model.predict(X)
     if isinstance(model, gpt1.MultiLabelClassifier):
-        assert set(np.unique(told)) == {0, 1}
-        assert p_NC.shape == told.shape == (40, 3)
+        assert set(np.unique(predicted)) == {0, 1}
+        assert p_NC.shape == predicted.shape == (40, 3)
         return
     assert p_NC.sum(-1) == pytest.approx(1)
     if isinstance(model, gpt1.MultipleChoice):
-        assert np.array_equal(told, p_NC.argmax(-1))
+        assert np.array_equal(predicted, p_NC.argmax(-1))
         assert all((p_C[len(answers) :] == 0).all() for p_C, (_, answers) in zip(p_NC, X, strict=True))
     else:
-        assert np.array_equal(told, model.classes_[p_NC.argmax(-1)])
+        assert np.array_equal(predicted, model.classes_[p_NC.argmax(-1)])
 
 
 @pytest.mark.parametrize("travel", [lambda x: pickle.loads(pickle.dumps(x)), copy.deepcopy], ids=["pickle", "copy"])
@@ -166,7 +166,7 @@ def test_saved_and_read_back(learnt: tuple[TextEstimator, list[Any], list[Any]],
     table = as_table(model, X, y, tmp_path / "in.jsonl")
     predict(Predict(run=str(tmp_path / "run"), input=table, out=str(tmp_path / "out.jsonl"), dtype="fp32"))
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [row["predicted_label"] for row in rows] == [in_a_table(model, told) for told in model.predict(X)]
+    assert [row["predicted_label"] for row in rows] == [in_a_table(model, predicted) for predicted in model.predict(X)]
     found = evaluate(Evaluate(run=str(tmp_path / "run"), files=[table], dtype="fp32"))
     if "accuracy" in found:
         assert found["accuracy"] == pytest.approx(model.score(X, y))
@@ -178,21 +178,27 @@ def as_table(model: TextEstimator, X: list[Any], y: list[Any], path: Path) -> st
     columns = type(model).columns
     names = [*columns.texts, *columns.choices]
     rows = [
-        dict(zip(names, [x] if isinstance(x, str) else x, strict=True)) | {"label": told_label(label)}
+        dict(zip(names, [x] if isinstance(x, str) else x, strict=True)) | {"label": plain_label(label)}
         for x, label in zip(X, y, strict=True)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(path)
 
 
-def told_label(label: Any) -> Any:
+def plain_label(label: Any) -> Any:
     return sorted(label) if isinstance(label, set) else str(label) if isinstance(label, bool) else label
 
 
-def in_a_table(model: TextEstimator, told: Any) -> Any:
+def in_a_table(model: TextEstimator, predicted: Any) -> Any:
     if isinstance(model, gpt1.MultiLabelClassifier):
-        return model.classes_[told == 1].tolist()
-    return str(told) if isinstance(told, np.bool_) else told if isinstance(told, str) else pytest.approx(told)
+        return model.classes_[predicted == 1].tolist()
+    return (
+        str(predicted)
+        if isinstance(predicted, np.bool_)
+        else predicted
+        if isinstance(predicted, str)
+        else pytest.approx(predicted)
+    )
 
 
 def test_the_command_line_makes_the_same(base: str, tmp_path: Path) -> None:
@@ -272,12 +278,12 @@ def test_not_fitted(base: str, tmp_path: Path) -> None:
 
 
 def test_random_state(base: str) -> None:
-    def told(seed: Any) -> bytes:
+    def p_of(seed: Any) -> bytes:
         return gpt1.Classifier(base, **ONCE, random_state=seed).fit(TEXTS, MOODS).predict_proba(TEXTS[:5]).tobytes()
 
-    assert told(3) == told(3)
-    assert told(3) != told(4)
-    assert told(np.random.RandomState(3)) == told(np.random.RandomState(3))
+    assert p_of(3) == p_of(3)
+    assert p_of(3) != p_of(4)
+    assert p_of(np.random.RandomState(3)) == p_of(np.random.RandomState(3))
 
 
 def test_it_leaves_no_trace(base: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -406,9 +412,9 @@ def test_every_way_to_say_labels(base: str) -> None:
     ):  # fmt: skip
         model = gpt1.MultiLabelClassifier(base, **ONCE).fit(TEXTS, y)
         assert model.classes_.tolist() == classes, type(y)
-        told = model.predict(TEXTS)
-        assert told.shape == (150, 3)
-        assert model.score(TEXTS, y) == model.score(TEXTS, flags) == pytest.approx(accuracy_score(flags, told))
+        predicted = model.predict(TEXTS)
+        assert predicted.shape == (150, 3)
+        assert model.score(TEXTS, y) == model.score(TEXTS, flags) == pytest.approx(accuracy_score(flags, predicted))
 
 
 def test_names_of_columns(base: str, tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_it_learns(task: Task, tuned: Tuned) -> None:
     assert result[metric] > least
     assert result["n"] == 60
     assert result["selected_by"] == metric
-    assert result["task_loss"] > 0 < result["lm_loss"], "L2 and L1 are told apart"
+    assert result["task_loss"] > 0 < result["lm_loss"], "L2 and L1 are reported apart"
 
 
 def test_evaluate_finds_what_finetune_found(task: Task, tuned: Tuned) -> None:
@@ -164,8 +164,8 @@ def test_several_files_are_evaluated_together(task: Task, tuned: Tuned, tmp_path
 
 def test_predictions_have_names(task: Task, tuned: Tuned, tmp_path: Path) -> None:
     run, valid, result = tuned(task)
-    gold, told = rows_of(task, 60, 2), predicted(run, valid, tmp_path / "out.jsonl")
-    for row, source in zip(told, gold, strict=True):
+    gold, found = rows_of(task, 60, 2), predicted(run, valid, tmp_path / "out.jsonl")
+    for row, source in zip(found, gold, strict=True):
         assert {name: row[name] for name in source} == source, "the row's own columns stay"
         if task in ("regression", "similarity"):
             assert isinstance(row["predicted_label"], float)
@@ -179,7 +179,7 @@ def test_predictions_have_names(task: Task, tuned: Tuned, tmp_path: Path) -> Non
             assert list(row["probabilities"]) == result["labels"]
     if task != "multi-label":
         column = {"regression": "rating", "similarity": "score"}.get(task, "label")
-        right = [row["predicted_label"] == row[column] for row in told]
+        right = [row["predicted_label"] == row[column] for row in found]
         if "accuracy" in result:
             assert np.mean(right) == pytest.approx(result["accuracy"])
 
@@ -193,17 +193,17 @@ def test_tables_have_a_column_for_each_probability(task: Task, kind: str, tuned:
     path = tmp_path / f"out.{kind}"
     found = polars.read_parquet(path) if kind == "parquet" else polars.read_csv(path)
     names = {"multiple-choice": ["0", "1", "2"]}.get(task, result["labels"])
-    told = ["predicted_label", *(f"probability_{name}" for name in names)]
-    assert found.columns == [*rows_of(task, 1, 2)[0], *told]
+    added = ["predicted_label", *(f"probability_{name}" for name in names)]
+    assert found.columns == [*rows_of(task, 1, 2)[0], *added]
     if task == "multiple-choice":
         empty = found["probability_2"].is_null().to_list()
         assert empty == [len(row["choices"]) == 2 for row in rows_of(task, 60, 2)]
 
 
-def test_transformers_tells_the_same(task: Task, tuned: Tuned, tmp_path: Path) -> None:
+def test_transformers_predicts_the_same(task: Task, tuned: Tuned, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     run, valid, _ = tuned(task)
-    told, gold = predicted(run, valid, tmp_path / "out.jsonl"), rows_of(task, 60, 2)
+    found, gold = predicted(run, valid, tmp_path / "out.jsonl"), rows_of(task, 60, 2)
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     model = getattr(transformers, config["architectures"][0]).from_pretrained(run).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(run)
@@ -217,7 +217,7 @@ def test_transformers_tells_the_same(task: Task, tuned: Tuned, tmp_path: Path) -
         return model(input_ids=given["input_ids"][None], mc_token_ids=last).mc_logits[0]
 
     with torch.no_grad():
-        for row, source in list(zip(told, gold, strict=True))[:10]:
+        for row, source in list(zip(found, gold, strict=True))[:10]:
             if task == "regression":
                 theirs = logits(source["text"]).item() * facts["scale"] + facts["mean"]
                 assert row["predicted_label"] == pytest.approx(theirs, abs=1e-4)
@@ -251,12 +251,12 @@ def test_long_rows_are_read_in_windows(base: Path, tmp_path: Path, capsys: pytes
     assert "training: 180 of 180 rows (100.0%) are longer than the context of 40 tokens; they are read in windows" in (
         capsys.readouterr().err
     )
-    told = predicted(tmp_path / "windows", train, tmp_path / "out.jsonl")
-    assert np.mean([row["predicted_label"] == row["label"] for row in told]) > 0.8
+    rows_read = predicted(tmp_path / "windows", train, tmp_path / "out.jsonl")
+    assert np.mean([row["predicted_label"] == row["label"] for row in rows_read]) > 0.8
 
 
 def skewed(tmp_path: Path) -> Path:
-    """Nine rows in ten are of one class, and one row in five of each class is told wrongly."""
+    """Nine rows in ten are of one class, and one row in seven has the text of the other class."""
     draw = random.Random(5)
     rows = []
     for n in range(300):
@@ -311,7 +311,7 @@ def test_wrong_settings(base: Path, tmp_path: Path, changes: dict[str, Any], ans
 
 
 def test_a_loss_that_is_no_number(base: Path, tmp_path: Path) -> None:
-    """Such a model tells its first class of every row; it is not kept."""
+    """Such a model would predict its first class for every row; it is not kept."""
     train = write(tmp_path / "train.jsonl", [{"text": f"she {n}", "label": "ab"[n % 2]} for n in range(40)])
     usual = {"run": str(base), "train": str(train), "batch": 8, "dtype": "fp32", "threads": 1}
     with pytest.raises(RunFailed, match="after epoch 1 the validation loss is not finite; lower lr, 1e"):
@@ -348,7 +348,7 @@ def test_several_labels_are_evaluated_for_one(tuned: Tuned) -> None:
 
 
 def test_rows_of_another_task(tuned: Tuned, tmp_path: Path) -> None:
-    """Every model is given the rows of every other: columns are missing, and what is there is named."""
+    """Every model is given the rows of every other: a column is missing, and the message lists those of the table."""
     for one in CASES:
         for other in CASES:
             run, rows = tuned(one)[0], tuned(other)[1]
@@ -357,7 +357,7 @@ def test_rows_of_another_task(tuned: Tuned, tmp_path: Path) -> None:
                     predict(Predict(run=str(run), input=str(rows), out=str(tmp_path / "o.csv"), threads=1))
 
 
-def test_seeds_and_rates_are_told(base: Path, tmp_path: Path) -> None:
+def test_seeds_and_rates_are_reported(base: Path, tmp_path: Path) -> None:
     train = write(tmp_path / "train.jsonl", rows_of("regression", 80, 1))
     usual = {"run": str(base), "train": str(train), "task": "regression", "epochs": 2, "batch": 8, "dtype": "fp32"}
     many = finetune(Finetune(out=str(tmp_path / "many"), seeds=3, lr=3e-3, threads=1, **usual))  # type: ignore[arg-type]
