@@ -47,7 +47,7 @@ def main() -> None:
     asked = parser.parse_args()
     found = {name: measured(asked.run, asked.data / name, SETS[name], asked.updates) for name in asked.only.split(",")}
     kept = json.loads((RESULTS / "finetuning.json").read_text())["result"]
-    size = f"{read_metadata(Path(asked.run))['parameters'] / 1e6:.0f}M"
+    size = f"{read_metadata(Path(asked.run)).parameters / 1e6:.0f}M"
     kept[size] = kept.get(size, {}) | found
     record("finetuning", "python benchmarks/finetuning.py RUN DATA", kept)
 

@@ -30,8 +30,9 @@ from gpt1.data.tables import rows, table
 from gpt1.finetuning.predictor import load_predictor
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import save_run
+from gpt1.run_folder.metadata import RunMetadata
 from gpt1.storage import write_json
-from gpt1.tasks.labels import Classes, to_facts
+from gpt1.tasks.columns import Columns
 from gpt1.tokenizer.tokenizer import Tokenizer
 from record import record
 
@@ -67,10 +68,10 @@ def made(preset: str, tokenizer: Path, folder: Path) -> Path:
     ours = ours if ours.extract_id is not None else ours.with_task_tokens()
     generator = torch.Generator().manual_seed(1)
     body = GPT(with_vocabulary(PRESETS[preset], ours.vocabulary)).init_weights(generator)  # type: ignore[index]
-    facts = {
-        "kind": "finetuned", "task": "classification", "long": "head", "metrics": {}, "data": {},
-        "columns": {"texts": ["text"], "label": ["label"], "choices": []}, **to_facts(Classes(["no", "yes"])),
-    }  # fmt: skip
+    facts = RunMetadata(
+        kind="finetuned", task="classification", goal="classes", labels=["no", "yes"], long="head",
+        columns=Columns(["text"], ["label"]),
+    )  # fmt: skip
     save_run(folder, body, ours, facts, torch.randn(2, body.config.width, generator=generator))
     write_json(folder / "settings.json", {"run": "", "seed": 1})
     return folder

@@ -35,7 +35,8 @@ def test_sections_keep_their_names_and_where_they_were_declared() -> None:
     found = options(config.Pretrain)
     assert found["optim.matrix_lr"].flag == "--optim.matrix-lr"
     assert (
-        found["optim.matrix_lr"].help == "peak learning rate of Muon, on AdamW's scale (match_rms_adamw); unused with adam"
+        found["optim.matrix_lr"].help
+        == "peak learning rate of Muon, on AdamW's scale (match_rms_adamw); unused with adam"
     )
     assert found["seed"].group == config.Command.__doc__
     assert found["data"].default is MISSING

@@ -23,6 +23,7 @@ from gpt1.finetuning.sweep import Cell, Place
 from gpt1.model.gpt import GPT
 from gpt1.resume import hold
 from gpt1.run_folder.folder import save_run
+from gpt1.run_folder.metadata import RunMetadata
 from gpt1.tokenizer.train_bpe import train as train_tokenizer
 
 GOOD, BAD = ("loves", "adores", "enjoys"), ("hates", "fears", "loathes")
@@ -47,7 +48,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     tokenizer = train_tokenizer([row(random.Random(n))["text"] for n in range(99)], "bytes", 290)
     model = Model(context=24, width=16, depth=1, heads=2, inner=64, vocabulary=tokenizer.vocabulary)
     body = GPT(model).init_weights(torch.Generator().manual_seed(7))
-    save_run(folder / "base", body, tokenizer, {"kind": "pretrained", "preset": "tiny", "metrics": {}})
+    save_run(folder / "base", body, tokenizer, RunMetadata(kind="pretrained", preset="tiny"))
     usual = Ablate(
         run=str(folder / "base"), train=write(folder / "train.jsonl", 40, 1),
         valid=write(folder / "valid.jsonl", 20, 2),

@@ -19,6 +19,7 @@ from gpt1.conversion.verify import probe_words
 from gpt1.errors import RunFailed
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import save_run
+from gpt1.run_folder.metadata import RunMetadata
 from gpt1.tokenizer.tokenizer import Tokenizer
 
 
@@ -26,7 +27,7 @@ from gpt1.tokenizer.tokenizer import Tokenizer
 def run(tokenizer: Tokenizer, tmp_path: Path) -> Path:
     model = with_vocabulary(Model(context=16, width=64, depth=2, heads=1, inner=256), tokenizer.vocabulary)
     body = GPT(model).init_weights(torch.Generator().manual_seed(1))
-    save_run(tmp_path / "run", body, tokenizer, {"kind": "pretrained", "metrics": {}})
+    save_run(tmp_path / "run", body, tokenizer, RunMetadata(kind="pretrained"))
     return tmp_path / "run"
 
 

@@ -21,6 +21,8 @@ from gpt1.data.tables import rows, table
 from gpt1.errors import UserError
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import load_run, save_run
+from gpt1.run_folder.metadata import RunMetadata
+from gpt1.tasks.columns import Columns
 from gpt1.tokenizer.train_bpe import train
 
 TEXT = "The dog ran; the cat sat.\r\nÉté, 春!\n"
@@ -35,11 +37,13 @@ def make_run(folder: Path, kind: str = "pretrained", tokenizer_kind: str = "byte
     model = Model(context=64, width=32, depth=2, heads=4, inner=128, vocabulary=tokenizer.vocabulary)
     body = GPT(model).init_weights(torch.Generator().manual_seed(1))
     head = 3 * torch.randn(3, 32, generator=torch.Generator().manual_seed(2)) if tuned else None
-    facts = {
-        "task": "classification", "goal": "classes", "labels": LABELS, "long": "head",
-        "columns": {"texts": ["text"], "label": ["stars"]},
-    }  # fmt: skip
-    save_run(folder, body, tokenizer, {"kind": kind, "metrics": {}} | (facts if tuned else {}), head)
+    metadata = RunMetadata(kind="pretrained")
+    if tuned:
+        metadata = RunMetadata(
+            kind="finetuned", task="classification", goal="classes", labels=LABELS, long="head",
+            columns=Columns(["text"], ["stars"]),
+        )  # fmt: skip
+    save_run(folder, body, tokenizer, metadata, head)
     return folder
 
 

@@ -16,6 +16,8 @@ from gpt1.config import Explain, Model
 from gpt1.errors import UserError
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import load_run, save_run
+from gpt1.run_folder.metadata import RunMetadata
+from gpt1.tasks.columns import Columns
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.tokenizer.train_bpe import train
 from gpt1.training.likelihood import likelihood
@@ -34,7 +36,7 @@ def run(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = Model(context=16, width=32, depth=2, heads=4, inner=128, vocabulary=tokenizer.vocabulary)
     folder = tmp_path_factory.mktemp("run")
     body = GPT(model).init_weights(torch.Generator().manual_seed(1))
-    save_run(folder, body, tokenizer, {"kind": "pretrained", "metrics": {}})
+    save_run(folder, body, tokenizer, RunMetadata(kind="pretrained"))
     return folder
 
 
@@ -151,6 +153,8 @@ def test_bad_requests(run: Path, tmp_path: Path) -> None:
 def test_a_fine_tuned_run_is_said_to_be_one(tokenizer: Tokenizer, tmp_path: Path) -> None:
     tuned = tokenizer.with_task_tokens()
     model = Model(context=16, width=32, depth=1, heads=4, inner=128, vocabulary=tuned.vocabulary)
-    facts = {"kind": "finetuned", "task": "classification", "goal": "classes", "labels": ["a", "b"]}
+    facts = RunMetadata(
+        kind="finetuned", task="classification", goal="classes", labels=["a", "b"], columns=Columns(["text"], ["label"])
+    )
     save_run(tmp_path, GPT(model).init_weights(), tuned, facts, torch.zeros(2, 32))
     assert "fine-tuned" in asked(tmp_path, "The cat")["model"]

@@ -31,6 +31,7 @@ from gpt1.model.gpt import GPT
 from gpt1.model.objectives import TaskModel
 from gpt1.resume import LOCK
 from gpt1.run_folder.folder import STAGED, load_run, save_run
+from gpt1.run_folder.metadata import RunMetadata
 from gpt1.tokenizer.train_bpe import train as train_tokenizer
 from gpt1.training import checkpoint, log
 
@@ -47,7 +48,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = Model(context=21, width=32, depth=2, heads=2, inner=128, vocabulary=tokenizer.vocabulary)
     folder = tmp_path_factory.mktemp("base")
     body = GPT(model).init_weights(torch.Generator().manual_seed(7))
-    save_run(folder, body, tokenizer, {"kind": "pretrained", "preset": "tiny", "metrics": {}})
+    save_run(folder, body, tokenizer, RunMetadata(kind="pretrained", preset="tiny"))
     return folder
 
 
@@ -243,7 +244,7 @@ def test_what_others_made_is_never_replaced(base: Path, train: Path, tmp_path: P
         with pytest.raises(UserError, match="is the run to start from, which must stay"):
             finetune(settings(base, train, out, fresh=True))
     loaded = load_run(base)
-    save_run(tmp_path / "pretrained", loaded.body, loaded.tokenizer, loaded.info)
+    save_run(tmp_path / "pretrained", loaded.body, loaded.tokenizer, loaded.metadata)
     with pytest.raises(UserError, match="holds a pre-trained run"):
         finetune(settings(base, train, tmp_path / "pretrained", fresh=True))
     loaded.tokenizer.save(tmp_path / "data", 16)
@@ -290,7 +291,7 @@ def test_ctrl_c_ends_it_after_the_update_in_progress(base: Path, train: Path, tm
     assert process.returncode == 130, said
     assert re.search(r"stopped after update [\d,]+ of 2,100,000; the same command continues from there$", said.rstrip())
     assert [path.name for path in out.iterdir()] == ["stopped"]
-    with pytest.raises(UserError, match="a fine-tuning was stopped here; repeat its command to go on"):
+    with pytest.raises(UserError, match="a fine-tuning was stopped here; repeat its command to continue"):
         info(Info(path=str(out)))
 
 
@@ -551,7 +552,7 @@ def test_wrong_runs(base: Path, train: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is fine-tuned already; start from the pre-trained run it came from"):
         finetune(settings(tmp_path / "tuned", train, tmp_path / "again"))
     loaded = load_run(base)
-    save_run(tmp_path / "newer", loaded.body, loaded.tokenizer, {**loaded.info, "format": 2})
+    save_run(tmp_path / "newer", loaded.body, loaded.tokenizer, replace(loaded.metadata, format=2))
     with pytest.raises(UserError, match="format 2 is newer than 1; update gpt1"):
         finetune(settings(tmp_path / "newer", train, tmp_path / "again"))
     (tmp_path / "newer" / "model.safetensors").unlink()

@@ -15,6 +15,7 @@ from gpt1.model.int8 import has_int8
 from gpt1.run_folder import generation as continuation
 from gpt1.run_folder.folder import save_run
 from gpt1.run_folder.generation import Continuation, kept_end
+from gpt1.run_folder.metadata import RunMetadata
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.tokenizer.train_bpe import train
 
@@ -33,7 +34,7 @@ def run(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> str:
     model = Model(context=CONTEXT, width=32, depth=2, heads=4, inner=128, vocabulary=tokenizer.vocabulary)
     folder = tmp_path_factory.mktemp("run")
     body = GPT(model).init_weights(torch.Generator().manual_seed(1))
-    save_run(folder, body, tokenizer, {"kind": "pretrained", "metrics": {}})
+    save_run(folder, body, tokenizer, RunMetadata(kind="pretrained"))
     return str(folder)
 
 

@@ -11,6 +11,8 @@ from gpt1.commands.info import info, show
 from gpt1.config import Info
 from gpt1.data.shards import Manifest, Shard, Split, write_manifest
 from gpt1.errors import UserError
+from gpt1.run_folder.metadata import RunMetadata
+from gpt1.tasks.columns import Columns
 
 SHAPE = {"model_type": "openai-gpt", "n_positions": 16, "vocab_size": 40, "n_embd": 8, "n_layer": 2, "n_head": 2}
 
@@ -31,8 +33,11 @@ def write_weights(folder: Path, shapes: dict[str, list[int]]) -> None:
 def run(tmp_path: Path) -> Path:
     """A fine-tuned run folder in miniature."""
     folder = tmp_path / "run"
-    facts = {"format": 1, "kind": "finetuned", "task": "classification", "labels": ["neg", "pos"], "steps": 9}
-    write(folder, "gpt1.json", {**facts, "metrics": {"accuracy": 0.75}, "lm_coef": 0.5})
+    metadata = RunMetadata(
+        kind="finetuned", task="classification", goal="classes", labels=["neg", "pos"],
+        columns=Columns(["text"], ["label"]), steps=9, metrics={"accuracy": 0.75}, lm_coef=0.5,
+    )  # fmt: skip
+    write(folder, "gpt1.json", metadata.to_json())
     write(folder, "config.json", SHAPE)
     write(folder, "tokenizer.json", {"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": [{"id": 2}, {"id": 1}]})
     write_weights(folder, {"transformer.tokens_embed.weight": [40, 8], "score.weight": [2, 8]})
@@ -56,7 +61,7 @@ def test_a_fine_tuned_run(run: Path) -> None:
 
 
 def test_a_run_that_is_still_training(run: Path) -> None:
-    write(run, "gpt1.json", {"format": 1, "kind": "pretrained", "steps": 9, "of_steps": 100})
+    write(run, "gpt1.json", RunMetadata(kind="pretrained", steps=9, of_steps=100).to_json())
     found = ask(run)
     assert found["training"] is True
     assert (found["task"], found["labels"]) == (None, [])

@@ -16,6 +16,7 @@ from gpt1.commands.zero_shot import Question, Scorer
 from gpt1.config import Evaluate, Model
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import load_run, save_run
+from gpt1.run_folder.metadata import RunMetadata
 from gpt1.tokenizer.train_bpe import train as train_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -45,7 +46,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if parameter.dim() > 1:
             parameter.data *= 5  # a model with opinions
     folder = tmp_path_factory.mktemp("run")
-    save_run(folder, body, tokenizer, {"kind": "pretrained", "metrics": {}})
+    save_run(folder, body, tokenizer, RunMetadata(kind="pretrained"))
     return folder
 
 

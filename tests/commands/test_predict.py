@@ -17,6 +17,8 @@ from gpt1.errors import UserError
 from gpt1.finetuning.predictor import Predictor
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import load_run, save_run
+from gpt1.run_folder.metadata import RunMetadata
+from gpt1.tasks.columns import Columns
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.tokenizer.train_bpe import train
 
@@ -43,10 +45,10 @@ def body(tokenizer: Tokenizer) -> GPT:
 def run(body: GPT, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("run")
     head = 3 * torch.randn(3, 32, generator=torch.Generator().manual_seed(2))
-    facts = {
-        "kind": "finetuned", "task": "classification", "goal": "classes", "labels": LABELS, "metrics": {},
-        "columns": {"texts": ["review"], "label": ["stars"]}, "long": "head",
-    }  # fmt: skip
+    facts = RunMetadata(
+        kind="finetuned", task="classification", goal="classes", labels=LABELS, long="head",
+        columns=Columns(["review"], ["stars"]),
+    )  # fmt: skip
     save_run(folder, body, tokenizer.with_task_tokens(), facts, head)
     return str(folder)
 
@@ -206,6 +208,6 @@ def test_a_row_of_megabytes(text: str, run: str, tmp_path: Path) -> None:
 def test_a_pre_trained_run_knows_no_classes(tokenizer: Tokenizer, source: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     model = Model(context=16, width=16, depth=1, heads=2, inner=64, vocabulary=tokenizer.vocabulary)
-    save_run(folder, GPT(model).init_weights(), tokenizer, {"kind": "pretrained", "metrics": {}})
+    save_run(folder, GPT(model).init_weights(), tokenizer, RunMetadata(kind="pretrained"))
     with pytest.raises(UserError, match=f"{folder} is pre-trained, not fine-tuned.*gpt1 finetune {folder}"):
         predicted(str(folder), source, tmp_path / "o.csv")

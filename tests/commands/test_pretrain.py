@@ -24,6 +24,8 @@ from gpt1.errors import RunFailed, UserError
 from gpt1.model import kernels
 from gpt1.pretraining import run
 from gpt1.run_folder.folder import read_metadata, read_shape
+from gpt1.run_folder.metadata import RunMetadata
+from gpt1.tasks.columns import Columns
 from gpt1.training import checkpoint, log
 
 SIZE = Model(context=16, width=32, depth=2, heads=2, inner=128)  # dropout on: 0.1 everywhere
@@ -76,7 +78,7 @@ def test_same_seed_same_bytes_and_a_stop_is_invisible(
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match=f"update {stop}"):
             stop_after(patch, stop)
             pretrain(settings(data, out, **changes))
-        assert read_metadata(out)["steps"] == stop  # usable while it is still training
+        assert read_metadata(out).steps == stop  # usable while it is still training
         pretrain(settings(data, out, **changes))
         assert weights(tmp_path / "a") == weights(out)
         rows = [row for row in log.read(out) if "lm" in row]
@@ -235,8 +237,10 @@ def test_a_stop_before_the_closing_validation_is_made_good(
 def test_a_fine_tuned_run_is_never_replaced(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     pretrain(settings(data, out))
-    facts = json.loads((out / "gpt1.json").read_text())
-    (out / "gpt1.json").write_text(json.dumps(facts | {"kind": "finetuned"}))
+    metadata = RunMetadata(
+        kind="finetuned", task="classification", goal="classes", labels=["a", "b"], columns=Columns(["text"], ["label"])
+    )
+    (out / "gpt1.json").write_text(json.dumps(metadata.to_json()))
     for fresh in (False, True):
         with pytest.raises(UserError, match="holds a fine-tuned run; choose another folder"):
             pretrain(settings(data, out, steps=9, fresh=fresh))

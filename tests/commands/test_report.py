@@ -26,7 +26,7 @@ def run(tmp_path: Path) -> Path:
     folder.mkdir()
     info = {
         "format": 1, "kind": "pretrained", "preset": "tiny", "recipe": "fast", "seed": 1, "steps": 3,
-        "parameters": 1234, "metrics": {"val_bits_per_byte": 2.125},
+        "parameters": 1234, "context": 16, "vocabulary": 40, "tokenizer": "", "metrics": {"val_bits_per_byte": 2.125},
     }  # fmt: skip
     rows = [{"step": s, "lm": 4.0 - s} for s in (1, 2, 3)] + [{"step": 3, "val_nats_per_token": 1.5}]
     rows.append({"step": 3, "sample": "<script>alert(1)</script> & so on"})
@@ -134,7 +134,11 @@ def tuned(folder: Path, **facts: Any) -> Path:
     folder.mkdir()
     for name in FILES:
         (folder / name).touch()
-    usual = {"format": 1, "kind": "finetuned", "task": "classification", "goal": "classes", "labels": [], "metrics": {}}
+    usual = {
+        "format": 1, "kind": "finetuned", "task": "classification", "goal": "classes", "labels": [], "metrics": {},
+        "columns": {"texts": ["text"], "label": ["label"]}, "parameters": 1234, "context": 16, "vocabulary": 40,
+        "tokenizer": "",
+    }  # fmt: skip
     (folder / "gpt1.json").write_text(json.dumps(usual | facts), encoding="utf-8")
     return folder
 
@@ -236,11 +240,17 @@ def test_an_unfinished_ablation_is_drawn(tmp_path: Path) -> None:
     parsed(tmp_path / "page.html", path)
 
 
-@pytest.mark.parametrize("facts", [{"metrics": "x"}, {"metrics": {"accuracy": "high", "n": 3}, "goal": "classes"}])
-def test_facts_that_cannot_be_drawn_are_answered(run: Path, tmp_path: Path, facts: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"metrics": "x"}, "metrics must be an object"),
+        ({"metrics": {"accuracy": "high", "n": 3}, "goal": "classes"}, "cannot be drawn"),
+    ],
+)
+def test_facts_that_cannot_be_drawn_are_answered(run: Path, tmp_path: Path, facts: dict[str, Any], words: str) -> None:
     known = json.loads((run / "gpt1.json").read_text())
     (run / "gpt1.json").write_text(json.dumps(known | facts))
-    with one_line(str(run), "cannot be drawn"):
+    with one_line(str(run), words):
         report(Report(runs=[str(run)], out=str(tmp_path / "r.html")))
     assert not (tmp_path / "r.html").exists()
 

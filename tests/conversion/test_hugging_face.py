@@ -19,6 +19,8 @@ from gpt1.config import Convert, Model
 from gpt1.errors import UserError
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import load_run, save_run
+from gpt1.run_folder.metadata import RunMetadata
+from gpt1.tasks.columns import Columns
 from gpt1.tokenizer.bpe_files import write_bpe
 from gpt1.tokenizer.tokenizer import Tokenizer
 
@@ -156,7 +158,7 @@ def test_three_ways_to_write_one_vocabulary(folder: Path, tmp_path: Path) -> Non
 def test_ours_to_theirs_to_ours(tokenizer: Tokenizer, tmp_path: Path) -> None:
     model = Model(context=CONTEXT, width=WIDTH, depth=DEPTH, heads=4, inner=4 * WIDTH, vocabulary=tokenizer.vocabulary)
     body = GPT(model).init_weights(torch.Generator().manual_seed(2))
-    save_run(tmp_path / "ours", body, tokenizer, {"kind": "pretrained", "metrics": {}})
+    save_run(tmp_path / "ours", body, tokenizer, RunMetadata(kind="pretrained"))
     transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "theirs")
     transformers.AutoTokenizer.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "theirs")
     assert run_of(tmp_path / "theirs", tmp_path / "again")["new_tokens"] == []
@@ -190,7 +192,9 @@ def test_other_peoples_heads_are_left_out(
 def test_our_own_heads_stay(tokenizer: Tokenizer, tmp_path: Path) -> None:
     tuned = tokenizer.with_task_tokens()
     body = GPT(Model(context=16, width=32, depth=1, heads=4, inner=128, vocabulary=tuned.vocabulary)).init_weights()
-    facts = {"kind": "finetuned", "task": "classification", "goal": "classes", "labels": ["a", "b"], "metrics": {}}
+    facts = RunMetadata(
+        kind="finetuned", task="classification", goal="classes", labels=["a", "b"], columns=Columns(["text"], ["label"])
+    )
     save_run(tmp_path / "tuned", body, tuned, facts, torch.randn(2, 32))
     assert run_of(tmp_path / "tuned", tmp_path / "copy")["source"] == "run"
     for path in (tmp_path / "tuned").iterdir():
@@ -222,7 +226,7 @@ def test_a_model_of_the_hub(
     convert(Convert(src="some-people/openai-gpt", out="run"))
     assert asked == ["some-people/openai-gpt"]
     assert "hub is asked" in capsys.readouterr().err
-    assert "some-people/openai-gpt" in load_run("run").info["converted_from"]
+    assert "some-people/openai-gpt" in str(load_run("run").metadata.converted_from)
     (folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"some-people/openai-gpt: .* \(such a model is nowhere\)"):
         convert(Convert(src="some-people/openai-gpt", out="other"))

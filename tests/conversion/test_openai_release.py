@@ -16,6 +16,8 @@ from gpt1.config import Convert, Model, with_vocabulary
 from gpt1.errors import UserError
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import load_run, save_run
+from gpt1.run_folder.metadata import RunMetadata
+from gpt1.tasks.columns import Columns
 from gpt1.tokenizer.bpe_files import write_bpe
 from gpt1.tokenizer.tokenizer import END, PAD, Tokenizer
 from gpt1.tokenizer.train_bpe import train
@@ -102,9 +104,9 @@ def test_a_release_becomes_a_run_that_computes_what_it_did(release: Path, tmp_pa
     assert result["tokens"] > 30
     assert (result["source"], result["vocabulary"], result["context"]) == ("openai", TOKENS + 2, CONTEXT)
     assert result["new_tokens"] == [END, PAD]
-    assert result["parameters"] == run.info["parameters"] == len(read_row(release)) + 2 * WIDTH
+    assert result["parameters"] == run.metadata.parameters == len(read_row(release)) + 2 * WIDTH
     assert run.tokenizer.kind == "gpt1"
-    assert "openai" in run.info["converted_from"]
+    assert "openai" in str(run.metadata.converted_from)
 
 
 def test_new_tokens_are_the_mean_of_all_and_never_likelier(release: Path, tmp_path: Path) -> None:
@@ -135,7 +137,7 @@ def test_back_and_there(trained: bool, tokenizer: Tokenizer, tmp_path: Path) -> 
     if not trained:
         rows = body.tokens.weight.data
         rows[-2:] = torch.from_numpy(rows[:-2].numpy().mean(0, dtype=np.float64))
-    save_run(tmp_path / "run", body, tokenizer, {"kind": "pretrained", "metrics": {}})
+    save_run(tmp_path / "run", body, tokenizer, RunMetadata(kind="pretrained"))
     assert to_openai(tmp_path / "run", tmp_path / "release")["vocabulary"] == TOKENS + 2 * trained
     convert(Convert(src=str(tmp_path / "release"), out=str(tmp_path / "again")))  # 64 wide: one head
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "again"))
@@ -292,13 +294,15 @@ def test_what_openais_layout_cannot_hold(release: Path, tokenizer: Tokenizer, tm
     small = Model(context=8, width=64, depth=1, heads=1, inner=256)
     other = train(["a cat " * 20], "bytes", 260)
     body = GPT(with_vocabulary(small, 260)).init_weights()
-    save_run(tmp_path / "bytes", body, other, {"kind": "pretrained", "metrics": {}})
+    save_run(tmp_path / "bytes", body, other, RunMetadata(kind="pretrained"))
     cannot(tmp_path / "bytes", "kind bytes")
-    facts = {"kind": "finetuned", "task": "classification", "goal": "classes", "labels": ["a", "b"], "metrics": {}}
+    facts = RunMetadata(
+        kind="finetuned", task="classification", goal="classes", labels=["a", "b"], columns=Columns(["text"], ["label"])
+    )
     tuned = tokenizer.with_task_tokens()
     body = GPT(with_vocabulary(small, tuned.vocabulary)).init_weights()
     save_run(tmp_path / "tuned", body, tuned, facts, torch.zeros(2, 64))
     cannot(tmp_path / "tuned", "fine-tuned")
     body.tokens.weight.data[0, 0] = math.inf
-    save_run(tmp_path / "infinite", body, tuned, {"kind": "pretrained", "metrics": {}})
+    save_run(tmp_path / "infinite", body, tuned, RunMetadata(kind="pretrained"))
     cannot(tmp_path / "infinite", r"tokens_embed.weight holds inf at \(0, 0\)")

@@ -24,6 +24,7 @@ from gpt1.data.tables import columns, rows, table
 from gpt1.errors import UserError
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import save_run
+from gpt1.run_folder.metadata import RunMetadata
 from gpt1.tokenizer.train_bpe import train as train_tokenizer
 
 MOODS = ["sad", "glad"]
@@ -178,7 +179,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> str:
     tokenizer = train_tokenizer(numbered(0, 100)["text"], "bytes")
     model = Model(context=24, width=16, depth=1, heads=2, inner=64, vocabulary=tokenizer.vocabulary)
     folder = tmp_path_factory.mktemp("base")
-    save_run(folder, GPT(model).init_weights(torch.Generator().manual_seed(1)), tokenizer, {"kind": "pretrained"})
+    save_run(
+        folder, GPT(model).init_weights(torch.Generator().manual_seed(1)), tokenizer, RunMetadata(kind="pretrained")
+    )
     return str(folder)
 
 

@@ -33,6 +33,8 @@ from gpt1.estimators.base import TextEstimator
 from gpt1.estimators.inputs import pairs_of, texts_of
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import save_run
+from gpt1.run_folder.metadata import RunMetadata
+from gpt1.tasks.columns import Columns
 from gpt1.tokenizer.train_bpe import train as train_tokenizer
 
 SUBJECTS = ("the hare", "my old dog", "a green bird", "one grey cat", "the small fox")
@@ -52,7 +54,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> str:
     model = Model(context=40, width=32, depth=1, heads=2, inner=128, vocabulary=tokenizer.vocabulary)
     folder = tmp_path_factory.mktemp("base")
     body = GPT(model).init_weights(torch.Generator().manual_seed(7))
-    save_run(folder, body, tokenizer, {"kind": "pretrained", "preset": "tiny", "metrics": {}})
+    save_run(folder, body, tokenizer, RunMetadata(kind="pretrained", preset="tiny"))
     return str(folder)
 
 
@@ -321,7 +323,7 @@ def test_pretraining_goes_on(base: str, tmp_path: Path) -> None:
     assert after.get_params() == before.get_params() | {"run": str(tmp_path / "more")}
     assert nats_a_token(after.run) < 0.5 * nats_a_token(base)
     assert after.fit(TEXTS, MOODS).predict(TEXTS[:3]).shape == (3,)
-    assert gpt1.load(after.run).info["steps"] > 1
+    assert gpt1.load(after.run).metadata.steps > 1
 
 
 # What X and y may be
@@ -427,11 +429,7 @@ def test_names_of_columns(base: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="feature names should match those that were passed during fit"):
         model.predict(frame[["claim", "fact"]])
     model.save(tmp_path / "run")
-    assert gpt1.load(tmp_path / "run").info["columns"] == {
-        "texts": ["fact", "claim"],
-        "label": ["follows"],
-        "choices": [],
-    }
+    assert gpt1.load(tmp_path / "run").metadata.columns == Columns(["fact", "claim"], ["follows"])
 
 
 # What is refused

@@ -18,6 +18,7 @@ from gpt1.config import Evaluate, Finetune, Model, Predict, Task
 from gpt1.errors import RunFailed, UserError
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import save_run
+from gpt1.run_folder.metadata import RunMetadata
 from gpt1.tokenizer.train_bpe import train as train_tokenizer
 from gpt1.training import log
 
@@ -81,7 +82,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = Model(context=CONTEXT, width=32, depth=1, heads=2, inner=128, vocabulary=tokenizer.vocabulary)
     folder = tmp_path_factory.mktemp("base")
     body = GPT(model).init_weights(torch.Generator().manual_seed(7))
-    save_run(folder, body, tokenizer, {"kind": "pretrained", "preset": "tiny", "metrics": {}})
+    save_run(folder, body, tokenizer, RunMetadata(kind="pretrained", preset="tiny"))
     return folder
 
 

@@ -18,6 +18,7 @@ from gpt1.finetuning.sweep import fit_best
 from gpt1.model.gpt import GPT
 from gpt1.model.objectives import TaskModel
 from gpt1.run_folder.folder import LoadedRun, load_run, save_run
+from gpt1.run_folder.metadata import RunMetadata
 from gpt1.tasks.labels import Classes
 from gpt1.tokenizer.train_bpe import train as train_tokenizer
 
@@ -31,7 +32,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = Model(context=21, width=32, depth=2, heads=2, inner=128, vocabulary=tokenizer.vocabulary)
     folder = tmp_path_factory.mktemp("base")
     body = GPT(model).init_weights(torch.Generator().manual_seed(7))
-    save_run(folder, body, tokenizer, {"kind": "pretrained", "preset": "tiny", "metrics": {}})
+    save_run(folder, body, tokenizer, RunMetadata(kind="pretrained", preset="tiny"))
     return folder
 
 
@@ -59,7 +60,7 @@ def test_files_add_nothing(settings: Finetune, tmp_path: Path, monkeypatch: pyte
     assert torch.equal(found.head_CD, saved.head)
     for name, weight in saved.body.state_dict().items():
         assert torch.equal(found.body.state_dict()[name], weight), name
-    assert found.metadata({})["metrics"].keys() | {"seconds"} == saved.info["metrics"].keys()
+    assert found.metadata({}).metrics.keys() | {"seconds"} == saved.metadata.metrics.keys()
 
 
 def test_the_model_predicts_as_it_did_on_the_validation_rows(settings: Finetune) -> None:

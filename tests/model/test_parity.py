@@ -16,6 +16,8 @@ from gpt1.model.objectives import LanguageModel, TaskModel
 from gpt1.model.sampling import Sampling, penalised, probabilities
 from gpt1.run_folder.folder import load_run, save_run
 from gpt1.run_folder.hugging_face import CHOICE_BIAS, CHOICE_HEAD, HEAD, TRANSPOSED, from_hf, from_hf_config, hf_name
+from gpt1.run_folder.metadata import RunMetadata
+from gpt1.tasks.columns import Columns
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.tokenizer.train_bpe import train
 
@@ -170,7 +172,7 @@ def random_body(vocabulary: int) -> GPT:
 @pytest.fixture(scope="module")
 def run(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    save_run(folder, random_body(tokenizer.vocabulary), tokenizer, {"kind": "pretrained", "metrics": {}})
+    save_run(folder, random_body(tokenizer.vocabulary), tokenizer, RunMetadata(kind="pretrained"))
     return folder
 
 
@@ -207,7 +209,9 @@ def test_hugging_face_classifies_with_a_fine_tuned_run(tokenizer: Tokenizer, tmp
     body = random_body(tokenizer.vocabulary)
     head = torch.randn(3, 32, generator=torch.Generator().manual_seed(2))
     labels = ["zebra", "ant", "Mus musculus"]
-    facts = {"kind": "finetuned", "task": "classification", "goal": "classes", "labels": labels}
+    facts = RunMetadata(
+        kind="finetuned", task="classification", goal="classes", labels=labels, columns=Columns(["text"], ["label"])
+    )
     save_run(tmp_path, body, tokenizer, facts, head)
     texts = ["the cat", "", "the dog ran. the dog ran. the dog"]
     assert tokenizer.start_id is not None
@@ -243,7 +247,14 @@ def test_fine_tuning_has_their_loss_and_gradients(goal: str, tokenizer: Tokenize
     tokenizer, choice = tokenizer.with_task_tokens(), goal == "choice"
     body, outputs = random_body(tokenizer.vocabulary), 1 if choice else 3
     model = TaskModel(body, outputs, goal).init_head(torch.Generator().manual_seed(2)).eval()  # type: ignore[arg-type]
-    facts = {"kind": "finetuned", "task": "classification", "goal": goal, "labels": [] if choice else ["a", "b", "c"]}
+    names = [] if choice else ["a", "b", "c"]
+    facts = RunMetadata(
+        kind="finetuned",
+        task="classification",
+        goal=goal,
+        labels=names,
+        columns=Columns(["text"], ["label"]),  # type: ignore[arg-type]
+    )
     save_run(tmp_path, body, tokenizer, facts, model.head.weight)
     draw = torch.Generator().manual_seed(4)
     lengths = [9] * 4 if choice else [5, 9, 12, 3]

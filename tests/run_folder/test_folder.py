@@ -18,11 +18,12 @@ from gpt1.errors import UserError
 from gpt1.model.gpt import GPT
 from gpt1.run_folder import folder as run_folder
 from gpt1.run_folder.folder import load_run, save_run
-from gpt1.run_folder.metadata import FILES, FORMAT
+from gpt1.run_folder.metadata import FILES, FORMAT, RunMetadata
+from gpt1.tasks.columns import Columns
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.tokenizer.train_bpe import train
 
-FACTS = {"kind": "pretrained", "steps": 7, "metrics": {"val_bits_per_byte": 1.5}, "preset": "tiny"}
+METADATA = RunMetadata(kind="pretrained", steps=7, metrics={"val_bits_per_byte": 1.5}, preset="tiny")
 LABELS = ["b|ad", "a <good>"]
 
 
@@ -39,7 +40,7 @@ def body(tokenizer: Tokenizer) -> GPT:
 
 @pytest.fixture
 def run(body: GPT, tokenizer: Tokenizer, tmp_path: Path) -> Path:
-    save_run(tmp_path / "run", body, tokenizer, FACTS)
+    save_run(tmp_path / "run", body, tokenizer, METADATA)
     return tmp_path / "run"
 
 
@@ -51,8 +52,8 @@ def test_what_is_saved_comes_back(run: Path, body: GPT, tokenizer: Tokenizer) ->
     assert loaded.tokenizer.encode("a cat") == tokenizer.encode("a cat")
     assert loaded.head is None
     assert not loaded.body.training
-    assert FACTS.items() <= loaded.info.items()
-    assert loaded.info["parameters"] == sum(p.numel() for p in body.parameters())
+    assert (loaded.metadata.kind, loaded.metadata.steps, loaded.metadata.metrics) == ("pretrained", 7, METADATA.metrics)
+    assert loaded.metadata.parameters == sum(p.numel() for p in body.parameters())
     assert "val_bits_per_byte" in (run / "README.md").read_text(encoding="utf-8")
 
 
@@ -60,17 +61,14 @@ def test_a_head_comes_back_with_its_labels(body: GPT, tokenizer: Tokenizer, tmp_
     tokenizer = tokenizer.with_task_tokens()
     body = GPT(replace(body.config, vocabulary=tokenizer.vocabulary)).init_weights()
     head = torch.randn(2, 16)
-    save_run(
-        tmp_path,
-        body,
-        tokenizer,
-        {"kind": "finetuned", "task": "classification", "goal": "classes", "labels": LABELS},
-        head,
+    metadata = RunMetadata(
+        kind="finetuned", task="classification", goal="classes", labels=LABELS, columns=Columns(["text"], ["label"])
     )
+    save_run(tmp_path, body, tokenizer, metadata, head)
     loaded = load_run(tmp_path)
     assert loaded.head is not None
     assert torch.equal(loaded.head, head)
-    assert loaded.info["labels"] == LABELS
+    assert loaded.metadata.labels == LABELS
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     assert config["id2label"] == {"0": "b|ad", "1": "a <good>"}
     assert config["label2id"] == {"b|ad": 0, "a <good>": 1}
@@ -78,7 +76,7 @@ def test_a_head_comes_back_with_its_labels(body: GPT, tokenizer: Tokenizer, tmp_
 
 
 def test_the_same_model_gives_the_same_bytes(run: Path, body: GPT, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    save_run(tmp_path / "again", body, tokenizer, FACTS)
+    save_run(tmp_path / "again", body, tokenizer, METADATA)
     names = sorted(path.name for path in run.iterdir())
     assert names == sorted(path.name for path in (tmp_path / "again").iterdir())
     assert {"generation_config.json", "tokenizer_config.json", *FILES} <= set(names)
@@ -89,7 +87,7 @@ def test_the_same_model_gives_the_same_bytes(run: Path, body: GPT, tokenizer: To
 def test_bf16_is_saved_as_fp32(run: Path, body: GPT, tokenizer: Tokenizer, tmp_path: Path) -> None:
     half = GPT(body.config).to(torch.bfloat16)
     half.load_state_dict(body.state_dict())
-    save_run(tmp_path / "half", half, tokenizer, FACTS)
+    save_run(tmp_path / "half", half, tokenizer, METADATA)
     assert {tensor.dtype for tensor in load_file(tmp_path / "half" / "model.safetensors").values()} == {torch.float32}
 
 
@@ -143,7 +141,7 @@ def test_damaged(run: Path) -> None:
     (run / "gpt1.json").write_text("{", encoding="utf-8")
     refused(run, "gpt1.json", "damaged")
     (run / "gpt1.json").write_text("{}", encoding="utf-8")
-    refused(run, "gpt1.json", "damaged", "what kind of run")
+    refused(run, "gpt1.json", "damaged", "format is missing")
 
 
 def test_a_tensor_or_shape_without_a_partner(run: Path) -> None:
@@ -168,11 +166,11 @@ def test_a_foreign_tokenizer(run: Path) -> None:
 def test_an_inner_size_hugging_face_has_not(body: GPT, tokenizer: Tokenizer, tmp_path: Path) -> None:
     odd = GPT(replace(body.config, inner=48))
     with pytest.raises(UserError, match=re.escape("--model.inner 48 must be 4 times --model.width 16")):
-        save_run(tmp_path / "odd", odd, tokenizer, FACTS)
+        save_run(tmp_path / "odd", odd, tokenizer, METADATA)
     assert not (tmp_path / "odd").exists()
 
 
-OTHER = FACTS | {"data": {"train": "other"}, "steps": 9}
+OTHER = replace(METADATA, task="regression", steps=9)
 
 
 def test_a_full_disk_leaves_the_old_model(
@@ -185,7 +183,7 @@ def test_a_full_disk_leaves_the_old_model(
         with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
             patch.setattr(run_folder, step, full_disk)
             save_run(run, body, tokenizer, OTHER)
-        assert load_run(run).info["steps"] == 7
+        assert load_run(run).metadata.steps == 7
         assert not list(run.glob(".*"))
 
 
@@ -205,4 +203,4 @@ def test_killed_between_two_files_the_folder_is_incomplete(
     refused(run, "gpt1.json is missing")
     monkeypatch.undo()
     save_run(run, body, tokenizer, OTHER)
-    assert load_run(run).info["steps"] == 9
+    assert load_run(run).metadata.steps == 9

@@ -7,8 +7,9 @@ import ast
 import json
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -18,6 +19,8 @@ from gpt1.config import Long, Model, Predict, Task
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import load_run, save_run
 from gpt1.run_folder.in_transformers import ONE, TWO
+from gpt1.run_folder.metadata import FinetuningData, PretrainingData, RunMetadata, Source, SplitSummary
+from gpt1.tasks.columns import Columns
 from gpt1.tokenizer.train_bpe import train as train_tokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -26,7 +29,8 @@ CONTEXT = 24
 WORDS = "the cat sat on a mat while two dogs ran and songs of rain fell upon every bell <|extract|> Été\n".split(" ")
 SIZES = (1, 3, 8, 20, 21, 22, 30, 90)
 NAMES = {"classes": ["x|y", "a <b>", "9"], "labels": ["red", "round", "old"], "score": [], "choice": []}
-CASES: dict[str, tuple[Task, str]] = {
+Goal = Literal["classes", "labels", "score", "choice"]
+CASES: dict[str, tuple[Task, Goal]] = {
     "classification": ("classification", "classes"),
     "entailment": ("entailment", "classes"),
     "similar classes": ("similarity", "classes"),
@@ -50,13 +54,13 @@ def saved(folder: Path, case: str, long: Long = "head") -> Path:
     outputs = len(NAMES[goal]) or 1
     head = torch.randn(outputs, 32, generator=torch.Generator().manual_seed(4)) / 4
     texts = {"entailment": ["one", "other"], "similarity": ["one", "other"]}.get(task, ["one"])
-    facts: dict[str, Any] = {
-        "kind": "finetuned", "task": task, "goal": goal, "labels": NAMES[goal], "long": long, "metrics": {"n": 3},
-        "columns": {"texts": texts, "label": ["label"], "choices": ["choices"] if goal == "choice" else []},
-    }  # fmt: skip
-    facts |= {"thresholds": [0.4, 0.5, 0.6]} if goal == "labels" else {}
-    facts |= {"mean": 2.5, "scale": 1.25} if goal == "score" else {}
-    save_run(folder, body, tokenizer, facts, head)
+    metadata = RunMetadata(
+        kind="finetuned", task=task, goal=goal, labels=NAMES[goal], long=long, metrics={"n": 3},
+        columns=Columns(texts, ["label"], ["choices"] if goal == "choice" else []),
+        thresholds=[0.4, 0.5, 0.6] if goal == "labels" else None,
+        mean=2.5 if goal == "score" else None, scale=1.25 if goal == "score" else None,
+    )  # fmt: skip
+    save_run(folder, body, tokenizer, metadata, head)
     return folder
 
 
@@ -185,17 +189,22 @@ def test_choices_are_told_the_same(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_card_tells_data_and_scores(tmp_path: Path) -> None:
-    facts: dict[str, Any] = {
-        "data": {
-            "train": {"path": "/home/me/se|cret/rows.csv", "rows": 1234},
-            "pretraining": {"train": {"tokens": 5678}},
-        },
-        "metrics": {"accuracy": 0.87654, "per_class": {}},
-        "seeds": {"accuracy": {"mean": 0.8, "deviation": 0.01, "values": [0.79, 0.81]}},
-    }
+    corpus = SplitSummary(tokens=5678, documents=1, bytes=9000, sha256=[])
+    data = FinetuningData(
+        train=Source(path="/home/me/se|cret/rows.csv", sha256="", rows=1234),
+        pretraining=PretrainingData(fingerprint="", tokenizer="", train=corpus, val=corpus),
+    )
+    metrics = {"accuracy": 0.87654, "per_class": {}}
+    seeds = {"accuracy": {"mean": 0.8, "deviation": 0.01, "values": [0.79, 0.81]}}
     run = saved(tmp_path / "run", "classification", "windows")
     loaded = load_run(run)
-    save_run(tmp_path / "card", loaded.body, loaded.tokenizer, loaded.info | facts, loaded.head)
+    save_run(
+        tmp_path / "card",
+        loaded.body,
+        loaded.tokenizer,
+        replace(loaded.metadata, data=data, metrics=metrics, seeds=seeds),
+        loaded.head,
+    )
     card = (tmp_path / "card" / "README.md").read_text(encoding="utf-8")
     for line in (
         "| accuracy | 0.8765 |", "| accuracy, 2 seeds | 0.8 ± 0.01 |", "| rows (train) | 1,234 |",

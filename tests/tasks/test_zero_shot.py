@@ -16,6 +16,7 @@ from gpt1.config import Evaluate, Model
 from gpt1.errors import UserError
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import save_run
+from gpt1.run_folder.metadata import RunMetadata
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.tokenizer.train_bpe import train
 
@@ -39,7 +40,7 @@ def body(tokenizer: Tokenizer) -> GPT:
 @pytest.fixture(scope="module")
 def run(body: GPT, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("run")
-    save_run(folder, body, tokenizer, {"kind": "pretrained", "metrics": {}})
+    save_run(folder, body, tokenizer, RunMetadata(kind="pretrained"))
     return str(folder)
 
 

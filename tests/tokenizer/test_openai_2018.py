@@ -20,6 +20,7 @@ from gpt1.config import Convert, Model, Prepare
 from gpt1.errors import UserError
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import load_run, save_run
+from gpt1.run_folder.metadata import RunMetadata
 from gpt1.tokenizer import openai_2018 as openai2018
 from gpt1.tokenizer.bulk import encode_bulk
 from gpt1.tokenizer.openai import find_tokenizer, read_vocabulary
@@ -148,9 +149,9 @@ def test_a_run_keeps_its_way_and_its_card_warns(tokenizer: Tokenizer, openai_fol
     model = Model(context=16, width=16, depth=1, heads=2, inner=64, vocabulary=tokenizer.vocabulary)
     body = GPT(model).init_weights()
     for name, cut in (("hf", find_tokenizer(openai_folder)), ("2018", tokenizer)):
-        save_run(tmp_path / name, body, cut, {"kind": "pretrained"})
+        save_run(tmp_path / name, body, cut, RunMetadata(kind="pretrained"))
     loaded = load_run(tmp_path / "2018")
-    assert loaded.info["tokenizer_kind"] == "openai2018"
+    assert loaded.metadata.tokenizer_kind == "openai2018"
     assert loaded.generate("“The cat—", seed=1)["text"] == loaded.generate('" the cat -', seed=1)["text"]
     warnings = ["**Other tools do not**" in (tmp_path / name / "README.md").read_text() for name in ("hf", "2018")]
     assert warnings == [False, True]
@@ -158,7 +159,7 @@ def test_a_run_keeps_its_way_and_its_card_warns(tokenizer: Tokenizer, openai_fol
 
 def test_a_converted_model_takes_the_way_that_is_asked_for(tokenizer: Tokenizer, tmp_path: Path) -> None:
     model = Model(context=16, width=16, depth=1, heads=2, inner=64, vocabulary=tokenizer.vocabulary)
-    save_run(tmp_path / "run", GPT(model).init_weights(), tokenizer, {"kind": "pretrained"})
+    save_run(tmp_path / "run", GPT(model).init_weights(), tokenizer, RunMetadata(kind="pretrained"))
     convert(Convert(src=str(tmp_path / "run"), out=str(tmp_path / "copy")))
     convert(Convert(src=str(tmp_path / "run"), out=str(tmp_path / "release"), to="openai"))
     convert(Convert(src=str(tmp_path / "release"), out=str(tmp_path / "hf"), heads=2))

@@ -14,6 +14,7 @@ from gpt1.conversion.openai_release import MERGES, VOCABULARY, is_release, read_
 from gpt1.conversion.verify import foreign_logits, own_logits, probe, released_logits, same_logits, same_tokens
 from gpt1.errors import UserError
 from gpt1.run_folder.folder import load_run, read_metadata, read_shape, replacing_run, save_tensors
+from gpt1.run_folder.metadata import RunMetadata
 from gpt1.run_folder.weights import Weights
 from gpt1.storage import check_folder
 from gpt1.tokenizer.openai import cut_as, vocabulary_files
@@ -74,7 +75,7 @@ def _to_run(settings: Convert, folder: Path, kind: str, out: Path) -> dict[str, 
         tokenizer = cut_as(tokenizer, settings.words, folder)
     if found.left_out:
         say(f"{folder}: {', '.join(found.left_out)} left out; the language model under that head is converted")
-    info = {"kind": "pretrained", "converted_from": f"{kind}: {settings.src}", "metrics": {}}
+    info = RunMetadata(kind="pretrained", converted_from=f"{kind}: {settings.src}")
     with replacing_run(out) as staged:
         save_tensors(staged, *adopted(found), tokenizer, info)
         ids_T = probe(model.vocabulary, model.context)
@@ -97,7 +98,7 @@ def _copy(folder: Path, out: Path) -> dict[str, Any]:
     weights = Weights(folder / "model.safetensors")
     with replacing_run(out) as staged:
         tensors = {name: usable(name, tensor, tuple(tensor.shape), weights.path) for name, tensor in weights.items()}
-        save_tensors(staged, model, tensors, Tokenizer.load(folder), info, info.get("goal"))
+        save_tensors(staged, model, tensors, Tokenizer.load(folder), info)
         tensors.clear()  # the comparison needs the memory
         ids_T = probe(model.vocabulary, model.context)
         way, expected_PV = foreign_logits(folder, model, ids_T)
@@ -110,7 +111,7 @@ def _copy(folder: Path, out: Path) -> dict[str, Any]:
 def _to_release(folder: Path, kind: str, out: Path) -> dict[str, Any]:
     if kind != "run":
         raise UserError(f"--to openai takes a run folder; convert {folder} to one first, then that to openai")
-    if read_metadata(folder)["kind"] != "pretrained":
+    if read_metadata(folder).kind != "pretrained":
         raise UserError(
             f"{folder}: W_y of a fine-tuned run has no place in OpenAI's layout; convert the run it was tuned from"
         )

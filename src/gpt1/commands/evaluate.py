@@ -68,7 +68,7 @@ def _kind(settings: Evaluate) -> str:
         return settings.as_
     if File(Path(settings.files[0]), named=True).kind == "text":
         return "text"
-    if read_metadata(Path(settings.run))["kind"] == "finetuned":
+    if read_metadata(Path(settings.run)).kind == "finetuned":
         return "rows"
     if kind := zero_shot.kind_of(settings.files[0], settings.encoding):
         return kind

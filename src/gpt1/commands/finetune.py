@@ -83,7 +83,7 @@ def finetune(settings: Finetune) -> FinetuneResult:
         sources = source_files(settings)
         if _is_done(settings, input_hashes(sources)):
             say(f"{out} is fine-tuned with these settings already ({setting('fresh')} starts over)")
-            return FinetuneResult.of(read_metadata(out))
+            return FinetuneResult.of(read_metadata(out).to_json())
         device, dtype = machine(settings)
         base = load_run(settings.run)
         rows = read_rows(settings)
@@ -95,7 +95,7 @@ def finetune(settings: Finetune) -> FinetuneResult:
             tuned = replace(tuned, metrics=tuned.metrics | {"seconds": time.perf_counter() - began})
             run = tuned.as_run(tuned.metadata(sources))
             save_finetuned(out, run, dataclasses.asdict(settings), tuned.curves)
-    return FinetuneResult.of(read_metadata(out))
+    return FinetuneResult.of(read_metadata(out).to_json())
 
 
 def show(result: FinetuneResult) -> RenderableType:
@@ -134,7 +134,7 @@ def _is_done(settings: Finetune, inputs: dict[str, str]) -> bool:
     if settings.fresh or not (out / "gpt1.json").exists():
         return False
     try:
-        data = read_metadata(out)["data"]
+        data = read_metadata(out).to_json()["data"]
         options = resolve_defaults(FitOptions.of(settings), data["train"]["rows"], read_shape(Path(settings.run)).width)
         began = Record(read_json(out / "settings.json"), input_hashes(data))
         if difference := began.difference(Record.of(_in_effect(settings, options), inputs), FREE):

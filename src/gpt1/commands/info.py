@@ -12,7 +12,7 @@ from gpt1.config import Info
 from gpt1.console import table
 from gpt1.data.shards import UNFINISHED, Split, read_manifest
 from gpt1.errors import UserError
-from gpt1.run_folder.metadata import STOPPED, read_facts, read_json
+from gpt1.run_folder.metadata import STOPPED, read_json, read_metadata
 
 LEFT_TO_JSON = ("sha256", "fingerprint", "tokenizer", "per_class", "confusion", "pretraining", "reliability", "joint")
 """Hashes and details inside a section, which a person does not read in a table."""
@@ -35,7 +35,7 @@ def info(settings: Info) -> dict[str, Any]:
     if (folder / "manifest.json").exists() or (folder / UNFINISHED).exists():
         return _data(folder)
     if (folder / STOPPED).exists():
-        return read_facts(folder)  # which says what it is
+        read_metadata(folder)  # which says what it is
     if (folder / "settings.json").exists():
         raise UserError(f"{folder}: training began here, but no model is saved yet")
     if (folder / "tokenizer.json").exists() and not (folder / "model.safetensors").exists():
@@ -59,7 +59,7 @@ def _leaves(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _run(folder: Path) -> dict[str, Any]:
-    facts, shape = read_facts(folder), read_json(folder / "config.json")
+    facts, shape = read_metadata(folder).to_json(), read_json(folder / "config.json")
     found = {
         "kind": "run",
         "path": str(folder),

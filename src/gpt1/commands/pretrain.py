@@ -68,7 +68,7 @@ def show(result: dict[str, Any]) -> RenderableType:
 def _check_place(folder: Path) -> None:
     """Raise UserError if a pre-training may not be written to the folder: something else is there."""
     check_folder(folder)
-    if (folder / "gpt1.json").exists() and read_metadata(folder)["kind"] != "pretrained":
+    if (folder / "gpt1.json").exists() and read_metadata(folder).kind != "pretrained":
         raise UserError(f"--out {folder} holds a fine-tuned run; choose another folder")
 
 
@@ -167,7 +167,7 @@ def _steps_in_time(settings: Pretrain, data: Data, device: torch.device, dtype: 
 
 def _closing(folder: Path, steps: int) -> dict[str, Any]:
     """The result of a run that made all its updates; empty if its closing validation is not written yet."""
-    info = read_metadata(folder) if (folder / "gpt1.json").exists() else {}
-    if info.get("steps") != steps or not info["metrics"]:
+    metadata = read_metadata(folder) if (folder / "gpt1.json").exists() else None
+    if metadata is None or metadata.steps != steps or not metadata.metrics:
         return {}
-    return {"steps": steps, **info["metrics"], "parameters": info["parameters"]}
+    return {"steps": steps, **metadata.metrics, "parameters": metadata.parameters}

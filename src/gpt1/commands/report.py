@@ -15,7 +15,7 @@ from gpt1.errors import UserError
 from gpt1.pages import drawings
 from gpt1.pages.charts import line_chart
 from gpt1.pages.pages import check_page, page
-from gpt1.run_folder.metadata import read_facts, read_json
+from gpt1.run_folder.metadata import read_json, read_metadata
 from gpt1.storage import write_text
 from gpt1.training import log
 
@@ -49,7 +49,7 @@ def report(settings: Report) -> dict[str, Any]:
     check_page(settings.out, "--out")
     given = list(dict.fromkeys(settings.runs))
     documents = {name: _document(Path(name)) for name in given if Path(name).is_file()}
-    runs = {name: Subject(read_facts(Path(name))) for name in given if name not in documents}
+    runs = {name: Subject(read_metadata(Path(name)).to_json()) for name in given if name not in documents}
     places = {Path(name).resolve(): run for name, run in runs.items()}
     alone = []
     for name, found in documents.items():

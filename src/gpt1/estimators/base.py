@@ -159,7 +159,7 @@ class TextEstimator(BaseEstimator):
         """
         with isolated():
             model = FittedModel.load(Path(folder))
-            if (task := model.metadata["task"]) != cls.task:
+            if (task := model.metadata.task) != cls.task:
                 raise UserError(f"{folder} is fine-tuned for {task}, not for {cls.task}, what {cls.__name__} is for")
         names = inspect.signature(cls).parameters.keys() - {"device", "threads"}
         settings = {name: value for name, value in model.settings.items() if name in names}
@@ -177,11 +177,11 @@ class TextEstimator(BaseEstimator):
         with isolated(self.verbose), TemporaryDirectory() as scratch:
             run, data = str(self.run), str(Path(scratch) / "data")
             settings = asdict(self._parameters(Command)) | {"seed": self._seed()} | settings
-            info, context = read_metadata(Path(run)), read_shape(Path(run)).context
+            metadata, context = read_metadata(Path(run)), read_shape(Path(run)).context
             corpus = Path(scratch) / "texts.jsonl"
             write_text(corpus, "".join(json.dumps({"text": text}) + "\n" for (text,) in texts_of(texts)))
             prepared = prepare(Prepare(inputs=[str(corpus)], out=data, tokenizer=run, seed=settings["seed"]))
-            usual = pretrain_defaults(info.get("preset") or "small", info.get("recipe"), data=data, out=str(out))
+            usual = pretrain_defaults(metadata.preset or "small", metadata.recipe, data=data, out=str(out))
             batch = max(1, min(usual.batch, prepared["train_tokens"] // (context * FEWEST_UPDATES)))
             steps = max(1, round(epochs * prepared["train_tokens"] / (batch * context)))
             optim = replace(usual.optim, warmup=min(usual.optim.warmup, max(1, steps // WARMUP_SHARE)))
@@ -219,7 +219,7 @@ class TextEstimator(BaseEstimator):
             "model": {"path": str(weights), "sha256": sha256_of(weights)},
             "train": {"path": None, "sha256": _hash(rows.train), "rows": len(rows.train.rows)},
         }
-        metadata = tuned.metadata(sources) | ({"label_type": class_type} if class_type else {})
+        metadata = replace(tuned.metadata(sources), label_type=class_type)
         target = {"target": rows.label_type.kind} if self.task == "similarity" else {}
         settings = {"run": str(self.run), "task": self.task, **target} | asdict(on) | asdict(options)
         return FittedModel(tuned.as_run(metadata), settings, tuned.curves)
@@ -227,7 +227,7 @@ class TextEstimator(BaseEstimator):
     def _take(self, model: FittedModel) -> None:
         """Become fitted."""
         self.model_ = model
-        self.metrics_ = model.metadata["metrics"]
+        self.metrics_ = model.metadata.metrics
         self.n_features_in_ = self.width
 
     def _predictions(self, X: Any) -> np.ndarray:

@@ -21,7 +21,7 @@ from gpt1.finetuning.fit import save_finetuned
 from gpt1.finetuning.predictor import Predictor
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import LoadedRun, load_run
-from gpt1.run_folder.metadata import read_json
+from gpt1.run_folder.metadata import RunMetadata, read_json
 from gpt1.tasks.labels import Goal, from_facts
 from gpt1.tasks.rows import Texts
 from gpt1.tokenizer.tokenizer import Tokenizer
@@ -58,14 +58,14 @@ class FittedModel:
     _predictor: tuple[Command, Predictor] | None = field(default=None, compare=False, repr=False)
 
     @property
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> RunMetadata:
         """The content of gpt1.json."""
-        return self.run.info
+        return self.run.metadata
 
     @property
     def label_type(self) -> Goal:
         """What it predicts of a row."""
-        return from_facts(self.metadata)
+        return from_facts(self.metadata.to_json())
 
     def predict(self, rows: Sequence[Texts], on: Command) -> np.ndarray:
         """Return predictions_NC, see `tasks.labels`, computed on the device that `on` asks for."""

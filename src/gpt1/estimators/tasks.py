@@ -268,4 +268,4 @@ def _class_type(classes: np.ndarray) -> str:
 
 
 def _classes(model: FittedModel) -> np.ndarray:
-    return restored_classes(model.metadata["labels"], model.metadata.get("label_type", "str"))
+    return restored_classes(model.metadata.labels or [], model.metadata.label_type or "str")

@@ -67,7 +67,7 @@ def check_options(options: FitOptions) -> None:
 
 def check_base(run: str | Path, options: FitOptions) -> None:
     """Raise UserError if `run` is not a pre-trained run, or has fewer blocks than the options name."""
-    if read_metadata(Path(run))["kind"] != "pretrained":
+    if read_metadata(Path(run)).kind != "pretrained":
         raise UserError(f"{run} is fine-tuned already; start from the pre-trained run it came from")
     depth = read_shape(Path(run)).depth
     layers = depth if options.transfer_layers is None else options.transfer_layers

@@ -3,7 +3,6 @@
 `fit` trains one model with one seed and learning rate; `sweep.fit_best` calls it for several and keeps the best.
 """
 
-import dataclasses
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from gpt1.finetuning.predictor import Predictor, RowEncoder
 from gpt1.model.gpt import GPT, INIT_STD
 from gpt1.model.objectives import TaskModel
 from gpt1.run_folder.folder import LoadedRun, replacing_run, save_run
+from gpt1.run_folder.metadata import FinetuningData, PretrainingData, RunMetadata, Source
 from gpt1.storage import write_json
 from gpt1.tasks.columns import Columns
 from gpt1.tasks.labels import Goal, to_facts
@@ -45,7 +45,7 @@ class FineTuned:
     columns: Columns
     options: FitOptions
     """resolved"""
-    base: dict[str, Any]
+    base: RunMetadata
     """gpt1.json of the pre-trained run"""
     steps: int
     """updates made"""
@@ -67,28 +67,31 @@ class FineTuned:
         """Put the model to work on a device. Its weights are moved, not copied."""
         return Predictor.build(self.body, self.head_CD, self.encoder, self.label_type, self.columns, device, dtype)
 
-    def metadata(self, sources: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    def metadata(self, sources: dict[str, dict[str, Any]]) -> RunMetadata:
         """Return the content of gpt1.json; `sources` names and hashes what the model was made from."""
-        options, several = self.options, {"learning_rates": self.learning_rates, "seeds": self.seeds}
-        return {
-            "kind": "finetuned",
-            "task": self.encoder.task,
+        options, base = self.options, self.base
+        files: dict[str, Any] = {name: Source(**file) for name, file in sources.items()}
+        return RunMetadata(
+            kind="finetuned",
+            task=self.encoder.task,
             **to_facts(self.label_type),
-            "columns": dataclasses.asdict(self.columns),
-            "long": options.long,
-            "lm_coef": options.lm_coef,
-            "lr": options.lr,
-            "from_scratch": options.from_scratch,
-            "seed": options.seed,
-            "preset": self.base.get("preset"),
-            "recipe": self.base.get("recipe"),
-            "steps": self.steps,
-            "data": sources | {"pretraining": self.base.get("data")},
-            "selected_by": self.selected_by,
-            "metrics": self.metrics,
-        } | {name: found for name, found in several.items() if found is not None}
+            columns=self.columns,
+            long=options.long,
+            lm_coef=options.lm_coef,
+            lr=options.lr,
+            from_scratch=options.from_scratch,
+            seed=options.seed,
+            preset=base.preset,
+            recipe=base.recipe,
+            steps=self.steps,
+            data=FinetuningData(**files, pretraining=base.data if isinstance(base.data, PretrainingData) else None),
+            selected_by=self.selected_by,
+            metrics=self.metrics,
+            learning_rates=self.learning_rates,
+            seeds=self.seeds,
+        )
 
-    def as_run(self, metadata: dict[str, Any]) -> LoadedRun:
+    def as_run(self, metadata: RunMetadata) -> LoadedRun:
         """Return the model as a run in memory."""
         return LoadedRun(self.body, self.encoder.tokenizer, metadata, self.head_CD)
 
@@ -165,7 +168,7 @@ def save_finetuned(folder: Path, run: LoadedRun, settings: dict[str, Any], curve
     with replacing_run(folder) as staged:
         (staged / log.NAME).write_bytes(curves)
         write_json(staged / "settings.json", settings)
-        save_run(staged, run.body, run.tokenizer, run.info, run.head)
+        save_run(staged, run.body, run.tokenizer, run.metadata, run.head)
 
 
 def _block_of(name: str) -> int:
@@ -203,6 +206,6 @@ def _calibrated(
         body = GPT(trainer.model.body.config)
     body.load_state_dict({name.removeprefix("body."): weight for name, weight in weights.items()}, assign=True)
     return FineTuned(
-        body.eval(), head_CD, examples.encoder, label_type, columns, trainer.options, base.info, progress.step, metrics,
-        curves,
+        body.eval(), head_CD, examples.encoder, label_type, columns, trainer.options, base.metadata, progress.step,
+        metrics, curves,
     )  # fmt: skip

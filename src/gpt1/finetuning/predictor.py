@@ -101,9 +101,11 @@ class Predictor:
     def of_run(cls, run: LoadedRun, device: torch.device, dtype: torch.dtype) -> "Predictor":
         """Put a fine-tuned run to work on a device. The body's weights are moved, not copied."""
         assert run.head is not None, "a fine-tuned run has a head"
-        info = run.info
-        encoder = RowEncoder(info["task"], run.tokenizer, run.body.config.context, info["long"])
-        return cls.build(run.body, run.head, encoder, from_facts(info), Columns(**info["columns"]), device, dtype)
+        metadata = run.metadata
+        assert metadata.task and metadata.columns, "a fine-tuned run has both"
+        encoder = RowEncoder(metadata.task, run.tokenizer, run.body.config.context, metadata.long or "head")
+        label_type = from_facts(metadata.to_json())
+        return cls.build(run.body, run.head, encoder, label_type, metadata.columns, device, dtype)
 
     def predict(self, rows: Sequence[Texts], batch: int) -> tuple[np.ndarray, int]:
         """Return predictions_NC, see `tasks.labels`, and how many rows are longer than the context.

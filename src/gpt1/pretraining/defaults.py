@@ -93,7 +93,7 @@ def steps_of_epochs(settings: Pretrain, data: Data) -> int:
 
 
 def _shape_of(run: Path, asked: Model, data: Data, folder: str) -> Model:
-    if read_metadata(run)["tokenizer"] != data.tokenizer.hash:
+    if read_metadata(run).tokenizer != data.tokenizer.hash:
         raise UserError(
             f"--init {run}: its tokenizer is not the one {folder} was prepared with; "
             f"prepare the text with --tokenizer {run}"

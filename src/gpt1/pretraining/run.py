@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -14,6 +14,7 @@ from gpt1.model.gpt import GPT
 from gpt1.model.objectives import LanguageModel
 from gpt1.pretraining.defaults import Data, steps_of_epochs
 from gpt1.run_folder.folder import LoadedRun, load_run, save_run
+from gpt1.run_folder.metadata import PretrainingData, RunMetadata
 from gpt1.training import checkpoint
 from gpt1.training.device import compiler_error, fuse
 from gpt1.training.likelihood import likelihood
@@ -57,7 +58,7 @@ class Run:
 
     def sample(self, step: int) -> str:
         """Log and return a short text from the model as it is."""
-        model = LoadedRun(self.model.body.eval(), self.data.tokenizer, {})
+        model = LoadedRun(self.model.body.eval(), self.data.tokenizer, RunMetadata(kind="pretrained"))
         with torch.compiler.set_stance("force_eager"):
             found = model.generate(self.settings.sample, max_new_tokens=SAMPLE_TOKENS, seed=self.settings.seed)
         self.log.add(step, sample=self.settings.sample + found["text"])
@@ -77,19 +78,19 @@ class Run:
         body.load_state_dict(masters, assign=True)
         return body
 
-    def _facts(self, step: int, metrics: dict[str, float]) -> dict[str, Any]:
+    def _facts(self, step: int, metrics: dict[str, float]) -> RunMetadata:
         settings = self.settings
-        return {
-            "kind": "pretrained",
-            "preset": settings.preset,
-            "recipe": settings.recipe,
-            "seed": settings.seed,
-            "steps": step,
-            "of_steps": self.steps,
-            "tokens_seen": step * settings.batch * settings.model.context,
-            "data": self.data.manifest.summary(),
-            "metrics": metrics,
-        }
+        return RunMetadata(
+            kind="pretrained",
+            preset=settings.preset,
+            recipe=settings.recipe,
+            seed=settings.seed,
+            steps=step,
+            of_steps=self.steps,
+            tokens_seen=step * settings.batch * settings.model.context,
+            data=PretrainingData.of(self.data.manifest),
+            metrics=metrics,
+        )
 
 
 def build(settings: Pretrain, steps: int, device: torch.device, dtype: torch.dtype) -> tuple[LanguageModel, Optimizer]:

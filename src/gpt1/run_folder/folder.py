@@ -7,7 +7,7 @@ import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,8 +20,8 @@ from gpt1.config import Generate, Model
 from gpt1.errors import UserError
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.generation import Sample, continue_texts
-from gpt1.run_folder.hugging_face import CHOICE_BIAS, HEAD, from_hf, from_hf_config, to_hf, to_hf_config
-from gpt1.run_folder.metadata import FORMAT, read_facts, read_json
+from gpt1.run_folder.hugging_face import CHOICE_BIAS, HEAD, from_hf, read_shape, to_hf, to_hf_config
+from gpt1.run_folder.metadata import RunMetadata, Versions, read_json, read_metadata
 from gpt1.run_folder.model_card import model_card
 from gpt1.run_folder.weights import Weights
 from gpt1.storage import atomic, save_file, write_json, write_text
@@ -40,10 +40,10 @@ class LoadedRun:
     body: GPT
     """the network, fp32, on the CPU, in evaluation mode"""
     tokenizer: Tokenizer
-    info: dict[str, Any]
+    metadata: RunMetadata
     """gpt1.json"""
     head: Tensor | None = None
-    """W_y (C, D) of a fine-tuned run; row i belongs to `info["labels"][i]`, if it has labels"""
+    """W_y (C, D) of a fine-tuned run; row i belongs to `metadata.labels[i]`, if it has labels"""
 
     def generate(self, prompt: str = "", **settings: Any) -> Sample:
         """Continue one text: {prompt, text, tokens, finish_reason}; `settings` are those of `config.Generate`."""
@@ -52,15 +52,14 @@ class LoadedRun:
 
 
 def save_run(
-    folder: str | Path, body: GPT, tokenizer: Tokenizer, info: dict[str, Any], head: Tensor | None = None
+    folder: str | Path, body: GPT, tokenizer: Tokenizer, metadata: RunMetadata, head: Tensor | None = None
 ) -> None:
     """Write a run folder, replacing the model it may hold; the same arguments give the same bytes.
 
-    `info` needs `kind`, and `goal` and `labels` beside a head; format, parameters, tokenizer and versions are added
-    here. Raises UserError if Hugging Face's `openai-gpt` cannot express the network.
+    `metadata` needs `kind`, and with a head `task`, `goal`, `labels` and `columns`; the model's size, the tokenizer and
+    the versions are filled in here. Raises UserError if Hugging Face's `openai-gpt` cannot express the network.
     """
-    goal = info["goal"] if head is not None else None
-    save_tensors(folder, body.config, to_hf(body, head, goal), tokenizer, info, goal)
+    save_tensors(folder, body.config, to_hf(body, head, metadata.goal), tokenizer, metadata)
 
 
 def save_tensors(
@@ -68,33 +67,32 @@ def save_tensors(
     model: Model,
     tensors: dict[str, Tensor],
     tokenizer: Tokenizer,
-    info: dict[str, Any],
-    goal: str | None = None,
+    metadata: RunMetadata,
 ) -> None:
-    """`save` of a model that is at hand as Hugging Face's tensors; `goal` says what head is among them."""
+    """Do as `save_run` with a model given as Hugging Face's tensors, the head included."""
     folder = Path(folder)
     ids = {"end": tokenizer.end_id, "pad": tokenizer.pad_id}
-    config = to_hf_config(model, ids, goal, info.get("labels", ()))
-    info = {
-        "format": FORMAT,
-        **info,
-        "parameters": sum(tensor.numel() for name, tensor in tensors.items() if name != CHOICE_BIAS),
-        "context": model.context,
-        "vocabulary": model.vocabulary,
-        "tokenizer": tokenizer.hash,
-        "tokenizer_kind": tokenizer.kind,
-        "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "gpt1": __version__},
-    }
+    goal = metadata.goal
+    config = to_hf_config(model, ids, goal, metadata.labels or ())
+    metadata = replace(
+        metadata,
+        parameters=sum(tensor.numel() for name, tensor in tensors.items() if name != CHOICE_BIAS),
+        context=model.context,
+        vocabulary=model.vocabulary,
+        tokenizer=tokenizer.hash,
+        tokenizer_kind=tokenizer.kind,
+        versions=Versions(python=platform.python_version(), torch=str(torch.__version__), gpt1=__version__),
+    )
     with replacing_run(folder) as staged:
         with atomic(staged / "model.safetensors") as temporary:
             # transformers refuses a file that does not say which framework wrote it.
             save_file(tensors, temporary, metadata={"format": "pt"})
         write_json(staged / "config.json", config)
         write_json(staged / "generation_config.json", {k: v for k, v in config.items() if k.endswith("_token_id")})
-        cut: Literal["left", "right"] = "left" if info.get("long") == "tail" else "right"
+        cut: Literal["left", "right"] = "left" if metadata.long == "tail" else "right"
         tokenizer.save(staged, model.context, template=goal is not None, cut=cut)
-        write_text(staged / "README.md", model_card(info))
-        write_json(staged / "gpt1.json", info)
+        write_text(staged / "README.md", model_card(metadata.to_json()))
+        write_json(staged / "gpt1.json", metadata.to_json())
 
 
 @contextmanager
@@ -121,19 +119,19 @@ def load_run(path: str | Path) -> LoadedRun:
     Raises UserError if the folder is missing, incomplete, damaged, of a newer format or another architecture.
     """
     folder = Path(path)
-    info, model = read_metadata(folder), read_shape(folder)
+    metadata, model = read_metadata(folder), read_shape(folder)
     with torch.device("cpu"), _Unset():
         body = GPT(model)
     weights = folder / "model.safetensors"
     head = from_hf(body, Weights(weights), str(weights))
     tokenizer = Tokenizer.load(folder)
-    if tokenizer.hash != info.get("tokenizer") or tokenizer.vocabulary != model.vocabulary:
+    if tokenizer.hash != metadata.tokenizer or tokenizer.vocabulary != model.vocabulary:
         raise UserError(f"{folder}: tokenizer.json is not the one this model was trained with")
-    if (head is None) != (info["kind"] == "pretrained"):
+    if (head is None) != (metadata.kind == "pretrained"):
         raise UserError(
-            f"{folder}: gpt1.json says {info['kind']}, but {HEAD} is {'missing' if head is None else 'there'}"
+            f"{folder}: gpt1.json says {metadata.kind}, but {HEAD} is {'missing' if head is None else 'there'}"
         )
-    return LoadedRun(body.eval(), tokenizer, info, head)
+    return LoadedRun(body.eval(), tokenizer, metadata, head)
 
 
 class _Unset(TorchFunctionMode):
@@ -143,18 +141,6 @@ class _Unset(TorchFunctionMode):
         if getattr(func, "__module__", "") == "torch.nn.init":
             return kwargs["tensor"] if kwargs else args[0]
         return func(*args, **(kwargs or {}))
-
-
-def read_metadata(folder: Path) -> dict[str, Any]:
-    """gpt1.json of a run folder, which must be complete. Raises UserError as `load` does."""
-    if (folder / "config.json").exists():
-        read_shape(folder)  # another architecture is a clearer answer than a missing gpt1.json
-    return read_facts(folder)
-
-
-def read_shape(folder: Path) -> Model:
-    """The network's shape, from config.json. Raises UserError for another architecture."""
-    return from_hf_config(read_json(folder / "config.json"), str(folder / "config.json"))
 
 
 def _move(staged: Path, folder: Path) -> None:

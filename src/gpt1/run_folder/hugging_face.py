@@ -1,6 +1,7 @@
 """Our network in Hugging Face's words: `openai-gpt`'s configuration, tensor names and layout."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from gpt1.config import Model
 from gpt1.errors import UserError
 from gpt1.model.gpt import EPSILON, GPT, INIT_STD
+from gpt1.run_folder.metadata import read_json
 
 MODEL_TYPE = "openai-gpt"
 HEAD, CHOICE_HEAD, CHOICE_BIAS = (
@@ -123,6 +125,11 @@ def _head_config(goal: str | None, labels: Sequence[str]) -> dict[str, Any]:
         "label2id": {name: number for number, name in enumerate(names)},
         "problem_type": PROBLEMS[goal],
     }
+
+
+def read_shape(folder: Path) -> Model:
+    """The network's shape, from config.json of a folder. Raises UserError for another architecture."""
+    return from_hf_config(read_json(folder / "config.json"), str(folder / "config.json"))
 
 
 def from_hf_config(config: dict[str, Any], source: str) -> Model:

@@ -1,42 +1,258 @@
-"""gpt1.json, and whether a folder is a whole run: all that can be said without loading the model, so without torch."""
+"""What gpt1 knows about a run beyond the model itself: gpt1.json, typed. Importing this imports no torch.
+
+metadata = read_metadata(folder)        # RunMetadata; UserError if the folder is not a complete run
+metadata.kind, metadata.metrics         # one attribute for each key of gpt1.json; None if it does not apply
+replace(metadata, seed=2).to_json()     # the JSON object that save_run writes
+RunMetadata(kind="pretrained")          # enough for save_run, which fills in what the model and tokenizer decide
+"""
 
 import json
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
+from gpt1.config import Long, Preset, Recipe, Task
+from gpt1.data.shards import Manifest, Split
 from gpt1.errors import UserError
+from gpt1.tasks.columns import Columns
 
+# Version of gpt1.json; a newer one is refused.
 FORMAT = 1
-"""Version of gpt1.json; a newer one is refused."""
+# Files that a complete run has.
 FILES = ("config.json", "tokenizer.json", "model.safetensors", "gpt1.json")
-"""What a run must hold."""
+# Folder inside a run folder for the states of a fine-tuning that is not finished.
 STOPPED = "stopped"
-"""Folder inside a run folder for the states of a fine-tuning that is not finished."""
+# Keys that every gpt1.json has, and those that a fine-tuned run has besides.
+REQUIRED = ("format", "kind", "parameters", "context", "vocabulary", "tokenizer")
+REQUIRED_FINETUNED = ("task", "goal", "labels", "columns")
+# What an error calls a JSON value of a type.
+NAMES = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+}
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
-    """gpt1.json of a run. Raises UserError if the folder is missing, no run, incomplete or of a newer format."""
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """An object of gpt1.json. A field without a default is always written, another one unless it is None."""
+
+    other: dict[str, Any] = field(default_factory=dict)
+    """keys that this version does not know, from a later writer of the same format; they are written back"""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object: the fields in order, then `other`."""
+        found = {}
+        for item in fields(self):
+            value, is_required = getattr(self, item.name), item.default is item.default_factory is MISSING
+            if item.name != "other" and (is_required or value is not None):
+                found[item.name] = _plain(value)
+        return found | self.other
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSummary(Section):
+    """Size and content of one split of prepared data."""
+
+    tokens: int
+    """number of tokens"""
+    documents: int
+    """number of documents"""
+    bytes: int
+    """UTF-8 bytes of the text as it was given"""
+    sha256: list[str]
+    """of each shard"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingData(Section):
+    """The prepared data of a pre-training."""
+
+    fingerprint: str
+    """as in the data's manifest.json"""
+    tokenizer: str
+    """sha256 of the data's tokenizer.json"""
+    train: SplitSummary
+    """what it was trained on"""
+    val: SplitSummary
+    """what validated"""
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Self:
+        """Summarize prepared data."""
+
+        def summary(split: Split) -> SplitSummary:
+            hashes = [shard.sha256 for shard in split.shards]
+            return SplitSummary(tokens=split.tokens, documents=split.documents, bytes=split.bytes, sha256=hashes)
+
+        train, val = summary(manifest.train), summary(manifest.val)
+        return cls(fingerprint=manifest.fingerprint, tokenizer=manifest.tokenizer, train=train, val=val)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(Section):
+    """A file that a fine-tuning was made from."""
+
+    path: str | None
+    """as it was given; None for rows that were in memory"""
+    sha256: str
+    """of its content"""
+    rows: int | None = None
+    """number of rows, of training rows only"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuningData(Section):
+    """What a fine-tuning was made from."""
+
+    model: Source | None = None
+    """the pre-trained weights"""
+    train: Source | None = None
+    """training rows"""
+    valid: Source | None = None
+    """validation rows, if they were given separately"""
+    pretraining: PretrainingData | None
+    """the data of the model that was fine-tuned, None if it is not known"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Versions(Section):
+    """Versions of the software that wrote the run."""
+
+    python: str
+    """version of Python"""
+    torch: str
+    """version of PyTorch"""
+    gpt1: str
+    """version of gpt1"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunMetadata(Section):
+    """gpt1.json of a run: one field for each key; None means that it does not apply or is not known."""
+
+    format: int = FORMAT
+    """version of this file's format: 1; a newer one is refused"""
+    kind: Literal["pretrained", "finetuned"]
+    """`pretrained` or `finetuned`"""
+    task: Task | None = None
+    """fine-tuned: the [task](tasks.md)"""
+    goal: Literal["classes", "labels", "score", "choice"] | None = None
+    """fine-tuned: the type of the label, `classes`, `labels`, `score` or `choice`"""
+    labels: list[str] | None = None
+    """fine-tuned: the label names, empty for a score or a choice; row i of W_y belongs to label i"""
+    mean: float | None = None
+    """score: mean of the training rows, added to the scaled output"""
+    scale: float | None = None
+    """score: standard deviation of the training rows, by which the output is multiplied"""
+    thresholds: list[float] | None = None
+    """several labels: the probability from which each label is predicted"""
+    columns: Columns | None = None
+    """fine-tuned: the columns it was trained on, `texts`, `label` and `choices`"""
+    long: Long | None = None
+    """fine-tuned: what is read of a text longer than the context, `head`, `tail`, `head+tail` or `windows`"""
+    lm_coef: float | None = None
+    """fine-tuned: lambda, the weight of the auxiliary language-model loss"""
+    lr: float | None = None
+    """fine-tuned: the learning rate"""
+    from_scratch: bool | None = None
+    """fine-tuned: whether it started from random weights"""
+    preset: Preset | None = None
+    """the size preset of pre-training"""
+    recipe: Recipe | None = None
+    """the recipe of pre-training"""
+    seed: int | None = None
+    """the seed"""
+    steps: int | None = None
+    """updates made"""
+    of_steps: int | None = None
+    """pre-trained: updates planned; a run with fewer `steps` is still training"""
+    tokens_seen: int | None = None
+    """pre-trained: tokens read"""
+    converted_from: str | None = None
+    """a model that `gpt1 convert` read: the kind of the source and where it was"""
+    data: PretrainingData | FinetuningData | None = None
+    """hashes and sizes of the data; of a fine-tuned run also of the data its base was pre-trained on"""
+    selected_by: str | None = None
+    """fine-tuned: the metric that chose the epoch (if at least 50 rows validate), the learning rate and the seed"""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """the last validation"""
+    learning_rates: dict[str, float] | None = None
+    """several learning rates tried: the metric at each"""
+    seeds: dict[str, dict[str, Any]] | None = None
+    """several seeds: `mean`, `deviation` and `values` of each metric"""
+    label_type: str | None = None
+    """saved by an estimator: the Python type of the labels"""
+    parameters: int = 0
+    """number of parameters"""
+    context: int = 0
+    """context length in tokens"""
+    vocabulary: int = 0
+    """number of token ids"""
+    tokenizer: str = ""
+    """sha256 of tokenizer.json"""
+    tokenizer_kind: str | None = None
+    """`bytes`, `gpt1`, `openai2018` or `custom`, see [tokenizers](#tokenizers)"""
+    versions: Versions | None = None
+    """`python`, `torch` and `gpt1`: the versions that wrote the run"""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that gpt1.json holds."""
+        found = super().to_json()
+        if self.converted_from is None:  # the other writers have always named these two, null if there is none
+            found |= {"preset": self.preset, "recipe": self.recipe}
+        # Pre-training has always written preset, recipe, seed, fine-tuning seed, preset, recipe.
+        order = [item.name for item in fields(self)]
+        if self.kind == "finetuned":
+            order.remove("seed")
+            order.insert(order.index("preset"), "seed")
+        return {name: found[name] for name in order if name in found} | self.other
+
+    @classmethod
+    def from_json(cls, value: Any, source: str | Path = "gpt1.json") -> Self:
+        """Return the metadata of a JSON object.
+
+        Raises UserError, naming `source` and the key, for a newer format, a missing required key or a wrong type.
+        Unknown keys are kept in `other`.
+        """
+        if isinstance(value, dict) and type(number := value.get("format")) is int and number > FORMAT:
+            raise UserError(f"{source}: format {number} is newer than {FORMAT}; update gpt1")
+        kind = value.get("kind") if isinstance(value, dict) else None
+        required = REQUIRED + (REQUIRED_FINETUNED if kind == "finetuned" else ())
+        data = FinetuningData if kind == "finetuned" else PretrainingData
+        found: Self = _object(cls, value, source, "", required, {"data": data | None})
+        return found
+
+
+def read_metadata(folder: Path) -> RunMetadata:
+    """Read gpt1.json of a run folder.
+
+    Raises UserError if the folder is missing, not a run, incomplete, of another architecture or a newer format.
+    """
     if folder.is_file():
         raise UserError(f"{folder} is a file, not a run; give the folder that `gpt1 pretrain` or `gpt1 finetune` wrote")
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run folder")
     if (folder / "manifest.json").exists() and not (folder / "config.json").exists():
         raise UserError(f"{folder} is prepared data, not a run; `gpt1 pretrain {folder} --out RUN` makes a run")
-    if (folder / STOPPED).exists() and not (folder / "gpt1.json").exists():
-        raise UserError(f"{folder}: a fine-tuning was stopped here; repeat its command to go on")
-    for name in FILES:
-        if not (folder / name).exists():
-            raise UserError(f"{folder} is not a complete run: {name} is missing; the job that writes it must finish")
-    facts = read_json(folder / "gpt1.json")
-    if facts.get("format", 0) > FORMAT:
-        raise UserError(f"{folder / 'gpt1.json'}: format {facts['format']} is newer than {FORMAT}; update gpt1")
-    if "kind" not in facts:
-        raise UserError(f"{folder / 'gpt1.json'} is damaged: it does not say what kind of run this is")
-    return facts
+    missing = [name for name in FILES if not (folder / name).exists()]
+    if "gpt1.json" in missing and (folder / "config.json").exists():
+        from gpt1.run_folder.hugging_face import read_shape  # imports torch, hence only here
+
+        read_shape(folder)  # another architecture is a clearer answer than a missing gpt1.json
+    if (folder / STOPPED).exists() and "gpt1.json" in missing:
+        raise UserError(f"{folder}: a fine-tuning was stopped here; repeat its command to continue")
+    if missing:
+        raise UserError(f"{folder} is not a complete run: {missing[0]} is missing; the job that writes it must finish")
+    return RunMetadata.from_json(read_json(folder / "gpt1.json"), folder / "gpt1.json")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of a run folder. Raises UserError if it is missing or damaged."""
+    """Read a JSON object of a run folder. Raises UserError if it is missing or damaged."""
     try:
         value = parsed(path)
     except FileNotFoundError:
@@ -47,8 +263,66 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def parsed(path: Path) -> Any:
-    """What a JSON file holds. Raises UserError if it is damaged, FileNotFoundError if there is none."""
+    """Read a JSON file. Raises UserError if it is damaged, FileNotFoundError if it is missing."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Section):
+        return value.to_json()
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+def _object(
+    cls: Any, value: Any, source: str | Path, key: str, required: tuple[str, ...], types: dict[str, Any]
+) -> Any:
+    """Return `value`, a JSON object, as the dataclass `cls`; `types` replaces annotations."""
+    if not isinstance(value, dict):
+        raise _wrong(source, key or "the file", "an object", value)
+    prefix, found, other = key and f"{key}.", {}, {}
+    types = get_type_hints(cls) | types
+    known = {item.name for item in fields(cls)} - {"other"}
+    for name, one in value.items():
+        if name in known:
+            found[name] = _typed(types[name], one, source, prefix + name)
+        else:
+            other[name] = one
+    for name in required:
+        if name not in value:
+            raise UserError(f"{source} is damaged: {prefix}{name} is missing")
+    if other and not issubclass(cls, Section):
+        raise UserError(f"{source}: {prefix}{next(iter(other))} is unknown; update gpt1")
+    return cls(**found, **({"other": other} if other else {}))
+
+
+def _typed(kind: Any, value: Any, source: str | Path, key: str) -> Any:
+    """Return `value` as the annotation `kind` says. Raises UserError for another type."""
+    if isinstance(kind, UnionType) or (get_origin(kind) is not None and NoneType in get_args(kind)):
+        if value is None:
+            return None
+        (kind,) = (one for one in get_args(kind) if one is not NoneType)
+    if is_dataclass(kind):
+        required = tuple(f.name for f in fields(kind) if f.default is f.default_factory is MISSING)
+        return _object(kind, value, source, key, required, {})
+    origin = get_origin(kind) or kind
+    if origin is Literal:
+        if value not in get_args(kind):
+            raise _wrong(source, key, f"one of {', '.join(get_args(kind))}", value)
+    elif origin is float:
+        if type(value) not in (int, float):
+            raise _wrong(source, key, NAMES[float], value)
+    elif type(value) is not origin:
+        raise _wrong(source, key, NAMES[origin], value)
+    if origin is list:
+        return [_typed(get_args(kind)[0], one, source, f"{key}[{number}]") for number, one in enumerate(value)]
+    if origin is dict and get_args(kind)[1] is not Any:
+        return {name: _typed(get_args(kind)[1], one, source, f"{key}.{name}") for name, one in value.items()}
+    return value
+
+
+def _wrong(source: str | Path, key: str, expected: str, value: Any) -> UserError:
+    shown = json.dumps(value)
+    return UserError(f"{source} is damaged: {key} must be {expected}, not {shown[:40]}")
