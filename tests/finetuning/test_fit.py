@@ -60,7 +60,7 @@ def test_files_add_nothing(settings: Finetune, tmp_path: Path, monkeypatch: pyte
     assert torch.equal(found.head_CD, saved.head)
     for name, weight in saved.body.state_dict().items():
         assert torch.equal(found.body.state_dict()[name], weight), name
-    assert found.metadata({}).metrics.keys() | {"seconds"} == saved.metadata.metrics.keys()
+    assert found.metrics.keys() | {"seconds"} == saved.metadata.metrics.keys()
 
 
 def test_the_model_predicts_as_it_did_on_the_validation_rows(settings: Finetune) -> None:

@@ -14,8 +14,6 @@ from rich.table import Table
 
 from gpt1.config import Ablate, Predict
 from gpt1.console import say
-from gpt1.data.journal import sha256_of
-from gpt1.data.tables import table
 from gpt1.errors import UserError, setting
 from gpt1.finetuning.defaults import FitOptions, check_base, check_options
 from gpt1.finetuning.examples import TaskRows, input_hashes, read_rows, source_files, with_splits
@@ -24,7 +22,7 @@ from gpt1.pages.drawings import VARIANTS as HEADINGS
 from gpt1.results import Result
 from gpt1.resume import ELSEWHERE, Record, hold
 from gpt1.run_folder.folder import load_run
-from gpt1.run_folder.metadata import FORMAT, read_json
+from gpt1.run_folder.metadata import FORMAT, Source, read_json
 from gpt1.storage import write_json
 from gpt1.tasks.labels import Classes, LabelSets
 from gpt1.tasks.rows import Labelled, check_labels, read_labelled
@@ -107,8 +105,8 @@ class _KeptTable:
     """The models made so far, in the file `settings.out` if there is one."""
 
     settings: Ablate
-    data: dict[str, dict[str, Any]]
-    """path and sha256 of each input"""
+    data: dict[str, Source]
+    """the inputs"""
     cells: dict[Place, Cell]
 
     def add(self, cell: Cell) -> None:
@@ -122,7 +120,7 @@ class _KeptTable:
             content = {
                 "format": FORMAT,
                 "settings": dataclasses.asdict(self.settings),
-                "data": self.data,
+                "data": {name: source.to_json() for name, source in self.data.items()},
                 "cells": [dataclasses.asdict(cell) for cell in self.cells.values()],
             }
             write_json(self.settings.out, content | ({"result": result.to_json()} if result else {}))
@@ -130,17 +128,14 @@ class _KeptTable:
 
 def _open_table(settings: Ablate) -> _KeptTable:
     """Return what an earlier run of the same command left. Raises UserError if the file holds anything else."""
-    data = source_files(settings)
-    if settings.test:
-        path = table(settings.test).path
-        data["test"] = {"path": str(path), "sha256": sha256_of(path)}
+    data = source_files(settings.run, settings.train, settings.valid, settings.test)
     out = Path(settings.out)
     if settings.fresh or not settings.out or not out.exists():
         return _KeptTable(settings, data, {})
     found = read_json(out)
     if not {"cells", "data", "settings"} <= found.keys():
         raise UserError(f"{out} is no table of `gpt1 ablate`; choose another {setting('out')}")
-    began = Record(found["settings"], input_hashes(found["data"]))
+    began = Record(found["settings"], input_hashes({name: Source(**one) for name, one in found["data"].items()}))
     began.check(Record.of(settings, input_hashes(data)), out, FREE)
     cells = [Cell(**values) for values in found["cells"]]
     return _KeptTable(settings, data, {cell.place: cell for cell in cells})

@@ -21,7 +21,7 @@ from gpt1.finetuning.sweep import fit_best
 from gpt1.results import INLINE, Result
 from gpt1.resume import ELSEWHERE, Record, hold
 from gpt1.run_folder.folder import load_run, read_metadata, read_shape
-from gpt1.run_folder.metadata import STOPPED, read_json
+from gpt1.run_folder.metadata import STOPPED, RunMetadata, read_json
 from gpt1.training.device import machine
 
 BEGUN = "begun.json"  # what the states beside it were begun with
@@ -62,11 +62,11 @@ class FinetuneResult(Result):
     """the time it took"""
 
     @classmethod
-    def of(cls, metadata: dict[str, Any]) -> "FinetuneResult":
+    def of(cls, metadata: RunMetadata) -> "FinetuneResult":
         """Return the result that gpt1.json of a finished run describes."""
-        values = {"seeds": None, "learning_rates": None, "lm_loss": None} | metadata | metadata["metrics"]
         names = [one.name for one in dataclasses.fields(cls) if one.name != "scores"]
-        scores = {name: value for name, value in metadata["metrics"].items() if name not in names}
+        scores = {name: value for name, value in metadata.metrics.items() if name not in names}
+        values = {"lm_loss": None} | vars(metadata) | metadata.metrics
         return cls(scores=scores, **{name: values[name] for name in names})
 
 
@@ -80,10 +80,10 @@ def finetune(settings: Finetune) -> FinetuneResult:
     settings = with_splits(settings)
     _check(settings)
     with hold(out):
-        sources = source_files(settings)
+        sources = source_files(settings.run, settings.train, settings.valid)
         if _is_done(settings, input_hashes(sources)):
             say(f"{out} is fine-tuned with these settings already ({setting('fresh')} starts over)")
-            return FinetuneResult.of(read_metadata(out).to_json())
+            return FinetuneResult.of(read_metadata(out))
         device, dtype = machine(settings)
         base = load_run(settings.run)
         rows = read_rows(settings)
@@ -91,11 +91,10 @@ def finetune(settings: Finetune) -> FinetuneResult:
         settings = _in_effect(settings, options)
         with _states(out, Record.of(settings, input_hashes(sources)), settings.fresh) as folder:
             tuned = fit_best(base, rows, options, seeds=settings.seeds, device=device, dtype=dtype, folder=folder)
-            sources["train"]["rows"] = len(rows.train.rows)
             tuned = replace(tuned, metrics=tuned.metrics | {"seconds": time.perf_counter() - began})
-            run = tuned.as_run(tuned.metadata(sources))
+            run = tuned.as_run(tuned.metadata(**sources))
             save_finetuned(out, run, dataclasses.asdict(settings), tuned.curves)
-    return FinetuneResult.of(read_metadata(out).to_json())
+    return FinetuneResult.of(read_metadata(out))
 
 
 def show(result: FinetuneResult) -> RenderableType:
@@ -134,9 +133,11 @@ def _is_done(settings: Finetune, inputs: dict[str, str]) -> bool:
     if settings.fresh or not (out / "gpt1.json").exists():
         return False
     try:
-        data = read_metadata(out).to_json()["data"]
-        options = resolve_defaults(FitOptions.of(settings), data["train"]["rows"], read_shape(Path(settings.run)).width)
-        began = Record(read_json(out / "settings.json"), input_hashes(data))
+        data = read_metadata(out).data
+        sources = {name: found for name in ("model", "train", "valid") if (found := getattr(data, name, None))}
+        rows = sources["train"].rows if "train" in sources else None
+        options = resolve_defaults(FitOptions.of(settings), rows or 1, read_shape(Path(settings.run)).width)
+        began = Record(read_json(out / "settings.json"), input_hashes(sources))
         if difference := began.difference(Record.of(_in_effect(settings, options), inputs), FREE):
             raise UserError(
                 f"{out} was made with {difference}; choose another {setting('out')}, or start over with "

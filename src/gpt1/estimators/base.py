@@ -27,6 +27,7 @@ from gpt1.finetuning.examples import TaskRows
 from gpt1.finetuning.sweep import fit_best
 from gpt1.options import convert
 from gpt1.run_folder.folder import load_run, read_metadata, read_shape
+from gpt1.run_folder.metadata import Source
 from gpt1.storage import write_text
 from gpt1.tasks.columns import Columns
 from gpt1.tasks.labels import Goal
@@ -215,11 +216,9 @@ class TextEstimator(BaseEstimator):
         device, dtype = machine(on)
         tuned = fit_best(base, rows, options, device=device, dtype=dtype)
         weights = Path(self.run) / "model.safetensors"
-        sources: dict[str, dict[str, Any]] = {
-            "model": {"path": str(weights), "sha256": sha256_of(weights)},
-            "train": {"path": None, "sha256": _hash(rows.train), "rows": len(rows.train.rows)},
-        }
-        metadata = replace(tuned.metadata(sources), label_type=class_type)
+        model = Source(path=str(weights), sha256=sha256_of(weights))
+        metadata = tuned.metadata(model, train=Source(path=None, sha256=_hash(rows.train)))
+        metadata = replace(metadata, label_type=class_type)
         target = {"target": rows.label_type.kind} if self.task == "similarity" else {}
         settings = {"run": str(self.run), "task": self.task, **target} | asdict(on) | asdict(options)
         return FittedModel(tuned.as_run(metadata), settings, tuned.curves)

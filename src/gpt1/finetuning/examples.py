@@ -1,5 +1,6 @@
 """The labelled rows of a fine-tuning: read from files, and built into examples for the network."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from gpt1.errors import setting
 from gpt1.finetuning.defaults import FitOptions, keeps_last_epoch, selected_metric
 from gpt1.finetuning.predictor import Examples, RowEncoder
 from gpt1.run_folder.folder import LoadedRun
+from gpt1.run_folder.metadata import Source
 from gpt1.tasks import splits
 from gpt1.tasks.class_weights import class_weights
 from gpt1.tasks.columns import Columns, guess_columns
@@ -58,18 +60,16 @@ def with_splits(settings: FinetuneSettings) -> FinetuneSettings:
     return replace(settings, train=train, valid=settings.valid or valid)
 
 
-def source_files(settings: Finetune) -> dict[str, dict[str, Any]]:
-    """Return path and sha256 of each file that the result depends on: `model`, `train` and, if given, `valid`."""
-    files = {"model": Path(settings.run) / "model.safetensors", "train": table(settings.train).path}
-    if settings.valid:
-        files["valid"] = table(settings.valid).path
-    return {name: {"path": str(path), "sha256": sha256_of(path)} for name, path in files.items()}
+def source_files(run: str, train: str, valid: str | None = None, test: str | None = None) -> dict[str, Source]:
+    """Return the files that a result depends on: `model`, `train` and, if given, `valid` and `test`."""
+    files = {"model": Path(run) / "model.safetensors", "train": table(train).path}
+    files |= {name: table(path).path for name, path in (("valid", valid), ("test", test)) if path}
+    return {name: Source(path=str(path), sha256=sha256_of(path)) for name, path in files.items()}
 
 
-def input_hashes(sources: dict[str, dict[str, Any]]) -> dict[str, str]:
+def input_hashes(sources: Mapping[str, Source]) -> dict[str, str]:
     """Return the inputs of a `resume.Record`: the sha256 of each source file, by the setting that names it."""
-    roles = {"model": "run", "train": "train", "valid": "valid", "test": "test"}
-    return {role: sources[name]["sha256"] for name, role in roles.items() if name in sources}
+    return {"run" if name == "model" else name: source.sha256 for name, source in sources.items()}
 
 
 def read_rows(settings: Finetune) -> TaskRows:

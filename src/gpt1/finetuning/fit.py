@@ -47,6 +47,8 @@ class FineTuned:
     """resolved"""
     base: RunMetadata
     """gpt1.json of the pre-trained run"""
+    train_rows: int
+    """training rows"""
     steps: int
     """updates made"""
     metrics: dict[str, Any]
@@ -67,10 +69,15 @@ class FineTuned:
         """Put the model to work on a device. Its weights are moved, not copied."""
         return Predictor.build(self.body, self.head_CD, self.encoder, self.label_type, self.columns, device, dtype)
 
-    def metadata(self, sources: dict[str, dict[str, Any]]) -> RunMetadata:
-        """Return the content of gpt1.json; `sources` names and hashes what the model was made from."""
+    def metadata(self, model: Source, train: Source, valid: Source | None = None) -> RunMetadata:
+        """Return the content of gpt1.json; the arguments name and hash what the model was made from."""
         options, base = self.options, self.base
-        files: dict[str, Any] = {name: Source(**file) for name, file in sources.items()}
+        data = FinetuningData(
+            model=model,
+            train=replace(train, rows=self.train_rows),
+            valid=valid,
+            pretraining=base.data if isinstance(base.data, PretrainingData) else None,
+        )
         return RunMetadata(
             kind="finetuned",
             task=self.encoder.task,
@@ -84,7 +91,7 @@ class FineTuned:
             preset=base.preset,
             recipe=base.recipe,
             steps=self.steps,
-            data=FinetuningData(**files, pretraining=base.data if isinstance(base.data, PretrainingData) else None),
+            data=data,
             selected_by=self.selected_by,
             metrics=self.metrics,
             learning_rates=self.learning_rates,
@@ -136,7 +143,7 @@ def fit(
         resumable = folder is not None
         progress = train_epochs(trainer, Path(place), title, resumable=resumable, keep_end=resumable and keep_end)
         curves = (Path(place) / log.NAME).read_bytes()
-    return _calibrated(trainer, progress, curves, rows.columns, base)
+    return _calibrated(trainer, progress, curves, rows, base.metadata)
 
 
 def build_network(base: GPT, examples: TaskExamples, options: FitOptions) -> TaskModel:
@@ -187,7 +194,7 @@ def _freeze(body: GPT, blocks: int, known_tokens: int) -> None:
 
 
 def _calibrated(
-    trainer: EpochTrainer, progress: Progress, curves: bytes, columns: Columns, base: LoadedRun
+    trainer: EpochTrainer, progress: Progress, curves: bytes, rows: TaskRows, base: RunMetadata
 ) -> FineTuned:
     """Fit temperature and thresholds on the validation rows, if these are enough; return the model with them."""
     examples, best = trainer.examples, progress.best
@@ -206,6 +213,15 @@ def _calibrated(
         body = GPT(trainer.model.body.config)
     body.load_state_dict({name.removeprefix("body."): weight for name, weight in weights.items()}, assign=True)
     return FineTuned(
-        body.eval(), head_CD, examples.encoder, label_type, columns, trainer.options, base.metadata, progress.step,
-        metrics, curves,
-    )  # fmt: skip
+        body=body.eval(),
+        head_CD=head_CD,
+        encoder=examples.encoder,
+        label_type=label_type,
+        columns=rows.columns,
+        options=trainer.options,
+        base=base,
+        train_rows=len(rows.train.rows),
+        steps=progress.step,
+        metrics=metrics,
+        curves=curves,
+    )
