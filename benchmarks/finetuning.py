@@ -30,7 +30,7 @@ from gpt1.finetuning.fit import build_network
 from gpt1.finetuning.predictor import score
 from gpt1.run_folder.folder import LoadedRun, load_run, read_metadata
 from gpt1.training.device import machine
-from gpt1.training.loop import Report, train
+from gpt1.training.loop import StepReport, train
 from gpt1.training.optimizer import Optimizer
 from record import RESULTS, record
 
@@ -93,7 +93,7 @@ def measured(run: str, folder: Path, task: Task, updates: int) -> dict[str, Any]
 
 def turns(
     options: FitOptions, examples: TaskExamples, base: LoadedRun, batches: Callable[[int], list[Batch]]
-) -> Iterator[Report]:
+) -> Iterator[StepReport]:
     """Fine-tuning as `gpt1 finetune` does it, update by update."""
     device, dtype = machine(Command())
     model = build_network(base.body, examples, options).to(device)

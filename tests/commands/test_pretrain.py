@@ -151,7 +151,7 @@ def test_a_full_disk_keeps_the_last_state(data: Path, tmp_path: Path, monkeypatc
         pretrain(settings(data, out, save_every=2))
     state = checkpoint.latest(out)
     assert state is not None
-    assert checkpoint.facts(state)["step"] == 2
+    assert checkpoint.read_notes(state)["step"] == 2
     pretrain(settings(data, out, save_every=2))
     assert weights(out) == weights(tmp_path / "whole")
 
@@ -227,7 +227,7 @@ def test_a_stop_before_the_closing_validation_is_made_good(
         pretrain(settings(data, out, save_every=100, eval_every=100))
     state = checkpoint.latest(out)
     assert state is not None
-    assert checkpoint.facts(state)["step"] == 6
+    assert checkpoint.read_notes(state)["step"] == 6
     assert (
         pretrain(settings(data, out, save_every=100, eval_every=100))["val_bits_per_byte"] == first["val_bits_per_byte"]
     )

@@ -1,14 +1,15 @@
 """The optimizers against PyTorch's own, and the promises the loop relies on."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+from conftest import one_line
 from gpt1.config import Optim
-from gpt1.training.muon import orthogonalise
-from gpt1.training.optimizer import Optimizer, learning_rate
+from gpt1.training.optimizer import Optimizer, learning_rate, orthogonalise
 
 
 class Net(nn.Module):
@@ -161,6 +162,70 @@ def test_state_is_all_a_continuation_needs(method: str) -> None:
     steps(second, successor, 3)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert all(torch.equal(value, successor.state()[name]) for name, value in optimizer.state().items())
+
+
+MUON = Optim(method="muon", matrix_lr=1e-2, warmup=1)
+
+
+def test_muons_momentum_is_named_and_shaped_as_its_matrices() -> None:
+    model = Net()
+    optimizer = Optimizer(model, MUON, steps=10)
+    steps(model, optimizer, 2)
+    state = optimizer.state()
+    hidden = {name: p for name, p in model.named_parameters() if "blocks." in name and p.dim() == 2}
+    assert {name for name in state if name.startswith("muon.")} == {f"muon.{name}" for name in hidden}
+    for name, matrix in hidden.items():
+        assert state[f"muon.{name}"].shape == matrix.shape
+    # After two updates of gradients g and h the momentum is 0.05 (0.95 g + h), whatever matrix it is of.
+    again = Net()
+    again.load_state_dict(model.state_dict())
+    optimizer = Optimizer(again, replace(MUON, clip=0), steps=10)
+    gradients = [{name: torch.randn(matrix.shape) for name, matrix in hidden.items()} for _ in range(2)]
+    for step, given in enumerate(gradients):
+        for name, matrix in again.named_parameters():
+            if name in hidden:
+                give(matrix, given[name])
+        optimizer.update(step)
+    for name in hidden:
+        expected = 0.05 * (0.95 * gradients[0][name] + gradients[1][name])
+        torch.testing.assert_close(optimizer.state()[f"muon.{name}"], expected)
+
+
+class Shuffled(Net):
+    """The same parameters, registered in another order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        (block,) = self.blocks
+        self.blocks = nn.ModuleList([nn.ModuleDict({name: block[name] for name in ("down", "up", "qkv")})])  # type: ignore[index]
+
+
+def test_the_order_of_parameters_does_not_matter_to_a_state() -> None:
+    torch.manual_seed(0)
+    first, second = Net(), Shuffled()
+    assert list(dict(first.named_parameters())) != list(dict(second.named_parameters()))
+    before, after = Optimizer(first, MUON, steps=10), Optimizer(second, MUON, steps=10)
+    steps(first, before, 2)
+    after.load(before.state())
+    assert before.state().keys() == after.state().keys()
+    assert all(torch.equal(value, after.state()[name]) for name, value in before.state().items())
+    for name, weight in first.named_parameters():
+        give(weight, torch.ones_like(weight))
+        give(second.get_parameter(name), torch.ones_like(weight))
+    before.update(2)
+    after.update(2)
+    for name, weight in first.named_parameters():
+        torch.testing.assert_close(weight, second.get_parameter(name))
+
+
+def test_a_state_of_an_earlier_version_is_refused_whole() -> None:
+    model = Net()
+    optimizer = Optimizer(model, MUON, steps=10)
+    state = {name: value.clone() + 1 for name, value in optimizer.state().items() if not name.startswith("muon.")}
+    before = {name: value.clone() for name, value in optimizer.state().items()}
+    with one_line("muon.blocks.0.qkv.weight", "earlier version", "start over with fresh"):
+        optimizer.load(state | {"muon.12x12": torch.zeros(3, 12, 12), "muon.12x48": torch.zeros(2, 12, 48)})
+    assert all(torch.equal(before[name], value) for name, value in optimizer.state().items())
 
 
 def test_learning_rate() -> None:

@@ -17,7 +17,7 @@ from gpt1.cli import arguments
 from gpt1.console import settings_as_flags
 from gpt1.errors import Gpt1Error, UserError
 from gpt1.results import Result
-from gpt1.training.interrupt import stoppable
+from gpt1.training.interrupt import sigterm_as_ctrl_c
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(encoding="utf-8")  # a pipe on Windows would use the system's code page
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        with stoppable(), settings_as_flags():
+        with sigterm_as_ctrl_c(), settings_as_flags():
             _run(argv)
         sys.stdout.flush()  # report a full disk here, not while Python shuts down
         return 0

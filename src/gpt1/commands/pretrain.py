@@ -23,9 +23,9 @@ from gpt1.run_folder.folder import read_metadata
 from gpt1.storage import check_folder, write_json
 from gpt1.training import checkpoint
 from gpt1.training.device import machine
-from gpt1.training.interrupt import stop_asked
+from gpt1.training.interrupt import stop_requested
 from gpt1.training.log import Log, read
-from gpt1.training.loop import Report, train
+from gpt1.training.loop import StepReport, train
 from gpt1.training.optimizer import learning_rate
 
 
@@ -43,7 +43,7 @@ def pretrain(settings: Pretrain) -> dict[str, Any]:
     settings = settle(settings, data)
     state = None if settings.fresh else checkpoint.latest(folder)
     settings = recorded(settings, data, state) if state else _begin(settings, data, device, dtype, began)
-    done, steps = checkpoint.facts(state)["step"] if state else 0, settings.steps or 0
+    done, steps = checkpoint.read_notes(state)["step"] if state else 0, settings.steps or 0
     if state and done == steps and (metrics := _closing(folder, steps)):
         say(
             f"{folder} is trained: all {steps:,} updates are made; to train further, "
@@ -100,9 +100,9 @@ def _train(run: Run, start: int) -> None:
         weights={"lm": 1.0}, steps=run.steps, start=start, seed=settings.seed, device=run.device,
     )  # fmt: skip
     behind = run.device.type != "cpu"  # a GPU is still at an update when its report comes; its numbers are read later
-    waiting: list[Report] = []
+    waiting: list[StepReport] = []
     speeds: list[float] = []
-    with stop_asked() as asked, bar("{task.fields[state]}") as progress:
+    with stop_requested() as asked, bar("{task.fields[state]}") as progress:
         task = progress.add_task("pretrain", total=run.steps, completed=start, state="")
 
         def note(left: int) -> None:
@@ -138,7 +138,7 @@ def _finish(run: Run, began: float) -> None:
     run.save(run.steps, seconds=seconds, tokens_per_second=statistics.median(speeds), **values)
 
 
-def _note(run: Run, report: Report) -> None:
+def _note(run: Run, report: StepReport) -> None:
     rate = run.settings.optim.lr * learning_rate(report.step - 1, run.steps, run.settings.optim)
     run.log.add(
         report.step, lm=report.losses["lm"], lr=rate, grad_norm=report.grad_norm,

@@ -2,7 +2,7 @@
 
 import math
 import time
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from gpt1.finetuning.examples import TaskExamples
 from gpt1.finetuning.predictor import score
 from gpt1.model.objectives import TaskModel, task_loss
 from gpt1.training import checkpoint
-from gpt1.training.interrupt import stop_asked
+from gpt1.training.interrupt import stop_requested
 from gpt1.training.log import Log
 from gpt1.training.loop import train
 from gpt1.training.optimizer import Optimizer
@@ -108,7 +108,7 @@ class Progress:
         """Continue from the last state in the folder, or start at the beginning if there is none."""
         if not (path := checkpoint.latest(folder)):
             return cls()
-        facts, tensors = checkpoint.facts(path), checkpoint.load(path)
+        facts, tensors = checkpoint.read_notes(path), checkpoint.load(path)
         names = [name for name in tensors if name.startswith(BEST_WEIGHTS)]
         # Copies, since the loaded tensors are views of the file, which will be deleted.
         weights = {name.removeprefix(BEST_WEIGHTS): tensors.pop(name).clone() for name in names}
@@ -138,8 +138,8 @@ def train_epochs(trainer: EpochTrainer, folder: Path, title: str, *, resumable: 
     )  # fmt: skip
     saved = time.monotonic()
     with (
-        stop_asked() if resumable else nullcontext(lambda: False) as stop_requested,
-        closing((log := Log(folder, progress.step)).file),
+        stop_requested() if resumable else nullcontext(lambda: False) as is_stopping,
+        Log(folder, progress.step) as log,
         bar("{task.fields[state]}") as shown,
     ):
         task = shown.add_task(title, total=optimizer.steps, completed=progress.step, state="")
@@ -155,7 +155,7 @@ def train_epochs(trainer: EpochTrainer, folder: Path, title: str, *, resumable: 
             if update.step % per_epoch == 0:
                 _end_epoch(trainer, progress, log)
             # When the training is over and its end is not kept, writing the model is all that remains: do not stop.
-            stopping = stop_requested() and (keep_end or not progress.is_over)
+            stopping = is_stopping() and (keep_end or not progress.is_over)
             is_due = keep_end if progress.is_over else resumable and time.monotonic() - saved > SAVE_SECONDS
             if stopping or is_due:
                 log.flush()

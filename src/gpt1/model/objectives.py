@@ -5,6 +5,7 @@ terms the sums hold. The loop divides once, by the counts of the whole step, so 
 the number of processes changes a gradient. L3 = L2 + lambda L1 is `{"task": 1, "lm": lambda}` in that loop.
 """
 
+from collections.abc import Collection
 from typing import Literal
 
 import torch
@@ -26,8 +27,8 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.body = body
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """`lm`: nats summed over all targets."""
+    def forward(self, batch: Batch, terms: Collection[str] = ("lm",)) -> dict[str, Tensor]:
+        """`lm`, the only term: nats summed over all targets."""
         tokens_NT, targets_NT = batch.tokens_NKT.flatten(0, 1), batch.targets_NKT.flatten(0, 1)
         weights_NT = (targets_NT != IGNORE).float()
         return {"lm": vocabulary_loss(self.body(tokens_NT), self.body.tokens.weight, targets_NT, weights_NT)}
@@ -61,8 +62,10 @@ class TaskModel(nn.Module):
         self.head.weight.normal_(0.0, INIT_STD, generator=generator)
         return self
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """`task`: L2 summed over the examples. `lm`: each sequence's mean nats a token, summed over the sequences.
+    def forward(self, batch: Batch, terms: Collection[str] = ("task", "lm")) -> dict[str, Tensor]:
+        """Return the losses named in `terms`; the others are not computed.
+
+        `task`: L2 summed over the examples. `lm`: each sequence's mean nats a token, summed over the sequences.
 
         The auxiliary loss counts every next token of the transformed sequence, delimiter and extract included,
         averaged within a sequence first, as OpenAI's train.py does.
@@ -70,14 +73,16 @@ class TaskModel(nn.Module):
         assert batch.labels_N is not None, "stage two needs labels"
         tokens_MT, targets_MT = batch.tokens_NKT.flatten(0, 1), batch.targets_NKT.flatten(0, 1)
         h_MTD = self.body(tokens_MT)
-        wide = torch.promote_types(h_MTD.dtype, torch.float32)
-        real_MT = (targets_MT != IGNORE).to(wide)
-        weights_MT = real_MT / real_MT.sum(1, keepdim=True).clamp(min=1)
-        scores_NC = self._scores(h_MTD, batch)
-        return {
-            "task": task_loss(self.goal, scores_NC, batch.labels_N, self.class_weights_C),
-            "lm": vocabulary_loss(h_MTD, self.body.tokens.weight, targets_MT, weights_MT),
-        }
+        sums = {}
+        if "task" in terms:
+            scores_NC = self._scores(h_MTD, batch)
+            sums["task"] = task_loss(self.goal, scores_NC, batch.labels_N, self.class_weights_C)
+        if "lm" in terms:
+            wide = torch.promote_types(h_MTD.dtype, torch.float32)
+            real_MT = (targets_MT != IGNORE).to(wide)
+            weights_MT = real_MT / real_MT.sum(1, keepdim=True).clamp(min=1)
+            sums["lm"] = vocabulary_loss(h_MTD, self.body.tokens.weight, targets_MT, weights_MT)
+        return sums
 
     @staticmethod
     def counts(batch: Batch) -> dict[str, int]:

@@ -73,7 +73,7 @@ def recorded(settings: Pretrain, data: Data, state: Path) -> Pretrain:
                 f"{settings.out} was begun with {_difference(key, began.get(key), value)}; "
                 "repeat that to go on, or give --fresh to start over"
             )
-    if checkpoint.facts(state)["data"] != data.manifest.fingerprint:
+    if checkpoint.read_notes(state)["data"] != data.manifest.fingerprint:
         raise UserError(
             f"{settings.data} was prepared anew since {settings.out} was begun, from other text or in another way; "
             "give --fresh to start over"

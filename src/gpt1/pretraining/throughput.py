@@ -13,7 +13,7 @@ from gpt1.console import say
 from gpt1.data.windows import Windows
 from gpt1.pretraining.run import Run
 from gpt1.training.likelihood import TOKENS_AT_ONCE
-from gpt1.training.loop import Report, train
+from gpt1.training.loop import StepReport, train
 
 EVALUATIONS = 10
 """Validations in a run, unless told otherwise."""
@@ -77,7 +77,7 @@ def turn(run: Run) -> None:
         pass
 
 
-def _updates(run: Run) -> Iterator[Report]:
+def _updates(run: Run) -> Iterator[StepReport]:
     """Updates of one and of two micro-batches, by turns."""
     settings = run.settings
     one, two = (
@@ -100,7 +100,7 @@ def _update(run: Run, seconds: float) -> float:
 
     Each micro-batch more costs the same; what is left is the optimizer's step.
     """
-    reports, times = _updates(run), ([], [])  # type: Iterator[Report], tuple[list[float], list[float]]
+    reports, times = _updates(run), ([], [])  # type: Iterator[StepReport], tuple[list[float], list[float]]
     for report in itertools.islice(reports, TURN):
         until = time.perf_counter() + seconds  # memory and kernels are there from the second update on
         del report

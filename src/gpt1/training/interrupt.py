@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a job after the update in progress, so that its state can be saved whole."""
+"""Ctrl-C and SIGTERM: end a program cleanly, or let the update in progress finish so that its state can be saved."""
 
 import signal
 import threading
@@ -8,36 +8,45 @@ from typing import Any
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
-    """SIGTERM ends what runs within as Ctrl-C does, so that nothing half-written is left."""
+def on_signals(*numbers: int, handler: Callable[[int], None]) -> Iterator[Callable[[int], None]]:
+    """Call `handler` with the number of each of these signals that arrives within the block.
 
-    def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
+    Yields a function that restores the earlier handler of one signal; at the end all are restored. Outside the main
+    thread, where Python allows no handlers, nothing is changed.
+    """
+    earlier: dict[int, Any] = {}
 
-    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
+    def restore(number: int) -> None:
+        signal.signal(number, earlier[number] if earlier[number] is not None else signal.SIG_DFL)
+
+    if threading.current_thread() is threading.main_thread():
+        earlier = {number: signal.signal(number, lambda number, frame: handler(number)) for number in numbers}
     try:
-        yield
+        yield restore
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in earlier:
+            restore(number)
 
 
 @contextmanager
-def stop_asked() -> Iterator[Callable[[], bool]]:
-    """Yield a function that tells whether a stop was asked for; a second signal ends the program at once."""
-    asked: list[int] = []
-    before: dict[int, Any] = {}
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Raise KeyboardInterrupt on SIGTERM, so that a stopped program removes its temporary files."""
 
-    def ask(number: int, frame: object) -> None:
-        asked.append(number)
-        signal.signal(number, before[number])
+    def stop(number: int) -> None:
+        raise KeyboardInterrupt
 
-    if threading.current_thread() is threading.main_thread():  # only there may handlers be set
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with on_signals(signal.SIGTERM, handler=stop):
+        yield
+
+
+@contextmanager
+def stop_requested() -> Iterator[Callable[[], bool]]:
+    """Yield a function that tells whether Ctrl-C or SIGTERM came; a second one ends the program at once."""
+    arrived: list[int] = []
+
+    def note(number: int) -> None:
+        arrived.append(number)
+        restore(number)
+
+    with on_signals(signal.SIGINT, signal.SIGTERM, handler=note) as restore:
+        yield lambda: bool(arrived)

@@ -1,4 +1,4 @@
-"""How well a model predicts a text: nats per token, perplexity, bits per byte, over sliding windows."""
+"""How well a model predicts a text: nats per token, perplexity and bits per byte, measured over sliding windows."""
 
 import math
 from dataclasses import dataclass
@@ -10,12 +10,13 @@ from gpt1.data.windows import Stream, strided
 from gpt1.model.cross_entropy import token_nats
 from gpt1.model.gpt import GPT
 
+# Tokens in one forward pass.
 TOKENS_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """The surprise of a text."""
+    """The negative log-likelihood of a text."""
 
     nats: float
     """-log P, summed over the predicted tokens"""
@@ -24,23 +25,23 @@ class Likelihood:
 
     @property
     def nats_per_token(self) -> float:
-        """The mean surprise of a token: the loss."""
+        """The loss: mean -log P of a token."""
         return self.nats / self.tokens
 
     @property
     def perplexity(self) -> float:
-        """exp of the loss; infinite where that overflows."""
+        """exp of the loss, infinite if that overflows."""
         return math.exp(self.nats_per_token) if self.nats_per_token < 700 else math.inf
 
     def bits_per_byte(self, tokens_per_byte: float) -> float:
-        """Comparable between tokenizers, as long as they are lossless."""
+        """Bits for each byte of text, which lossless tokenizers can be compared by."""
         return self.nats_per_token * tokens_per_byte / math.log(2)
 
 
 def likelihood(body: GPT, stream: Stream, end_id: int, limit: int = 0) -> Likelihood:
-    """Predict every token of the stream once, the first one after an end token; see `data.windows.strided`.
+    """Predict every token of `stream` once, the first one after an end token; see `data.windows.strided`.
 
-    `limit` windows, evenly spaced, give an estimate. The body is left in evaluation mode.
+    A `limit` above 0 estimates it from that many windows, evenly spaced. Leaves the network in evaluation mode.
     """
     body.eval()
     device = next(body.parameters()).device

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line, each with the `step` it was measured after."""
+"""metrics.jsonl: a run's measurements, one JSON object a line, each with the `step` after which it was made."""
 
 import json
 from pathlib import Path
@@ -11,37 +11,54 @@ NAME = "metrics.jsonl"
 
 
 class Log:
-    """Appends rows to a run's metrics. Opened at step s, it first drops the rows after s, which will come again."""
+    """Append measurements to a run's metrics.jsonl, as a context manager.
 
-    def __init__(self, run: Path, step: int) -> None:
-        self.path = run / NAME
-        kept = [row for row in read(run) if row["step"] <= step]
-        write_text(self.path, "".join(map(_line, kept)))
-        self.file = self.path.open("a", encoding="utf-8", newline="\n")
+    Opening it at update `step` drops the rows of later updates, which will be made again. Close it before its folder
+    is moved or removed, which Windows refuses while a file in it is open.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        path = folder / NAME
+        write_text(path, "".join(_line(row) for row in read(folder) if row["step"] <= step))
+        self._file = path.open("a", encoding="utf-8", newline="\n")
 
     def add(self, step: int, **values: Any) -> None:
         """Append a row."""
-        self.file.write(_line({"step": step, **values}))
+        self._file.write(_line({"step": step, **values}))
 
     def flush(self) -> None:
-        """Hand the rows so far to the system, so that other programs see them."""
-        self.file.flush()
+        """Make the rows added so far visible to other programs."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Write the rows added so far and close the file."""
+        self._file.close()
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
-def read(run: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics; a last line that a crash cut short is left out."""
-    path = run / NAME
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [_row(path, number, line) for number, line in enumerate(lines, 1) if line.endswith("\n")]
+def read(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of a run's metrics.jsonl, without a last line that a crash cut short.
 
-
-def _row(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        row: dict[str, Any] = json.loads(line)
-        row["step"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}:{number}: damaged, no measurement with its step; drop the line") from None
-    return row
+    Raises UserError if another line is damaged.
+    """
+    path = folder / NAME
+    rows = []
+    # Bytes end a line only there; text would also at U+2028, which a sample may hold.
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        if not line.endswith(b"\n"):
+            continue
+        try:
+            rows.append(row := json.loads(line))
+            row["step"]
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path}:{number} is damaged: it is no JSON object with a step; delete the line") from None
+    return rows
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -1,54 +1,70 @@
-"""From gradients to weights: fp32 masters, the two recipes' optimizers, and the learning rate's course."""
+"""From gradients to weights: fp32 master weights, the optimizers of the two recipes, the learning-rate schedule.
+
+Muon (Jordan et al. 2024) replaces each matrix's momentum by the nearest orthogonal matrix. `torch.optim.Muon` handles
+one matrix at a time, and the fused query-key-value matrix as one; here its three parts are three matrices, and all
+matrices of one shape are orthogonalised in one batch, without which many small matrices would spend their time on call
+overhead.
+
+Legend: B matrices of one shape, R rows, C columns (R <= C).
+"""
 
 import functools
 import math
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from gpt1.config import Optim
-from gpt1.training.muon import Muon
+from gpt1.errors import UserError, setting
+
+# Coefficients of the quintic iteration, chosen for the steepest slope at 0 (Jordan et al. 2024).
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+ITERATIONS = 5
 
 
 class Optimizer:
-    """Adam, or Muon with AdamW beside it, over fp32 masters of a model whose weights may be bfloat16.
+    """Adam, or Muon with AdamW beside it, on fp32 masters of a model whose weights may be bfloat16.
 
-    A model in bfloat16 computes fast but cannot add small steps to its weights; the masters can. Gradients of the
-    micro-batches are summed in fp32 as each backward pass hands them over, clipped by their global norm and applied
-    (`update`). Weights that ask for no gradient stay as they are, weight decay included.
+    A model in bfloat16 computes fast but is too coarse to accumulate small steps; its masters are not. Gradients of
+    the micro-batches are summed in fp32 as each backward pass finishes them, clipped by their global norm and applied
+    by `update`. Weights that need no gradient are left unchanged, also by weight decay.
     """
 
     def __init__(self, model: nn.Module, settings: Optim, steps: int) -> None:
         self.settings, self.steps = settings, steps
         self.weights = dict(model.named_parameters())
-        self.masters = {name: _master(weight) for name, weight in self.weights.items()}
+        # In fp32 a weight could be its own master, but then its gradient would be cleared between micro-batches.
+        self.masters = {name: nn.Parameter(weight.detach().float().clone()) for name, weight in self.weights.items()}
         self.gradients = {name: torch.zeros_like(master) for name, master in self.masters.items()}
         self.norms: dict[str, Tensor] = {}
-        """norm of every gradient that holds something of this update"""
+        """norm of each gradient that this update has received so far"""
         for name, master in self.masters.items():
             master.grad = self.gradients[name]
             if self.weights[name].requires_grad:
                 self.weights[name].register_post_accumulate_grad_hook(functools.partial(self._take, name))
-        learnt = {n: m for n, m in self.masters.items() if self.weights[n].requires_grad}
-        hidden = {n: m for n, m in learnt.items() if settings.method == "muon" and _is_hidden_matrix(n, m)}
-        rest = {n: m for n, m in learnt.items() if n not in hidden}
+        trained = {n: m for n, m in self.masters.items() if self.weights[n].requires_grad}
+        hidden = {n: m for n, m in trained.items() if settings.method == "muon" and m.dim() == 2 and "blocks." in n}
+        rest = {n: m for n, m in trained.items() if n not in hidden}
         self.muon = Muon(hidden, settings.momentum, settings.weight_decay)
-        decayed, plain = ([m for m in rest.values() if (m.dim() > 1) is matrix] for matrix in (True, False))
+        matrices, vectors = ([m for m in rest.values() if (m.dim() > 1) is matrix] for matrix in (True, False))
         self.adam = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
             lr=settings.lr, betas=(settings.beta1, settings.beta2), eps=1e-8, fused=True,
         )  # fmt: skip
-        self.on_device = not hidden and all(master.is_cuda for master in learnt.values())
-        """whether clipping and skipping are left to the kernel, so that nothing waits for the norm"""
+        self.on_device = not hidden and all(master.is_cuda for master in trained.values())
+        """whether AdamW's kernel clips and skips, so that the program need not wait for the norm"""
 
     def _take(self, name: str, weight: Tensor) -> None:
-        """Move a gradient that a backward pass has just finished to its master, and free it."""
-        assert weight.grad is not None, "called once the gradient is there"
+        """Add a gradient that a backward pass has just finished to its master's, and free it."""
+        assert weight.grad is not None, "called once the gradient is complete"
         gradient = self.gradients[name]
         if name in self.norms:
             gradient.add_(weight.grad)
         else:
-            gradient.copy_(weight.grad)  # one pass fewer than adding to zeros
+            gradient.copy_(weight.grad)  # one pass over memory fewer than adding to zeros
         flat = gradient.view(-1)
         self.norms[name] = torch.dot(flat, flat).sqrt()  # half the time of vector_norm
         weight.grad = None
@@ -56,7 +72,7 @@ class Optimizer:
     def update(self, step: int) -> Tensor:
         """Make update number `step` (from 0) and return the global gradient norm before clipping, a scalar.
 
-        A norm that is not finite changes nothing: no weight, no moment.
+        If the norm is not finite, weights and moments stay as they are.
         """
         for name in self.gradients.keys() - self.norms.keys():
             self.gradients[name].zero_()
@@ -67,37 +83,46 @@ class Optimizer:
             self._apply(learning_rate(step, self.steps, self.settings), norm)
         return norm
 
-    def _apply(self, share: float, norm: Tensor) -> None:
-        """A step at this share of the peak rates, on the gradients clipped to a global `norm` within the limit."""
+    def _apply(self, rate: float, norm: Tensor) -> None:
+        """Clip the gradients, whose global norm is `norm`, and update at `rate` times the peak learning rates."""
         for group in self.adam.param_groups:
-            group["lr"] = self.settings.lr * share
-        divisor = self._divisor(norm)
-        # AdamW divides, and skips, as it goes, which saves passes over all gradients; both are made for loss scaling.
+            group["lr"] = self.settings.lr * rate
+        clip = self.settings.clip
+        is_small = clip == 0 or (not self.on_device and norm.item() <= clip)
+        divisor = None if is_small else (norm / clip).clamp(min=1)
+        # AdamW's fused kernel divides gradients by `grad_scale` and skips on `found_inf` as it reads them, which saves
+        # passes over all gradients. Both are made for loss scaling.
         vars(self.adam)["grad_scale"] = divisor
         vars(self.adam)["found_inf"] = (~norm.isfinite()).float() if self.on_device else None
         self.adam.step()
-        self.muon.step(self.settings.matrix_lr * share, divisor)
+        self.muon.step(self.settings.matrix_lr * rate, divisor)
         with torch.no_grad():
             torch._foreach_copy_(list(self.weights.values()), list(self.masters.values()))
 
-    def _divisor(self, norm: Tensor) -> Tensor | None:
-        """What clips gradients of this norm; None, which costs nothing, where it is known to be 1."""
-        clip = self.settings.clip
-        if clip == 0 or (not self.on_device and norm.item() <= clip):
-            return None
-        return (norm / clip).clamp(min=1)
-
     def state(self) -> dict[str, Tensor]:
-        """Masters and moments as named tensors: all that an exact continuation needs."""
+        """Return everything an exact continuation needs, by name.
+
+        `master.NAME` is a parameter's fp32 value, `muon.NAME` its momentum, and `adam.exp_avg.NAME`,
+        `adam.exp_avg_sq.NAME` and `adam.step.NAME` are Adam's moments and step count.
+        """
         out = {f"master.{name}": master.detach() for name, master in self.masters.items()}
-        out |= {f"muon.{shape}": momentum for shape, momentum in self.muon.state.items()}
+        out |= {f"muon.{name}": momentum for name, momentum in self.muon.state().items()}
         for name, master in self.masters.items():
             out |= {f"adam.{key}.{name}": value for key, value in self.adam.state.get(master, {}).items()}
         return out
 
     @torch.no_grad()
     def load(self, state: dict[str, Tensor]) -> None:
-        """Take up the state another optimizer of the same model left. Raises KeyError for a tensor it lacks."""
+        """Restore a state that `state` returned for the same model.
+
+        Raises UserError, and changes nothing, if a tensor is missing, as in states of earlier versions of gpt1.
+        """
+        needed = [*(f"master.{name}" for name in self.masters), *(f"muon.{name}" for name in self.muon.names)]
+        if missing := [name for name in needed if name not in state]:
+            raise UserError(
+                f"the training state has no tensor {missing[0]}: it is from another model or an earlier version of "
+                f"gpt1; start over with {setting('fresh')}"
+            )
         for name, master in self.masters.items():
             master.copy_(state[f"master.{name}"])
             self.weights[name].copy_(master)
@@ -106,22 +131,89 @@ class Optimizer:
                 self.adam.state[master] = {
                     k: v.to(master.device, copy=True) for k, v in moments.items() if v is not None
                 }
-        for shape, momentum in self.muon.state.items():
-            momentum.copy_(state[f"muon.{shape}"])
+        self.muon.load({name: state[f"muon.{name}"] for name in self.muon.names})
+
+
+class _Matrix(NamedTuple):
+    """A view of a named matrix, or of a third of a fused query-key-value matrix, with no more rows than columns."""
+
+    name: str
+    weight_RC: Tensor
+    grad_RC: Tensor
+    is_transposed: bool
+
+
+class Muon:
+    """Muon on named fp32 matrices that own their gradients.
+
+    A matrix whose name ends in `qkv.weight` is treated as three, split by rows. Step sizes are in AdamW's scale
+    (`match_rms_adamw`, Liu et al. 2025), so AdamW's weight decay and similar learning rates apply.
+    """
+
+    def __init__(self, named: Mapping[str, Tensor], momentum: float, weight_decay: float) -> None:
+        self.momentum, self.weight_decay = momentum, weight_decay
+        self.names = list(named)
+        self._matrices: dict[tuple[int, ...], list[_Matrix]] = defaultdict(list)
+        for name, matrix in named.items():
+            assert matrix.grad is not None, "masters own their gradients from the start"
+            parts = 3 if name.endswith("qkv.weight") else 1
+            for weight, grad in zip(matrix.detach().chunk(parts), matrix.grad.chunk(parts), strict=True):
+                is_tall = weight.shape[0] > weight.shape[1]
+                found = _Matrix(name, weight.T, grad.T, True) if is_tall else _Matrix(name, weight, grad, False)
+                self._matrices[tuple(found.weight_RC.shape)].append(found)
+        self._momenta = {
+            shape: torch.zeros_like(torch.stack([one.grad_RC for one in found]))
+            for shape, found in self._matrices.items()
+        }
+
+    @torch.no_grad()
+    def step(self, lr: float, divisor: Tensor | None = None) -> None:
+        """Update every matrix once by its gradient, divided by `divisor` if there is one."""
+        for shape, matrices in self._matrices.items():
+            grad_BRC = torch.stack([matrix.grad_RC for matrix in matrices])
+            if divisor is not None:
+                grad_BRC.div_(divisor)
+            momentum_BRC = self._momenta[shape].lerp_(grad_BRC, 1 - self.momentum)
+            update_BRC = orthogonalise(grad_BRC.lerp_(momentum_BRC, self.momentum))  # Nesterov's look-ahead
+            scale = 0.2 * max(shape) ** 0.5
+            for matrix, update_RC in zip(matrices, update_BRC, strict=True):
+                matrix.weight_RC.mul_(1 - lr * self.weight_decay).add_(update_RC, alpha=-lr * scale)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the momentum of each matrix, by the matrix's name and in its shape."""
+        parts = self._parts()
+        return {name: torch.cat(parts[name]) if len(parts[name]) > 1 else parts[name][0] for name in self.names}
+
+    @torch.no_grad()
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Restore momenta that `state` returned."""
+        for name, parts in self._parts().items():
+            for part, value in zip(parts, state[name].chunk(len(parts)), strict=True):
+                part.copy_(value)
+
+    def _parts(self) -> dict[str, list[Tensor]]:
+        """Return views of the momenta by name, in the orientation of their matrices; three for query-key-value."""
+        found: dict[str, list[Tensor]] = defaultdict(list)
+        for shape, matrices in self._matrices.items():
+            for matrix, momentum_RC in zip(matrices, self._momenta[shape], strict=True):
+                found[matrix.name].append(momentum_RC.T if matrix.is_transposed else momentum_RC)
+        return found
+
+
+def orthogonalise(x_BRC: Tensor) -> Tensor:
+    """Return a stack of matrices (R <= C) with all singular values moved close to 1, in bfloat16."""
+    a, b, c = NEWTON_SCHULZ
+    x_BRC = x_BRC.bfloat16()
+    x_BRC = x_BRC / x_BRC.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(ITERATIONS):
+        gram_BRR = x_BRC @ x_BRC.mT
+        x_BRC = torch.baddbmm(x_BRC, torch.baddbmm(gram_BRR, gram_BRR, gram_BRR, beta=b, alpha=c), x_BRC, beta=a)
+    return x_BRC
 
 
 def learning_rate(step: int, steps: int, settings: Optim) -> float:
-    """Share of the peak rate at update `step` (from 0): linear warm-up, then cosine or linear decay to 0."""
+    """Return the fraction of the peak rate at update `step` (from 0): linear warm-up, then cosine or linear to 0."""
     if step < settings.warmup:
         return (step + 1) / settings.warmup
     left = (steps - step) / max(1, steps - settings.warmup)
     return left if settings.decay == "linear" else 0.5 * (1 - math.cos(math.pi * left))
-
-
-def _master(weight: nn.Parameter) -> Tensor:
-    # In fp32 the weight could be its own master, but then its gradient would be cleared between micro-batches.
-    return nn.Parameter(weight.detach().float().clone())
-
-
-def _is_hidden_matrix(name: str, parameter: Tensor) -> bool:
-    return parameter.dim() == 2 and "blocks." in name
