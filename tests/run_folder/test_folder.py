@@ -165,7 +165,7 @@ def test_a_foreign_tokenizer(run: Path) -> None:
 
 def test_an_inner_size_hugging_face_has_not(body: GPT, tokenizer: Tokenizer, tmp_path: Path) -> None:
     odd = GPT(replace(body.config, inner=48))
-    with pytest.raises(UserError, match=re.escape("--model.inner 48 must be 4 times --model.width 16")):
+    with pytest.raises(UserError, match=re.escape("model.inner 48 must be 4 times model.width 16")):
         save_run(tmp_path / "odd", odd, tokenizer, METADATA)
     assert not (tmp_path / "odd").exists()
 

@@ -14,8 +14,8 @@ from gpt1.conversion.openai_release import MERGES, VOCABULARY, is_release, read_
 from gpt1.conversion.verify import foreign_logits, own_logits, probe, released_logits, same_logits, same_tokens
 from gpt1.errors import UserError
 from gpt1.run_folder.folder import load_run, read_metadata, read_shape, replacing_run, save_tensors
+from gpt1.run_folder.hugging_face import TensorFile
 from gpt1.run_folder.metadata import RunMetadata
-from gpt1.run_folder.weights import Weights
 from gpt1.storage import check_folder
 from gpt1.tokenizer.openai import cut_as, vocabulary_files
 from gpt1.tokenizer.tokenizer import END, PAD, Tokenizer
@@ -95,7 +95,7 @@ def _to_run(settings: Convert, folder: Path, kind: str, out: Path) -> dict[str, 
 def _copy(folder: Path, out: Path) -> dict[str, Any]:
     """The model of a run as it is, head and facts included."""
     info, model = read_metadata(folder), read_shape(folder)
-    weights = Weights(folder / "model.safetensors")
+    weights = TensorFile(folder / "model.safetensors")
     with replacing_run(out) as staged:
         tensors = {name: usable(name, tensor, tuple(tensor.shape), weights.path) for name, tensor in weights.items()}
         save_tensors(staged, model, tensors, Tokenizer.load(folder), info)
@@ -117,7 +117,7 @@ def _to_release(folder: Path, kind: str, out: Path) -> dict[str, Any]:
         )
     model, tokenizer = read_shape(folder), Tokenizer.load(folder)
     with replacing_run(out) as staged:
-        written = write_release(staged, model, Weights(folder / "model.safetensors"), tokenizer)
+        written = write_release(staged, model, TensorFile(folder / "model.safetensors"), tokenizer)
         if written.vocabulary == model.vocabulary:
             say(f"{folder}: {END} and {PAD} were trained, so they go along as tokens of their own")
         ids_T = probe(written.vocabulary, model.context)

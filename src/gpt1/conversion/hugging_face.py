@@ -17,9 +17,8 @@ from gpt1.config import Model
 from gpt1.console import say
 from gpt1.conversion.external import TOKENS, Foreign, check_complete, check_vocabulary, layout, usable
 from gpt1.errors import UserError
-from gpt1.run_folder.hugging_face import CHOICE_BIAS, CHOICE_HEAD, HEAD, from_hf_config
+from gpt1.run_folder.hugging_face import CHOICE_BIAS, CHOICE_HEAD, HEAD, TensorFile, from_hf_config
 from gpt1.run_folder.metadata import read_json
-from gpt1.run_folder.weights import Weights
 from gpt1.tokenizer.bpe_files import read_bpe
 from gpt1.tokenizer.openai import PAIRS, TOKENIZER, vocabulary_files
 from gpt1.tokenizer.tokenizer import Tokenizer, blank
@@ -77,12 +76,12 @@ def download(name: str) -> Path:
 def _tensors(folder: Path, quiet: bool = False) -> tuple[Path, Mapping[str, Tensor]]:
     """The file of the weights, and the tensors as it names them."""
     if (folder / SAFE).exists():
-        return folder / SAFE, Weights(folder / SAFE)
+        return folder / SAFE, TensorFile(folder / SAFE)
     if (folder / INDEX).exists():
         if not isinstance(where := read_json(folder / INDEX).get("weight_map"), dict):
             raise UserError(f"{folder / INDEX} is damaged: it has no weight_map, tensor -> file")
         files = set(map(str, where.values()))
-        parts: list[Any] = [Weights(folder / Path(file).name) for file in sorted(files)]
+        parts: list[Any] = [TensorFile(folder / Path(file).name) for file in sorted(files)]
         return folder / INDEX, ChainMap(*parts)
     if (folder / PICKLE).exists():
         if not quiet:

@@ -18,8 +18,8 @@ from torch import Tensor
 from gpt1.config import Model
 from gpt1.conversion.external import POSITIONS, TOKENS, Foreign, check_vocabulary, layout, new_rows, parameters, usable
 from gpt1.errors import UserError
+from gpt1.run_folder.hugging_face import TensorFile
 from gpt1.run_folder.metadata import parsed
-from gpt1.run_folder.weights import Weights
 from gpt1.storage import atomic, write_text
 from gpt1.tokenizer.bpe_files import read_bpe, write_bpe
 from gpt1.tokenizer.openai import RELEASED
@@ -64,7 +64,7 @@ def read_release(folder: Path, heads: int = 0) -> Foreign:
     return Foreign(model, tensors, blank("gpt1", ids, merges))
 
 
-def write_release(folder: Path, model: Model, tensors: Weights, tokenizer: Tokenizer) -> Model:
+def write_release(folder: Path, model: Model, tensors: TensorFile, tokenizer: Tokenizer) -> Model:
     """Write a release and return the network as written: end and pad are among its tokens only if they were trained.
 
     Raises UserError for a tokenizer that is not of GPT-1's kind, and for weights that are not finite.
@@ -76,7 +76,7 @@ def write_release(folder: Path, model: Model, tensors: Weights, tokenizer: Token
     return written
 
 
-def _pieces(tensors: Weights, model: Model, tokens: int) -> Iterator[np.ndarray]:
+def _pieces(tensors: TensorFile, model: Model, tokens: int) -> Iterator[np.ndarray]:
     """All numbers, tensor after tensor, those of the first `tokens` tokens only."""
     for name, shape in layout(model):
         tensor = usable(name, tensors[name], shape, tensors.path)

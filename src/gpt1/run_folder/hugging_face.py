@@ -1,27 +1,27 @@
-"""Our network in Hugging Face's words: `openai-gpt`'s configuration, tensor names and layout."""
+"""Our network in Hugging Face's terms: the configuration, tensor names and layout of `openai-gpt`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gpt1.config import Model
-from gpt1.errors import UserError
+from gpt1.errors import UserError, setting
 from gpt1.model.gpt import EPSILON, GPT, INIT_STD
 from gpt1.run_folder.metadata import read_json
 
 MODEL_TYPE = "openai-gpt"
+# W_y: (C, D), or for multiple choice (1, D), with a bias that Hugging Face has and we have not: it is 0.
 HEAD, CHOICE_HEAD, CHOICE_BIAS = (
     "score.weight",
     "multiple_choice_head.summary.weight",
     "multiple_choice_head.summary.bias",
 )
-"""W_y, (C, D) or, for multiple choice, (1, D); the bias is Hugging Face's, ours has none, so it is 0."""
-
+# By the goal of `RunMetadata`; the others are OpenAIGPTForSequenceClassification.
 ARCHITECTURES = {None: "OpenAIGPTLMHeadModel", "choice": "OpenAIGPTDoubleHeadsModel"}
-"""Of a goal (`model.objectives.Goal`); the others are OpenAIGPTForSequenceClassification."""
 PROBLEMS = {
     "classes": "single_label_classification", "labels": "multi_label_classification", "score": "regression",
 }  # fmt: skip
@@ -34,12 +34,43 @@ INNER = {
     "feed_forward.down": "mlp.c_proj",
     "feed_forward_norm": "ln_2",
 }
+# Hugging Face keeps these as (in, out), as OpenAI's 1-wide convolutions did; nn.Linear keeps (out, in).
 TRANSPOSED = ("attention.qkv.weight", "attention.out.weight", "feed_forward.up.weight", "feed_forward.down.weight")
-"""Hugging Face keeps these as (in, out), as OpenAI's 1-wide convolutions did; nn.Linear as (out, in)."""
+
+
+class TensorFile(Mapping[str, Tensor]):
+    """A safetensors file as name -> tensor. Each tensor is read when it is asked for.
+
+    The file is opened for one tensor at a time: its memory can then be given back, and no open file keeps Windows from
+    replacing it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raise UserError for a file that is missing or damaged: cut short, or with a header that does not fit it."""
+        self.path = path
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
+        try:
+            with safe_open(path, framework="pt") as file:
+                self._names = frozenset(file.keys())
+        except SafetensorError as error:
+            raise UserError(f"{path} is damaged: {error}") from None
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        with safe_open(self.path, framework="pt") as file:
+            return file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._names))
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def hf_name(name: str) -> str:
-    """`blocks.3.attention.qkv.weight` -> `transformer.h.3.attn.c_attn.weight`."""
+    """Return Hugging Face's name of a weight: `blocks.3.attention.out.bias` -> `transformer.h.3.attn.c_proj.bias`."""
     if name in OUTER:
         return f"transformer.{OUTER[name]}"
     _, layer, rest = name.split(".", 2)
@@ -48,8 +79,8 @@ def hf_name(name: str) -> str:
 
 
 def to_hf(body: GPT, head: Tensor | None = None, goal: str | None = None) -> dict[str, Tensor]:
-    """The weights as fp32 CPU tensors under Hugging Face's names; the output matrix is the tied token embedding."""
-    tensors = {hf_name(name): _turned(name, tensor) for name, tensor in body.state_dict().items()}
+    """Return the weights as fp32 CPU tensors by Hugging Face's names; the output matrix is the token embedding."""
+    tensors = {hf_name(name): _transposed(name, tensor) for name, tensor in body.state_dict().items()}
     if head is not None and goal == "choice":
         tensors |= {CHOICE_HEAD: head, CHOICE_BIAS: torch.zeros(1)}
     elif head is not None:
@@ -61,9 +92,9 @@ def to_hf(body: GPT, head: Tensor | None = None, goal: str | None = None) -> dic
 def from_hf(body: GPT, tensors: Mapping[str, Tensor], source: str) -> Tensor | None:
     """Copy `tensors` into `body` and return W_y if there is one.
 
-    Raises UserError, naming `source` and the tensor, for one that is missing, left over or of another shape.
+    Raises UserError, naming `source` and the tensor, for one that is missing, unknown or of another shape.
     """
-    expected = {hf_name(name): _turned(name, own) for name, own in body.state_dict().items()}
+    expected = {hf_name(name): _transposed(name, own) for name, own in body.state_dict().items()}
     for name in sorted(expected.keys() | tensors.keys() - {HEAD, CHOICE_HEAD, CHOICE_BIAS}):
         if name not in tensors:
             raise UserError(f"{source}: tensor {name} is missing; the file does not fit its config.json")
@@ -78,18 +109,18 @@ def from_hf(body: GPT, tensors: Mapping[str, Tensor], source: str) -> Tensor | N
 
 
 def to_hf_config(
-    model: Model, vocabulary: dict[str, int], goal: str | None = None, labels: Sequence[str] = ()
+    model: Model, special_ids: dict[str, int], goal: str | None = None, labels: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """config.json; `vocabulary` has the ids of `end` and `pad`, `labels` the names that a fine-tuned model tells apart.
+    """Return config.json. `special_ids` has the ids of `end` and `pad`, `labels` the label names of a fine-tuned run.
 
     Raises UserError for a feed-forward layer that is not 4 times the width, which `openai-gpt` cannot express.
     """
     if model.inner != 4 * model.width:
         raise UserError(
-            f"--model.inner {model.inner} must be 4 times --model.width {model.width}: "
+            f"{setting('model.inner')} {model.inner} must be 4 times {setting('model.width')} {model.width}: "
             "a run folder is a Hugging Face openai-gpt model, whose feed-forward layer has that size"
         )
-    config = {
+    config: dict[str, Any] = {
         "model_type": MODEL_TYPE,
         "architectures": [ARCHITECTURES.get(goal, "OpenAIGPTForSequenceClassification")],
         "afn": "gelu",  # in this architecture the name means the tanh form
@@ -104,36 +135,26 @@ def to_hf_config(
         "attn_pdrop": model.attention_dropout,
         "layer_norm_epsilon": EPSILON,
         "initializer_range": INIT_STD,
-        "bos_token_id": vocabulary["end"],
-        "eos_token_id": vocabulary["end"],
-        "pad_token_id": vocabulary["pad"],
+        "bos_token_id": special_ids["end"],
+        "eos_token_id": special_ids["end"],
+        "pad_token_id": special_ids["pad"],
         "tie_word_embeddings": True,
         "dtype": "float32",
     }
-    return config | _head_config(goal, labels)
-
-
-def _head_config(goal: str | None, labels: Sequence[str]) -> dict[str, Any]:
-    if goal is None:
-        return {}
     if goal == "choice":
-        return {"num_labels": 1, "summary_type": "cls_index", "summary_use_proj": True, "summary_proj_to_labels": True}
-    names = labels or ["score"]
-    return {
-        "num_labels": len(names),
-        "id2label": {str(number): name for number, name in enumerate(names)},
-        "label2id": {name: number for number, name in enumerate(names)},
-        "problem_type": PROBLEMS[goal],
-    }
-
-
-def read_shape(folder: Path) -> Model:
-    """The network's shape, from config.json of a folder. Raises UserError for another architecture."""
-    return from_hf_config(read_json(folder / "config.json"), str(folder / "config.json"))
+        head = {"num_labels": 1, "summary_type": "cls_index", "summary_use_proj": True, "summary_proj_to_labels": True}
+        return config | head
+    if goal is not None:
+        names = labels or ["score"]
+        config["num_labels"] = len(names)
+        config["id2label"] = {str(number): name for number, name in enumerate(names)}
+        config["label2id"] = {name: number for number, name in enumerate(names)}
+        config["problem_type"] = PROBLEMS[goal]
+    return config
 
 
 def from_hf_config(config: dict[str, Any], source: str) -> Model:
-    """The network that a config.json describes. Raises UserError naming `source` if it is another architecture."""
+    """Return the network that a config.json describes. Raises UserError, naming `source`, for another architecture."""
     if (kind := config.get("model_type")) != MODEL_TYPE:
         why = ": it is pre-LN (it normalises before each layer), GPT-1 post-LN" if kind == "gpt2" else ""
         raise UserError(f"{source}: model_type {kind} cannot be used here or converted{why}; it must be {MODEL_TYPE}")
@@ -157,5 +178,11 @@ def from_hf_config(config: dict[str, Any], source: str) -> Model:
         raise UserError(f"{source}: {error.args[0]} is missing") from None
 
 
-def _turned(name: str, tensor: Tensor) -> Tensor:
+def read_shape(folder: Path) -> Model:
+    """Return the network's shape, from config.json of a folder. Raises UserError for another architecture."""
+    return from_hf_config(read_json(folder / "config.json"), str(folder / "config.json"))
+
+
+def _transposed(name: str, tensor: Tensor) -> Tensor:
+    """Return a weight in Hugging Face's layout, as a view."""
     return tensor.T if name.endswith(TRANSPOSED) else tensor

@@ -283,6 +283,9 @@ def _object(
     if not isinstance(value, dict):
         raise _wrong(source, key or "the file", "an object", value)
     prefix, found, other = key and f"{key}.", {}, {}
+    for name in required:
+        if name not in value:
+            raise UserError(f"{source} is damaged: {prefix}{name} is missing")
     types = get_type_hints(cls) | types
     known = {item.name for item in fields(cls)} - {"other"}
     for name, one in value.items():
@@ -290,9 +293,6 @@ def _object(
             found[name] = _typed(types[name], one, source, prefix + name)
         else:
             other[name] = one
-    for name in required:
-        if name not in value:
-            raise UserError(f"{source} is damaged: {prefix}{name} is missing")
     if other and not issubclass(cls, Section):
         raise UserError(f"{source}: {prefix}{next(iter(other))} is unknown; update gpt1")
     return cls(**found, **({"other": other} if other else {}))

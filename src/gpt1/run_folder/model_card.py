@@ -1,9 +1,12 @@
-"""README.md of a run folder: what the model is, what it was trained on, how good it is, what it is for."""
+"""README.md of a run folder: what the model is, what it was trained on, how good it is, and how to use it.
+
+Its Python works with transformers alone and gives what `gpt1 predict` gives; FOLDER stands for the run.
+"""
 
 from pathlib import Path
 from typing import Any
 
-from gpt1.run_folder.in_transformers import code, of_long_texts
+from gpt1.run_folder.metadata import FinetuningData, RunMetadata, SplitSummary
 
 CARD = """---
 library_name: transformers
@@ -17,7 +20,7 @@ tags: [gpt1, openai-gpt]
 
 {scores}## Training
 
-{facts}
+{training}
 
 ## Use
 
@@ -28,11 +31,11 @@ With gpt1: `{command}`. With transformers:
 
 {notes}
 
-## What it is for, and what not
+## Intended use and limits
 
 {use}
 
-{made} with gpt1. `gpt1.json` holds every fact above and the hashes of the data.
+{made} with gpt1. `gpt1.json` holds everything above and the hashes of the data.
 """
 SCORES = """## Scores
 
@@ -45,84 +48,163 @@ LANGUAGE_MODEL = (
     "A Transformer decoder trained to predict the next token of a text (Radford et al. 2018). It continues texts "
     "like those it was trained on, and is the starting point for classifiers."
 )
-CONTINUE = (
-    "It states nothing but what is likely in its training text, true or not; do not take its output for fact. What "
-    "its training text says of people, it may repeat."
+LANGUAGE_MODEL_USE = (
+    "It writes what is likely in its training text, true or not; do not take its output for fact. It may repeat what "
+    "its training text says about people."
 )
-AS_IN_2018 = (
-    "Text is cut into words as by OpenAI's release of 2018 (ftfy, then spaCy), which `gpt1` does before it reads "
+WORDS_OF_2018 = (
+    "Text is split into words as in OpenAI's release of 2018 (ftfy, then spaCy), which `gpt1` does before it applies "
     "`tokenizer.json`. **Other tools do not**, pipelines of transformers among them: they read `tokenizer.json` alone, "
-    "which only comes near to it, so about one line in a hundred gets other ids there."
+    "which only approximates it, so about one line in a hundred gets other ids there."
 )
-TELLS = {
-    "classes": "tell apart: {names}",
-    "labels": "tell which of these apply: {names}",
-    "score": "tell a score",
-    "choice": "tell which of several answers is right",
+PREDICTS = {
+    "classes": "tell these classes apart: {names}",
+    "labels": "tell which of these labels apply: {names}",
+    "score": "predict a score",
+    "choice": "choose the right one of several answers",
 }
-ANSWER = (
-    "It is for texts like those it was trained on. It gives an answer for any other text too, and its probabilities "
-    "mean nothing there. What held in its training rows by chance or by prejudice, it has learnt as well: score it on "
-    "rows of your own with `gpt1 evaluate` before you rely on it, above all where people are concerned."
+CLASSIFIER_USE = (
+    "Use it for texts like those it was trained on. It gives an answer for any other text too, but its probabilities "
+    "mean nothing there. It has also learnt what held in its training rows by chance or by prejudice: score it on rows "
+    "of your own with `gpt1 evaluate` before you rely on it, above all where people are concerned."
 )
-TEXT_COMMAND, ROW_COMMAND = 'gpt1 generate FOLDER "Once upon a time"', "gpt1 predict FOLDER rows.csv"
+GENERATE_COMMAND, PREDICT_COMMAND = 'gpt1 generate FOLDER "Once upon a time"', "gpt1 predict FOLDER rows.csv"
+# Fields of gpt1.json in the card's table.
 TRAINING = (
     "converted_from", "parameters", "context", "vocabulary", "preset", "recipe", "steps", "tokens_seen", "lm_coef",
     "lr", "seed",
 )  # fmt: skip
+LONG = {
+    "head": "gpt1 reads the beginning; transformers does too, with `truncation=True`",
+    "tail": "gpt1 reads the end; transformers does too, with `truncation=True`",
+    "head+tail": "gpt1 reads the beginning and the end, transformers only the beginning, so their answers differ",
+    "windows": "gpt1 reads all of it in parts and averages, transformers reads only the beginning, so their answers "
+    "differ",
+}
+
+GENERATE = """from transformers import pipeline
+
+write = pipeline("text-generation", "FOLDER")
+print(write("Once upon a time", max_new_tokens=40, do_sample=True)[0]["generated_text"])
+"""
+CLASSIFY = """from transformers import pipeline
+
+classify = pipeline("text-classification", "FOLDER")
+print(classify({row}, truncation=True, top_k=None))
+"""
+LABELS = """import json
+from transformers import pipeline
+
+classify = pipeline("text-classification", "FOLDER")
+found = classify(["A text.", "Another text."], truncation=True, top_k=None)
+with open("FOLDER/gpt1.json", encoding="utf-8") as file:
+    metadata = json.load(file)
+thresholds = dict(zip(metadata["labels"], metadata["thresholds"]))
+print([[one["label"] for one in row if one["score"] >= thresholds[one["label"]]] for row in found])
+"""
+SCORE = """from transformers import pipeline
+
+predict = pipeline("text-classification", "FOLDER", function_to_apply="none")
+print([{mean!r} + {scale!r} * found["score"] for found in predict(["A text.", "Another text."], truncation=True)])
+"""
+BOTH_ORDERS = """import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+model = AutoModelForSequenceClassification.from_pretrained("FOLDER").eval()
+
+def logits(texts, others):
+    return model(**tokenizer(texts, others, truncation=True, padding=True, return_tensors="pt")).logits
+
+texts, others = ["A text.", "One more."], ["The text it is compared with.", "Another."]
+with torch.no_grad():
+    both = logits(texts, others) + logits(others, texts)
+"""
+SIMILAR_CLASSES = """print([dict(zip(model.config.id2label.values(), row.tolist())) for row in both.softmax(-1)])
+"""
+SIMILAR_SCORE = """print(({mean!r} + {scale!r} * both[:, 0]).tolist())
+"""
+CHOOSE = """import torch
+from transformers import AutoTokenizer, OpenAIGPTDoubleHeadsModel
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+model = OpenAIGPTDoubleHeadsModel.from_pretrained("FOLDER").eval()
+context, answers = "A context.", ["One answer.", "Another answer.", "A third."]
+inputs = tokenizer([context] * len(answers), answers, truncation=True, padding=True, return_tensors="pt")
+last = inputs["attention_mask"].sum(-1) - 1
+with torch.no_grad():
+    logits = model(input_ids=inputs["input_ids"][None], mc_token_ids=last[None]).mc_logits[0]
+print(logits.softmax(-1).tolist())
+"""
+TEXTS, PAIRS = '["A text.", "Another text."]', '[{"text": "A premise.", "text_pair": "A hypothesis."}]'
 
 
-def model_card(info: dict[str, Any]) -> str:
-    """Markdown with the metadata Hugging Face reads, from the facts of gpt1.json."""
-    goal, scores = info.get("goal"), _scores(info)
+def model_card(metadata: RunMetadata) -> str:
+    """Return the card, Markdown with the front matter that Hugging Face reads."""
+    goal, scores, notes = metadata.goal, _scores(metadata), []
+    if metadata.tokenizer_kind == "openai2018":
+        notes.append(WORDS_OF_2018)
+    what = LANGUAGE_MODEL
+    if goal:
+        predicts = PREDICTS[goal].format(names=", ".join(map(_cell, metadata.labels or ())))
+        what = f"A pre-trained GPT-1 with a linear layer on its last token, fine-tuned to {predicts}."
+        notes.append(f"Of a text longer than the context, {LONG[metadata.long or 'head']}.")
     return CARD.format(
         pipeline={None: "text-generation", "choice": "multiple-choice"}.get(goal, "text-classification"),
-        title=f"GPT-1 for {info['task']}" if goal else "GPT-1 language model",
-        what=_tuned(goal, info["labels"]) if goal else LANGUAGE_MODEL,
+        title=f"GPT-1 for {metadata.task}" if goal else "GPT-1 language model",
+        what=what,
         scores=SCORES.format(unit="rows" if goal else "text", table=_table(scores)) if scores else "",
-        facts=_table({name: info.get(name) for name in TRAINING} | _data(info.get("data") or {})),
-        command=ROW_COMMAND if goal else TEXT_COMMAND,
-        code=code(info),
-        notes="\n\n".join(_notes(info)),
-        use=ANSWER if goal else CONTINUE,
-        made="Converted" if "converted_from" in info else "Trained",
+        training=_table({name: getattr(metadata, name) for name in TRAINING} | _data(metadata)),
+        command=PREDICT_COMMAND if goal else GENERATE_COMMAND,
+        code=_code(metadata),
+        notes="\n\n".join(notes),
+        use=CLASSIFIER_USE if goal else LANGUAGE_MODEL_USE,
+        made="Converted" if metadata.converted_from else "Trained",
     )
 
 
-def _tuned(goal: str, labels: list[str]) -> str:
-    tells = TELLS[goal].format(names=", ".join(_cell(name) for name in labels))
-    return f"A pre-trained GPT-1 with a linear layer on its last token, fine-tuned to {tells}."
+def _code(metadata: RunMetadata) -> str:
+    """Return the Python that uses the run with transformers."""
+    goal, scaling = metadata.goal, {"mean": metadata.mean, "scale": metadata.scale}
+    if goal is None:
+        return GENERATE
+    if goal == "choice":
+        return CHOOSE
+    if metadata.task == "similarity":
+        return BOTH_ORDERS + (SIMILAR_CLASSES if goal == "classes" else SIMILAR_SCORE.format(**scaling))
+    if goal == "score":
+        return SCORE.format(**scaling)
+    return LABELS if goal == "labels" else CLASSIFY.format(row=PAIRS if metadata.task == "entailment" else TEXTS)
 
 
-def _scores(info: dict[str, Any]) -> dict[str, Any]:
-    """The metrics that are numbers; over several seeds also their mean and deviation."""
-    found = {name: value for name, value in info.get("metrics", {}).items() if not isinstance(value, dict | list)}
-    for name, over in info.get("seeds", {}).items():
+def _scores(metadata: RunMetadata) -> dict[str, Any]:
+    """Return the metrics that are numbers, and over several seeds their mean and deviation."""
+    found = {name: value for name, value in metadata.metrics.items() if not isinstance(value, dict | list)}
+    for name, over in (metadata.seeds or {}).items():
         found[f"{name}, {len(over['values'])} seeds"] = f"{over['mean']:.4g} ± {over['deviation']:.2g}"
     return found
 
 
-def _data(data: dict[str, Any]) -> dict[str, Any]:
-    """What it was trained on, in names and sizes; of a fine-tuned model also what the model under it was."""
-    under = (data.get("pretraining") or {}).get("train", {})
-    found = {"pre-training tokens": under.get("tokens")}
+def _data(metadata: RunMetadata) -> dict[str, Any]:
+    """Return names and sizes of the training data; of a file only its name, since a path may tell too much."""
+    data = metadata.data
+    if data is None:
+        return {}
+    found: dict[str, Any] = {}
+    if isinstance(data, FinetuningData) and data.pretraining:
+        found["pre-training tokens"] = data.pretraining.train.tokens
     for split in ("train", "val", "valid"):
-        if not isinstance(of := data.get(split), dict):
-            continue
-        found[f"data ({split})"] = Path(of["path"]).name if of.get("path") else None  # rows in memory have none
-        found |= {f"{name} ({split})": of.get(name) for name in ("rows", "documents", "tokens", "bytes")}
+        part = getattr(data, split, None)
+        if isinstance(part, SplitSummary):
+            found |= {f"{name} ({split})": getattr(part, name) for name in ("documents", "tokens", "bytes")}
+        elif part is not None:
+            found |= {f"data ({split})": Path(part.path).name if part.path else None, f"rows ({split})": part.rows}
     return found
 
 
-def _table(facts: dict[str, Any]) -> str:
-    rows = (f"| {_cell(name)} | {_cell(value)} |" for name, value in facts.items() if value is not None)
-    return "\n".join(["| | |", "|---|---|", *rows])
-
-
-def _notes(info: dict[str, Any]) -> list[str]:
-    """What a reader who takes it into transformers has to know."""
-    of_words = [AS_IN_2018] if info.get("tokenizer_kind") == "openai2018" else []
-    return [*of_words, of_long_texts(info)] if info.get("goal") else of_words
+def _table(rows: dict[str, Any]) -> str:
+    lines = (f"| {_cell(name)} | {_cell(value)} |" for name, value in rows.items() if value is not None)
+    return "\n".join(["| | |", "|---|---|", *lines])
 
 
 def _cell(value: Any) -> str:

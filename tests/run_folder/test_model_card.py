@@ -18,8 +18,8 @@ from gpt1.commands.predict import predict
 from gpt1.config import Long, Model, Predict, Task
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import load_run, save_run
-from gpt1.run_folder.in_transformers import ONE, TWO
 from gpt1.run_folder.metadata import FinetuningData, PretrainingData, RunMetadata, Source, SplitSummary
+from gpt1.run_folder.model_card import PAIRS, TEXTS
 from gpt1.tasks.columns import Columns
 from gpt1.tokenizer.train_bpe import train as train_tokenizer
 
@@ -29,8 +29,7 @@ CONTEXT = 24
 WORDS = "the cat sat on a mat while two dogs ran and songs of rain fell upon every bell <|extract|> Été\n".split(" ")
 SIZES = (1, 3, 8, 20, 21, 22, 30, 90)
 NAMES = {"classes": ["x|y", "a <b>", "9"], "labels": ["red", "round", "old"], "score": [], "choice": []}
-Goal = Literal["classes", "labels", "score", "choice"]
-CASES: dict[str, tuple[Task, Goal]] = {
+CASES: dict[str, tuple[Task, Literal["classes", "labels", "score", "choice"]]] = {
     "classification": ("classification", "classes"),
     "entailment": ("entailment", "classes"),
     "similar classes": ("similarity", "classes"),
@@ -110,10 +109,10 @@ def with_rows(code: str, case: str, rows: list[Row]) -> str:
         example = '["A text.", "One more."], ["The text it is compared with.", "Another."]'
         new = f"{one!r}, {other!r}"
     else:
-        example = TWO if case == "entailment" else ONE
+        example = PAIRS if case == "entailment" else TEXTS
         new = (
             repr([{"text": a, "text_pair": b} for a, b in zip(one, other, strict=True)])
-            if example == TWO
+            if example == PAIRS
             else repr(one)
         )
     assert example in code
@@ -208,8 +207,9 @@ def test_a_card_tells_data_and_scores(tmp_path: Path) -> None:
     card = (tmp_path / "card" / "README.md").read_text(encoding="utf-8")
     for line in (
         "| accuracy | 0.8765 |", "| accuracy, 2 seeds | 0.8 ± 0.01 |", "| rows (train) | 1,234 |",
-        "| data (train) | rows.csv |", "| pre-training tokens | 5,678 |", r"tell apart: x\|y, a &lt;b>, 9.",
-        "gpt1 reads all in parts and averages, transformers reads only the beginning, so their answers differ",
+        "| data (train) | rows.csv |", "| pre-training tokens | 5,678 |",
+        r"tell these classes apart: x\|y, a &lt;b>, 9.",
+        "gpt1 reads all of it in parts and averages, transformers reads only the beginning, so their answers differ",
     ):  # fmt: skip
         assert line in card
     assert "secret" not in card
