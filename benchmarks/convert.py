@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 
 from gpt1.config import Model
-from gpt1.conversion.external import layout, parameters
-from gpt1.conversion.openai_release import MERGES, PARTS, SHAPES, VOCABULARY, listed
+from gpt1.conversion.external import parameter_count, tensor_shapes
+from gpt1.conversion.openai_release import MERGES, PARTS, SHAPES, VOCABULARY, release_shape
 from record import record
 
 CHILD = """
 import json, sys, torch
-from gpt1.cli import main
+from gpt1.cli.main import main
 from gpt1.pretraining.memory import peak
 assert main(sys.argv[1:]) == 0
 print(json.dumps(peak(torch.device("cpu"))), file=sys.stderr)
@@ -54,15 +54,15 @@ def write_random(folder: Path, vocabulary: Path) -> None:
     """A release with random weights, written as its authors might have: one array, cut in ten."""
     folder.mkdir()
     model, generator = Model(), np.random.default_rng(1)
-    row = generator.standard_normal(parameters(model), dtype=np.float32) * np.float32(0.02)
+    row = generator.standard_normal(parameter_count(model), dtype=np.float32) * np.float32(0.02)
     start = 0
-    for name, shape in layout(model):
+    for name, shape in tensor_shapes(model):
         if name.endswith(("ln_1.weight", "ln_2.weight")):
             row[start : start + math.prod(shape)] += 1
         start += math.prod(shape)
     for name, part in zip(PARTS, np.array_split(row, len(PARTS)), strict=True):
         np.save(folder / name, part)
-    (folder / SHAPES).write_text(json.dumps([listed(name, shape) for name, shape in layout(model)]))
+    (folder / SHAPES).write_text(json.dumps([release_shape(name, shape) for name, shape in tensor_shapes(model)]))
     for name in (VOCABULARY, MERGES):
         shutil.copy(vocabulary / name, folder)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ import gpt1
 from gpt1.cli.main import main
 from gpt1.commands import convert as job
 from gpt1.config import Convert, Model, with_vocabulary
-from gpt1.conversion import verify as agreement
-from gpt1.conversion.reference import bpe
+from gpt1.conversion import verify
+from gpt1.conversion.external import ExternalCheckpoint
 from gpt1.conversion.verify import probe_words
 from gpt1.errors import RunFailed
 from gpt1.model.gpt import GPT
-from gpt1.run_folder.folder import save_run
+from gpt1.run_folder.folder import LoadedRun, save_run
 from gpt1.run_folder.metadata import RunMetadata
 from gpt1.tokenizer.tokenizer import Tokenizer
 
@@ -90,34 +91,53 @@ def failing(src: Path, out: Path, words: str, **settings: Any) -> None:
     assert not out.exists()
 
 
-def test_what_differs_is_not_kept(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("wrong", [1e-3, np.nan])
+@pytest.mark.parametrize("what", ["logits", "weights"])
+def test_what_differs_is_not_kept(
+    what: str, wrong: float, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run whose network computes something else, or has other weights, than its source."""
     job.convert(Convert(src=str(run), out=str(tmp_path / "release"), to="openai"))
-    own = job.own_logits
-    for wrong in (1e-3, np.nan):
-        monkeypatch.setattr(job, "own_logits", lambda *given, wrong=wrong: own(*given) + np.float32(wrong))
-        words = "logits would differ by up to (0.001|nan)"
-        failing(tmp_path / "release", tmp_path / "out", words)
-        failing(run, tmp_path / "out", words)
-        failing(run, tmp_path / "out", words, to="openai")
-    monkeypatch.undo()
-    monkeypatch.setattr(agreement, "TEXTS", ["A CAT"])
+    real = job.load_run
+
+    def changed(folder: Path) -> LoadedRun:
+        loaded = real(folder)
+        if what == "weights":
+            loaded.body.blocks[1].attention.out.bias.data[3] += wrong
+        else:
+            logits = loaded.body.logits
+            monkeypatch.setattr(loaded.body, "logits", lambda h_TD: logits(h_TD) + wrong)
+        return loaded
+
+    monkeypatch.setattr(job, "load_run", changed)
+    words = r"logits would differ by up to (0\.001|nan)" if what == "logits" else r"attention\.out\.bias would differ"
+    failing(tmp_path / "release", tmp_path / "out", words)
+    failing(run, tmp_path / "out", words, to="openai")
+    failing(run, tmp_path / "out", words)  # with transformers
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    failing(run, tmp_path / "out", words)
+
+
+def test_other_token_ids_are_not_kept(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job.convert(Convert(src=str(run), out=str(tmp_path / "release"), to="openai"))
+    monkeypatch.setattr(verify, "TEXTS", ["A CAT"])
     monkeypatch.setattr(Tokenizer, "encode", lambda *_: [0])
     failing(run, tmp_path / "out", "'A CAT' other token ids")
     failing(tmp_path / "release", tmp_path / "out", "other token ids")
 
 
 def test_swapped_weights_are_noticed(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check is one: a mistake in the naming of tensors does not get past it."""
+    """A mistake in the naming of tensors is found, since the comparison goes by their order."""
     job.convert(Convert(src=str(run), out=str(tmp_path / "release"), to="openai"))
-    real = job.adopted
+    real = ExternalCheckpoint.take_tensors
 
-    def swapped(found: Any) -> Any:
+    def swapped(found: ExternalCheckpoint) -> Any:
         model, tensors = real(found)
         one, two = "transformer.h.0.attn.c_proj.weight", "transformer.h.1.attn.c_proj.weight"
         return model, tensors | {one: tensors[two], two: tensors[one]}
 
-    monkeypatch.setattr(job, "adopted", swapped)
-    failing(tmp_path / "release", tmp_path / "out", "logits would differ")
+    monkeypatch.setattr(ExternalCheckpoint, "take_tensors", swapped)
+    failing(tmp_path / "release", tmp_path / "out", r"blocks\.0\.attention\.out\.weight would differ")
 
 
 def test_a_full_disk_leaves_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,16 +151,6 @@ def test_a_full_disk_leaves_nothing(run: Path, tmp_path: Path, monkeypatch: pyte
         assert not (tmp_path / "out").exists()
 
 
-def test_bpe_by_hand() -> None:
-    """The first merge learnt goes first wherever it stands, from left to right; what nothing merges stays."""
-    ids = {token: i for i, token in enumerate("<unk> a b a</w> b</w> ab abb aa aa</w>".split())}
-    ranks = {("a", "b"): 0, ("a", "a"): 1, ("ab", "b"): 2, ("a", "a</w>"): 3}
-
-    def spelled(word: str) -> list[str]:
-        return [list(ids)[i] for i in bpe(word, ids, ranks)]
-
-    assert spelled("abba") == ["abb", "a</w>"]
-    assert spelled("aaaa") == ["aa", "aa</w>"]
-    assert spelled("aab") == ["aa", "b</w>"]
-    assert spelled("c") == ["<unk>"]
-    assert probe_words({"cat</w>": 1, "Cat</w>": 2, "a1</w>": 3, "dog": 4, "b</w>": 5}) == ["b", "cat", "bcat", "catb"]
+def test_words_to_compare() -> None:
+    found = probe_words({"cat</w>": 1, "Cat</w>": 2, "a1</w>": 3, "dog": 4, "b</w>": 5})
+    assert found == ["b", "cat", "bcat", "catb"]

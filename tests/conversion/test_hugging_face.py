@@ -225,7 +225,7 @@ def test_a_model_of_the_hub(
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     convert(Convert(src="some-people/openai-gpt", out="run"))
     assert asked == ["some-people/openai-gpt"]
-    assert "hub is asked" in capsys.readouterr().err
+    assert "downloaded from Hugging Face's hub" in capsys.readouterr().err
     assert "some-people/openai-gpt" in str(load_run("run").metadata.converted_from)
     (folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"some-people/openai-gpt: .* \(such a model is nowhere\)"):
@@ -324,7 +324,7 @@ def test_a_tensor_or_shape_without_a_partner(folder: Path) -> None:
     given({k: v for k, v in whole.items() if k != name}, name, "is missing")
     given(whole | {"transformer.h.3.ln_1.weight": torch.zeros(WIDTH)}, "transformer.h.3.ln_1.weight", "is unknown")
     given(whole | {"classifier.weight": torch.zeros(2)}, "classifier.weight", "is unknown")
-    given(whole | {"h.1.mlp.c_fc.weight": whole[name].clone()}, name, "is there twice")
+    given(whole | {"h.1.mlp.c_fc.weight": whole[name].clone()}, name, "occurs twice")
     given(whole | {name: whole[name].T.contiguous()}, name, "(128, 32)", "(32, 128)")
     given(whole | {name: whole[name].int()}, name, "int32")
     given(whole | {name: whole[name] / 0}, name, "at (0, 0)")

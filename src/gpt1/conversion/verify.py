@@ -1,22 +1,24 @@
-"""Whether a converted model does what its source does: the same logits, the same token ids; else it is not kept."""
+"""Check a converted model against its source: the same weights, logits and token ids. Otherwise it is not kept.
 
-from collections.abc import Iterator
+Legend: T tokens, P positions, V vocabulary.
+"""
+
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tokenizers
 import torch
+from torch import Tensor
 
 from gpt1.config import Model
-from gpt1.conversion import reference
-from gpt1.conversion.hugging_face import in_order
 from gpt1.errors import RunFailed
 from gpt1.model.gpt import GPT
+from gpt1.run_folder.hugging_face import INNER, TRANSPOSED
 from gpt1.tokenizer.bpe_files import read_bpe
 from gpt1.tokenizer.openai import TOKENIZER
-from gpt1.tokenizer.tokenizer import Tokenizer, recut
+from gpt1.tokenizer.tokenizer import UNKNOWN, Tokenizer, recut
 
 TEXTS = (
     "Once upon a time there was a cat.",
@@ -25,95 +27,115 @@ TEXTS = (
     "Café naïve über — “quoted” 春 😀",
     "",
 )
+# The last positions of a sequence, whose logits are compared; they depend on every position before them.
+POSITIONS_COMPARED = 32
+# Largest difference of two logits, as a share of the largest logit, or of 1: several times the rounding of fp32.
 TOLERANCE = 1e-4
-"""Largest difference of two logits, as a share of the largest of all, or of 1: several times the rounding of fp32."""
 
 
-def probe(vocabulary: int, context: int) -> np.ndarray:
-    """A sequence that fills the context with ids from all over the vocabulary."""
-    return np.linspace(0, vocabulary - 1, context).astype(np.int64)
+def probe(model: Model) -> Tensor:
+    """Return ids_T of a sequence that fills the context with ids from all over the vocabulary."""
+    return torch.linspace(0, model.vocabulary - 1, model.context, dtype=torch.float64).long()
+
+
+@torch.no_grad()
+def logits_of(body: GPT, ids_T: Tensor) -> Tensor:
+    """Return logits_PV of our network."""
+    return body.logits(body(ids_T[None])[0, -POSITIONS_COMPARED:])
+
+
+def network_of(model: Model, arrays: Iterable[Tensor]) -> GPT:
+    """Return our network with `arrays` as its weights, which come in the order of OpenAI's release.
+
+    Weights are found by their place here and by their names on the way to a run folder, so mistaken names show.
+    """
+    modules = [f"blocks.{layer}.{module}" for layer in range(model.depth) for module in INNER]
+    inner = [f"{module}.{kind}" for module in modules for kind in ("weight", "bias")]
+    weights = {
+        name: (array.T if name.endswith(TRANSPOSED) else array).float()
+        for name, array in zip(["positions.weight", "tokens.weight", *inner], arrays, strict=True)
+    }
+    with torch.device("meta"):
+        body = GPT(model)
+    body.load_state_dict(weights, assign=True)
+    return body.eval()
+
+
+def logits_by_transformers(folder: Path, ids_T: Tensor) -> tuple[str, Tensor] | None:
+    """Return the name of transformers with its version, and its logits_PV; None if it is not installed."""
+    try:
+        import transformers
+    except ImportError:
+        return None
+    with _silent(transformers), torch.no_grad():
+        network = transformers.OpenAIGPTLMHeadModel.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True
+        ).eval()
+        h_TD = network.transformer(ids_T[None])[0][0]
+        return f"transformers {transformers.__version__}", network.lm_head(h_TD[-POSITIONS_COMPARED:])
+
+
+def check_weights(source: GPT, found: GPT, out: Path) -> None:
+    """Raise RunFailed if a weight differs from the source's. Rows of tokens that only one of them has are ignored."""
+    weights = found.state_dict()
+    for name, expected in source.state_dict().items():
+        rows = min(len(expected), len(weights[name])) if name == "tokens.weight" else None
+        if not torch.equal(expected[:rows], weights[name][:rows]):
+            raise RunFailed(f"{out} is not written: {name} would differ from the source's")
+
+
+def check_logits(expected_PV: Tensor, found_PV: Tensor, out: Path) -> dict[str, Any]:
+    """Return how many logits were compared, and the largest difference.
+
+    Tokens that only one of the two has are ignored. Raises RunFailed if the difference is more than rounding.
+    """
+    V = min(expected_PV.shape[1], found_PV.shape[1])
+    difference = float((expected_PV[:, :V] - found_PV[:, :V]).abs().max())
+    if not difference <= TOLERANCE * max(1.0, float(expected_PV.abs().max())):  # `not`, since NaN must fail
+        raise RunFailed(f"{out} is not written: its logits would differ by up to {difference:.3g} from the source's")
+    return {"logits": len(expected_PV) * V, "largest_difference": difference}
+
+
+def check_tokens(tokenizer: Tokenizer, source: Path, pair: tuple[Path, Path] | None, out: Path) -> int:
+    """Return how many ids were compared with those by the files `pair`, vocabulary and merges, or by tokenizer.json.
+
+    Raises RunFailed if they differ.
+    """
+    if tokenizer.kind == "openai2018":
+        tokenizer = recut(tokenizer, "gpt1")  # no file says how spaCy splits; the vocabulary must agree
+    if pair:  # which does not say how a text is split into words, so only words are compared
+        ids, merges = read_bpe(*pair)
+        model = tokenizers.models.BPE(ids, merges, unk_token=UNKNOWN, end_of_word_suffix="</w>")
+        expected, texts = tokenizers.Tokenizer(model), probe_words(ids)
+    else:
+        theirs = Tokenizer.load(source / TOKENIZER)
+        definition = (
+            recut(theirs, "gpt1").text if theirs.kind == "openai2018" else (source / TOKENIZER).read_text("utf-8")
+        )
+        expected = tokenizers.Tokenizer.from_str(definition)
+        expected.no_truncation()
+        expected.no_padding()
+        texts = [*TEXTS, *probe_words(expected.get_vocab())]
+    compared = 0
+    for text in texts:
+        ids_expected = expected.encode(text, add_special_tokens=False).ids
+        if tokenizer.encode(text) != ids_expected:
+            raise RunFailed(f"{out} is not written: it would give {text[:40]!r} other token ids than {source}")
+        compared += len(ids_expected)
+    return compared
 
 
 def probe_words(vocabulary: dict[str, int], most: int = 1000) -> list[str]:
-    """Plain words of a `</w>` vocabulary, from all over it, and words made of two of them, which must come apart."""
+    """Return plain words from all over a `</w>` vocabulary, and compounds of two of them, which must be split."""
     whole = sorted(token.removesuffix("</w>") for token in vocabulary if token.endswith("</w>"))
     plain = [word for word in whole if word.isascii() and word.isalpha() and word.islower()]
     chosen = plain[:: len(plain) // most + 1]
     return chosen + [one + other for one, other in zip(chosen, reversed(chosen), strict=True)]
 
 
-def released_logits(folder: Path, heads: int, ids_T: np.ndarray) -> np.ndarray:
-    """logits_PV by the arrays of OpenAI's layout, read and used as `reference` does."""
-    return reference.logits(reference.released(folder), heads, ids_T)
-
-
-def foreign_logits(folder: Path, model: Model, ids_T: np.ndarray) -> tuple[str, np.ndarray]:
-    """logits_PV of a Hugging Face folder, by transformers where it is installed, else by `reference`; and which."""
-    try:
-        import transformers
-    except ImportError:
-        arrays = (tensor.float().numpy() for tensor in in_order(folder, model))
-        return "its arrays", reference.logits(arrays, model.heads, ids_T)
-    with _silent(transformers), torch.no_grad():
-        network = transformers.OpenAIGPTLMHeadModel.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True
-        ).eval()
-        h_TD = network.transformer(torch.from_numpy(ids_T)[None])[0][0]
-        return f"transformers {transformers.__version__}", network.lm_head(h_TD[-reference.PLACES :]).numpy()
-
-
-@torch.no_grad()
-def own_logits(body: GPT, ids_T: np.ndarray) -> np.ndarray:
-    """logits_PV of our network."""
-    h_1TD = body(torch.from_numpy(ids_T)[None])
-    return body.logits(h_1TD[0, -reference.PLACES :]).numpy()
-
-
-def same_logits(expected_PV: np.ndarray, found_PV: np.ndarray, out: Path) -> dict[str, Any]:
-    """How many logits were compared, and the largest difference. Raises RunFailed if it is more than rounding."""
-    difference = float(np.abs(expected_PV - found_PV).max())
-    if not difference <= TOLERANCE * max(1.0, float(np.abs(expected_PV).max())):
-        raise RunFailed(f"{out} is not written: its logits would differ by up to {difference:.3g} from the source's")
-    return {"logits": expected_PV.size, "largest_difference": difference}
-
-
-def same_tokens(tokenizer: Tokenizer, source: Path, pair: tuple[Path, Path] | None, out: Path) -> int:
-    """How many ids were compared with those by a source's vocabulary and merges, `pair`, or by its tokenizer.json.
-
-    Raises RunFailed where they differ.
-    """
-    compared = 0
-    if tokenizer.kind == "openai2018":
-        tokenizer = recut(tokenizer, "gpt1")  # no file says how spaCy cuts; the vocabulary must agree
-    for text, expected in _spelled(*pair) if pair else _encoded(source / TOKENIZER):
-        if tokenizer.encode(text) != expected:
-            raise RunFailed(f"{out} is not written: it would give {text[:40]!r} other token ids than {source}")
-        compared += len(expected)
-    return compared
-
-
-def _spelled(vocabulary: Path, merges: Path) -> Iterator[tuple[str, list[int]]]:
-    """Words, and their ids by the two files. How a text falls into words is not in them."""
-    ids, pairs = read_bpe(vocabulary, merges)
-    ranks = {pair: rank for rank, pair in enumerate(pairs)}
-    for word in probe_words(ids):
-        yield word, reference.bpe(word, ids, ranks)
-
-
-def _encoded(file: Path) -> Iterator[tuple[str, list[int]]]:
-    """Texts, and their ids by tokenizer.json as it is, which the source's other readers go by."""
-    ours = Tokenizer.load(file)
-    definition = recut(ours, "gpt1").text if ours.kind == "openai2018" else file.read_text(encoding="utf-8")
-    tokenizer = tokenizers.Tokenizer.from_str(definition)
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    for text in (*TEXTS, *probe_words(tokenizer.get_vocab())):
-        yield text, tokenizer.encode(text, add_special_tokens=False).ids
-
-
 @contextmanager
 def _silent(transformers: Any) -> Iterator[None]:
-    """Without its notes on heads that it does not need and its progress bar."""
+    """Keep transformers from printing notes on heads that it does not need, and a progress bar."""
     logging = transformers.utils.logging
     before, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
