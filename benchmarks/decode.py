@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpt1.config import PRESETS, Command, Model
+from gpt1.config import PRESETS, Model
 from gpt1.model.decode import decode
 from gpt1.model.gpt import GPT, INIT_STD
 from gpt1.model.int8 import has_int8, quantized
@@ -35,7 +35,7 @@ from gpt1.model.packed import packed
 from gpt1.model.sampling import Sampling
 from gpt1.run_folder.folder import load_run
 from gpt1.run_folder.hugging_face import to_hf, to_hf_config
-from gpt1.training.device import fuse, machine
+from gpt1.training.device import setup_device
 from record import RESULTS, record
 
 Writer = Callable[[int, int, int], None]
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", type=int, help="texts written at once (default: 1 16, on a GPU also 256)")
     parser.add_argument("--agree", nargs=2, metavar=("RUN", "TEXT"), help="a trained run and a file it has not read")
     asked = parser.parse_args()
-    device, _ = machine(Command(device=asked.device))
+    device, _ = setup_device(asked.device)
     parts = [] if asked.agree else asked.only or list(PARTS)
     rows = asked.rows or ROWS[device.type]
     measured: dict[str, Any] = {part: measure(part, device, rows) for part in parts}
@@ -115,7 +115,8 @@ def all_writers(model: Model, device: torch.device, dtype: torch.dtype) -> dict[
     if device.type == "cuda":
         writers["gpt1, eager"] = _eager(ours)
         compiled = network(model).to(device, dtype)
-        fuse(compiled.blocks, device)
+        for block in compiled.blocks:
+            block.compile()
         writers["gpt1, compiled blocks"] = _ours(compiled, GREEDY)
     if device.type == "cpu" and has_int8() and dtype == torch.bfloat16:
         writers["gpt1, int8"] = _ours(quantized(network(model)).to(dtype), GREEDY)

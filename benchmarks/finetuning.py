@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from gpt1.batch import IGNORE, Batch
-from gpt1.config import Command, Finetune, Optim, Task
+from gpt1.config import Finetune, Optim, Task
 from gpt1.console import quiet
 from gpt1.data.collate import Epochs, collate
 from gpt1.finetuning.defaults import FitOptions, resolve_defaults
@@ -29,7 +29,7 @@ from gpt1.finetuning.examples import TaskExamples, build_examples, read_rows
 from gpt1.finetuning.fit import build_network
 from gpt1.finetuning.predictor import score
 from gpt1.run_folder.folder import LoadedRun, load_run, read_metadata
-from gpt1.training.device import machine
+from gpt1.training.device import prepare_for_training, setup_device
 from gpt1.training.loop import StepReport, train
 from gpt1.training.optimizer import Optimizer
 from record import RESULTS, record
@@ -95,9 +95,10 @@ def turns(
     options: FitOptions, examples: TaskExamples, base: LoadedRun, batches: Callable[[int], list[Batch]]
 ) -> Iterator[StepReport]:
     """Fine-tuning as `gpt1 finetune` does it, update by update."""
-    device, dtype = machine(Command())
+    device, dtype = setup_device()
     model = build_network(base.body, examples, options).to(device)
     optimizer = Optimizer(model, Optim(lr=options.lr, warmup=1, decay="linear"), 10_000)
+    prepare_for_training(model, device, compile=False)
     return train(
         model.to(dtype), batches, optimizer, weights={"task": 1.0, "lm": options.lm_coef}, steps=10_000, device=device,
     )  # fmt: skip

@@ -22,13 +22,13 @@ from typing import Any
 import torch
 
 from gpt1.batch import Batch
-from gpt1.config import PRESETS, RECIPES, Command, Model
+from gpt1.config import PRESETS, RECIPES, Model
 from gpt1.model.decode import decode
 from gpt1.model.gpt import GPT
 from gpt1.model.objectives import LanguageModel
 from gpt1.model.packed import packed
 from gpt1.model.sampling import Sampling
-from gpt1.training.device import machine
+from gpt1.training.device import prepare_for_training, setup_device
 from gpt1.training.loop import train
 from gpt1.training.optimizer import Optimizer
 from record import record
@@ -94,9 +94,10 @@ def child(recipe: str, shape: Model, updates: int) -> dict[str, Any]:
 
 def training(shape: Model, recipe: str, updates: int) -> dict[str, float]:
     """Time, memory and arithmetic of updates on random ids."""
-    device, dtype = machine(Command(device="cpu"))
+    device, dtype = setup_device("cpu")
     model = LanguageModel(GPT(shape).init_weights())
     optimizer = Optimizer(model, RECIPES[recipe], WARM_UP + updates)  # type: ignore[index]
+    prepare_for_training(model, device, compile=False)
     model = model.to(dtype)
 
     def batches(_step: int) -> list[Batch]:
@@ -131,7 +132,7 @@ def update_flops(shape: Model, recipe: str) -> float:
 
 def decoded(length: int) -> dict[str, float]:
     """Seconds a token, by a network of the paper's size, of the last `NEW` tokens before a text has `length`."""
-    device, dtype = machine(Command(device="cpu"))
+    device, dtype = setup_device("cpu")
     body = packed(GPT(PRESETS["gpt1"]).init_weights().eval().to(device, dtype))
     prompt = random.Random(length).choices(range(1000), k=max(1, length - NEW))
     times, rounds = [], 3

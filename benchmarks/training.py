@@ -23,11 +23,11 @@ from typing import Any
 import torch
 
 from gpt1.batch import Batch
-from gpt1.config import PRESETS, RECIPES, Command, Model
+from gpt1.config import PRESETS, RECIPES, Model
 from gpt1.model import gpt as network
 from gpt1.model.objectives import LanguageModel
 from gpt1.run_folder.hugging_face import to_hf_config
-from gpt1.training.device import fuse, keep_pages, machine
+from gpt1.training.device import keep_freed_memory, prepare_for_training, setup_device
 from gpt1.training.loop import train
 from gpt1.training.optimizer import Optimizer
 from record import record
@@ -98,7 +98,7 @@ def measure(asked: argparse.Namespace) -> dict[str, float]:
         embedding_dropout=0.1, residual_dropout=0.1, attention_dropout=dropout,
     )  # fmt: skip
     if asked.keep_pages:
-        keep_pages()
+        keep_freed_memory()
     device = torch.device(asked.device)
     torch.manual_seed(1)
     began = time.perf_counter()
@@ -126,12 +126,11 @@ def builders(asked: argparse.Namespace) -> dict[str, Callable[[Model, torch.devi
 
 def ours(shape: Model, device: torch.device, compiled: bool = False) -> Update:
     """gpt1's own loop, as `gpt1 pretrain` runs it."""
-    _, dtype = machine(Command(device=str(device)))
+    _, dtype = setup_device(str(device))
     model = LanguageModel(network.GPT(shape).init_weights()).to(device)
     optimizer = Optimizer(model, RECIPES["paper"], 10_000)
     model = model.to(dtype)
-    if compiled:
-        fuse(model.body.blocks, device)
+    prepare_for_training(model, device, compile=compiled)
     ids: list[torch.Tensor] = []
 
     def batches(_step: int) -> list[Batch]:

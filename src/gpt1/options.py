@@ -15,20 +15,19 @@ from functools import cache
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from gpt1.config import Command
 from gpt1.errors import UserError, flag, setting
 
 T = TypeVar("T")
 METAVARS = {int: "N", float: "X"}
 
 
-def check_command(settings: Command) -> None:
+def check_threads_and_seed(threads: int, seed: int) -> None:
     """Raise UserError for a number of threads or a seed outside its range."""
     most = max(64, 4 * (os.cpu_count() or 1))
-    if not 0 <= settings.threads <= most:
-        raise UserError(f"{setting('threads')} {settings.threads} must be from 0 (every core) to {most}")
-    if not 0 <= settings.seed < 2**63:
-        raise UserError(f"{setting('seed')} {settings.seed} must be from 0 to 2^63 - 1")
+    if not 0 <= threads <= most:
+        raise UserError(f"{setting('threads')} {threads} must be from 0 (every core) to {most}")
+    if not 0 <= seed < 2**63:
+        raise UserError(f"{setting('seed')} {seed} must be from 0 to 2^63 - 1")
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def _run(argv: list[str]) -> None:
     if verb.text in given:
         given[verb.text] = _read_stdin(given[verb.text])
     settings: Any = options.build(verb.settings, verb.positionals, defaults | given)
-    options.check_command(settings)
+    options.check_threads_and_seed(settings.threads, settings.seed)
     if settings.threads:
         # polars and tokenizers create their thread pools once, when the command's module imports them.
         os.environ |= {"POLARS_MAX_THREADS": str(settings.threads), "RAYON_NUM_THREADS": str(settings.threads)}

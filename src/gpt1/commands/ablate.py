@@ -27,7 +27,7 @@ from gpt1.storage import write_json
 from gpt1.tasks.labels import Classes, LabelSets
 from gpt1.tasks.rows import Labelled, check_labels, read_labelled
 from gpt1.tasks.seeds import over_seeds
-from gpt1.training.device import machine
+from gpt1.training.device import setup_device
 
 # Settings that may change when a table is continued: those that add models, and names of files, whose content counts.
 FREE = ELSEWHERE | {"run", "train", "valid", "test", "sizes", "seeds"}
@@ -149,7 +149,7 @@ def _fill_table(settings: Ablate, options: FitOptions, kept: _KeptTable) -> Abla
     seeds = range(settings.seed, settings.seed + settings.seeds)
     for size, seed in product(sizes, seeds):
         sample(rows.train, rows.label_type, size, seed)  # a size that cannot be is refused now, not after an hour
-    device, dtype = machine(settings)
+    device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
     base = load_run(settings.run)
     metric = settings.select if settings.select in rows.label_type.ranks else rows.label_type.ranks[0]
     places: list[Place] = list(product(sizes, VARIANTS, seeds))

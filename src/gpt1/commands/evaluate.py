@@ -23,7 +23,7 @@ from gpt1.tasks.columns import Columns, chosen_columns
 from gpt1.tasks.labels import Classes, Goal, LabelSets
 from gpt1.tasks.rows import Labelled, check_labels, read_labelled
 from gpt1.tokenizer.bulk import encode_bulk
-from gpt1.training.device import machine
+from gpt1.training.device import setup_device
 from gpt1.training.likelihood import Likelihood, likelihood
 
 
@@ -120,7 +120,7 @@ def _say_strange(found: Labelled, goal: Goal, wanted: Columns) -> None:
 
 
 def _texts(settings: Evaluate) -> dict[str, Any]:
-    device, dtype = machine(settings)
+    device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
     model = load_run(settings.run)
     body = packed(model.body.to(device, dtype))
     each: dict[str, Any] = {}

@@ -27,7 +27,7 @@ from gpt1.pages.explain import explain_page
 from gpt1.pages.pages import check_page
 from gpt1.run_folder.folder import LoadedRun, load_run
 from gpt1.storage import write_text
-from gpt1.training.device import machine
+from gpt1.training.device import setup_device
 from gpt1.training.likelihood import Likelihood
 
 LOGITS_AT_ONCE = 64
@@ -43,7 +43,7 @@ def explain(settings: Explain) -> dict[str, Any]:
     """
     if settings.html:
         check_page(settings.html, "--html")
-    device, dtype = machine(settings)
+    device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
     if settings.top < 1:
         raise UserError(f"--top {settings.top} must be at least 1")
     model = load_run(settings.run)

@@ -22,7 +22,7 @@ from gpt1.results import INLINE, Result
 from gpt1.resume import ELSEWHERE, Record, hold
 from gpt1.run_folder.folder import load_run, read_metadata, read_shape
 from gpt1.run_folder.metadata import STOPPED, RunMetadata, read_json
-from gpt1.training.device import machine
+from gpt1.training.device import setup_device
 
 BEGUN = "begun.json"  # what the states beside it were begun with
 FREE = ELSEWHERE | {"run", "train", "valid"}  # of files the content counts, not the name
@@ -84,7 +84,7 @@ def finetune(settings: Finetune) -> FinetuneResult:
         if _is_done(settings, input_hashes(sources)):
             say(f"{out} is fine-tuned with these settings already ({setting('fresh')} starts over)")
             return FinetuneResult.of(read_metadata(out))
-        device, dtype = machine(settings)
+        device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
         base = load_run(settings.run)
         rows = read_rows(settings)
         options = resolve_defaults(FitOptions.of(settings), len(rows.train.rows), base.body.config.width)

@@ -14,7 +14,7 @@ from gpt1.model.int8 import has_int8, quantized
 from gpt1.model.packed import packed
 from gpt1.run_folder.folder import load_run
 from gpt1.run_folder.generation import Continuation, advance, check, continuations, rows_at_once
-from gpt1.training.device import machine
+from gpt1.training.device import setup_device
 
 
 def generate(settings: Generate) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def generate(settings: Generate) -> dict[str, Any]:
     tokens_per_second and streamed. Raises UserError for wrong settings or a folder that is no run.
     """
     check(settings)
-    device, dtype = machine(settings)
+    device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
     _check_kernel(settings, device)
     model = load_run(settings.run)
     body = _made_over(model.body, settings, device, dtype)

@@ -19,7 +19,7 @@ from gpt1.pretraining.memory import available, peak
 from gpt1.pretraining.run import Run, build, compiling
 from gpt1.pretraining.throughput import MANY, Pace, measure, turn
 from gpt1.tokenizer.tokenizer import blank
-from gpt1.training.device import machine
+from gpt1.training.device import setup_device
 from gpt1.training.log import Log
 
 SECONDS = 5.0
@@ -37,7 +37,7 @@ def plan(settings: Plan) -> dict[str, Any]:
     whatever it did before), memory_parts (bytes), available_bytes (0 where the system does not tell), fits, compile,
     device, dtype and threads. Raises UserError for wrong settings or data, and for a run that cannot fit.
     """
-    device, dtype = machine(settings)
+    device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
     there = available(device)
     chosen, data = _with_data(settings) if settings.data else _without_data(settings, dtype, there)
     parts = _parts_that_fit(chosen, dtype, there)

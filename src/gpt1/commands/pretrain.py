@@ -22,7 +22,7 @@ from gpt1.pretraining.throughput import EVALUATION_WINDOWS, EVALUATIONS, MANY, m
 from gpt1.run_folder.folder import read_metadata
 from gpt1.storage import check_folder, write_json
 from gpt1.training import checkpoint
-from gpt1.training.device import machine
+from gpt1.training.device import setup_device
 from gpt1.training.interrupt import stop_requested
 from gpt1.training.log import Log, read
 from gpt1.training.loop import StepReport, train
@@ -39,7 +39,7 @@ def pretrain(settings: Pretrain) -> dict[str, Any]:
     folder = Path(settings.out)
     _check_place(folder)
     data = open_data(Path(settings.data))
-    device, dtype = machine(settings)
+    device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
     settings = settle(settings, data)
     state = None if settings.fresh else checkpoint.latest(folder)
     settings = recorded(settings, data, state) if state else _begin(settings, data, device, dtype, began)

@@ -30,7 +30,7 @@ from gpt1.tasks.columns import Columns, guess_columns, named
 from gpt1.tasks.metrics import choice_intervals, choice_metrics
 from gpt1.tasks.rows import texts_of
 from gpt1.tokenizer.tokenizer import Tokenizer
-from gpt1.training.device import machine
+from gpt1.training.device import setup_device
 from gpt1.training.likelihood import TOKENS_AT_ONCE
 
 PAIR_NAMES = (("good", "bad"), ("sentence_good", "sentence_bad"))
@@ -64,7 +64,7 @@ def zero_shot(settings: Evaluate, kind: str) -> dict[str, Any]:
 
     `kind` is `pairs` or `choices`. Equally likely answers count as wrong. Raises UserError for wrong rows.
     """
-    device, dtype = machine(settings)
+    device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
     loaded = load_run(settings.run)
     scorer = Scorer(packed(loaded.body.to(device, dtype)), loaded.tokenizer, settings.normalize)
     right: list[bool] = []

@@ -32,7 +32,7 @@ from gpt1.storage import write_text
 from gpt1.tasks.columns import Columns
 from gpt1.tasks.labels import Goal
 from gpt1.tasks.rows import Labelled, Texts, split, warn
-from gpt1.training.device import machine
+from gpt1.training.device import setup_device
 
 # Continued pre-training: batches are made so small that one pass over the texts has at least so many updates, and at
 # most one update in ten warms up.
@@ -213,7 +213,7 @@ class TextEstimator(BaseEstimator):
         """Do what `gpt1 finetune` does, without its files."""
         base = load_run(self.run)
         warn(rows.train, rows.valid, rows.label_type.kind)
-        device, dtype = machine(on)
+        device, dtype = setup_device(on.device, on.dtype, on.threads, on.seed)
         tuned = fit_best(base, rows, options, device=device, dtype=dtype)
         weights = Path(self.run) / "model.safetensors"
         model = Source(path=str(weights), sha256=sha256_of(weights))

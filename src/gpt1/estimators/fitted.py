@@ -26,7 +26,7 @@ from gpt1.tasks.labels import Goal, from_facts
 from gpt1.tasks.rows import Texts
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.training import log
-from gpt1.training.device import machine
+from gpt1.training.device import preserve_torch_state, setup_device
 
 _ONE_AT_A_TIME = RLock()
 FLAG = re.compile(r"--([a-z][a-z-]*)")  # in messages that do not yet use `errors.setting`
@@ -36,10 +36,10 @@ FLAG = re.compile(r"--([a-z][a-z-]*)")  # in messages that do not yet use `error
 def isolated(verbose: bool = False) -> Iterator[None]:
     """Keep a job from affecting the program around it.
 
-    Messages are dropped unless `verbose`, torch's random state is restored, and UserError becomes ValueError. Jobs seed
-    torch, so those of several threads take turns.
+    Messages are dropped unless `verbose`, torch's threads and random state are restored, and UserError becomes
+    ValueError. Jobs seed torch, so those of several threads take turns.
     """
-    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]), quiet(not verbose):
+    with _ONE_AT_A_TIME, preserve_torch_state(), quiet(not verbose):
         try:
             yield
         except UserError as error:
@@ -73,7 +73,7 @@ class FittedModel:
             with isolated():
                 # A copy, since the fp32 weights must stay as they are for `save`.
                 run = replace(self.run, body=copy.deepcopy(self.run.body))
-                self._predictor = on, Predictor.of_run(run, *machine(on))
+                self._predictor = on, Predictor.of_run(run, *setup_device(on.device, on.dtype, on.threads, on.seed))
         return self._predictor[1].predict(rows, Predict.batch)[0]
 
     def save(self, folder: Path) -> None:

@@ -26,6 +26,7 @@ from gpt1.storage import write_json
 from gpt1.tasks.columns import Columns
 from gpt1.tasks.labels import Goal, to_facts
 from gpt1.training import log
+from gpt1.training.device import prepare_for_training
 from gpt1.training.optimizer import Optimizer
 
 CPU = torch.device("cpu")
@@ -138,6 +139,7 @@ def fit(
     )  # fmt: skip
     # The optimizer copies its fp32 masters before the weights lose precision.
     optimizer = Optimizer(model, optim, steps)
+    prepare_for_training(model, device, compile=False)  # every length is a shape of its own
     trainer = EpochTrainer(options, examples, batches, model.to(dtype), optimizer, device)
     with nullcontext(folder) if folder else TemporaryDirectory() as place:
         resumable = folder is not None

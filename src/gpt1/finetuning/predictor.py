@@ -23,7 +23,7 @@ from gpt1.tasks.inputs import TASKS, Frame, fits, fitted
 from gpt1.tasks.labels import Goal, from_facts
 from gpt1.tasks.rows import Texts
 from gpt1.tokenizer.tokenizer import Tokenizer
-from gpt1.training.device import machine
+from gpt1.training.device import setup_device
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def load_predictor(folder: str | Path, settings: Command) -> Predictor:
             f"{folder} is pre-trained, not fine-tuned: it knows no classes; "
             f"make a classifier with `gpt1 finetune {folder} --train FILE --out RUN2`"
         )
-    return Predictor.of_run(run, *machine(settings))
+    return Predictor.of_run(run, *setup_device(settings.device, settings.dtype, settings.threads, settings.seed))
 
 
 @torch.inference_mode()

@@ -16,7 +16,7 @@ from gpt1.pretraining.defaults import Data, steps_of_epochs
 from gpt1.run_folder.folder import LoadedRun, load_run, save_run
 from gpt1.run_folder.metadata import PretrainingData, RunMetadata
 from gpt1.training import checkpoint
-from gpt1.training.device import compiler_error, fuse
+from gpt1.training.device import compiler_error, prepare_for_training
 from gpt1.training.likelihood import likelihood
 from gpt1.training.log import Log
 from gpt1.training.optimizer import Optimizer
@@ -102,8 +102,7 @@ def build(settings: Pretrain, steps: int, device: torch.device, dtype: torch.dty
     # The optimizer copies its fp32 masters before the weights lose precision.
     model = LanguageModel(body).to(device)
     optimizer = Optimizer(model, settings.optim, steps)
-    if settings.compile == "on":
-        fuse(model.body.blocks, device)
+    prepare_for_training(model, device, compile=settings.compile == "on")
     return model.to(dtype), optimizer
 
 

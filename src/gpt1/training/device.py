@@ -1,91 +1,142 @@
-"""Where the work happens: device, number format, threads, and what the allocator does with freed pages."""
+"""Where the work runs: device, number format, threads, seed, allocator; and how a model is prepared for training there.
+
+`setup_device` is the one place that changes the process: commands call it once, at their start. Code that runs inside
+somebody else's program wraps it in `preserve_torch_state`.
+"""
 
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import nn
 
-from gpt1.config import Command
-from gpt1.errors import UserError
+from gpt1.errors import RunFailed, UserError, setting
 from gpt1.model import kernels
-from gpt1.options import check_command
+from gpt1.model.objectives import LanguageModel, TaskModel
+from gpt1.options import check_threads_and_seed
 
-DEVICES = ("cpu", "cuda", "mps")
+DEVICE_TYPES = ("cpu", "cuda", "mps")
+# glibc's M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD, in bytes.
 MALLOPT = {-1: 2**31 - 1, -2: 2**26, -3: 2**30}
-"""glibc's M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD, in bytes."""
+# Messages of allocators that raise a plain RuntimeError.
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "MPS backend out of memory")
 
 
-def machine(settings: Command) -> tuple[torch.device, torch.dtype]:
-    """The device and number format that the settings and this machine call for; sets threads and the seed.
+def setup_device(
+    device: str = "auto", dtype: str = "auto", threads: int = 0, seed: int = 1
+) -> tuple[torch.device, torch.dtype]:
+    """Set torch's threads and seed and the allocator's options; return the device and number format to use.
 
-    Nothing is compiled until `fuse`.
-    Raises UserError for a device that is not there, and more threads than a machine has.
+    The arguments are the settings of `config.Command`. Raises UserError for a device that does not exist, and for
+    threads or a seed out of range.
     """
-    check_command(settings)
-    keep_pages()
-    torch.set_num_threads(settings.threads or len(_cores()))
-    torch.manual_seed(settings.seed)
-    kernels.compiled(False)  # whatever the last job in this process asked for
-    device = _device(settings.device)
-    if settings.dtype == "auto":
-        return device, torch.bfloat16 if _has_bf16(device) else torch.float32
-    return device, torch.bfloat16 if settings.dtype == "bf16" else torch.float32
+    check_threads_and_seed(threads, seed)
+    keep_freed_memory()
+    torch.set_num_threads(threads or available_cores())
+    torch.manual_seed(seed)
+    return choose_device(device, dtype)
+
+
+@contextmanager
+def preserve_torch_state() -> Iterator[None]:
+    """Restore torch's number of threads and the state of its random number generators.
+
+    The allocator's options, which a process sets once, stay (see `keep_freed_memory`).
+    """
+    threads = torch.get_num_threads()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() and torch.cuda.is_initialized() else ()
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def choose_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
+    """Return the device and number format that two settings ask for; nothing is changed.
+
+    `device` is auto, cpu, cuda, cuda:1 or mps; `dtype` is auto (bf16 where the hardware supports it), bf16 or fp32.
+    Raises UserError for anything else and for a device that does not exist.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if device.partition(":")[0] not in DEVICE_TYPES:
+        raise UserError(f"{setting('device')} {device}: give auto, cpu, cuda, cuda:1 or mps")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].partition(". ")[0]  # torch's message is several lines long
+        raise UserError(f"{setting('device')} {device}: this machine has no such device ({reason})") from None
+    chosen = torch.device(device)
+    formats = {"bf16": torch.bfloat16, "fp32": torch.float32}
+    formats["auto"] = formats["bf16" if _has_bf16(chosen) else "fp32"]
+    if dtype not in formats:
+        raise UserError(f"{setting('dtype')} {dtype}: give auto, bf16 or fp32")
+    return chosen, formats[dtype]
+
+
+def prepare_for_training(model: LanguageModel | TaskModel, device: torch.device, compile: bool) -> None:
+    """Make a model train fast on `device`, in place; its parameters and the names in its state dict stay the same.
+
+    `compile` takes seconds at the first update of each shape.
+    """
+    if device.type == "cpu":
+        kernels.compiled(compile)
+    elif compile:
+        for block in model.body.blocks:
+            block.compile()
 
 
 def compiler_error(device: torch.device) -> str:
-    """Why torch.compile does not work for this device, in one line; empty if it does. Takes seconds, the first time."""
+    """Return why torch.compile does not work for this device, in one line; empty if it does. The first call is slow."""
     try:
         torch.compile(torch.neg)(torch.zeros(64, device=device))
-    except Exception as error:  # whatever a missing or broken toolchain brings up
+    except Exception as error:  # a missing or broken toolchain can raise anything
         return f"{type(error).__name__}: {error}".splitlines()[0]
     return ""
 
 
-def fuse(blocks: nn.ModuleList, device: torch.device) -> None:
-    """Compile what training goes through: on a CPU the functions of `model.kernels`, elsewhere whole blocks."""
-    if device.type == "cpu":
-        kernels.compiled(True)
-        return
-    for block in blocks:
-        block.compile()
+@contextmanager
+def out_of_memory(remedy: str) -> Iterator[None]:
+    """Turn running out of memory, on a GPU or the CPU, into RunFailed: one line that ends with `remedy`.
 
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if name.partition(":")[0] not in DEVICES:
-        raise UserError(f"--device {name}: give auto, cpu, cuda, cuda:1 or mps")
+    `remedy` names what to lower: `f"lower {setting('batch')}"`.
+    """
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].partition(". ")[0]  # torch goes on for pages
-        raise UserError(f"--device {name}: this machine has no such device ({reason})") from None
-    return torch.device(name)
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise RunFailed(f"out of memory; {remedy}") from error
+    except RuntimeError as error:
+        if any(message in str(error) for message in OUT_OF_MEMORY):
+            raise RunFailed(f"out of memory; {remedy}") from error
+        raise
 
 
-def _has_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        has = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-        return bool(has.get("amx_bf16") or has.get("avx512_bf16"))
-    return False
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _cores() -> set[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return set(range(os.cpu_count() or 1))
+def keep_freed_memory() -> None:
+    """Tell glibc to keep the memory of freed tensors, for the whole process and until it ends.
 
-
-def keep_pages() -> None:
-    # A training step frees and asks again for the same large tensors; glibc gives their pages back to the kernel
-    # in between, and every step would pay for clearing them anew. Keeping them is worth a third of the time.
+    A training step frees and allocates the same large tensors. By default glibc returns their pages to the kernel in
+    between, which clears them again for every step; keeping them saves a third of the time.
+    """
     if sys.platform != "linux":
         return
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         for option, value in MALLOPT.items():
             libc.mallopt(ctypes.c_int(option), ctypes.c_int(value))
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    return False

@@ -1,0 +1,74 @@
+"""Devices, what is restored after a job, and running out of memory."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from gpt1.errors import RunFailed, UserError, setting
+from gpt1.training.device import choose_device, out_of_memory, preserve_torch_state, setup_device
+
+
+def test_threads_seed_device_and_format_are_set() -> None:
+    with preserve_torch_state():
+        assert setup_device("cpu", "fp32", threads=1, seed=7) == (torch.device("cpu"), torch.float32)
+        assert torch.get_num_threads() == 1
+        first = torch.rand(3)
+        setup_device("cpu", "bf16", threads=2, seed=7)
+        assert torch.get_num_threads() == 2
+        assert torch.equal(torch.rand(3), first)
+
+
+def test_threads_and_random_numbers_are_restored_after_an_error_too() -> None:
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    with pytest.raises(UserError), preserve_torch_state():
+        setup_device("cpu", "fp32", threads=threads + 1, seed=123)
+        setup_device("tpu")
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"device": "gpu"}, "device gpu: give auto, cpu"), ({"device": "cuda:77"}, "no such device"),
+        ({"dtype": "fp16"}, "dtype fp16: give auto, bf16 or fp32"), ({"threads": -1}, "threads -1 must be"),
+        ({"threads": 10**6}, "threads 1000000 must be"), ({"seed": 2**63}, "seed"),
+    ],
+)  # fmt: skip
+def test_wrong_settings_are_one_line(wrong: dict, message: str) -> None:
+    with preserve_torch_state(), pytest.raises(UserError, match=message) as caught:
+        setup_device(**wrong)
+    assert "\n" not in str(caught.value)
+
+
+def test_choosing_a_device_changes_nothing() -> None:
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    assert choose_device("cpu", "bf16") == (torch.device("cpu"), torch.bfloat16)
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def allocate_far_too_much() -> None:
+    torch.empty(2**55)  # the CPU's allocator raises a RuntimeError
+
+
+def raise_memory_error() -> None:
+    raise MemoryError
+
+
+def raise_as_a_gpu_does() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore lines")
+
+
+@pytest.mark.parametrize("work", [allocate_far_too_much, raise_memory_error, raise_as_a_gpu_does])
+def test_running_out_of_memory_is_one_line_with_a_remedy(work: Callable[[], None]) -> None:
+    with pytest.raises(RunFailed) as caught, out_of_memory(f"lower {setting('micro_batch')}"):
+        work()
+    assert str(caught.value) == "out of memory; lower micro_batch"
+    assert caught.value.as_flags() == "out of memory; lower --micro-batch"
+
+
+def test_other_errors_pass() -> None:
+    with pytest.raises(RuntimeError, match="shape"), out_of_memory("lower it"):
+        torch.empty(3).view(2)
