@@ -1,10 +1,11 @@
-"""`gpt1 info`: what is in a folder, read from its JSON and from the header of its weights; no torch."""
+"""`gpt1 info`: what is in a folder, read from its JSON and from the header of its weights. Imports no torch."""
 
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import RenderableType
 
@@ -12,42 +13,103 @@ from gpt1.config import Info
 from gpt1.console import table
 from gpt1.data.shards import UNFINISHED, Split, read_manifest
 from gpt1.errors import UserError
+from gpt1.results import Result
 from gpt1.run_folder.metadata import STOPPED, read_json, read_metadata
 
+# Hashes and details inside a section, which a person does not read in a table; `--json` has them.
 LEFT_TO_JSON = ("sha256", "fingerprint", "tokenizer", "per_class", "confusion", "pretraining", "reliability", "joint")
-"""Hashes and details inside a section, which a person does not read in a table."""
+# Bytes; what safetensors itself allows, so that a damaged length cannot ask for all memory.
 LARGEST_HEADER = 100_000_000
-"""Bytes; what safetensors itself allows, so a damaged length cannot ask for all memory."""
-RUN_FACTS = ("preset", "recipe", "seed", "steps", "of_steps", "tokens_seen", "lm_coef", "columns", "metrics", "data")
+# Keys of gpt1.json that are passed on.
+FROM_METADATA = (
+    "preset", "recipe", "seed", "steps", "of_steps", "tokens_seen", "lm_coef", "columns", "metrics", "data",
+)  # fmt: skip
 
 
-def info(settings: Info) -> dict[str, Any]:
-    """What `settings.path` holds: `kind` is run, data or tokenizer; the other keys depend on it.
+@dataclass(frozen=True, kw_only=True)
+class InfoResult(Result):
+    """What a folder holds: a run, prepared data or a tokenizer. Keys that do not apply are left out."""
 
-    A run has parameters, task, labels, context, vocabulary and what is known of its training; prepared data has its
-    counts. Raises UserError for a folder that is missing, incomplete, foreign or of a newer format.
+    kind: Literal["run", "data", "tokenizer"]
+    """`run`, `data` or `tokenizer`"""
+    path: str
+    """the folder"""
+    stage: str | None = None
+    """run: `pretrained` or `finetuned`"""
+    training: bool | None = None
+    """run: whether pre-training has updates left to make"""
+    parameters: int | None = None
+    """run: number of parameters, the head of a fine-tuned run included"""
+    task: str | None = None
+    """fine-tuned: the [task](tasks.md)"""
+    labels: list[str] | None = None
+    """run: the label names; empty if it has none"""
+    tokenizer: str | None = None
+    """run, data: `bytes`, `gpt1`, `openai2018` or `custom`, see [tokenizers](#tokenizers)"""
+    context: int | None = None
+    """run: context length in tokens"""
+    vocabulary: int | None = None
+    """number of token ids"""
+    width: int | None = None
+    """run: width of the network"""
+    depth: int | None = None
+    """run: number of blocks"""
+    heads: int | None = None
+    """run: attention heads in each block"""
+    preset: str | None = None
+    """run: the size preset of pre-training"""
+    recipe: str | None = None
+    """run: the recipe of pre-training"""
+    seed: int | None = None
+    """run: the seed"""
+    steps: int | None = None
+    """run: updates made"""
+    of_steps: int | None = None
+    """pre-trained: updates planned"""
+    tokens_seen: int | None = None
+    """pre-trained: tokens read"""
+    lm_coef: float | None = None
+    """fine-tuned: lambda"""
+    columns: dict[str, Any] | None = None
+    """fine-tuned: the columns it was trained on"""
+    metrics: dict[str, Any] | None = None
+    """run: the last validation"""
+    data: dict[str, Any] | None = None
+    """run: what it was trained on"""
+    lossless: bool | None = None
+    """data: whether decoding gives the text back"""
+    train: dict[str, int] | None = None
+    """data: `tokens`, `documents` and `bytes` to train on"""
+    val: dict[str, int] | None = None
+    """data: the same to validate on"""
+    inputs: list[str] | None = None
+    """data: the files it was prepared from"""
+
+
+def info(settings: Info) -> InfoResult:
+    """Return what the folder `settings.path` holds.
+
+    Raises UserError for a folder that is missing, incomplete, of a newer format, or holds nothing that gpt1 knows.
     """
     folder = Path(settings.path)
     if not folder.is_dir():
         raise UserError(f"{folder}: {'this is a file; give its folder' if folder.exists() else 'no such folder'}")
-    if (folder / "gpt1.json").exists():
+    if (folder / "gpt1.json").exists() or (folder / STOPPED).exists():
         return _run(folder)
     if (folder / "manifest.json").exists() or (folder / UNFINISHED).exists():
         return _data(folder)
-    if (folder / STOPPED).exists():
-        read_metadata(folder)  # which says what it is
     if (folder / "settings.json").exists():
         raise UserError(f"{folder}: training began here, but no model is saved yet")
     if (folder / "tokenizer.json").exists() and not (folder / "model.safetensors").exists():
         return _tokenizer(folder)
-    there = sorted(path.name for path in folder.iterdir())
-    held = ", ".join(there[:5]) + (", ..." if len(there) > 5 else "") if there else "nothing"
+    names = sorted(path.name for path in folder.iterdir())
+    held = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "nothing"
     raise UserError(f"{folder}: neither a run, nor prepared data, nor a tokenizer; it holds {held}")
 
 
-def show(result: dict[str, Any]) -> RenderableType:
-    """The facts as a table, sections flattened, hashes and details left to `--json`."""
-    return table({name: value for name, value in _leaves(result) if value not in (None, "")})
+def show(result: InfoResult) -> RenderableType:
+    """The result as a table, sections flattened, hashes and details left to `--json`."""
+    return table({name: value for name, value in _leaves(result.to_json()) if value not in (None, "")})
 
 
 def _leaves(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -58,51 +120,53 @@ def _leaves(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield prefix + name, ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
-def _run(folder: Path) -> dict[str, Any]:
-    facts, shape = read_metadata(folder).to_json(), read_json(folder / "config.json")
-    found = {
-        "kind": "run",
-        "path": str(folder),
-        "stage": facts.get("kind"),
-        "training": facts.get("of_steps") is not None and facts["steps"] < facts["of_steps"],
-        "parameters": _parameters(folder / "model.safetensors"),
-        "task": facts.get("task"),
-        "labels": facts.get("labels") or [],
-        "tokenizer": facts.get("tokenizer_kind"),
-        "context": shape["n_positions"],
-        "vocabulary": shape["vocab_size"],
-        "width": shape["n_embd"],
-        "depth": shape["n_layer"],
-        "heads": shape["n_head"],
-    }
-    return found | {name: facts[name] for name in RUN_FACTS if name in facts}
+def _run(folder: Path) -> InfoResult:
+    metadata, shape = read_metadata(folder), read_json(folder / "config.json")
+    known = metadata.to_json()
+    return InfoResult(
+        kind="run",
+        path=str(folder),
+        stage=metadata.kind,
+        training=metadata.of_steps is not None and (metadata.steps or 0) < metadata.of_steps,
+        parameters=_parameters(folder / "model.safetensors"),
+        task=metadata.task,
+        labels=metadata.labels or [],
+        tokenizer=metadata.tokenizer_kind,
+        context=shape["n_positions"],
+        vocabulary=shape["vocab_size"],
+        width=shape["n_embd"],
+        depth=shape["n_layer"],
+        heads=shape["n_head"],
+        **{name: known.get(name) for name in FROM_METADATA},
+    )
 
 
-def _data(folder: Path) -> dict[str, Any]:
+def _data(folder: Path) -> InfoResult:
     manifest = read_manifest(folder)
-    return {
-        "kind": "data",
-        "path": str(folder),
-        "vocabulary": manifest.vocabulary,
-        "tokenizer": manifest.kind,
-        "lossless": manifest.lossless,
-        **{name: _counts(split) for name, split in (("train", manifest.train), ("val", manifest.val))},
-        "inputs": [file["path"] for file in manifest.inputs],
-    }
+
+    def counts(split: Split) -> dict[str, int]:
+        return {"tokens": split.tokens, "documents": split.documents, "bytes": split.bytes}
+
+    return InfoResult(
+        kind="data",
+        path=str(folder),
+        tokenizer=manifest.kind,
+        vocabulary=manifest.vocabulary,
+        lossless=manifest.lossless,
+        train=counts(manifest.train),
+        val=counts(manifest.val),
+        inputs=[file["path"] for file in manifest.inputs],
+    )
 
 
-def _counts(split: Split) -> dict[str, int]:
-    return {"tokens": split.tokens, "documents": split.documents, "bytes": split.bytes}
-
-
-def _tokenizer(folder: Path) -> dict[str, Any]:
+def _tokenizer(folder: Path) -> InfoResult:
     known = read_json(folder / "tokenizer.json")
     ids = {*known["model"]["vocab"].values(), *(token["id"] for token in known["added_tokens"])}
-    return {"kind": "tokenizer", "path": str(folder), "vocabulary": len(ids)}
+    return InfoResult(kind="tokenizer", path=str(folder), vocabulary=len(ids))
 
 
 def _parameters(path: Path) -> int:
-    """Numbers in a safetensors file, counted from its header: 8 bytes of length, then JSON."""
+    """Count the numbers in a safetensors file from its header: 8 bytes of length, then JSON."""
     try:
         with path.open("rb") as file:
             header = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), LARGEST_HEADER)))
