@@ -90,7 +90,7 @@ def told(run: Path, rows: list[Row], folder: Path) -> list[Any]:
 def code_of(run: Path) -> str:
     """The Python block of the model card, made to use this folder."""
     (code,) = re.findall(r"^```python\n(.*?)^```", (run / "README.md").read_text(encoding="utf-8"), re.M | re.S)
-    return code.replace('"FOLDER', f'"{run}')
+    return code.replace('"FOLDER', f'"{run.as_posix()}')
 
 
 def printed(code: str, capsys: pytest.CaptureFixture[str]) -> Any:

@@ -28,13 +28,8 @@ REQUIRED = ("format", "kind", "parameters", "context", "vocabulary", "tokenizer"
 REQUIRED_FINETUNED = ("task", "goal", "labels", "columns")
 # What an error calls a JSON value of a type.
 NAMES = {
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    bool: "true or false",
-    list: "a list",
-    dict: "an object",
-}
+    int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list", dict: "an object",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +54,9 @@ class SplitSummary(Section):
     """Size and content of one split of prepared data."""
 
     tokens: int
-    """number of tokens"""
+    """tokens, end tokens included"""
     documents: int
-    """number of documents"""
+    """documents"""
     bytes: int
     """UTF-8 bytes of the text as it was given"""
     sha256: list[str]
@@ -77,9 +72,9 @@ class PretrainingData(Section):
     tokenizer: str
     """sha256 of the data's tokenizer.json"""
     train: SplitSummary
-    """what it was trained on"""
+    """the part it was trained on"""
     val: SplitSummary
-    """what validated"""
+    """the part it was validated on"""
 
     @classmethod
     def of(cls, manifest: Manifest) -> Self:
@@ -98,7 +93,7 @@ class Source(Section):
     """A file that a fine-tuning was made from."""
 
     path: str | None
-    """as it was given; None for rows that were in memory"""
+    """as it was given; null for rows that were in memory"""
     sha256: str
     """of its content"""
     rows: int | None = None
@@ -116,7 +111,7 @@ class FinetuningData(Section):
     valid: Source | None = None
     """validation rows, if they were given separately"""
     pretraining: PretrainingData | None
-    """the data of the model that was fine-tuned, None if it is not known"""
+    """the data of the model that was fine-tuned; null if it is not known"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,11 +119,11 @@ class Versions(Section):
     """Versions of the software that wrote the run."""
 
     python: str
-    """version of Python"""
+    """Python"""
     torch: str
-    """version of PyTorch"""
+    """PyTorch"""
     gpt1: str
-    """version of gpt1"""
+    """gpt1"""
 
 
 @dataclass(frozen=True, kw_only=True)

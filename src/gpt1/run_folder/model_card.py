@@ -3,7 +3,7 @@
 Its Python works with transformers alone and gives what `gpt1 predict` gives; FOLDER stands for the run.
 """
 
-from pathlib import Path
+from pathlib import PureWindowsPath
 from typing import Any
 
 from gpt1.run_folder.metadata import FinetuningData, RunMetadata, SplitSummary
@@ -198,7 +198,9 @@ def _data(metadata: RunMetadata) -> dict[str, Any]:
         if isinstance(part, SplitSummary):
             found |= {f"{name} ({split})": getattr(part, name) for name in ("documents", "tokens", "bytes")}
         elif part is not None:
-            found |= {f"data ({split})": Path(part.path).name if part.path else None, f"rows ({split})": part.rows}
+            # PureWindowsPath knows both separators, so a path that was written on either system is cut.
+            name = PureWindowsPath(part.path).name if part.path else None
+            found |= {f"data ({split})": name, f"rows ({split})": part.rows}
     return found
 
 
