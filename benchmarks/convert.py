@@ -27,9 +27,9 @@ from record import record
 CHILD = """
 import json, sys, torch
 from gpt1.cli.main import main
-from gpt1.pretraining.memory import peak
+from gpt1.pretraining.throughput import peak_memory
 assert main(sys.argv[1:]) == 0
-print(json.dumps(peak(torch.device("cpu"))), file=sys.stderr)
+print(json.dumps(peak_memory(torch.device("cpu"))), file=sys.stderr)
 """
 
 

@@ -10,7 +10,7 @@ import torch
 
 from gpt1.cli.main import main
 from gpt1.commands import plan as job
-from gpt1.commands.plan import memory_parts, parameters, plan, show
+from gpt1.commands.plan import plan, show
 from gpt1.commands.prepare import prepare
 from gpt1.commands.pretrain import pretrain
 from gpt1.config import PRESETS, Model, Plan, Prepare, pretrain_defaults
@@ -19,12 +19,13 @@ from gpt1.errors import UserError
 from gpt1.model.gpt import GPT
 from gpt1.model.objectives import LanguageModel
 from gpt1.options import flat
-from gpt1.pretraining import throughput as pace
-from gpt1.pretraining.throughput import Pace
+from gpt1.pretraining import throughput
+from gpt1.pretraining.defaults import count_parameters
+from gpt1.pretraining.throughput import Throughput, memory_parts
 from gpt1.training.optimizer import Optimizer
 
 SIZE = Model(context=16, width=32, depth=2, heads=2, inner=128, vocabulary=300)
-PACE = Pace(update=1.0, validation=2.0, closing=7.0, sample=0.5, save=3.0)
+SPEED = Throughput(update=1.0, validation=2.0, final_validation=7.0, sample=0.5, save=3.0)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def test_parameters_are_those_of_the_network(size: Model) -> None:
     with torch.device("meta"):
         body = GPT(size)
     matrices = sum(p.numel() for p in body.blocks.parameters() if p.dim() == 2)
-    assert parameters(size) == (sum(p.numel() for p in body.parameters()), matrices)
+    assert count_parameters(size) == (sum(p.numel() for p in body.parameters()), matrices)
 
 
 @pytest.mark.parametrize("recipe", ["paper", "fast"])
@@ -77,32 +78,31 @@ def test_memory_parts_are_those_of_the_optimizer(recipe: str, dtype: torch.dtype
 
 def test_seconds_of_a_run_counted_by_hand() -> None:
     # 10 updates, a look after each but the last: 10 + 9 (2 + 0.5) + 9 x 3, then 7 + 0.5 + 3.
-    assert PACE.seconds(10, settings()) == 10 + 22.5 + 27 + 10.5
+    assert SPEED.seconds(10) == 10 + 22.5 + 27 + 10.5
     # 100 updates, looks after 50 and saves after 40 and 80.
-    assert PACE.seconds(100, settings(eval_every=50, save_every=40)) == 100 + 2.5 + 6 + 10.5
+    assert SPEED.seconds(100, eval_every=50, save_every=40) == 100 + 2.5 + 6 + 10.5
 
 
 def test_updates_in_a_time_are_the_most_that_fit() -> None:
-    asked = settings(eval_every=50)
-    steps = PACE.steps(600, asked)
-    assert PACE.seconds(steps, asked) <= 600 < PACE.seconds(steps + 1, asked)
+    steps = SPEED.steps(600, eval_every=50)
+    assert SPEED.seconds(steps, eval_every=50) <= 600 < SPEED.seconds(steps + 1, eval_every=50)
 
 
 def test_however_short_the_time_a_few_updates_are_made(capsys: pytest.CaptureFixture[str]) -> None:
-    assert PACE.steps(0.6, settings()) == 10
+    assert SPEED.steps(0.6) == 10
     assert "0.01 minutes are too short; 10 updates will be made" in capsys.readouterr().err
 
 
 def test_an_update_is_extrapolated_from_one_and_two_micro_batches(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where an update takes 2 seconds and each window of it 3, one of 10 windows takes 32."""
-    real = pace.train
+    real = throughput.train
 
     def train(*args: Any, **kwargs: Any) -> Any:
         for report in real(*args, **kwargs):
             vars(report)["seconds"] = 2 + 3 * report.tokens / SIZE.context
             yield report
 
-    monkeypatch.setattr(pace, "train", train)
+    monkeypatch.setattr(throughput, "train", train)
     for micro_batch in (2, 5, 7, 10):
         assert plan(settings(batch=10, micro_batch=micro_batch))["seconds_per_update"] == pytest.approx(32)
 
@@ -140,10 +140,10 @@ def test_a_line_for_pretrain_is_a_line_for_plan(data: Path, capsys: pytest.Captu
 
 
 def test_more_than_there_is_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(job, "available", lambda device: 8 * 2**20)
+    monkeypatch.setattr(job, "available_memory", lambda device: 8 * 2**20)
     assert main("plan --preset tiny --model.depth 1 --model.vocabulary 300 --steps 1 --threads 1".split()) == 0
     out, err = capsys.readouterr()
-    assert "of the 8 MiB there" in out
+    assert "of the 8 MiB available" in out
     assert err.startswith("this run does not fit")
     assert err.count("\n") == 1
 
@@ -175,5 +175,5 @@ def test_a_wrong_request_is_one_line(line: str, words: str, capsys: pytest.Captu
 
 
 def test_steps_and_epochs_contradict_each_other(data: Path) -> None:
-    with pytest.raises(UserError, match="--steps and --epochs"):
+    with pytest.raises(UserError, match="steps and epochs contradict"):
         plan(settings(data, steps=3, epochs=1.0))

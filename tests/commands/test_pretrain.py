@@ -1,7 +1,6 @@
 """Pre-training as a whole: determinism, stopping anywhere, and what users get wrong."""
 
 import json
-import os
 import shutil
 import signal
 import statistics
@@ -50,16 +49,16 @@ def weights(out: Path) -> bytes:
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Let the run be told to stop once `step` updates are made."""
-    real = job.train
+    """Request a stop once `step` updates are made."""
+    real = run.train
 
     def train(*args: Any, **kwargs: Any) -> Any:
         for report in real(*args, **kwargs):
             if report.step == step:
-                os.kill(os.getpid(), signal.SIGTERM)
+                signal.raise_signal(signal.SIGTERM)
             yield report
 
-    monkeypatch.setattr(job, "train", train)
+    monkeypatch.setattr(run, "train", train)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
@@ -132,7 +131,7 @@ def test_minutes_fix_a_number_of_steps(data: Path, tmp_path: Path, capsys: pytes
     assert json.loads((out / "settings.json").read_text())["steps"] == result["steps"] > 10
     capsys.readouterr()
     assert pretrain(settings(data, out, steps=None, minutes=5.0))["steps"] == result["steps"]
-    assert f"to train further, --init {out} with another --out" in " ".join(capsys.readouterr().err.split())
+    assert f"to train further, give init {out} and another out" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_full_disk_keeps_the_last_state(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,16 +174,18 @@ def test_killed_in_the_middle_goes_on(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": 5, "epochs": 1.0}, "--steps and --epochs contradict"),
-        ({"steps": 0}, "--steps 0 must be more than 0"),
-        ({"steps": None, "minutes": -1.0}, "--minutes -1.0 must be more"),
-        ({"model": replace(SIZE, heads=3)}, "--model.width 32 is not a multiple of --model.heads 3"),
+        ({"steps": 5, "epochs": 1.0}, "steps and epochs contradict"),
+        ({"steps": 0}, "steps 0 must be more than 0"),
+        ({"steps": None, "minutes": -1.0}, "minutes -1.0 must be more"),
+        ({"model": replace(SIZE, heads=3)}, "model.width 32 is not a multiple of model.heads 3"),
         ({"model": replace(SIZE, context=10**6)}, "not enough for a window of 1000000"),
-        ({"model": replace(SIZE, heads=0)}, "--model.heads 0 must be at least 1"),
-        ({"model": replace(SIZE, context=0)}, "--model.context 0 must be at least 2"),
-        ({"model": replace(SIZE, attention_dropout=1.0)}, "--model.attention-dropout 1.0 must be at least 0 and less"),
-        ({"optim": Optim(beta2=1.5)}, "--optim.beta2 1.5 must be at least 0 and less"),
-        ({"batch": 0}, "--batch 0 must be at least 1"),
+        ({"model": replace(SIZE, heads=0)}, "model.heads 0 must be at least 1"),
+        ({"model": replace(SIZE, context=0)}, "model.context 0 must be at least 2"),
+        ({"model": replace(SIZE, attention_dropout=1.0)}, "model.attention_dropout 1.0 must be at least 0 and less"),
+        ({"optim": Optim(beta2=1.5)}, "optim.beta2 1.5 must be at least 0 and less"),
+        ({"batch": 0}, "batch 0 must be at least 1"),
+        ({"batch": 4, "micro_batch": 5}, "micro_batch 5 is more than batch 4"),
+        ({"model": replace(SIZE, vocabulary=301)}, "model.vocabulary 301 is not that of .*, 300,"),
         ({"device": "cuda:77"}, "no such device"),
         ({"init": "nowhere"}, "nowhere"),
     ],
@@ -197,11 +198,11 @@ def test_wrong_settings(data: Path, tmp_path: Path, changes: dict[str, Any], mes
 
 def test_a_run_goes_on_only_as_it_began(data: Path, tmp_path: Path) -> None:
     pretrain(settings(data, tmp_path / "run"))
-    with pytest.raises(UserError, match=r"--seed 1, not 2"):
+    with pytest.raises(UserError, match=r"seed 1, not 2; repeat the earlier request"):
         pretrain(settings(data, tmp_path / "run", seed=2))
-    with pytest.raises(UserError, match=r"--model.width 32, not 64"):
+    with pytest.raises(UserError, match=r"model.width 32, not 64"):
         pretrain(settings(data, tmp_path / "run", model=replace(SIZE, width=64, inner=256)))
-    with pytest.raises(UserError, match=r"--steps 6"):
+    with pytest.raises(UserError, match=r"begun with steps 6"):
         pretrain(settings(data, tmp_path / "run", steps=7))
 
 
@@ -210,7 +211,7 @@ def test_a_run_goes_on_only_with_its_data(data: Path, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("\n".join(topics()[3:15]), encoding="utf-8")
     prepare(Prepare(inputs=[str(tmp_path / "text.txt")], out=str(other), tokenizer=str(data), val_fraction=0.1))
     pretrain(settings(data, tmp_path / "run"))
-    with pytest.raises(UserError, match="prepared anew"):
+    with pytest.raises(UserError, match="other content of data"):
         pretrain(settings(other, tmp_path / "run"))
 
 
@@ -259,7 +260,7 @@ def test_fresh_forgets_the_old_state_at_once(data: Path, tmp_path: Path, monkeyp
 
 
 def test_weights_that_blow_up_end_the_run(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunFailed, match="update 1: the validation loss is not a number"):
+    with pytest.raises(RunFailed, match="update 1: the validation loss is not finite"):
         pretrain(settings(data, tmp_path / "run", eval_every=1, optim=Optim(lr=1e30, warmup=0)))
     assert not (tmp_path / "run" / "gpt1.json").exists()
 
@@ -281,7 +282,7 @@ def test_a_compiled_run_repeats_itself_and_learns_the_same(data: Path, tmp_path:
 
 def test_a_compiler_that_does_not_work(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "compiler_error", lambda device: "InvalidCxxCompiler: none")
-    with pytest.raises(UserError, match=r"--compile on: .*none.*; use --compile off"):
+    with pytest.raises(UserError, match=r"compile on: .*none.*; use compile off"):
         pretrain(settings(data, tmp_path / "on", compile="on"))
     monkeypatch.setattr(run, "LONG_WORK", 1)
     pretrain(settings(data, tmp_path / "auto"))

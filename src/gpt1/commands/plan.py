@@ -1,172 +1,175 @@
-"""`gpt1 plan`: what a pre-training run will cost here, measured on a few updates with random weights."""
+"""`gpt1 plan`: the cost of a pre-training run on this machine, measured on a few updates with random weights."""
 
-import tempfile
-from dataclasses import replace
+import itertools
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import torch
 from rich.console import RenderableType
 
-from gpt1.config import Model, Plan, Pretrain
+from gpt1.config import Plan, Pretrain
 from gpt1.console import say, table
-from gpt1.data.shards import Manifest, Shard, Split, dtype_for
-from gpt1.data.windows import Ids
-from gpt1.errors import UserError
-from gpt1.pretraining.defaults import Data, open_data, settle, steps_of_epochs
-from gpt1.pretraining.memory import available, peak
-from gpt1.pretraining.run import Run, build, compiling
-from gpt1.pretraining.throughput import MANY, Pace, measure, turn
-from gpt1.tokenizer.tokenizer import blank
-from gpt1.training.device import setup_device
-from gpt1.training.log import Log
+from gpt1.data.windows import Ids, Stream
+from gpt1.errors import UserError, setting
+from gpt1.pretraining.defaults import PreparedData, count_parameters, epoch_steps, open_data, resolve_defaults
+from gpt1.pretraining.run import build, is_long, resolve_compile
+from gpt1.pretraining.throughput import (
+    MANY,
+    PAIR,
+    REMEDY,
+    available_memory,
+    measure,
+    memory_parts,
+    peak_memory,
+    update_pairs,
+)
+from gpt1.results import Result
+from gpt1.tokenizer.tokenizer import Tokenizer, blank
+from gpt1.training.device import out_of_memory, setup_device
 
+# Seconds of updates to measure; more if a few of them take longer.
 SECONDS = 5.0
-"""Spent on updates; more where a few of them take longer."""
 STEPS_WITHOUT_DATA = 1_000
 MIB = 2**20
-REMEDY = "lower --micro-batch, --model.context or the size of the model"
 
 
-def plan(settings: Plan) -> dict[str, Any]:
+@dataclass(frozen=True)
+class PlanResult(Result):
+    """What `gpt1 plan` prints."""
+
+    parameters: int
+    """number of weights"""
+    vocabulary: int
+    """vocabulary size"""
+    context: int
+    """tokens in a window"""
+    batch: int
+    """windows in an update"""
+    micro_batch: int
+    """windows in a forward pass"""
+    tokens_per_update: int
+    """tokens in an update"""
+    seconds_per_update: float
+    """time of an update"""
+    tokens_per_second: float
+    """without validations and saves"""
+    steps: int
+    """updates of the whole run"""
+    tokens: int
+    """tokens of the whole run"""
+    hours: float
+    """time of the whole run, with validations, samples and saves"""
+    memory_bytes: int
+    """peak memory: of tensors on a GPU, else of this process, whatever it did before"""
+    memory_parts: dict[str, int]
+    """bytes held at all times: `weights`, `masters`, `gradients`, `moments`"""
+    available_bytes: int
+    """memory available to the run; 0 if unknown"""
+    fits: bool
+    """whether the peak is within the available memory"""
+    compile: Literal["on", "off"]
+    """whether kernels are compiled"""
+    device: str
+    """where it was measured"""
+    dtype: str
+    """number format for matrix products"""
+    threads: int
+    """CPU threads"""
+
+
+def plan(settings: Plan) -> PlanResult:
     """Build the network, make a few updates, validate, sample and save once into a temporary folder, and extrapolate.
 
-    Returns parameters, vocabulary, context, batch, micro_batch, tokens_per_update, seconds_per_update,
-    tokens_per_second, steps, tokens, hours, memory_bytes (the peak: of tensors on a GPU, else of this process,
-    whatever it did before), memory_parts (bytes), available_bytes (0 where the system does not tell), fits, compile,
-    device, dtype and threads. Raises UserError for wrong settings or data, and for a run that cannot fit.
+    Raises UserError for wrong settings or data and for a run that cannot fit, RunFailed if memory runs out.
     """
+    if not settings.data and settings.epochs is not None:
+        raise UserError(
+            f"{setting('epochs')} needs the prepared data that it counts; name its folder, or give {setting('steps')}"
+        )
     device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
-    there = available(device)
-    chosen, data = _with_data(settings) if settings.data else _without_data(settings, dtype, there)
-    parts = _parts_that_fit(chosen, dtype, there)
-    chosen = replace(chosen, compile=compiling(chosen, data, device))
-    pace = _pace(chosen, data, device, dtype, there)
-    result = _costs(chosen, data, pace)
-    held = peak(device) or sum(parts.values())
-    if fits := not there or held <= there:
-        say(f"this run fits: {_size(held)}" + (f" of the {_size(there)} there" if there else ""))
+    available = available_memory(device)
+    with open_data(Path(settings.data)) if settings.data else nullcontext() as data, out_of_memory(REMEDY):
+        chosen = resolve_defaults(settings, data)
+        parts = memory_parts(chosen, dtype)
+        if 0 < available < sum(parts.values()):
+            sizes = ", ".join(map(setting, ("preset", "model.width", "model.depth", "model.vocabulary")))
+            raise UserError(
+                f"this run cannot fit: weights and optimizer alone take {_size(sum(parts.values()))} of the "
+                f"{_size(available)} available; choose a smaller one of {sizes}"
+            )
+        steps = settings.steps or (epoch_steps(chosen, len(data.train)) if data else STEPS_WITHOUT_DATA)
+        chosen = replace(chosen, compile=resolve_compile(chosen.compile, is_long(chosen, steps), device))
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        train, val, tokenizer = _streams(data, chosen)
+        model, optimizer = build(chosen, MANY, device, dtype)
+        speed = measure(model, optimizer, chosen, train, val, tokenizer, device, SECONDS)
+        # Updates after a pause need more memory than those before it, as the heap has become fragmented.
+        for _ in itertools.islice(update_pairs(model, optimizer, chosen, train, device), PAIR):
+            pass
+    intervals = {"eval_every": settings.eval_every, "save_every": settings.save_every}
+    if settings.minutes:
+        steps = speed.steps(60 * settings.minutes, **intervals)
+    tokens = chosen.batch * chosen.model.context
+    peak = peak_memory(device) or sum(parts.values())
+    result = PlanResult(
+        parameters=count_parameters(chosen.model)[0],
+        vocabulary=chosen.model.vocabulary,
+        context=chosen.model.context,
+        batch=chosen.batch,
+        micro_batch=chosen.micro_batch,
+        tokens_per_update=tokens,
+        seconds_per_update=speed.update,
+        tokens_per_second=tokens / speed.update,
+        steps=steps,
+        tokens=steps * tokens,
+        hours=speed.seconds(steps, **intervals) / 3600,
+        memory_bytes=peak,
+        memory_parts=parts,
+        available_bytes=available,
+        fits=not available or peak <= available,
+        compile="on" if chosen.compile == "on" else "off",
+        device=str(device),
+        dtype=str(dtype).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+    )
+    if result.fits:
+        say(f"this run fits: {_of_available(result)}")
     else:
-        say(f"this run does not fit: it takes {_size(held)}, and {_size(there)} are there; {REMEDY}")
-    return result | {
-        "memory_bytes": held, "memory_parts": parts, "available_bytes": there, "fits": fits,
-        "compile": chosen.compile,
-        "device": str(device), "dtype": str(dtype).removeprefix("torch."), "threads": torch.get_num_threads(),
-    }  # fmt: skip
+        say(f"this run does not fit: it takes {_of_available(result)}; {REMEDY}")
+    return result
 
 
-def show(result: dict[str, Any]) -> RenderableType:
-    """The costs, as a person reads them."""
-    parts, there = result["memory_parts"], result["available_bytes"]
-    where = f"{result['device']}, {result['dtype']}, {result['threads']} threads, compile {result['compile']}"
+def show(result: PlanResult) -> RenderableType:
+    """Return the costs as a table."""
     rows = {
-        "parameters": result["parameters"],
-        "an update": f"{result['tokens_per_update']:,} tokens, {result['seconds_per_update']:.3g} seconds",
-        "tokens per second": round(result["tokens_per_second"]),
-        "updates": f"{result['steps']:,}, {result['tokens']:,} tokens",
-        "time": _duration(3600 * result["hours"]),
-        "most memory": _size(result["memory_bytes"]) + (f" of the {_size(there)} there" if there else ""),
-        "of it": ", ".join(f"{name} {_size(size)}" for name, size in parts.items()),
-        "measured on": where,
+        "parameters": result.parameters,
+        "an update": f"{result.tokens_per_update:,} tokens, {result.seconds_per_update:.3g} seconds",
+        "tokens per second": round(result.tokens_per_second),
+        "updates": f"{result.steps:,}, {result.tokens:,} tokens",
+        "time": _duration(3600 * result.hours),
+        "peak memory": _of_available(result),
+        "at all times": ", ".join(f"{name} {_size(size)}" for name, size in result.memory_parts.items()),
+        "measured on": f"{result.device}, {result.dtype}, {result.threads} threads, compile {result.compile}",
     }
     return table(rows, "plan")
 
 
-def memory_parts(settings: Pretrain, dtype: torch.dtype) -> dict[str, int]:
-    """Bytes of what a run holds at all times: weights, masters, gradients, moments; see `training.optimizer`."""
-    count, matrices = parameters(settings.model)
-    # Muon keeps one number for each of its weights, Adam two.
-    kept = 2 * count - (matrices if settings.optim.method == "muon" else 0)
-    return {"weights": dtype.itemsize * count, "masters": 4 * count, "gradients": 4 * count, "moments": 4 * kept}
-
-
-def parameters(model: Model) -> tuple[int, int]:
-    """Number of parameters, and of those in the matrices of the blocks; by arithmetic, since the size may be absurd."""
-    in_matrices = model.depth * (4 * model.width**2 + 2 * model.width * model.inner)
-    in_vectors = model.depth * (9 * model.width + model.inner)
-    return (model.vocabulary + model.context) * model.width + in_matrices + in_vectors, in_matrices
-
-
-def _with_data(settings: Pretrain) -> tuple[Pretrain, Data]:
-    data = open_data(Path(settings.data))
-    return settle(settings, data), data
-
-
-def _without_data(settings: Pretrain, dtype: torch.dtype, there: int) -> tuple[Pretrain, Data]:
-    """Settings and random tokens of the vocabulary that was asked for."""
-    if settings.epochs is not None:
-        raise UserError("--epochs needs the prepared data it counts; name its folder, or give --steps")
-    if settings.model.vocabulary < 2:
-        raise UserError(f"--model.vocabulary {settings.model.vocabulary} must be at least 2")
-    _parts_that_fit(settings, dtype, there)
-    if settings.steps is None and settings.minutes is None:
-        settings = replace(settings, steps=STEPS_WITHOUT_DATA)
-    data = _made_up(settings)
-    return settle(settings, data), data
-
-
-def _made_up(settings: Pretrain) -> Data:
-    """Random tokens, as many as one large pass reads."""
-    vocabulary = settings.model.vocabulary
-    tokenizer = blank("bytes", {str(i): i for i in range(vocabulary - 2)}, [])  # end and pad are added
-    count = max(2**14, 2 * settings.model.context)
+def _streams(data: PreparedData | None, settings: Pretrain) -> tuple[Stream, Stream, Tokenizer]:
+    """Return the training and validation tokens and the tokenizer; random tokens if there is no data."""
+    if data is not None:
+        return data.train, data.val, data.tokenizer
+    vocabulary, count = settings.model.vocabulary, max(2**14, 2 * settings.model.context)
     ids = Ids(np.random.default_rng(settings.seed).integers(0, vocabulary, count))
-    split = Split([Shard("", count, 1, count, "")])
-    manifest = Manifest(
-        tokenizer=tokenizer.hash, kind="bytes", lossless=True, vocabulary=vocabulary, dtype=dtype_for(vocabulary),
-        train=split, val=split, empty_documents=0, unknown_tokens=0, inputs=[], settings={}, fingerprint="",
-        seconds={},
-    )  # fmt: skip
-    return Data(manifest, tokenizer, ids, ids)  # type: ignore[arg-type]  # any stream will do
+    return ids, ids, blank("bytes", {str(i): i for i in range(vocabulary - 2)}, [])  # end and pad are added
 
 
-def _parts_that_fit(settings: Pretrain, dtype: torch.dtype, there: int) -> dict[str, int]:
-    """`memory_parts`; UserError if they alone are more than there is."""
-    parts = memory_parts(settings, dtype)
-    if 0 < there < sum(parts.values()):
-        raise UserError(
-            f"this run cannot fit: weights and optimizer alone take {_size(sum(parts.values()))}, and "
-            f"{_size(there)} are there; choose a smaller --preset, --model.width, --model.depth or --model.vocabulary"
-        )
-    return parts
-
-
-def _pace(settings: Pretrain, data: Data, device: torch.device, dtype: torch.dtype, there: int) -> Pace:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    try:
-        model, optimizer = build(settings, MANY, device, dtype)
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            run = Run(folder, settings, MANY, data, model, optimizer, Log(folder, 0), device)
-            pace = measure(run, SECONDS)
-            turn(run)  # so that the most memory this process held is what a run holds
-            return pace
-    except torch.OutOfMemoryError:
-        raise UserError(f"this run does not fit into the {_size(there)} there; {REMEDY}") from None
-
-
-def _costs(settings: Pretrain, data: Data, pace: Pace) -> dict[str, Any]:
-    """Time and size of the whole run."""
-    if settings.minutes:
-        steps = pace.steps(60 * settings.minutes, settings)
-    else:
-        steps = settings.steps or steps_of_epochs(settings, data)
-    tokens = settings.batch * settings.model.context
-    return {
-        "parameters": parameters(settings.model)[0],
-        "vocabulary": settings.model.vocabulary,
-        "context": settings.model.context,
-        "batch": settings.batch,
-        "micro_batch": settings.micro_batch,
-        "tokens_per_update": tokens,
-        "seconds_per_update": pace.update,
-        "tokens_per_second": tokens / pace.update,
-        "steps": steps,
-        "tokens": steps * tokens,
-        "hours": pace.seconds(steps, settings) / 3600,
-    }
+def _of_available(result: PlanResult) -> str:
+    available = result.available_bytes
+    return _size(result.memory_bytes) + (f" of the {_size(available)} available" if available else "")
 
 
 def _size(size: float) -> str:

@@ -202,6 +202,11 @@ class TokenStream:
         self.arrays = [np.memmap(Path(folder) / shard.file, dtype, "r") for shard in shards]
         self.ends = np.cumsum([len(array) for array in self.arrays], dtype=np.int64)
 
+    def close(self) -> None:
+        """Unmap the shards, which Windows cannot remove before; nothing can be read afterwards."""
+        self.arrays.clear()
+        self.ends = self.ends[:0]
+
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
 

@@ -1,32 +1,43 @@
-"""What `gpt1 pretrain` settles before its first update: sizes, the number of steps, and whether a run may go on."""
+"""The settings of a pre-training: defaults that depend on the data, checks, and what may change when a run resumes."""
 
-import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gpt1.config import Model, Pretrain, with_vocabulary
+from gpt1.config import PRESETS, Model, Pretrain, with_vocabulary
 from gpt1.data.shards import Manifest, TokenStream, read_manifest
-from gpt1.errors import UserError
+from gpt1.errors import UserError, setting
 from gpt1.options import flat
+from gpt1.resume import ELSEWHERE, Record
 from gpt1.run_folder.folder import read_metadata, read_shape
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.training import checkpoint
 
+# Tokens in one forward pass, unless `micro_batch` is given.
 MICRO_BATCH_TOKENS = 4096
 DEFAULT_EPOCHS = 1.0
+# Settings of which at most one is given.
 LENGTHS = ("steps", "epochs", "minutes")
-LEAST = {"model.context": 2, "model.width": 1, "model.depth": 1, "model.heads": 1, "batch": 1, "micro_batch": 0}
-SHARES = {f"model.{where}_dropout" for where in ("embedding", "residual", "attention")}
-SHARES |= {"optim.beta1", "optim.beta2", "optim.momentum"}
-"""Settings that are at least 0 and less than 1."""
-FREE = {"data", "out", "fresh", "device", "threads", "eval_every", "save_every", "sample", "compile", *LENGTHS}
-"""Settings that may differ when a run goes on: they do not change its weights, or were fixed when it began."""
+AT_LEAST = {
+    "model.context": 2, "model.width": 1, "model.depth": 1, "model.heads": 1, "model.vocabulary": 2, "batch": 1,
+}  # fmt: skip
+# Settings that are at least 0 and less than 1.
+FRACTIONS = {
+    "model.embedding_dropout", "model.residual_dropout", "model.attention_dropout",
+    "optim.beta1", "optim.beta2", "optim.momentum",
+}  # fmt: skip
+# File beside the training state: the settings as requested, with the number of updates they came to.
+BEGUN = "begun.json"
+# Settings that may change when a run resumes: they do not change its weights (`compile` but for rounding), or, as its
+# length, are compared by `resume_settings`.
+FREE = ELSEWHERE | {"data", "eval_every", "save_every", "sample", "compile", *LENGTHS}
 
 
 @dataclass(frozen=True)
-class Data:
-    """What `gpt1 prepare` left."""
+class PreparedData:
+    """The folder that `gpt1 prepare` wrote, opened."""
 
     manifest: Manifest
     tokenizer: Tokenizer
@@ -34,102 +45,132 @@ class Data:
     val: TokenStream
 
 
-def open_data(folder: Path) -> Data:
-    """Prepared data. Raises UserError if it is missing, incomplete or of a newer format."""
-    manifest = read_manifest(folder)
-    return Data(manifest, Tokenizer.load(folder), TokenStream(folder, "train"), TokenStream(folder, "val"))
+@contextmanager
+def open_data(folder: Path) -> Iterator[PreparedData]:
+    """Open prepared data and close its files at the end, since Windows cannot remove a file that is mapped.
+
+    Raises UserError if the folder is missing, incomplete or of a newer format.
+    """
+    manifest, tokenizer = read_manifest(folder), Tokenizer.load(folder)
+    with closing(TokenStream(folder, "train")) as train, closing(TokenStream(folder, "val")) as val:
+        yield PreparedData(manifest, tokenizer, train, val)
 
 
-def settle(settings: Pretrain, data: Data) -> Pretrain:
-    """The settings with all filled in that only the data or a starting model tells; UserError if they cannot work."""
+def resolve_defaults(settings: Pretrain, data: PreparedData | None) -> Pretrain:
+    """Fill in the settings that prepared data or a starting model (`init`) decides, and check all of them.
+
+    Without data the vocabulary stays as it is. Raises UserError if the settings cannot work.
+    """
     _check_ranges(settings)
-    model = with_vocabulary(settings.model, data.tokenizer.vocabulary)
+    model = settings.model
+    if data is not None:
+        if model.vocabulary not in (data.tokenizer.vocabulary, PRESETS[settings.preset].vocabulary):
+            raise UserError(
+                f"{setting('model.vocabulary')} {model.vocabulary} is not that of {settings.data}, "
+                f"{data.tokenizer.vocabulary}, which its tokenizer decides; leave it out"
+            )
+        model = with_vocabulary(model, data.tokenizer.vocabulary)
     if settings.init:
-        model = _shape_of(Path(settings.init), model, data, settings.data)
-    micro_batch = settings.micro_batch or max(1, MICRO_BATCH_TOKENS // model.context)
-    settings = replace(settings, model=model, micro_batch=min(micro_batch, settings.batch))
-    _check(settings)
-    if len(data.train) <= model.context:
+        model = _shape_of_init(settings, model, data)
+    micro_batch = settings.micro_batch or min(settings.batch, max(1, MICRO_BATCH_TOKENS // model.context))
+    if micro_batch > settings.batch:
+        raise UserError(
+            f"{setting('micro_batch')} {micro_batch} is more than {setting('batch')} {settings.batch}, "
+            "the windows of one update; lower it"
+        )
+    if model.width % model.heads:
+        raise UserError(
+            f"{setting('model.width')} {model.width} is not a multiple of {setting('model.heads')} {model.heads}"
+        )
+    if model.inner != 4 * model.width:
+        raise UserError(
+            f"{setting('model.inner')} {model.inner} must be 4 x {setting('model.width')} ({4 * model.width}), "
+            "as in the paper"
+        )
+    if data is not None and len(data.train) <= model.context:
         raise UserError(
             f"{settings.data} has {len(data.train):,} training tokens, not enough for a window of {model.context}; "
-            "prepare more text, or lower --model.context"
+            f"prepare more text, or lower {setting('model.context')}"
         )
-    return settings
-
-
-def recorded(settings: Pretrain, data: Data, state: Path) -> Pretrain:
-    """The settings the run with this training state began with.
-
-    Raises UserError if the settings or the data given now would make another run.
-    """
-    path = Path(settings.out) / "settings.json"
-    try:
-        began: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable ({error}); start over with --fresh") from None
-    for key, value in dataclasses.asdict(settings).items():
-        if key not in FREE and began.get(key) != value:
-            raise UserError(
-                f"{settings.out} was begun with {_difference(key, began.get(key), value)}; "
-                "repeat that to go on, or give --fresh to start over"
-            )
-    if checkpoint.read_notes(state)["data"] != data.manifest.fingerprint:
-        raise UserError(
-            f"{settings.data} was prepared anew since {settings.out} was begun, from other text or in another way; "
-            "give --fresh to start over"
-        )
-    if settings.steps and settings.steps != began["steps"]:
-        raise UserError(
-            f"{settings.out} was begun with --steps {began['steps']}, and its learning rate falls to 0 there; "
-            f"to train further, --init {settings.out} with another --out"
-        )
-    return replace(settings, steps=began["steps"], compile=began.get("compile", "off"))  # type: ignore[arg-type]
-
-
-def steps_of_epochs(settings: Pretrain, data: Data) -> int:
-    """Updates that make the given passes over the training tokens (one, if nothing was given)."""
-    per_epoch = len(data.train) / (settings.batch * settings.model.context)
-    return max(1, round((settings.epochs or DEFAULT_EPOCHS) * per_epoch))
-
-
-def _shape_of(run: Path, asked: Model, data: Data, folder: str) -> Model:
-    if read_metadata(run).tokenizer != data.tokenizer.hash:
-        raise UserError(
-            f"--init {run}: its tokenizer is not the one {folder} was prepared with; "
-            f"prepare the text with --tokenizer {run}"
-        )
-    return replace(
-        read_shape(run),
-        embedding_dropout=asked.embedding_dropout,
-        residual_dropout=asked.residual_dropout,
-        attention_dropout=asked.attention_dropout,
-    )
+    return replace(settings, model=model, micro_batch=micro_batch)
 
 
 def _check_ranges(settings: Pretrain) -> None:
-    for key, value in flat(settings).items():
-        if key in LEAST and value < LEAST[key]:
-            raise UserError(f"--{key.replace('_', '-')} {value} must be at least {LEAST[key]}")
-        if key in SHARES and not 0 <= value < 1:
-            raise UserError(f"--{key.replace('_', '-')} {value} must be at least 0 and less than 1")
-
-
-def _check(settings: Pretrain) -> None:
-    model = settings.model
-    if model.width % model.heads:
-        raise UserError(f"--model.width {model.width} is not a multiple of --model.heads {model.heads}")
-    if model.inner != 4 * model.width:
-        raise UserError(f"--model.inner {model.inner} must be 4 x --model.width ({4 * model.width}), as in the paper")
+    for name, value in flat(settings).items():
+        if name in AT_LEAST and value < AT_LEAST[name]:
+            raise UserError(f"{setting(name)} {value} must be at least {AT_LEAST[name]}")
+        if name in FRACTIONS and not 0 <= value < 1:
+            raise UserError(f"{setting(name)} {value} must be at least 0 and less than 1")
     given = [name for name in LENGTHS if getattr(settings, name) is not None]
     if len(given) > 1:
-        raise UserError(f"{' and '.join(f'--{name}' for name in given)} contradict each other; give one of them")
+        raise UserError(f"{' and '.join(map(setting, given))} contradict each other; give one of them")
     for name in given:
         if not getattr(settings, name) > 0:
-            raise UserError(f"--{name} {getattr(settings, name)} must be more than 0")
+            raise UserError(f"{setting(name)} {getattr(settings, name)} must be more than 0")
 
 
-def _difference(key: str, before: object, now: object) -> str:
-    if isinstance(before, dict) and isinstance(now, dict):
-        key, before, now = next((f"{key}.{k}", before.get(k), v) for k, v in now.items() if before.get(k) != v)
-    flag = f"--{key.replace('_', '-')}"
-    return f"no {flag}, not {now}" if before is None else f"{flag} {before}, not {'without it' if now is None else now}"
+def _shape_of_init(settings: Pretrain, model: Model, data: PreparedData | None) -> Model:
+    """Return the shape of the run to start from, with the dropout rates of `model`."""
+    init = Path(settings.init or "")
+    if data is not None and read_metadata(init).tokenizer != data.tokenizer.hash:
+        raise UserError(
+            f"{setting('init')} {init}: {settings.data} was prepared with another tokenizer than this run's; "
+            f"prepare the text with {setting('tokenizer')} {init}"
+        )
+    return replace(
+        read_shape(init),
+        embedding_dropout=model.embedding_dropout,
+        residual_dropout=model.residual_dropout,
+        attention_dropout=model.attention_dropout,
+    )
+
+
+def epoch_steps(settings: Pretrain, tokens: int) -> int:
+    """Return the number of updates for the requested epochs (one by default) over so many training tokens."""
+    return max(1, round((settings.epochs or DEFAULT_EPOCHS) * tokens / (settings.batch * settings.model.context)))
+
+
+def count_parameters(model: Model) -> tuple[int, int]:
+    """Return the number of parameters, and of those in the blocks' matrices; by arithmetic, so any size is quick."""
+    in_matrices = model.depth * (4 * model.width**2 + 2 * model.width * model.inner)
+    in_vectors = model.depth * (9 * model.width + model.inner)
+    return (model.vocabulary + model.context) * model.width + in_matrices + in_vectors, in_matrices
+
+
+def begun_record(settings: Pretrain, data: PreparedData) -> Record:
+    """Return the record of a request with resolved settings."""
+    return Record.of(settings, {"data": data.manifest.fingerprint})
+
+
+def read_record(folder: Path, state: Path) -> Record:
+    """Return the record that the run with this training state was begun with. Raises UserError if it is damaged."""
+    if (found := Record.read(folder / checkpoint.FOLDER / BEGUN)) is not None:
+        return found
+    path = folder / "settings.json"  # a run of an earlier version, which kept the record there and in the state
+    try:
+        return Record(json.loads(path.read_text(encoding="utf-8")), {"data": checkpoint.read_notes(state)["data"]})
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is damaged ({error}); start over with {setting('fresh')}") from None
+
+
+def resume_settings(settings: Pretrain, record: Record, tokens: int, is_finished: bool) -> Pretrain:
+    """Return the settings with which a run continues that `record` says how it was begun.
+
+    Its length is fixed. `eval_every`, `save_every`, `sample` and `compile` take effect if they are given again; left at
+    their defaults they stay as they were. Raises UserError for another length, unless the run is finished, where only
+    another number of `steps` is refused.
+    """
+    begun = record.settings
+    steps: int = begun["steps"]
+    is_other = settings.steps not in (None, steps)
+    if not is_finished:
+        is_other |= settings.epochs is not None and epoch_steps(settings, tokens) != steps
+        is_other |= settings.minutes not in (None, begun.get("minutes"))
+    if is_other:
+        raise UserError(
+            f"{settings.out} was begun with {setting('steps')} {steps}, and its learning rate falls to 0 there; to "
+            f"train further, give {setting('init')} {settings.out} and another {setting('out')}"
+        )
+    kept = {name: begun.get(name) for name in ("eval_every", "save_every", "sample") if not getattr(settings, name)}
+    kept = {name: value for name, value in kept.items() if value}
+    return replace(settings, steps=steps, epochs=None, minutes=None, **kept)  # type: ignore[arg-type]

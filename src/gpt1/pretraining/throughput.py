@@ -1,121 +1,188 @@
-"""How long a pre-training run takes on this machine, measured on the run's own parts before it begins."""
+"""Speed and memory of a pre-training run on this machine, measured on a few updates before it begins."""
 
 import bisect
-import itertools
-import math
+import os
 import statistics
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+
+import torch
 
 from gpt1.config import Pretrain
 from gpt1.console import say
-from gpt1.data.windows import Windows
-from gpt1.pretraining.run import Run
+from gpt1.data.windows import Stream, Windows
+from gpt1.errors import setting
+from gpt1.model.objectives import LanguageModel
+from gpt1.pretraining.defaults import PreparedData, count_parameters
+from gpt1.pretraining.run import VALIDATION_WINDOWS, build, intervals, sample, save, validate
+from gpt1.run_folder.metadata import RunMetadata
+from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.training.likelihood import TOKENS_AT_ONCE
 from gpt1.training.loop import StepReport, train
+from gpt1.training.optimizer import Optimizer
 
-EVALUATIONS = 10
-"""Validations in a run, unless told otherwise."""
-EVALUATION_WINDOWS = 64
-"""Windows an interim validation looks at; the last validation looks at everything."""
+# Updates of the run that is measured, which ends long before.
 MANY = 10_000
-"""Updates of the run that is measured, which is stopped long before."""
-TURN = 2
-"""Updates of a turn: one of one micro-batch, one of two."""
-ROUNDS = 3
-"""Least number of turns that are measured, besides one that warms up."""
-FEWEST_UPDATES, MOST_UPDATES = 10, 10**9
+# Updates of one micro-batch and of two alternate; the first pair warms up, at least so many more are measured.
+PAIR, MIN_PAIRS = 2, 3
+MIN_UPDATES, MAX_UPDATES = 10, 10**9
+# Files that hold a container's memory limit, of cgroups v2 and v1.
+MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+REMEDY = f"lower {setting('micro_batch')}, {setting('model.context')} or the size of the model"
 
 
 @dataclass(frozen=True)
-class Pace:
-    """Seconds that the parts of a run take."""
+class Throughput:
+    """Seconds that each part of a run takes."""
 
     update: float
     """one update of the whole batch"""
     validation: float
     """a validation between updates"""
-    closing: float
-    """the last validation, of everything"""
+    final_validation: float
+    """the last validation, on all of the validation text"""
     sample: float
+    """a sample"""
     save: float
+    """a checkpoint and the model"""
 
-    def seconds(self, steps: int, settings: Pretrain) -> float:
-        """What `steps` updates take, with all validations, samples and saves."""
-        eval_every = settings.eval_every or max(1, math.ceil(steps / EVALUATIONS))
-        looks, saves = (steps - 1) // eval_every, (steps - 1) // (settings.save_every or eval_every)
-        pauses = looks * (self.validation + self.sample) + saves * self.save
-        return steps * self.update + pauses + self.closing + self.sample + self.save
+    def seconds(self, steps: int, eval_every: int = 0, save_every: int = 0) -> float:
+        """Return the time that `steps` updates take, with all validations, samples and checkpoints."""
+        eval_every, save_every = intervals(steps, eval_every, save_every)
+        validations, saves = (steps - 1) // eval_every, (steps - 1) // save_every
+        pauses = validations * (self.validation + self.sample) + saves * self.save
+        return steps * self.update + pauses + self.final_validation + self.sample + self.save
 
-    def steps(self, seconds: float, settings: Pretrain) -> int:
-        """Updates that fit into `seconds`; a few are made all the same, however short the time."""
-        fit = bisect.bisect_right(range(1, MOST_UPDATES), seconds, key=lambda steps: self.seconds(steps, settings))
-        if fit < FEWEST_UPDATES:
-            say(f"{seconds / 60:.2g} minutes are too short; {FEWEST_UPDATES} updates will be made")
-        return max(FEWEST_UPDATES, fit)
+    def steps(self, seconds: float, eval_every: int = 0, save_every: int = 0) -> int:
+        """Return how many updates fit into `seconds`, at least a few."""
+        fit = bisect.bisect_right(
+            range(1, MAX_UPDATES), seconds, key=lambda steps: self.seconds(steps, eval_every, save_every)
+        )
+        if fit < MIN_UPDATES:
+            say(f"{seconds / 60:.2g} minutes are too short; {MIN_UPDATES} updates will be made")
+        return max(MIN_UPDATES, fit)
 
 
-def measure(run: Run, seconds: float) -> Pace:
-    """The pace of a run, on which about `seconds` of updates are spent, and then a validation, a sample and a save.
+def steps_in_time(
+    settings: Pretrain, data: PreparedData, device: torch.device, dtype: torch.dtype, started: float
+) -> int:
+    """Return the updates that fit into `minutes` since `started`, measured on a model that is then discarded."""
+    seconds = 60 * (settings.minutes or 0)
+    model, optimizer = build(settings, MANY, device, dtype)
+    speed = measure(model, optimizer, settings, data.train, data.val, data.tokenizer, device, min(5.0, 0.05 * seconds))
+    left = max(0.0, seconds - (time.perf_counter() - started))
+    steps = speed.steps(left, settings.eval_every, settings.save_every)
+    say(f"{speed.update:.3f} seconds an update: {steps:,} updates in {settings.minutes:g} minutes")
+    return steps
 
-    The run's weights, log and folder are changed: it must be one that is thrown away.
+
+def measure(
+    model: LanguageModel, optimizer: Optimizer, settings: Pretrain, train_stream: Stream, val_stream: Stream,
+    tokenizer: Tokenizer, device: torch.device, seconds: float,
+) -> Throughput:  # fmt: skip
+    """Measure about `seconds` of updates, then a validation, a sample and a save into a temporary folder.
+
+    The model is trained by this, so it must be one that is discarded.
     """
-    context, tokens = run.settings.model.context, len(run.data.val)
-    update = _update(run, seconds)
+    context, tokens = settings.model.context, len(val_stream)
+    update = _seconds_per_update(update_pairs(model, optimizer, settings, train_stream, device), settings, seconds)
     windows = 1 + -(-max(0, tokens - context) // (context // 2))
-    tried = min(windows, EVALUATION_WINDOWS, max(1, TOKENS_AT_ONCE // context))
-    run.validate(1, tried)  # the first pass prepares kernels, which the run does once
-    window = _timed(lambda: run.validate(1, tried)) / tried
-    sample, save = _timed(lambda: run.sample(1)), _timed(lambda: run.save(1))
-    return Pace(update, window * min(windows, EVALUATION_WINDOWS), window * windows, sample, save)
+    tried = min(windows, VALIDATION_WINDOWS, max(1, TOKENS_AT_ONCE // context))
+    body, end_id = model.body, tokenizer.end_id
+    validate(body, val_stream, end_id, 1, tried)  # the first pass prepares kernels, which a run does once
+    window = _timed(lambda: validate(body, val_stream, end_id, 1, tried)) / tried
+    sampled = _timed(lambda: sample(body, tokenizer, settings.sample, settings.seed))
+    with tempfile.TemporaryDirectory() as folder:
+        metadata = RunMetadata(kind="pretrained")
+        saved = _timed(lambda: save(Path(folder), 1, body, optimizer, tokenizer, metadata))
+    return Throughput(update, window * min(windows, VALIDATION_WINDOWS), window * windows, sampled, saved)
 
 
-def turn(run: Run) -> None:
-    """A turn of updates after a pause, which leaves the heap so that they take more memory than those before it."""
-    for _ in itertools.islice(_updates(run), TURN):
-        pass
-
-
-def _updates(run: Run) -> Iterator[StepReport]:
-    """Updates of one and of two micro-batches, by turns."""
-    settings = run.settings
+def update_pairs(
+    model: LanguageModel, optimizer: Optimizer, settings: Pretrain, stream: Stream, device: torch.device
+) -> Iterator[StepReport]:
+    """Make updates of one micro-batch and of two, by turns."""
     one, two = (
-        Windows(run.data.train, settings.model.context, rows, settings.micro_batch, settings.seed)
-        for rows in _rows(settings)
+        Windows(stream, settings.model.context, rows, settings.micro_batch, settings.seed) for rows in _rows(settings)
     )
     return train(
-        run.model, lambda step: (one, two)[step % TURN](step), run.optimizer,
-        weights={"lm": 1.0}, steps=MANY, seed=settings.seed, device=run.device,
+        model, lambda step: (one, two)[step % PAIR](step), optimizer,
+        weights={"lm": 1.0}, steps=MANY, seed=settings.seed, device=device,
     )  # fmt: skip
 
 
 def _rows(settings: Pretrain) -> tuple[int, int]:
-    """Windows in one and in two micro-batches."""
+    """Return the windows in one and in two micro-batches."""
     return settings.micro_batch, min(2 * settings.micro_batch, settings.batch)
 
 
-def _update(run: Run, seconds: float) -> float:
-    """Seconds of one update, from about so many seconds of turns.
+def _seconds_per_update(reports: Iterator[StepReport], settings: Pretrain, seconds: float) -> float:
+    """Return the seconds of an update of the whole batch, from about `seconds` of `update_pairs`.
 
-    Each micro-batch more costs the same; what is left is the optimizer's step.
+    Every further micro-batch costs as much as the second; the rest of the first is the optimizer's step.
     """
-    reports, times = _updates(run), ([], [])  # type: Iterator[StepReport], tuple[list[float], list[float]]
-    for report in itertools.islice(reports, TURN):
-        until = time.perf_counter() + seconds  # memory and kernels are there from the second update on
-        del report
+    times: tuple[list[float], list[float]] = [], []
+    until = 0.0
     for report in reports:
-        times[(report.step - 1) % TURN].append(report.seconds)
-        if len(times[1]) >= ROUNDS and time.perf_counter() > until:
+        if report.step <= PAIR:  # memory and kernels are ready after the first pair
+            until = time.perf_counter() + seconds
+            continue
+        times[(report.step - 1) % PAIR].append(report.seconds)
+        if len(times[1]) >= MIN_PAIRS and time.perf_counter() > until:
             break
-    first, both = map(statistics.median, times)
-    small, large = _rows(run.settings)
+    (small, large), (first, both) = _rows(settings), map(statistics.median, times)
     if small == large:
         return statistics.median(times[0] + times[1])
-    return first + (run.settings.batch - small) / (large - small) * max(0.0, both - first)
+    return first + (settings.batch - small) / (large - small) * max(0.0, both - first)
 
 
 def _timed(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
+    started = time.perf_counter()
     work()
-    return time.perf_counter() - began
+    return time.perf_counter() - started
+
+
+def memory_parts(settings: Pretrain, dtype: torch.dtype) -> dict[str, int]:
+    """Return the bytes that a run holds at all times, by part; see `training.optimizer`."""
+    count, in_matrices = count_parameters(settings.model)
+    # Muon keeps one number for each of its weights, Adam two.
+    moments = 2 * count - (in_matrices if settings.optim.method == "muon" else 0)
+    return {"weights": dtype.itemsize * count, "masters": 4 * count, "gradients": 4 * count, "moments": 4 * moments}
+
+
+def available_memory(device: torch.device) -> int:
+    """Return the bytes that this process can have on the device, those it holds included; 0 if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory()
+    if sys.platform == "linux":
+        found = (path.read_text().strip() for path in map(Path, MEMORY_LIMITS) if path.exists())
+        limits = [int(limit) for limit in found if limit.isdecimal()]
+        return min([_proc("/proc/meminfo")["MemAvailable"] + _proc("/proc/self/status")["VmRSS"], *limits])
+    return 0 if sys.platform == "win32" else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes held so far, of tensors on a GPU, of the process on a CPU; 0 if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()  # it is never returned, so this is the peak
+    if sys.platform == "linux":
+        return _proc("/proc/self/status")["VmHWM"]  # getrusage would include the process that started this one
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _proc(path: str) -> dict[str, int]:
+    """Return the lines `Name:  123 kB` of a file of Linux's /proc, in bytes."""
+    rows = (line.split() for line in Path(path).read_text().splitlines())
+    return {row[0].rstrip(":"): 1024 * int(row[1]) for row in rows if row[-1:] == ["kB"]}
