@@ -58,7 +58,7 @@ def measured(run: str, folder: Path, task: Task, updates: int) -> dict[str, Any]
         base = load_run(run)
         asked = Finetune(run=run, train=str(folder / "train.tsv"), out="", task=task)
         rows = read_rows(asked)
-        options = resolve_defaults(FitOptions.of(asked), len(rows.train.rows), base.body.config.width)
+        options = resolve_defaults(FitOptions.of(asked), len(rows.train), base.body.config.width)
         examples = build_examples(base, rows, options)
     pad_id = examples.encoder.tokenizer.pad_id
     epochs = Epochs(examples.train.examples, options.batch, 0, pad_id, options.seed)

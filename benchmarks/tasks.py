@@ -35,7 +35,7 @@ from gpt1.finetuning.examples import read_rows
 from gpt1.finetuning.predictor import RowEncoder
 from gpt1.run_folder.folder import load_run
 from gpt1.tasks.metrics import classification_metrics
-from gpt1.tasks.rows import Labelled, read_labelled, split
+from gpt1.tasks.rows import LabelledRows, read_labelled_rows, split_train_valid
 from record import RESULTS, record
 
 PUBLISHED = {
@@ -107,7 +107,7 @@ def measured(name: str, each: Set, asked: argparse.Namespace, work: Path) -> dic
     others = [replace(usual, from_scratch=True, seed=seed, lr=first["lr"]) for seed in seeds(asked)[1:]]
     scratch = [first, *(scores(one, each, source, work) for one in others)]
     return {
-        "train_rows": len(rows["train"].rows), "test_rows": pretrained[0]["n"], "seconds_a_model": seconds,
+        "train_rows": len(rows["train"]), "test_rows": pretrained[0]["n"], "seconds_a_model": seconds,
         "lr": pretrained[0]["lr"], "scratch_lr": first["lr"],
         **{system: over(runs, each.metrics) for system, runs in (("pretrained", pretrained), ("scratch", scratch))},
         "majority": {"accuracy": pretrained[0].get("majority")},
@@ -120,18 +120,20 @@ def seeds(asked: argparse.Namespace) -> range:
     return range(1, asked.seeds + 1)
 
 
-def sampled(usual: Finetune, each: Set, asked: argparse.Namespace, work: Path) -> tuple[Finetune, dict[str, Labelled]]:
+def sampled(
+    usual: Finetune, each: Set, asked: argparse.Namespace, work: Path
+) -> tuple[Finetune, dict[str, LabelledRows]]:
     """Training and validation rows as files of their own, no more than asked for; the rows of the test too."""
     found = read_rows(usual)
     learnt, valid = found.train, found.valid
     if each.held:
-        while len(valid.rows) < each.held:
-            learnt, more = split(learnt, usual.seed)
+        while len(valid) < each.held:
+            learnt, more = split_train_valid(learnt, usual.seed)
             valid = joined([valid, more])
     learnt, valid = within(learnt, asked.tokens, usual), within(valid, asked.tokens // 4, usual)
     for role, rows in (("train", learnt), ("valid", valid)):
-        kept = {int(where.rpartition(":")[2]) for where in rows.rows}
-        path = Path(rows.rows[0].rpartition(":")[0])
+        kept = {int(where.rpartition(":")[2]) for where in rows.where}
+        path = Path(rows.where[0].rpartition(":")[0])
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         header = [] if path.suffix == ".jsonl" else [lines[0]]
         chosen = [line for number, line in enumerate(lines, 1) if number in kept]
@@ -139,23 +141,24 @@ def sampled(usual: Finetune, each: Set, asked: argparse.Namespace, work: Path) -
     suffix = Path(each.train).suffix
     settings = replace(usual, train=str(work / f"train{suffix}"), valid=str(work / f"valid{suffix}"))
     source, kind = Path(usual.train).parent, found.label_type.kind
-    tests = [read_labelled(str(source / file), found.columns, kind) for file in each.test]
+    tests = [read_labelled_rows(str(source / file), found.columns, kind) for file in each.test]
     return settings, {"train": learnt, "test": joined(tests)}
 
 
-def joined(parts: list[Labelled]) -> Labelled:
+def joined(parts: list[LabelledRows]) -> LabelledRows:
     """The rows of all, one after the other."""
-    return Labelled(*(list(chain.from_iterable(getattr(part, f.name) for part in parts)) for f in fields(Labelled)))
+    names = [f.name for f in fields(LabelledRows)]
+    return LabelledRows(*(list(chain.from_iterable(getattr(part, name) for part in parts)) for name in names))
 
 
-def within(rows: Labelled, tokens: int, settings: Finetune) -> Labelled:
+def within(rows: LabelledRows, tokens: int, settings: Finetune) -> LabelledRows:
     """A fixed sample of the rows that comes to so many tokens, as the model reads them; all, if they are fewer."""
     base = load_run(settings.run)
     encoder = RowEncoder(settings.task, base.tokenizer.with_task_tokens(), base.body.config.context)
     lengths = [sum(map(len, example.sequences)) for example in encoder.encode(rows.texts).examples]
     order = np.random.default_rng(1).permutation(len(lengths))
     count = int(np.searchsorted(np.cumsum(np.array(lengths)[order]), tokens, side="right"))
-    return rows.pick(sorted(order[:count].tolist()))
+    return rows.select(sorted(order[:count].tolist()))
 
 
 def scores(settings: Finetune, each: Set, source: Path, work: Path) -> dict[str, Any]:
@@ -163,7 +166,7 @@ def scores(settings: Finetune, each: Set, source: Path, work: Path) -> dict[str,
     tuned = finetune(replace(settings, out=str(work / "tuned"), fresh=True))
     tested = evaluate(Evaluate(run=str(work / "tuned"), files=[str(source / file) for file in each.test]))
     print(source.name, settings.seed, settings.from_scratch, {m: tested[m] for m in each.metrics}, file=sys.stderr)
-    return tested | {"lr": tuned["lr"]}
+    return dict(tested) | {"lr": tuned["lr"]}
 
 
 def over(runs: list[dict[str, Any]], metrics: tuple[str, ...]) -> dict[str, Any]:
@@ -178,7 +181,7 @@ def over(runs: list[dict[str, Any]], metrics: tuple[str, ...]) -> dict[str, Any]
     }  # fmt: skip
 
 
-def classes(train: Labelled, test: Labelled, each: Set) -> dict[str, float]:
+def classes(train: LabelledRows, test: LabelledRows, each: Set) -> dict[str, float]:
     """Logistic regression over words and pairs of words; of two texts, those of each, and what they share."""
     features, model = Features(train), LogisticRegression(max_iter=2000, C=10)
     told = model.fit(features(train), train.labels).predict(features(test))
@@ -186,7 +189,7 @@ def classes(train: Labelled, test: Labelled, each: Set) -> dict[str, float]:
     return {name: found[name] for name in each.metrics}
 
 
-def similarity(train: Labelled, test: Labelled, each: Set) -> dict[str, float]:
+def similarity(train: LabelledRows, test: LabelledRows, each: Set) -> dict[str, float]:
     """As classes; a score by ridge regression."""
     if isinstance(train.labels[0], str):
         return classes(train, test, each)
@@ -195,13 +198,13 @@ def similarity(train: Labelled, test: Labelled, each: Set) -> dict[str, float]:
     return {"pearson": float(pearsonr(told, test.labels)[0]), "spearman": float(spearmanr(told, test.labels)[0])}
 
 
-def choices(train: Labelled, test: Labelled, each: Set) -> dict[str, float]:
+def choices(train: LabelledRows, test: LabelledRows, each: Set) -> dict[str, float]:
     """Logistic regression over every answer with its context: is it the right one? The likeliest is chosen."""
 
-    def pairs(rows: Labelled) -> Labelled:
+    def pairs(rows: LabelledRows) -> LabelledRows:
         texts = [(context, answer) for context, *answers in rows.texts for answer in answers]
         right = [n == label for each, label in zip(rows.texts, rows.labels, strict=True) for n in range(len(each) - 1)]
-        return Labelled(texts, right, [], [])
+        return LabelledRows(texts, right, [], [])
 
     asked = pairs(train)
     features, model = Features(asked), LogisticRegression(max_iter=2000)
@@ -213,10 +216,10 @@ def choices(train: Labelled, test: Labelled, each: Set) -> dict[str, float]:
 class Features:
     """TF-IDF of each text of a row; of two texts also of the words they share, and their cosine."""
 
-    def __init__(self, rows: Labelled) -> None:
+    def __init__(self, rows: LabelledRows) -> None:
         self.words = TfidfVectorizer(ngram_range=(1, 2)).fit(text for texts in rows.texts for text in texts)
 
-    def __call__(self, rows: Labelled) -> csr_matrix:
+    def __call__(self, rows: LabelledRows) -> csr_matrix:
         sides = [self.words.transform(texts) for texts in zip(*rows.texts, strict=True)]
         if len(sides) == 1:
             return sides[0]
@@ -224,7 +227,7 @@ class Features:
         return hstack([*sides, shared, csr_matrix(shared.sum(1))]).tocsr()
 
 
-LINEAR: dict[Task, Callable[[Labelled, Labelled, Set], dict[str, float]]] = {
+LINEAR: dict[Task, Callable[[LabelledRows, LabelledRows, Set], dict[str, float]]] = {
     "classification": classes, "entailment": classes, "similarity": similarity, "multiple-choice": choices,
 }  # fmt: skip
 

@@ -59,7 +59,7 @@ def finetuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def measured(run: Path, *files: Path, **settings: Any) -> dict[str, Any]:
     asked: dict[str, Any] = {"dtype": "fp32", "threads": 1} | settings
-    found = evaluate(Evaluate(run=str(run), files=[str(file) for file in files], **asked))
+    found = evaluate(Evaluate(run=str(run), files=[str(file) for file in files], **asked)).to_json()
     assert (found.pop("run"), found.pop("scored_on")) == (str(run), [str(file) for file in files])
     return found
 
@@ -182,8 +182,9 @@ def test_other_columns(finetuned: Path, tmp_path: Path) -> None:
 
 def test_what_a_person_sees(pretrained: Path, finetuned: Path, tmp_path: Path) -> None:
     screen = Console(record=True, width=100)
-    screen.print(show(measured(finetuned, table_with(tmp_path / "a.jsonl", ["9", "x", "x"]))))
-    screen.print(show(measured(pretrained, file_with(tmp_path / "a.txt", TEXT))))
+    rows, text = table_with(tmp_path / "a.jsonl", ["9", "x", "x"]), file_with(tmp_path / "a.txt", TEXT)
+    for run, file in ((finetuned, rows), (pretrained, text)):
+        screen.print(show(evaluate(Evaluate(run=str(run), files=[str(file)], dtype="fp32", threads=1))))
     seen = screen.export_text()
     for word in ("precision", "recall", "F1", "accuracy", "majority", "nats_per_token", "perplexity", "bits_per_byte"):
         assert word in seen
@@ -204,7 +205,7 @@ def test_what_a_person_sees(pretrained: Path, finetuned: Path, tmp_path: Path) -
         ("a.csv", "body,stars\na,9\n", {}, "a.csv: no column text; the columns are body, stars"),
         ("a.csv", "text,stars\na,9\nb,\n", {}, "a.csv:3: column stars is empty, where a label must stand"),
         ("a.csv", "text,stars\n", {}, "a.csv: no rows"),
-        ("a.csv", "text,stars\na,9\n", {"batch": 0}, "--batch 0 must be at least 1"),
+        ("a.csv", "text,stars\na,9\n", {"batch": 0}, "batch 0 must be at least 1"),
         ("a.csv", "text,stars\na,9\n", {"encoding": "utf8x"}, "--encoding utf8x: no such text encoding"),
     ],
 )

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from gpt1.commands.evaluate import evaluate
-from gpt1.commands.zero_shot import Question, Scorer
 from gpt1.config import Evaluate, Model
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import load_run, save_run
 from gpt1.run_folder.metadata import RunMetadata
+from gpt1.tasks.zero_shot import Question, Scorer
 from gpt1.tokenizer.train_bpe import train as train_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -82,7 +82,7 @@ def test_the_likelihood_of_a_text(run: Path) -> None:
     assert theirs.prefix_token_id == ours.tokenizer.end_id, "a text follows an end token there, too"
     draw = random.Random(1)
     some = texts(draw, 20)
-    scores = Scorer(ours.body, ours.tokenizer, "none")([Question("", (one,), 0, None) for one in some])
+    scores = Scorer(ours.body, ours.tokenizer)([Question("", (one,), 0, None) for one in some])
     whole = theirs.loglikelihood([Instance("loglikelihood", {}, ("", one), 0) for one in some], disable_tqdm=True)
     rolling = theirs.loglikelihood_rolling(
         [Instance("loglikelihood_rolling", {}, (one,), 0) for one in some], disable_tqdm=True

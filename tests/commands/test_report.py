@@ -17,7 +17,7 @@ from gpt1.config import Report
 from gpt1.errors import UserError
 from gpt1.pages.charts import POINTS, line_chart, thinned, ticks
 from gpt1.run_folder.metadata import FILES
-from gpt1.tasks.metrics import classification_metrics, joint_histogram, label_set_metrics, score_metrics
+from gpt1.tasks.metrics import classification_metrics, label_set_metrics, score_metrics
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def parsed(out: Path, *given: Path) -> Strict:
 def metrics_of(names: list[str]) -> dict[str, Any]:
     gold = [name for name in names for _ in range(3)]
     told = [*gold[1:], gold[0]]
-    found = classification_metrics(gold, told, names)
+    found = classification_metrics(gold, told, names).to_json()
     return found | {"ece": 0.25, "reliability": [{"n": 3, "confidence": 0.75, "accuracy": 1.0}]}
 
 
@@ -203,7 +203,7 @@ def test_a_final_test_counts_if_there_is_one(tmp_path: Path) -> None:
 
 def test_scores_label_sets_seeds_and_rates_are_drawn(tmp_path: Path) -> None:
     gold, predicted = np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.5, 3.0])
-    metrics = score_metrics(gold, predicted) | {"joint": joint_histogram(gold, predicted)}
+    metrics = score_metrics(gold, predicted).to_json()
     seeds = {"pearson": {"mean": 0.5, "deviation": 0.25, "values": [0.25, 0.75]}}
     rates = {"0.001": 0.25, "0.004": 0.75}
     score = tuned(
@@ -219,7 +219,7 @@ def test_scores_label_sets_seeds_and_rates_are_drawn(tmp_path: Path) -> None:
         "2 seeds, on the validation rows",
     ):
         assert words in told, words
-    sets = label_set_metrics(np.array([[True, False]]), np.array([[True, True]]), ["x", "y"])
+    sets = label_set_metrics(np.array([[True, False]]), np.array([[True, True]]), ["x", "y"]).to_json()
     labels = tuned(tmp_path / "labels", goal="labels", labels=["x", "y"], thresholds=[0.25, 0.5], metrics=sets)
     page = parsed(tmp_path / "page.html", labels)
     assert "x 1 1.000 1.000 1.000 0.250" in " ".join(page.text.split())

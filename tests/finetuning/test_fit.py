@@ -19,7 +19,7 @@ from gpt1.model.gpt import GPT
 from gpt1.model.objectives import TaskModel
 from gpt1.run_folder.folder import LoadedRun, load_run, save_run
 from gpt1.run_folder.metadata import RunMetadata
-from gpt1.tasks.labels import Classes
+from gpt1.tasks.labels import ClassLabels
 from gpt1.tokenizer.train_bpe import train as train_tokenizer
 
 TEXTS = [f"{who} {does} {what}" for who in ("she", "he") for does in ("loves", "fears") for what in ("figs", "rain")]
@@ -92,7 +92,7 @@ def built(base: Path, **changes: Any) -> tuple[TaskModel, GPT]:
     loaded = load_run(base)
     encoder = RowEncoder("classification", loaded.tokenizer.with_task_tokens(), loaded.body.config.context)
     nothing = Examples([], np.array([]), 0)
-    examples = TaskExamples(Classes(["a", "b", "c"]), encoder, nothing, nothing, [], None)
+    examples = TaskExamples(ClassLabels(["a", "b", "c"]), encoder, nothing, nothing, [], None)
     return build_network(loaded.body, examples, FitOptions(**changes)), loaded.body
 
 

@@ -14,8 +14,8 @@ from gpt1.batch import Batch
 from gpt1.config import Model, Task
 from gpt1.data.collate import Epochs, Example, Label, collate
 from gpt1.model.gpt import GPT
-from gpt1.model.objectives import Goal, TaskModel
-from gpt1.tasks.inputs import TASKS, Frame, fitted
+from gpt1.model.objectives import LabelKind, TaskModel
+from gpt1.tasks.inputs import TASKS, Frame, truncate
 
 START, DELIMITER, EXTRACT, PAD = 36, 37, 38, 39
 LAMBDA = 0.5
@@ -86,7 +86,7 @@ def multiple_choice(model: TaskModel, texts: list[list[int]], label: Label) -> t
 
 Reference = Callable[[TaskModel, list[list[int]], Label], tuple[Tensor, Tensor]]
 CLASSES: list[Label] = [2, 0, 1, 1, 0]
-CASES: dict[str, tuple[Task, Goal, int, list[list[list[int]]], list[Label], Reference]] = {
+CASES: dict[str, tuple[Task, LabelKind, int, list[list[list[int]]], list[Label], Reference]] = {
     "classification": ("classification", "classes", 3, [[text] for text in TEXTS], CLASSES, classification),
     "class weights": ("classification", "classes", 3, [[text] for text in TEXTS], CLASSES, weighted),
     "regression": ("regression", "score", 1, [[text] for text in TEXTS], [0.5, -1.5, 0.0, 2.0, 0.25], regression),
@@ -120,7 +120,7 @@ def examples_of(case: str) -> list[Example]:
     return [
         Example(TASKS[task](version, frame), label)
         for texts, label in zip(rows, labels, strict=True)
-        for version in fitted(texts, frame)
+        for version in truncate(texts, frame)
     ]
 
 

@@ -17,7 +17,7 @@ from gpt1.data.collate import Epochs, Example, collate
 from gpt1.model.gpt import GPT
 from gpt1.model.objectives import LanguageModel, TaskModel
 from gpt1.run_folder.hugging_face import to_hf, to_hf_config
-from gpt1.tasks.inputs import Frame, fitted
+from gpt1.tasks.inputs import Frame, truncate
 from gpt1.training.optimizer import Optimizer, learning_rate
 
 V, C, D, PAD = 40, 16, 32, 39
@@ -158,7 +158,7 @@ def test_what_is_cut() -> None:
     context = 512
     for lengths, ours in (((300, 10), [300, 10]), ((600, 600), [254, 255]), ((600, 20), [489, 20])):
         texts = [[7] * length for length in lengths]
-        ((first, second),) = fitted(texts, Frame(1, 2, 3, context))
+        ((first, second),) = truncate(texts, Frame(1, 2, 3, context))
         assert [len(first), len(second)] == ours
         release = [min(length, context // 2 - 2) for length in lengths]
         assert sum(release) <= sum(ours) <= context - 3

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt1.config import Long, Task
-from gpt1.tasks.inputs import TASKS, Frame, Ids, fits, fitted
+from gpt1.tasks.inputs import TASKS, Frame, Ids, fits, truncate
 
 FRAME = Frame(start=100, delimiter=101, extract=102, context=9)
 IDS = st.lists(st.integers(0, 99), max_size=40)
@@ -50,14 +50,14 @@ def test_figure_1(task: Task, texts: list[Ids], expected: list[Ids]) -> None:
 )
 def test_what_is_cut_by_hand(texts: list[Ids], long: Long, expected: list[list[Ids]]) -> None:
     """Nine tokens of context: seven for a text, six for two."""
-    assert fitted(texts, FRAME, long) == expected
+    assert truncate(texts, FRAME, long) == expected
 
 
 @given(st.sampled_from(sorted(TASKS)), st.lists(IDS, min_size=4, max_size=4), st.integers(7, 30), LONG)
 def test_every_sequence_fits(task: Task, drawn: list[Ids], context: int, long: Long) -> None:
     frame = Frame(100, 101, 102, context)
     texts = drawn if task == "multiple-choice" else drawn[: 2 if task in ("entailment", "similarity") else 1]
-    versions = fitted(texts, frame, long)
+    versions = truncate(texts, frame, long)
     for version in versions:
         assert all(len(ids) <= context and ids[0] == 100 and ids[-1] == 102 for ids in TASKS[task](version, frame))
     assert fits(texts, frame) == (versions == [texts])
@@ -68,14 +68,14 @@ def test_every_sequence_fits(task: Task, drawn: list[Ids], context: int, long: L
 def test_windows_show_everything_once_over(text: Ids, context: int) -> None:
     frame = Frame(100, 101, 102, context)
     numbered = list(range(len(text)))
-    seen = [window for (window,) in fitted([numbered], frame, "windows")]
+    seen = [window for (window,) in truncate([numbered], frame, "windows")]
     assert sorted({i for window in seen for i in window}) == numbered
     assert len(seen) == max(1, -(-len(text) // (context - 2)))
 
 
 @given(IDS, IDS, st.integers(4, 30))
 def test_the_shorter_of_two_loses_nothing_if_it_fits_in_half(one: Ids, other: Ids, context: int) -> None:
-    ((kept_one, kept_other),) = fitted([one, other], Frame(100, 101, 102, context))
+    ((kept_one, kept_other),) = truncate([one, other], Frame(100, 101, 102, context))
     half = (context - 3) // 2
     assert len(kept_one) >= min(len(one), half)
     assert len(kept_other) >= min(len(other), half)

@@ -1,4 +1,4 @@
-"""Labelled rows of every task: which columns are read, what a label is, and what is split or warned of."""
+"""Labelled rows of every task: which columns are read, what a label is, what is split off and what is warned of."""
 
 import json
 from pathlib import Path
@@ -6,12 +6,22 @@ from typing import Any
 
 import pytest
 
-from gpt1.config import Finetune, Task
+from gpt1.config import Evaluate, Predict, Task
+from gpt1.data.tables import columns, table
 from gpt1.errors import UserError
-from gpt1.model.objectives import Goal
-from gpt1.tasks.columns import Columns, guess_columns
-from gpt1.tasks.labels import Choice, Classes, LabelSets, Score, from_facts, goal_for, sorted_names, to_facts
-from gpt1.tasks.rows import Labelled, kind_of, read_labelled, split, warn
+from gpt1.model.objectives import LabelKind
+from gpt1.tasks.columns import ColumnNames, Columns, guess_columns, select_columns
+from gpt1.tasks.labels import (
+    ChoiceLabels,
+    ClassLabels,
+    LabelSets,
+    ScoreLabels,
+    from_metadata,
+    infer_label_type,
+    sorted_names,
+    to_metadata,
+)
+from gpt1.tasks.rows import LabelledRows, infer_label_kind, read_labelled_rows, split_train_valid, warn_of_faults
 
 
 def csv_with(folder: Path, names: str, *rows: str) -> Path:
@@ -24,10 +34,6 @@ def jsonl_with(folder: Path, *found: dict[str, Any]) -> Path:
     path = folder / "a.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
     return path
-
-
-def asked(path: Path, task: Task = "classification", **flags: Any) -> Finetune:
-    return Finetune(run="", train=str(path), out="", task=task, **flags)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +63,7 @@ def test_columns_are_guessed(
     names: str, task: Task, flags: dict[str, str], texts: str, choices: str, label: str, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    found = guess_columns(asked(csv_with(tmp_path, names), task, **flags))
+    found = guess_columns(str(csv_with(tmp_path, names)), task, ColumnNames(**flags))
     assert found == Columns(texts.split(","), label.split(","), choices.split(",") if choices else [])
     said = capsys.readouterr().err
     assert all(name in said for name in label.split(",")), "the guess is said"
@@ -66,31 +72,43 @@ def test_columns_are_guessed(
 @pytest.mark.parametrize(
     ("names", "task", "flags", "answer"),
     [
-        ("a,b,c", "classification", {}, "which column is the text? Say --text with one of a, b, c"),
-        ("text,b,c", "classification", {}, "which column is the label? Say --label with one of b, c"),
+        ("a,b,c", "classification", {}, "which column is the text? Name it with text; the columns are a, b, c"),
+        ("text,b,c", "classification", {}, "which column is the label? Name it with label; the columns are b, c"),
         ("text,label", "classification", {"label": "class"}, "no column class; the columns are text, label"),
         ("text,label", "classification", {"text": "body"}, "no column body; the columns are text, label"),
-        ("text", "classification", {}, "no column for the label; a row must have a text and a label"),
-        ("label", "classification", {}, "no column for the text"),
+        ("text", "classification", {}, "there is no column for the label; a row needs a text and a label"),
+        ("label", "classification", {}, "there is no column for the text"),
         ("text,label", "classification", {"text": "label", "label": "label"}, "column label is named both as text and"),
         ("a,b,label", "entailment", {"text": "a,a"}, "a,a names a column twice; name each once"),
-        ("text,x,y", "classification", {"label": "x,y"}, "has one column as label; given are columns x, y"),
-        ("text,title,label", "classification", {"text": "text,title"}, "reads one column; given are columns text, t"),
-        ("text,label", "classification", {"choices": "text"}, "--choices does not go with --task classification"),
-        ("text,label", "regression", {"target": "score"}, "--target goes with --task similarity alone, not with reg"),
-        ("u,v,w,label", "entailment", {}, "which two columns are the pair? Say --text ONE,OTHER with two of u, v, w"),
-        ("a,b,label", "entailment", {"text": "a"}, "reads two columns, `--text ONE,OTHER`; given are column a"),
-        ("story,x,y,label", "multiple-choice", {}, "which columns are the answers? Say --choices with the column that"),
-        ("story,choices,label", "multiple-choice", {"text": "story"}, "--text does not go with --task multiple-choice"),
-        ("u,v,choices,label", "multiple-choice", {}, "which column is the context? Say --context with one of u, v"),
+        ("text,x,y", "classification", {"label": "x,y"}, "has one label column, not columns x, y"),
+        ("text,title,label", "classification", {"text": "text,title"}, "reads one column, not columns text, title"),
+        ("text,label", "classification", {"choices": "text"}, "choices does not go with task classification; n"),
+        ("u,v,w,label", "entailment", {}, "two columns are the pair? Name them with text ONE,OTHER; the columns a"),
+        ("a,b,label", "entailment", {"text": "a"}, "task entailment reads two columns, text ONE,OTHER, not column a"),
+        ("story,x,y,label", "multiple-choice", {}, "which columns are the answers? Name with choices the column that"),
+        ("story,choices,label", "multiple-choice", {"text": "story"}, "text does not go with task multiple-choice; n"),
+        ("u,v,choices,label", "multiple-choice", {}, "which column is the context? Name it with context; the"),
     ],
 )  # fmt: skip
 def test_columns_that_cannot_be_guessed(
     names: str, task: Task, flags: dict[str, str], answer: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError) as caught:
-        guess_columns(asked(csv_with(tmp_path, names), task, **flags))
+        guess_columns(str(csv_with(tmp_path, names)), task, ColumnNames(**flags))
     assert answer in str(caught.value)
+
+
+def test_columns_of_training_are_kept_unless_others_are_requested(tmp_path: Path) -> None:
+    file = table(csv_with(tmp_path, "text,body,stars"))
+    trained, available = Columns(["text"], ["label"]), columns(file)
+    asked = Evaluate(run="", files=[], text="body", label="stars")
+    assert select_columns(file, available, "classification", ColumnNames.of(asked), trained) == Columns(
+        ["body"], ["stars"]
+    )
+    asked_less = ColumnNames.of(Predict(run="", input=""))
+    assert select_columns(file, available, "classification", asked_less, trained) == trained, "no label is needed"
+    with pytest.raises(UserError, match="no column sentence; the columns are text, body, stars"):
+        select_columns(file, available, "classification", asked_less, Columns(["sentence"], ["label"]))
 
 
 ONE = Columns(["text"], ["label"])
@@ -99,23 +117,23 @@ CHOICE = Columns(["text"], ["label"], ["choices"])
 
 def test_one_class_however_it_is_written(tmp_path: Path) -> None:
     path = jsonl_with(tmp_path, *({"text": "a", "label": label} for label in (1, 1.0, "1")))
-    assert read_labelled(str(path), ONE, "classes").labels == ["1", "1", "1"]
+    assert read_labelled_rows(str(path), ONE, "classes").labels == ["1", "1", "1"]
     path = jsonl_with(tmp_path, *({"text": "a", "label": label} for label in ([1], [1.0, "1"], 1)))
-    assert read_labelled(str(path), ONE, "labels").labels == [{"1"}] * 3
+    assert read_labelled_rows(str(path), ONE, "labels").labels == [{"1"}] * 3
 
 
 def test_labels_of_every_kind(tmp_path: Path) -> None:
     path = csv_with(tmp_path, "text,label,toxic,rude", "a, 2.5 ,1,0", "b,-1e3,0,0", "c,4,1,1.0")
-    assert read_labelled(str(path), ONE, "score").labels == [2.5, -1000, 4]
-    assert read_labelled(str(path), Columns(["text"], ["toxic", "rude"]), "labels").labels == [
+    assert read_labelled_rows(str(path), ONE, "score").labels == [2.5, -1000, 4]
+    assert read_labelled_rows(str(path), Columns(["text"], ["toxic", "rude"]), "labels").labels == [
         {"toxic"}, set(), {"toxic", "rude"}
     ]  # fmt: skip
     path = csv_with(tmp_path, "text,label", "a,x|y z", "b,", "c, y z ")
-    assert read_labelled(str(path), ONE, "labels").labels == [{"x", "y z"}, set(), {"y z"}]
+    assert read_labelled_rows(str(path), ONE, "labels").labels == [{"x", "y z"}, set(), {"y z"}]
     path = jsonl_with(tmp_path, {"text": "a", "label": ["x", "y"]}, {"text": "b", "label": []}, {"text": "c"})
     with pytest.raises(UserError, match="no column label"):
-        read_labelled(str(csv_with(tmp_path, "text", "a")), ONE, "labels")
-    assert read_labelled(str(path), ONE, "labels").labels == [{"x", "y"}, set(), set()]
+        read_labelled_rows(str(csv_with(tmp_path, "text", "a")), ONE, "labels")
+    assert read_labelled_rows(str(path), ONE, "labels").labels == [{"x", "y"}, set(), set()]
 
 
 def test_answers_of_every_kind(tmp_path: Path) -> None:
@@ -123,16 +141,19 @@ def test_answers_of_every_kind(tmp_path: Path) -> None:
         {"text": ["W: Hi.", "M: Ho."], "choices": ["a", "b", "c"], "label": 2},
         {"text": "x", "choices": ["a", "b"], "label": "1"},
     ]
-    found = read_labelled(str(jsonl_with(tmp_path, *rows)), CHOICE, "choice")
+    found = read_labelled_rows(str(jsonl_with(tmp_path, *rows)), CHOICE, "choice")
     assert found.texts == [("W: Hi.\nM: Ho.", "a", "b", "c"), ("x", "a", "b")]
     assert found.labels == [2, 1]
     path = csv_with(tmp_path, "text,q,c0,c1,c2,label", "s,why,a,b,c,0", "t,who,a,b,,1")
-    found = read_labelled(str(path), Columns(["text", "q"], ["label"], ["c0", "c1", "c2"]), "choice")
+    found = read_labelled_rows(str(path), Columns(["text", "q"], ["label"], ["c0", "c1", "c2"]), "choice")
     assert found.texts == [("s\nwhy", "a", "b", "c"), ("t\nwho", "a", "b")]
     path = csv_with(
         tmp_path, "text,choices,label", '[sic] x,"[""a"", ""b""]",1', '"[""W: Hi."", ""M: Ho.""]","[""a"", ""b""]",0'
     )
-    assert read_labelled(str(path), CHOICE, "choice").texts == [("[sic] x", "a", "b"), ("W: Hi.\nM: Ho.", "a", "b")]
+    assert read_labelled_rows(str(path), CHOICE, "choice").texts == [
+        ("[sic] x", "a", "b"),
+        ("W: Hi.\nM: Ho.", "a", "b"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -152,13 +173,15 @@ def test_answers_of_every_kind(tmp_path: Path) -> None:
         ({"text": "a", "choices": ["b", "c"], "label": "b"}, CHOICE, "choice", "column label holds 'b', where a n"),
         ({"text": "a", "choices": ["b"], "label": 0}, CHOICE, "choice", "1 answer in choices; a choice needs two"),
         ({"text": "a", "choices": [], "label": 0}, CHOICE, "choice", "column choices is an empty list"),
-        ({"text": "a", "choices": ["b", " "], "label": 0}, CHOICE, "choice", "column choices lists ' ', where a te"),
+        ({"text": "a", "choices": ["b", " "], "label": 0}, CHOICE, "choice", "column choices lists ' '; it must l"),
         ({"text": "a", "b": "", "c": "x", "label": 0}, Columns(["text"], ["label"], ["b", "c"]), "choice", "b is emp"),
     ],
 )  # fmt: skip
-def test_rows_that_are_wrong(row: dict[str, Any], wanted: Columns, kind: Goal, answer: str, tmp_path: Path) -> None:
+def test_rows_that_are_wrong(
+    row: dict[str, Any], wanted: Columns, kind: LabelKind, answer: str, tmp_path: Path
+) -> None:
     with pytest.raises(UserError) as caught:
-        read_labelled(str(jsonl_with(tmp_path, row)), wanted, kind)
+        read_labelled_rows(str(jsonl_with(tmp_path, row)), wanted, kind)
     assert answer in str(caught.value)
     assert "a.jsonl:1: " in str(caught.value)
 
@@ -178,24 +201,29 @@ def test_rows_that_are_wrong(row: dict[str, Any], wanted: Columns, kind: Goal, a
         ("similarity", ["0.0", "5.0"], "auto", "classes"),
     ],
 )
-def test_what_a_task_tells(task: Task, labels: list[str], target: Any, kind: Goal, tmp_path: Path) -> None:
+def test_the_kind_of_label(task: Task, labels: list[str], target: Any, kind: LabelKind, tmp_path: Path) -> None:
     path = csv_with(tmp_path, "text,label", *(f"a,{label}" for label in labels))
-    assert kind_of(asked(path, task, target=target), ONE) == kind
+    assert infer_label_kind(task, target, str(path), ONE) == kind
+
+
+def test_a_target_of_another_task(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^target goes only with task similarity, not with regression"):
+        infer_label_kind("regression", "score", str(csv_with(tmp_path, "text,label")), ONE)
 
 
 @pytest.mark.parametrize(
-    ("kind", "labels", "goal"),
+    ("kind", "labels", "label_type"),
     [
-        ("classes", ["10", "9", "9"], Classes(["9", "10"])),
+        ("classes", ["10", "9", "9"], ClassLabels(["9", "10"])),
         ("labels", [{"b"}, {"a", "b"}, set()], LabelSets(["a", "b"], [0.5, 0.5])),
-        ("score", [1.0, 5.0], Score(3.0, 2.0)),
-        ("choice", [1, 0], Choice()),
+        ("score", [1.0, 5.0], ScoreLabels(3.0, 2.0)),
+        ("choice", [1, 0], ChoiceLabels()),
     ],
 )
-def test_a_goal_is_remembered(kind: Goal, labels: list[Any], goal: Any) -> None:
-    found = goal_for(kind, labels, "a.csv")
-    assert found == goal
-    assert from_facts(json.loads(json.dumps(to_facts(found)))) == goal
+def test_a_label_type_is_recorded(kind: LabelKind, labels: list[Any], label_type: Any) -> None:
+    found = infer_label_type(kind, labels, "a.csv")
+    assert found == label_type
+    assert from_metadata(json.loads(json.dumps(to_metadata(found)))) == label_type
 
 
 @pytest.mark.parametrize(
@@ -206,9 +234,9 @@ def test_a_goal_is_remembered(kind: Goal, labels: list[Any], goal: Any) -> None:
         ("score", [2.0, 2.0], "a.csv: column y holds only the number 2"),
     ],
 )
-def test_labels_that_teach_nothing(kind: Goal, labels: list[Any], answer: str) -> None:
+def test_labels_that_teach_nothing(kind: LabelKind, labels: list[Any], answer: str) -> None:
     with pytest.raises(UserError, match=answer):
-        goal_for(kind, labels, "a.csv: column y")
+        infer_label_type(kind, labels, "a.csv: column y")
 
 
 def test_names_are_sorted_numbers_by_value() -> None:
@@ -217,35 +245,37 @@ def test_names_are_sorted_numbers_by_value() -> None:
     assert sorted_names({"x", "2", "nan"}) == ["2", "nan", "x"]
 
 
-def labelled(labels: list[Any], groups: list[str] | None = None) -> Labelled:
+def labelled(labels: list[Any], groups: list[str] | None = None) -> LabelledRows:
     numbers = range(len(labels))
-    return Labelled(
+    return LabelledRows(
         [(f"row {n}",) for n in numbers], labels, [f"a:{n}" for n in numbers], groups or list(map(str, numbers))
     )
 
 
 def test_what_is_worth_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     found = labelled(["yes", "Yes ", *["no"] * 11])
-    warn(found, found, "classes")
+    warn_of_faults(found, found, "classes")
     said = capsys.readouterr().err
-    assert "label 'yes' equals another but for case or spaces" in said
-    assert "13 texts stand in both training and validation" in said
-    assert "label 'no' has 11 rows, 'Yes ' has 1" in said
+    assert "label 'yes' differs from another only in case or spaces" in said
+    assert "13 texts are in both training and validation rows" in said
+    assert "label 'no' has 11 rows, 'Yes ' only 1" in said
 
 
 @pytest.mark.parametrize(
     ("labels", "kind", "words"),
     [
-        ([frozenset({"x,y"}), frozenset({"z"})], "labels", "'x,y' counts as one label; several of a row are a list"),
+        ([frozenset({"x,y"}), frozenset({"z"})], "labels", "'x,y' counts as one label; write several as a list"),
         ([frozenset({"['x']"}), frozenset()], "labels", "\"['x']\" counts as one label"),
         ([frozenset({"x,y", "z"})], "labels", ""),
-        (list("abcdefghijkl"), "classes", "12 classes in 12 rows; is the column of the label (--label) the right one?"),
+        (list("abcdefghijkl"), "classes", "12 classes in 12 rows; is label the right column?"),
         (list("abcdefghi"), "classes", ""),
         (list("aabbccddeeff"), "classes", ""),
     ],
 )
-def test_labels_that_may_be_none(labels: list[Any], kind: Goal, words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    warn(labelled(labels), labelled([]), kind)
+def test_labels_that_may_be_none(
+    labels: list[Any], kind: LabelKind, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warn_of_faults(labelled(labels), labelled([]), kind)
     said = capsys.readouterr().err
     assert words in said
     assert bool(said) == bool(words)
@@ -253,25 +283,27 @@ def test_labels_that_may_be_none(labels: list[Any], kind: Goal, words: str, caps
 
 def test_scores_that_are_taken_for_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = csv_with(tmp_path, "text,label", "a,1.5", "a,x")
-    assert kind_of(asked(path, "similarity"), ONE) == "classes"
-    assert "label 'x' is no number, so all labels count as classes; is it a score" in capsys.readouterr().err
-    assert kind_of(asked(csv_with(tmp_path, "text,label", "a,1", "a,x"), "similarity"), ONE) == "classes"
+    assert infer_label_kind("similarity", "auto", str(path), ONE) == "classes"
+    said = capsys.readouterr().err
+    assert "label 'x' is not a number, so all labels count as classes; if they are scores, set target score" in said
+    path = csv_with(tmp_path, "text,label", "a,1", "a,x")
+    assert infer_label_kind("similarity", "auto", str(path), ONE) == "classes"
     assert not capsys.readouterr().err
 
 
 def test_a_tenth_validates() -> None:
     found = labelled(["a", "b"] * 15)
-    train, valid = split(found, seed=3)
-    assert len(valid.texts) == 3
-    assert sorted(train.rows + valid.rows) == sorted(found.rows)
-    assert split(found, seed=3)[1].rows == valid.rows != split(found, seed=4)[1].rows
+    train, valid = split_train_valid(found, seed=3)
+    assert len(valid) == 3
+    assert sorted(train.where + valid.where) == sorted(found.where)
+    assert split_train_valid(found, seed=3)[1] == valid != split_train_valid(found, seed=4)[1]
 
 
 def test_rows_with_the_same_first_text_stay_together() -> None:
     """SNLI shows a premise three times; one that is learnt must not validate."""
     groups = [f"premise {n // 3}" for n in range(60)]
-    train, valid = split(labelled(["a"] * 60, groups), seed=1)
-    assert len(valid.rows) == 6
+    train, valid = split_train_valid(labelled(["a"] * 60, groups), seed=1)
+    assert len(valid) == 6
     assert not set(train.groups) & set(valid.groups)
-    train, valid = split(labelled(["a"] * 20, ["one"] * 20), seed=1)
-    assert (len(train.rows), len(valid.rows)) == (18, 2)
+    train, valid = split_train_valid(labelled(["a"] * 20, ["one"] * 20), seed=1)
+    assert (len(train), len(valid)) == (18, 2)

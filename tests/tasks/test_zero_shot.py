@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt1.commands.evaluate import evaluate, show
-from gpt1.commands.zero_shot import Question, Scorer, pieces_of
 from gpt1.config import Evaluate, Model
 from gpt1.errors import UserError
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import save_run
 from gpt1.run_folder.metadata import RunMetadata
+from gpt1.tasks.zero_shot import Question, Scorer, scoring_windows
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.tokenizer.train_bpe import train
 
@@ -86,16 +86,16 @@ def test_scores_may_be_divided_by_length(normalize: str, body: GPT, tokenizer: T
 
 
 @given(st.integers(2, 90), st.data())
-def test_pieces_score_every_token_once(length: int, data: st.DataObject) -> None:
+def test_windows_score_every_token_once(length: int, data: st.DataObject) -> None:
     first = data.draw(st.integers(1, length - 1))
     context = data.draw(st.integers(2, 40))
     ids = list(range(length))
     scored = []
-    for piece in pieces_of(ids, first, context, 0):
-        assert 2 <= len(piece.ids) <= context + 1
-        assert piece.first >= 1
-        new = piece.ids[piece.first :]
-        assert piece.first >= min(context // 2, new[0]) or len(scored) == 0, "each has half a context before it"
+    for window in scoring_windows(ids, first, context, 0):
+        assert 2 <= len(window.ids) <= context + 1
+        assert window.first >= 1
+        new = window.ids[window.first :]
+        assert window.first >= min(context // 2, new[0]) or len(scored) == 0, "each has half a context before it"
         scored += new
     assert scored == ids[first:]
 
@@ -106,7 +106,9 @@ def file_with(folder: Path, found: list[dict[str, Any]], name: str = "a.jsonl") 
 
 
 def asked(run: str, *files: str, **changes: Any) -> dict[str, Any]:
-    found = evaluate(Evaluate(run=run, files=list(files), dtype="fp32", threads=1, **changes))
+    result = evaluate(Evaluate(run=run, files=list(files), dtype="fp32", threads=1, **changes))
+    assert show(result)
+    found = result.to_json()
     assert (found.pop("run"), found.pop("scored_on")) == (run, list(files))
     return found
 
@@ -130,7 +132,6 @@ def test_pairs_are_counted(run: str, body: GPT, tokenizer: Tokenizer, tmp_path: 
     again = asked(run, file_with(tmp_path, renamed, "b.jsonl"), as_="pairs", good="a", bad="b")
     assert again["accuracy"] == found["accuracy"]
     assert "groups" not in again
-    assert show(found)
 
 
 def test_choices_are_counted(run: str, body: GPT, tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -161,7 +162,11 @@ def test_several_files_count_together(run: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "changes", "answer"),
     [
-        ({"good": "a", "worse": "b"}, {"as_": "pairs"}, "which columns are the pair? Say --good and --bad with two of"),
+        (
+            {"good": "a", "worse": "b"},
+            {"as_": "pairs"},
+            "the pair? Name them with good and bad; the columns are good, worse",
+        ),
         ({"good": "a", "bad": " "}, {}, "a.jsonl:1: column bad is empty, where a text must stand"),
         ({"good": "a", "bad": "b"}, {"group": "kind"}, "no column kind; the columns are good, bad"),
         ({"context": "a", "choices": ["b"], "label": 0}, {}, "1 answer in choices; a choice needs two or more"),
@@ -170,7 +175,7 @@ def test_several_files_count_together(run: str, tmp_path: Path) -> None:
             {},
             "a.jsonl:1: column label holds 2; it must be the num",
         ),
-        ({"context": "a", "choices": ["b", "c"]}, {}, "no column for the label"),
+        ({"context": "a", "choices": ["b", "c"]}, {}, "there is no column for the label"),
     ],
 )
 def test_wrong_rows(row: dict[str, Any], changes: dict[str, Any], answer: str, run: str, tmp_path: Path) -> None:

@@ -24,9 +24,9 @@ from gpt1.resume import ELSEWHERE, Record, hold
 from gpt1.run_folder.folder import load_run
 from gpt1.run_folder.metadata import FORMAT, Source, read_json
 from gpt1.storage import write_json
-from gpt1.tasks.labels import Classes, LabelSets
-from gpt1.tasks.rows import Labelled, check_labels, read_labelled
-from gpt1.tasks.seeds import over_seeds
+from gpt1.tasks.labels import ClassLabels, LabelSets
+from gpt1.tasks.metrics import over_seeds
+from gpt1.tasks.rows import LabelledRows, check_labels, read_labelled_rows, warn_of_overlap
 from gpt1.training.device import setup_device
 
 # Settings that may change when a table is continued: those that add models, and names of files, whose content counts.
@@ -145,13 +145,14 @@ def _fill_table(settings: Ablate, options: FitOptions, kept: _KeptTable) -> Abla
     """Fit and score the models that are not kept yet; return the table."""
     rows = read_rows(settings)
     scored = _scored_rows(settings, rows)
-    sizes = _sizes(settings.sizes, len(rows.train.rows))
+    sizes = _sizes(settings.sizes, len(rows.train))
     seeds = range(settings.seed, settings.seed + settings.seeds)
     for size, seed in product(sizes, seeds):
         sample(rows.train, rows.label_type, size, seed)  # a size that cannot be is refused now, not after an hour
     device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
     base = load_run(settings.run)
-    metric = settings.select if settings.select in rows.label_type.ranks else rows.label_type.ranks[0]
+    possible = rows.label_type.selection_metrics
+    metric = settings.select if settings.select in possible else possible[0]
     places: list[Place] = list(product(sizes, VARIANTS, seeds))
     lrs: dict[tuple[int, str], float] = {}
     for number, place in enumerate(places, 1):
@@ -164,7 +165,7 @@ def _fill_table(settings: Ablate, options: FitOptions, kept: _KeptTable) -> Abla
             kept.add(cell)
         lrs.setdefault((size, variant), cell.lr)
     lines = [_line(rows, scored, size, [kept.cells[place] for place in places if place[0] == size]) for size in sizes]
-    result = AblateResult(metric, settings.test or "validation", len(scored.rows), settings.seeds, lines)
+    result = AblateResult(metric, settings.test or "validation", len(scored), settings.seeds, lines)
     kept.write(result)
     return result
 
@@ -181,7 +182,7 @@ def _checked_options(settings: Ablate) -> FitOptions:
     return options
 
 
-def _scored_rows(settings: Ablate, rows: TaskRows) -> Labelled:
+def _scored_rows(settings: Ablate, rows: TaskRows) -> LabelledRows:
     """Return the rows that the table's scores are of."""
     if not settings.test:
         say(
@@ -189,11 +190,10 @@ def _scored_rows(settings: Ablate, rows: TaskRows) -> Labelled:
             "and a little too good"
         )
         return rows.valid
-    scored = read_labelled(settings.test, rows.columns, rows.label_type.kind, settings.encoding)
-    if isinstance(rows.label_type, Classes | LabelSets):
+    scored = read_labelled_rows(settings.test, rows.columns, rows.label_type.kind, settings.encoding)
+    if isinstance(rows.label_type, ClassLabels | LabelSets):
         check_labels(scored, rows.label_type.names, ", ".join(rows.columns.label))
-    if both := len(set(rows.train.texts) & set(scored.texts)):
-        say(f"warning: {both:,} texts stand in both training and test; the scores are too good")
+    warn_of_overlap(rows.train, scored, "test")
     return scored
 
 
@@ -214,10 +214,10 @@ def _sizes(asked: str, rows: int) -> list[int]:
     return possible
 
 
-def _line(rows: TaskRows, scored: Labelled, size: int, cells: Sequence[Cell]) -> AblationLine:
+def _line(rows: TaskRows, scored: LabelledRows, size: int, cells: Sequence[Cell]) -> AblationLine:
     """Return the table's line for one number of training rows."""
     guess_C = guess(rows.label_type, rows.train.labels, max(len(texts) - 1 for texts in scored.texts))
-    guessed = rows.label_type.metrics(scored.labels, np.tile(guess_C, (len(scored.rows), 1)))
+    guessed = rows.label_type.metrics(scored.labels, np.tile(guess_C, (len(scored), 1)))
     variants = {}
     for variant in VARIANTS:
         found = [cell for cell in cells if cell.variant == variant]

@@ -1,51 +1,100 @@
-"""`gpt1 evaluate`: how well a run predicts text, answers by likelihood, or, if it is fine-tuned, labels rows."""
+"""`gpt1 evaluate`: how well a run predicts text, labels rows if it is fine-tuned, or answers by likelihood."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich.console import RenderableType
 from rich.table import Table
 
 from gpt1 import console
-from gpt1.commands import zero_shot
 from gpt1.config import Evaluate
 from gpt1.data.documents import Reading, pieces
 from gpt1.data.files import File
 from gpt1.data.tables import columns, table
 from gpt1.data.windows import Ids
-from gpt1.errors import UserError
+from gpt1.errors import UserError, setting
 from gpt1.finetuning.predictor import load_predictor
 from gpt1.model.packed import packed
+from gpt1.results import INLINE, Result
 from gpt1.run_folder.folder import load_run, read_metadata
-from gpt1.tasks.columns import Columns, chosen_columns
-from gpt1.tasks.labels import Classes, Goal, LabelSets
-from gpt1.tasks.rows import Labelled, check_labels, read_labelled
+from gpt1.tasks.columns import ColumnNames, Columns, select_columns
+from gpt1.tasks.labels import ClassLabels, LabelSets, LabelType
+from gpt1.tasks.metrics import ChoiceMetrics, ClassificationMetrics, Intervals, LabelSetMetrics, ScoreMetrics
+from gpt1.tasks.rows import LabelledRows, check_labels, read_labelled_rows
+from gpt1.tasks.zero_shot import ZeroShotMetrics, question_kind, read_choices, read_pairs, score_zero_shot
 from gpt1.tokenizer.bulk import encode_bulk
-from gpt1.training.device import setup_device
+from gpt1.training.device import out_of_memory, setup_device
 from gpt1.training.likelihood import Likelihood, likelihood
 
 
-def evaluate(settings: Evaluate) -> dict[str, Any]:
-    """Metrics over all the files together; over several files also each one's, under `files`.
+@dataclass(frozen=True)
+class TextMetrics(Result):
+    """How well a run predicts text."""
 
-    `run` and `scored_on` tell `gpt1 report` what they are of.
+    nats_per_token: float
+    """the loss: -log P of a token, on average"""
+    perplexity: float
+    """exp of the loss; infinite if that overflows"""
+    bits_per_byte: float
+    """the loss in bits, per UTF-8 byte of the text"""
+    tokens: int
+    """tokens predicted, end tokens included"""
+    bytes: int
+    """UTF-8 bytes of the text"""
+    comparable: bool
+    """whether bits_per_byte can be compared between tokenizers: false for a lossy one"""
 
-    On text: nats_per_token, perplexity, bits_per_byte, tokens, bytes, comparable. On rows: see `tasks.metrics`; on
-    pairs and choices `commands.zero_shot`. Raises UserError for files or columns that are not there.
+    @classmethod
+    def of(cls, found: Likelihood, size: int, lossless: bool) -> "TextMetrics":
+        """Return the metrics of a text of `size` bytes."""
+        bits = found.bits_per_byte(found.tokens / size)
+        return cls(found.nats_per_token, found.perplexity, bits, found.tokens, size, lossless)
+
+
+@dataclass(frozen=True)
+class RowMetrics(Result):
+    """How well a fine-tuned run predicts labelled rows."""
+
+    metrics: ClassificationMetrics | LabelSetMetrics | ScoreMetrics | ChoiceMetrics = field(metadata=INLINE)
+    intervals: Intervals
+    """`[low, high]` of each metric: the middle 95 % over resamples of the rows"""
+
+    @classmethod
+    def of(cls, label_type: LabelType, labels: list[Any], predictions_NC: np.ndarray) -> "RowMetrics":
+        """Return the metrics of predictions."""
+        return cls(label_type.metrics(labels, predictions_NC), label_type.intervals(labels, predictions_NC))
+
+
+@dataclass(frozen=True)
+class EvaluateResult(Result):
+    """What `gpt1 evaluate` prints: metrics over all files together and, if there are several, of each."""
+
+    run: str
+    """the run folder"""
+    scored_on: list[str]
+    """the files"""
+    metrics: TextMetrics | RowMetrics | ZeroShotMetrics = field(metadata=INLINE)
+    files: dict[str, TextMetrics] | dict[str, RowMetrics] | None = None
+    """text and rows: the metrics of each of several files"""
+
+
+def evaluate(settings: Evaluate) -> EvaluateResult:
+    """Evaluate a run on text, on labelled rows, or zero-shot on pairs or choices.
+
+    Raises UserError for files, columns or rows that are missing or wrong.
     """
     kind = _kind(settings)
-    if kind in ("pairs", "choices"):
-        found = zero_shot.zero_shot(settings, kind)
-    else:
-        found = _rows(settings) if kind == "rows" else _texts(settings)
-    return {"run": settings.run, "scored_on": settings.files} | found
+    if kind == "pairs" or kind == "choices":
+        return EvaluateResult(settings.run, settings.files, _zero_shot(settings, kind))
+    return _rows(settings) if kind == "rows" else _text(settings)
 
 
-def show(result: dict[str, Any]) -> RenderableType:
-    """The metrics; on rows with several classes, each class's too."""
-    plain = {name: value for name, value in result.items() if name != "run" and not isinstance(value, dict | list)}
+def show(result: EvaluateResult) -> RenderableType:
+    """The metrics as a table; for classes and label sets, a row for each."""
+    plain = {name: value for name, value in result.items() if name != "run" and not isinstance(value, Mapping | list)}
     for name, (low, high) in result.get("intervals", {}).items():
         plain[f"{name}, 95 % of resamples"] = f"{low:.4g} to {high:.4g}"
     if "per_class" not in result:
@@ -62,107 +111,110 @@ def show(result: dict[str, Any]) -> RenderableType:
     return out
 
 
-def _kind(settings: Evaluate) -> str:
-    """`text`, `rows`, `pairs` or `choices`."""
+def _kind(settings: Evaluate) -> Literal["text", "rows", "pairs", "choices"]:
+    """Return what the files hold."""
     if settings.as_ != "auto":
         return settings.as_
     if File(Path(settings.files[0]), named=True).kind == "text":
         return "text"
     if read_metadata(Path(settings.run)).kind == "finetuned":
         return "rows"
-    if kind := zero_shot.kind_of(settings.files[0], settings.encoding):
-        return kind
-    return "text"
+    return question_kind(settings.files[0], settings.encoding) or "text"
 
 
-def _rows(settings: Evaluate) -> dict[str, Any]:
+def _zero_shot(settings: Evaluate, kind: Literal["pairs", "choices"]) -> ZeroShotMetrics:
+    device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
+    run = load_run(settings.run)
+    files = [
+        read_pairs(path, settings.good, settings.bad, settings.group, settings.encoding)
+        if kind == "pairs"
+        else read_choices(path, ColumnNames.of(settings), settings.group, settings.encoding)
+        for path in settings.files
+    ]
+    return score_zero_shot(packed(run.body.to(device, dtype)), run.tokenizer, files, kind, settings.normalize)
+
+
+def _rows(settings: Evaluate) -> EvaluateResult:
     if settings.batch < 1:
-        raise UserError(f"--batch {settings.batch} must be at least 1")
-    model = load_predictor(settings.run, settings)
+        raise UserError(f"{setting('batch')} {settings.batch} must be at least 1")
+    predictor = load_predictor(settings.run, settings)
+    label_type, requested = predictor.label_type, ColumnNames.of(settings)
     labels: list[Any] = []
-    answers: list[np.ndarray] = []
-    each: dict[str, Any] = {}
+    predictions: list[np.ndarray] = []
+    files: dict[str, RowMetrics] = {}
     for path in settings.files:
         file = table(path)
-        wanted = chosen_columns(settings, model.encoder.task, model.columns, file, columns(file, settings.encoding))
-        found = read_labelled(path, wanted, model.label_type.kind, settings.encoding)
-        _say_strange(found, model.label_type, wanted)
-        answers_NC = model.predict(found.texts, settings.batch)[0]
-        each[path] = _metrics(model.label_type, found.labels, answers_NC)
-        labels, answers = labels + found.labels, [*answers, answers_NC]
-    if len(each) == 1:
-        return each[settings.files[0]]
-    return _metrics(model.label_type, labels, _stacked(answers)) | {"files": each}
+        available = columns(file, settings.encoding)
+        wanted = select_columns(file, available, predictor.encoder.task, requested, predictor.columns)
+        rows = read_labelled_rows(path, wanted, label_type.kind, settings.encoding)
+        _check_unknown_labels(rows, label_type, wanted)
+        with out_of_memory(f"lower {setting('batch')}, {settings.batch}"):
+            predictions_NC, _ = predictor.predict(rows.texts, settings.batch)
+        files[path] = RowMetrics.of(label_type, rows.labels, predictions_NC)
+        labels, predictions = labels + rows.labels, [*predictions, predictions_NC]
+    if len(files) == 1:
+        return EvaluateResult(settings.run, settings.files, files[settings.files[0]])
+    total = RowMetrics.of(label_type, labels, _stacked(predictions))
+    return EvaluateResult(settings.run, settings.files, total, files)
 
 
-def _metrics(goal: Goal, labels: list[Any], answers_NC: np.ndarray) -> dict[str, Any]:
-    return goal.metrics(labels, answers_NC) | {"intervals": goal.intervals(labels, answers_NC)}
+def _stacked(predictions: Sequence[np.ndarray]) -> np.ndarray:
+    """Concatenate the predictions of several files; a row with fewer answers than others has probability 0 for them."""
+    most = max(predictions_NC.shape[1] for predictions_NC in predictions)
+    return np.concatenate([np.pad(p_NC, ((0, 0), (0, most - p_NC.shape[1]))) for p_NC in predictions])
 
 
-def _stacked(answers: Sequence[np.ndarray]) -> np.ndarray:
-    """Files one under the other; rows with fewer choices than others have none of the rest."""
-    most = max(answers_NC.shape[1] for answers_NC in answers)
-    return np.concatenate([np.pad(a_NC, ((0, 0), (0, most - a_NC.shape[1]))) for a_NC in answers])
-
-
-def _say_strange(found: Labelled, goal: Goal, wanted: Columns) -> None:
-    """A row whose label training never saw counts as wrong, which is said. Raises UserError if all are so."""
-    if not isinstance(goal, Classes | LabelSets):
+def _check_unknown_labels(rows: LabelledRows, label_type: LabelType, wanted: Columns) -> None:
+    """Warn of rows whose label training never saw, which count as wrong. Raises UserError if all are such."""
+    if not isinstance(label_type, ClassLabels | LabelSets):
         return
-    strange = [i for i, label in enumerate(found.labels) if not goal.names_of(label) <= set(goal.names)]
-    if len(strange) == len(found.labels):
-        check_labels(found, goal.names, ", ".join(wanted.label))
-    if strange:
-        where, label = found.rows[strange[0]], ", ".join(sorted(goal.names_of(found.labels[strange[0]])))
+    known = set(label_type.names)
+    unknown = [i for i, label in enumerate(rows.labels) if not label_type.names_of(label) <= known]
+    if len(unknown) == len(rows):
+        check_labels(rows, label_type.names, ", ".join(wanted.label))
+    if unknown:
+        where, label = rows.where[unknown[0]], ", ".join(sorted(label_type.names_of(rows.labels[unknown[0]])))
         console.say(
-            f"warning: {where}: label {label!r} does not occur in training; {len(strange):,} such rows count as wrong"
+            f"warning: {where}: label {label!r} does not occur in training; {len(unknown):,} such rows count as wrong"
         )
 
 
-def _texts(settings: Evaluate) -> dict[str, Any]:
+def _text(settings: Evaluate) -> EvaluateResult:
     device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
-    model = load_run(settings.run)
-    body = packed(model.body.to(device, dtype))
-    each: dict[str, Any] = {}
-    nats = tokens = size = 0.0
+    run = load_run(settings.run)
+    network, tokenizer = packed(run.body.to(device, dtype)), run.tokenizer
+    files: dict[str, TextMetrics] = {}
+    nats, tokens, size = 0.0, 0, 0
     for path in settings.files:
-        documents = _documents(path, settings)
-        ids, offsets = encode_bulk(model.tokenizer, documents)
-        found = likelihood(body, Ids(np.insert(ids, offsets[1:], model.tokenizer.end_id)), model.tokenizer.end_id)
-        held = sum(len(text.encode()) for text in documents)
-        each[path] = _measures(found, held, model.tokenizer.lossless)
-        nats, tokens, size = nats + found.nats, tokens + found.tokens, size + held
-    if len(each) == 1:
-        return each[settings.files[0]]
-    return _measures(Likelihood(nats, int(tokens)), int(size), model.tokenizer.lossless) | {"files": each}
+        documents = _documents(path, settings.text or Reading.text, settings.encoding)
+        ids, offsets = encode_bulk(tokenizer, documents)
+        found = likelihood(network, Ids(np.insert(ids, offsets[1:], tokenizer.end_id)), tokenizer.end_id)
+        file_size = sum(len(text.encode()) for text in documents)
+        files[path] = TextMetrics.of(found, file_size, tokenizer.lossless)
+        nats, tokens, size = nats + found.nats, tokens + found.tokens, size + file_size
+    if len(files) == 1:
+        return EvaluateResult(settings.run, settings.files, files[settings.files[0]])
+    total = TextMetrics.of(Likelihood(nats, tokens), size, tokenizer.lossless)
+    return EvaluateResult(settings.run, settings.files, total, files)
 
 
-def _documents(path: str, settings: Evaluate) -> list[str]:
-    """The texts of a file: itself, or those of a table's column, but empty ones, as `gpt1 prepare` reads them."""
+def _documents(path: str, column: str, encoding: str) -> list[str]:
+    """Return the documents of a file, as `gpt1 prepare` reads them: its text, or those in a table's column, not empty.
+
+    Raises UserError if there are none.
+    """
     file = File(Path(path), named=True)
     if file.kind != "text":
         file = table(path)
     elif not file.path.is_file():
         raise UserError(f"{path}: {'a folder; name the files in it' if file.path.is_dir() else 'no such file'}")
-    reading = Reading(text=settings.text or Reading.text, encoding=settings.encoding)
     found: list[str] = []
-    held: list[str] = []
-    for text, ends in pieces(file, reading):
-        held.append(text)
-        if ends:
-            found.append("".join(held))
-            held.clear()
+    parts: list[str] = []
+    for text, is_last in pieces(file, Reading(text=column, encoding=encoding)):
+        parts.append(text)
+        if is_last:
+            found.append("".join(parts))
+            parts.clear()
     if not (found := [text for text in found if text]):
         raise UserError(f"{path}: an empty file; there is nothing to predict")
     return found
-
-
-def _measures(found: Likelihood, size: int, lossless: bool) -> dict[str, Any]:
-    return {
-        "nats_per_token": found.nats_per_token,
-        "perplexity": found.perplexity,
-        "bits_per_byte": found.bits_per_byte(found.tokens / size),
-        "tokens": found.tokens,
-        "bytes": size,
-        "comparable": lossless,
-    }

@@ -87,7 +87,7 @@ def finetune(settings: Finetune) -> FinetuneResult:
         device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
         base = load_run(settings.run)
         rows = read_rows(settings)
-        options = resolve_defaults(FitOptions.of(settings), len(rows.train.rows), base.body.config.width)
+        options = resolve_defaults(FitOptions.of(settings), len(rows.train), base.body.config.width)
         settings = _in_effect(settings, options)
         with _states(out, Record.of(settings, input_hashes(sources)), settings.fresh) as folder:
             tuned = fit_best(base, rows, options, seeds=settings.seeds, device=device, dtype=dtype, folder=folder)

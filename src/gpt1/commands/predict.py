@@ -17,9 +17,9 @@ from gpt1.data.tables import columns, rows, table
 from gpt1.errors import UserError, setting
 from gpt1.finetuning.predictor import load_predictor
 from gpt1.results import Result
-from gpt1.tasks.columns import chosen_columns
-from gpt1.tasks.labels import Goal
-from gpt1.tasks.rows import BETWEEN, texts_of
+from gpt1.tasks.columns import ColumnNames, select_columns
+from gpt1.tasks.labels import LabelType
+from gpt1.tasks.rows import LABEL_SEPARATOR, read_texts
 
 # Rows held in memory; among them, texts of similar length share a batch.
 ROWS_AT_ONCE = 2048
@@ -49,17 +49,17 @@ def predict(settings: Predict) -> PredictResult:
     file = table(settings.input)
     names = columns(file, settings.encoding)
     predictor = load_predictor(settings.run, settings)
-    wanted = chosen_columns(settings, predictor.encoder.task, predictor.columns, file, names)
+    wanted = select_columns(file, names, predictor.encoder.task, ColumnNames.of(settings), predictor.columns)
     # A first pass over the rows: a wrong one is found before hours of work, and the progress bar knows its end.
     only = [*wanted.texts, *wanted.choices]
-    sizes = Counter(len(texts_of(row, wanted)) - 1 for row in rows(file, settings.encoding, only=only))
+    sizes = Counter(len(read_texts(row, wanted)) - 1 for row in rows(file, settings.encoding, only=only))
     most = max(sizes) if predictor.label_type.kind == "choice" else 0
     source, nested = rows(file, settings.encoding), not settings.out or settings.out.endswith(".jsonl")
     counts, done, too_long = Counter[str](), 0, 0
     with _writer(settings.out) as write, bar() as progress:
         task = progress.add_task("predict, rows", total=sizes.total())
         while block := list(islice(source, ROWS_AT_ONCE)):
-            texts = [texts_of(row, wanted) for row in block]
+            texts = [read_texts(row, wanted) for row in block]
             predictions_NC, cut = predictor.predict(texts, settings.batch)
             found = [
                 _named(predictor.label_type, prediction_C, len(each) - 1)
@@ -96,9 +96,9 @@ def _writer(out: str | None) -> Iterator[Write]:
             yield write
 
 
-def _named(label_type: Goal, prediction_C: np.ndarray, answers: int) -> dict[str, Any]:
+def _named(label_type: LabelType, prediction_C: np.ndarray, answers: int) -> dict[str, Any]:
     """Return `predicted_label` and `probabilities` of a row; of a choice, only those of the row's own answers."""
-    return label_type.columns(prediction_C[:answers] if label_type.kind == "choice" else prediction_C)
+    return label_type.to_columns(prediction_C[:answers] if label_type.kind == "choice" else prediction_C)
 
 
 def _labels(predicted: Any) -> list[str]:
@@ -112,5 +112,5 @@ def _flat(found: dict[str, Any], answers: int) -> dict[str, Any]:
     """Return the same for a table without nested values: a column a probability, of a choice `answers` of them."""
     label, named = found["predicted_label"], found.get("probabilities", {})
     named = {str(number): named.get(str(number)) for number in range(answers)} or named
-    label = BETWEEN.join(label) if isinstance(label, list) else label
+    label = LABEL_SEPARATOR.join(label) if isinstance(label, list) else label
     return {"predicted_label": label, **{f"probability_{name}": p for name, p in named.items()}}

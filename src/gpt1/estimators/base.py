@@ -30,8 +30,8 @@ from gpt1.run_folder.folder import load_run, read_metadata, read_shape
 from gpt1.run_folder.metadata import Source
 from gpt1.storage import write_text
 from gpt1.tasks.columns import Columns
-from gpt1.tasks.labels import Goal
-from gpt1.tasks.rows import Labelled, Texts, split, warn
+from gpt1.tasks.labels import LabelType
+from gpt1.tasks.rows import LabelledRows, Texts, split_train_valid, warn_of_faults
 from gpt1.training.device import setup_device
 
 # Continued pre-training: batches are made so small that one pass over the texts has at least so many updates, and at
@@ -43,9 +43,9 @@ FEWEST_UPDATES, WARMUP_SHARE = 20, 10
 class Targets:
     """What y asks the model to learn."""
 
-    label_type: Goal
+    label_type: LabelType
     labels: list[Any]
-    """of each row, see `Labelled`"""
+    """of each row, see `LabelledRows`"""
     class_type: str | None = None
     """the Python type of the classes in y: `int`, `float`, `bool` or `str`"""
 
@@ -129,7 +129,7 @@ class TextEstimator(BaseEstimator):
             check_options(options)
             check_base(self.run, options)
             if X_valid is None:
-                train, valid = split(train, seed)
+                train, valid = split_train_valid(train, seed)
             else:
                 texts_valid = self._texts(X_valid)
                 check_consistent_length(texts_valid, y_valid)
@@ -212,7 +212,7 @@ class TextEstimator(BaseEstimator):
     def _fitted(self, rows: TaskRows, options: FitOptions, on: Command, class_type: str | None) -> FittedModel:
         """Do what `gpt1 finetune` does, without its files."""
         base = load_run(self.run)
-        warn(rows.train, rows.valid, rows.label_type.kind)
+        warn_of_faults(rows.train, rows.valid, rows.label_type.kind)
         device, dtype = setup_device(on.device, on.dtype, on.threads, on.seed)
         tuned = fit_best(base, rows, options, device=device, dtype=dtype)
         weights = Path(self.run) / "model.safetensors"
@@ -264,12 +264,12 @@ class TextEstimator(BaseEstimator):
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
 
-def _labelled(name: str, rows: list[Texts], labels: list[Any]) -> Labelled:
+def _labelled(name: str, rows: list[Texts], labels: list[Any]) -> LabelledRows:
     where = [f"row {number} of {name}" for number in range(len(rows))]
-    return Labelled(rows, labels, where, [row[0] for row in rows])
+    return LabelledRows(rows, labels, where, [row[0] for row in rows])
 
 
-def _hash(data: Labelled) -> str:
+def _hash(data: LabelledRows) -> str:
     """Return the sha256 of rows that lie in no file."""
     labels = [sorted(label) if isinstance(label, frozenset) else label for label in data.labels]
     return hashlib.sha256(json.dumps([data.texts, labels]).encode()).hexdigest()

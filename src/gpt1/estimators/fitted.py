@@ -22,7 +22,7 @@ from gpt1.finetuning.predictor import Predictor
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import LoadedRun, load_run
 from gpt1.run_folder.metadata import RunMetadata, read_json
-from gpt1.tasks.labels import Goal, from_facts
+from gpt1.tasks.labels import LabelType, from_metadata
 from gpt1.tasks.rows import Texts
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.training import log
@@ -63,9 +63,9 @@ class FittedModel:
         return self.run.metadata
 
     @property
-    def label_type(self) -> Goal:
+    def label_type(self) -> LabelType:
         """What it predicts of a row."""
-        return from_facts(self.metadata.to_json())
+        return from_metadata(self.metadata.to_json())
 
     def predict(self, rows: Sequence[Texts], on: Command) -> np.ndarray:
         """Return predictions_NC, see `tasks.labels`, computed on the device that `on` asks for."""

@@ -23,7 +23,7 @@ from gpt1.estimators.inputs import (
     texts_of,
 )
 from gpt1.tasks.columns import Columns
-from gpt1.tasks.labels import Choice, Classes, LabelSets, Score
+from gpt1.tasks.labels import ChoiceLabels, ClassLabels, LabelSets, ScoreLabels
 from gpt1.tasks.rows import Texts
 
 
@@ -118,11 +118,11 @@ class Similarity(_Pair):
         return _score_targets(y) if np.asarray(y).dtype.kind == "f" else _class_targets(y)
 
     def _labels(self, y: Any, rows: Sequence[Texts], targets: Targets) -> list[Any]:
-        return score_values(y).tolist() if isinstance(targets.label_type, Score) else _known_labels(y, targets)
+        return score_values(y).tolist() if isinstance(targets.label_type, ScoreLabels) else _known_labels(y, targets)
 
     def _take(self, model: FittedModel) -> None:
         super()._take(model)
-        if isinstance(model.label_type, Classes):
+        if isinstance(model.label_type, ClassLabels):
             self.classes_ = _classes(model)
         elif hasattr(self, "classes_"):
             del self.classes_
@@ -170,7 +170,7 @@ class MultipleChoice(TextEstimator):
         return choices_of(X)
 
     def _targets(self, y: Any, rows: Sequence[Texts]) -> Targets:
-        return Targets(Choice(), choice_values(y, [len(row) - 1 for row in rows]).tolist())
+        return Targets(ChoiceLabels(), choice_values(y, [len(row) - 1 for row in rows]).tolist())
 
     def _labels(self, y: Any, rows: Sequence[Texts], targets: Targets) -> list[Any]:
         return self._targets(y, rows).labels
@@ -238,7 +238,7 @@ def _class_targets(y: Any) -> Targets:
     if len(classes) < 2:
         raise ValueError(f"y holds only the class {classes.tolist()[0]!r}; two classes or more are needed")
     names = [class_name(value) for value in classes.tolist()]
-    return Targets(Classes(names), [class_name(value) for value in values.tolist()], _class_type(classes))
+    return Targets(ClassLabels(names), [class_name(value) for value in values.tolist()], _class_type(classes))
 
 
 def _known_labels(y: Any, targets: Targets) -> list[str]:
@@ -252,7 +252,7 @@ def _score_targets(y: Any) -> Targets:
     values = score_values(y)
     if (scale := float(np.std(values))) == 0:
         raise ValueError(f"y holds only the number {values[0]:g}; there is nothing to learn")
-    return Targets(Score(float(np.mean(values)), scale), values.tolist())
+    return Targets(ScoreLabels(float(np.mean(values)), scale), values.tolist())
 
 
 def _in_terms_of(classes: np.ndarray, y: Any) -> list[frozenset[Any]]:

@@ -14,7 +14,7 @@ from gpt1.resume import LOCK
 from gpt1.run_folder.folder import STAGED, read_metadata, read_shape
 from gpt1.run_folder.metadata import STOPPED, read_json
 from gpt1.storage import check_folder
-from gpt1.tasks.labels import Goal
+from gpt1.tasks.labels import LabelType
 
 # The paper, section 4.1: what it fine-tunes with, and the width of its network.
 PAPER_LR, PAPER_WIDTH, PAPER_BATCH, PAPER_EPOCHS = 6.25e-5, 768, 32, 3
@@ -113,11 +113,11 @@ def scratch_lrs(width: int) -> list[float]:
     return [max(SCRATCH_LR, usual_lr(width)) * multiple for multiple in SCRATCH_MULTIPLES]
 
 
-def selected_metric(options: FitOptions, label_type: Goal) -> str:
+def selected_metric(options: FitOptions, label_type: LabelType) -> str:
     """Return the metric that selects epochs and models. Raises UserError for one that the task does not have."""
     if options.select == "auto":
-        return label_type.ranks[0]
-    if options.select not in (known := sorted([*label_type.ranks, "loss"])):
+        return label_type.selection_metrics[0]
+    if options.select not in (known := sorted([*label_type.selection_metrics, "loss"])):
         raise UserError(f"{setting('select')} {options.select}: this task has {', '.join(known)}")
     return options.select
 

@@ -63,10 +63,9 @@ class EpochTrainer:
             raise RunFailed(
                 f"after epoch {epoch} the validation loss is not finite; lower {setting('lr')}, {self.options.lr:g}"
             )
-        predictions_NC = valid.mean_by_row(label_type.answers(scores_NC))
-        return Validation(
-            epoch, scores_NC, label_type.metrics(self.examples.valid_labels, predictions_NC) | {"loss": loss}
-        )
+        predictions_NC = valid.mean_by_row(label_type.predictions(scores_NC))
+        metrics = label_type.metrics(self.examples.valid_labels, predictions_NC).to_json()
+        return Validation(epoch, scores_NC, metrics | {"loss": loss})
 
     def copy_weights(self) -> dict[str, Tensor]:
         """Return a copy of the current fp32 weights."""

@@ -17,10 +17,16 @@ from gpt1.finetuning.predictor import Examples, RowEncoder
 from gpt1.run_folder.folder import LoadedRun
 from gpt1.run_folder.metadata import Source
 from gpt1.tasks import splits
-from gpt1.tasks.class_weights import class_weights
-from gpt1.tasks.columns import Columns, guess_columns
-from gpt1.tasks.labels import Goal, goal_for, to_facts
-from gpt1.tasks.rows import Labelled, check_labels, kind_of, read_labelled, split, warn
+from gpt1.tasks.columns import ColumnNames, Columns, guess_columns
+from gpt1.tasks.labels import ClassLabels, LabelSets, LabelType, class_weights, infer_label_type
+from gpt1.tasks.rows import (
+    LabelledRows,
+    check_labels,
+    infer_label_kind,
+    read_labelled_rows,
+    split_train_valid,
+    warn_of_faults,
+)
 
 FinetuneSettings = TypeVar("FinetuneSettings", bound=Finetune)
 
@@ -30,18 +36,18 @@ class TaskRows:
     """Labelled rows, and what is to be learned of them."""
 
     task: Task
-    label_type: Goal
+    label_type: LabelType
     columns: Columns
     """of the table that the rows come from, or of the one that a saved run will read"""
-    train: Labelled
-    valid: Labelled
+    train: LabelledRows
+    valid: LabelledRows
 
 
 @dataclass(frozen=True)
 class TaskExamples:
     """Training and validation rows as the network reads them."""
 
-    label_type: Goal
+    label_type: LabelType
     encoder: RowEncoder
     train: Examples
     valid: Examples
@@ -77,17 +83,17 @@ def read_rows(settings: Finetune) -> TaskRows:
 
     Raises UserError for wrong columns, rows and labels.
     """
-    columns = guess_columns(settings)
-    kind = kind_of(settings, columns)
-    train = read_labelled(settings.train, columns, kind, settings.encoding)
-    label_type = goal_for(kind, train.labels, f"{settings.train}: column {', '.join(columns.label)}")
+    columns = guess_columns(settings.train, settings.task, ColumnNames.of(settings), settings.encoding)
+    kind = infer_label_kind(settings.task, settings.target, settings.train, columns, settings.encoding)
+    train = read_labelled_rows(settings.train, columns, kind, settings.encoding)
+    label_type = infer_label_type(kind, train.labels, f"{settings.train}: column {', '.join(columns.label)}")
     if settings.valid:
-        valid = read_labelled(settings.valid, columns, kind, settings.encoding)
-        if kind in ("classes", "labels"):
-            check_labels(valid, to_facts(label_type)["labels"], ", ".join(columns.label))
+        valid = read_labelled_rows(settings.valid, columns, kind, settings.encoding)
+        if isinstance(label_type, ClassLabels | LabelSets):
+            check_labels(valid, label_type.names, ", ".join(columns.label))
     else:
-        train, valid = split(train, settings.seed)
-    warn(train, valid, kind)
+        train, valid = split_train_valid(train, settings.seed)
+    warn_of_faults(train, valid, kind)
     return TaskRows(settings.task, label_type, columns, train, valid)
 
 
@@ -105,12 +111,12 @@ def build_examples(base: LoadedRun, rows: TaskRows, options: FitOptions) -> Task
     for role, found, labelled in (("training", train, rows.train), ("validation", valid, rows.valid)):
         if found.too_long:
             fate = "they are read in windows" if options.long == "windows" else f"their {options.long} is kept"
-            share = f"{found.too_long:,} of {len(labelled.texts):,} rows ({found.too_long / len(labelled.texts):.1%})"
+            share = f"{found.too_long:,} of {len(labelled):,} rows ({found.too_long / len(labelled):.1%})"
             say(f"{role}: {share} are longer than the context of {encoder.context} tokens; {fate} ({setting('long')})")
     metric = selected_metric(options, rows.label_type)
-    if keeps_last_epoch(options, len(rows.valid.rows)):
+    if keeps_last_epoch(options, len(rows.valid)):
         say(
-            f"too few rows validate, {len(rows.valid.rows)}, to choose an epoch by: the last is kept "
+            f"too few rows validate, {len(rows.valid)}, to choose an epoch by: the last is kept "
             f"(or say {setting('select')} {metric})"
         )
     weights_C = class_weights(options.class_weights, rows.label_type, train_targets)

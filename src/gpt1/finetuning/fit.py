@@ -24,7 +24,7 @@ from gpt1.run_folder.folder import LoadedRun, replacing_run, save_run
 from gpt1.run_folder.metadata import FinetuningData, PretrainingData, RunMetadata, Source
 from gpt1.storage import write_json
 from gpt1.tasks.columns import Columns
-from gpt1.tasks.labels import Goal, to_facts
+from gpt1.tasks.labels import LabelType, to_metadata
 from gpt1.training import log
 from gpt1.training.device import prepare_for_training
 from gpt1.training.optimizer import Optimizer
@@ -41,7 +41,7 @@ class FineTuned:
     head_CD: Tensor
     """W_y, divided by the temperature"""
     encoder: RowEncoder
-    label_type: Goal
+    label_type: LabelType
     """calibrated on the validation rows"""
     columns: Columns
     options: FitOptions
@@ -82,7 +82,7 @@ class FineTuned:
         return RunMetadata(
             kind="finetuned",
             task=self.encoder.task,
-            **to_facts(self.label_type),
+            **to_metadata(self.label_type),
             columns=self.columns,
             long=options.long,
             lm_coef=options.lm_coef,
@@ -124,7 +124,7 @@ def fit(
     gradient or loss is not finite.
     """
     width = base.body.config.width
-    options = resolve_defaults(options, len(rows.train.rows), width)
+    options = resolve_defaults(options, len(rows.train), width)
     if not options.lr:
         options = replace(options, lr=scratch_lrs(width)[1])
     examples = examples or build_examples(base, rows, options)
@@ -206,8 +206,8 @@ def _calibrated(
     if len(examples.valid_labels) >= ENOUGH_TO_VALIDATE:
         labels = [examples.valid_labels[row] for row in examples.valid.rows_N]
         label_type, temperature = label_type.calibrated(best.scores_NC, labels)
-    predictions_NC = examples.valid.mean_by_row(label_type.answers(best.scores_NC / temperature))
-    metrics = best.metrics | label_type.metrics(examples.valid_labels, predictions_NC)
+    predictions_NC = examples.valid.mean_by_row(label_type.predictions(best.scores_NC / temperature))
+    metrics = best.metrics | label_type.metrics(examples.valid_labels, predictions_NC).to_json()
     metrics |= {"epoch": best.epoch, "temperature": temperature}
     # The head is divided here, so that every program that loads the run gives calibrated probabilities.
     head_CD = weights.pop("head.weight") / temperature
@@ -222,7 +222,7 @@ def _calibrated(
         columns=rows.columns,
         options=trainer.options,
         base=base,
-        train_rows=len(rows.train.rows),
+        train_rows=len(rows.train),
         steps=progress.step,
         metrics=metrics,
         curves=curves,

@@ -19,8 +19,8 @@ from gpt1.model.objectives import TaskModel
 from gpt1.model.packed import packed
 from gpt1.run_folder.folder import LoadedRun, load_run
 from gpt1.tasks.columns import Columns
-from gpt1.tasks.inputs import TASKS, Frame, fits, fitted
-from gpt1.tasks.labels import Goal, from_facts
+from gpt1.tasks.inputs import TASKS, Frame, fits, truncate
+from gpt1.tasks.labels import LabelType, from_metadata
 from gpt1.tasks.rows import Texts
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.training.device import setup_device
@@ -64,7 +64,7 @@ class RowEncoder:
         for n, row in enumerate(rows):
             texts = [next(ids) for _ in row]
             too_long += not fits(texts, frame)
-            for version in fitted(texts, frame, self.long):
+            for version in truncate(texts, frame, self.long):
                 examples.append(Example(transform(version, frame), targets[n] if targets is not None else None))
                 owners.append(n)
         return Examples(examples, np.array(owners), too_long)
@@ -76,7 +76,7 @@ class Predictor:
 
     model: TaskModel
     encoder: RowEncoder
-    label_type: Goal
+    label_type: LabelType
     columns: Columns
     """those of training"""
     device: torch.device
@@ -87,7 +87,7 @@ class Predictor:
         body: GPT,
         head_CD: Tensor,
         encoder: RowEncoder,
-        label_type: Goal,
+        label_type: LabelType,
         columns: Columns,
         device: torch.device,
         dtype: torch.dtype,
@@ -104,7 +104,7 @@ class Predictor:
         metadata = run.metadata
         assert metadata.task and metadata.columns, "a fine-tuned run has both"
         encoder = RowEncoder(metadata.task, run.tokenizer, run.body.config.context, metadata.long or "head")
-        label_type = from_facts(metadata.to_json())
+        label_type = from_metadata(metadata.to_json())
         return cls.build(run.body, run.head, encoder, label_type, metadata.columns, device, dtype)
 
     def predict(self, rows: Sequence[Texts], batch: int) -> tuple[np.ndarray, int]:
@@ -114,7 +114,7 @@ class Predictor:
         """
         examples = self.encoder.encode(rows)
         scores_NC = score(self.model, examples.examples, batch, self.encoder.tokenizer.pad_id, self.device)
-        return examples.mean_by_row(self.label_type.answers(scores_NC)), examples.too_long
+        return examples.mean_by_row(self.label_type.predictions(scores_NC)), examples.too_long
 
 
 def load_predictor(folder: str | Path, settings: Command) -> Predictor:
@@ -132,7 +132,7 @@ def load_predictor(folder: str | Path, settings: Command) -> Predictor:
 def score(model: TaskModel, examples: Sequence[Example], batch: int, pad_id: int, device: torch.device) -> np.ndarray:
     """Return scores_NC, float64, in the order of the examples; -inf where a row has fewer answers than another."""
     model.eval()
-    outputs = max(len(e.sequences) for e in examples) if model.goal == "choice" else model.head.out_features
+    outputs = max(len(e.sequences) for e in examples) if model.label_kind == "choice" else model.head.out_features
     scores_NC = np.full((len(examples), outputs), -np.inf)
     for numbers in by_length(examples, batch):
         chosen = [examples[i] for i in numbers]

@@ -14,9 +14,9 @@ from gpt1.finetuning.defaults import FitOptions, rank, resolve_defaults, scratch
 from gpt1.finetuning.examples import TaskRows, build_examples
 from gpt1.finetuning.fit import CPU, FineTuned, fit
 from gpt1.run_folder.folder import LoadedRun
-from gpt1.tasks.labels import Classes, Goal, LabelSets, Score, goal_for
-from gpt1.tasks.rows import Labelled
-from gpt1.tasks.seeds import over_seeds
+from gpt1.tasks.labels import ClassLabels, LabelSets, LabelType, ScoreLabels, infer_label_type
+from gpt1.tasks.metrics import over_seeds
+from gpt1.tasks.rows import LabelledRows
 
 # The variants of an ablation, by what they change.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -60,7 +60,7 @@ def fit_best(
     the same call continues. Raises what `fit` raises.
     """
     width = base.body.config.width
-    options = resolve_defaults(options, len(rows.train.rows), width)
+    options = resolve_defaults(options, len(rows.train), width)
     examples = build_examples(base, rows, options)
     several = seeds > 1 or options.from_scratch
     lrs = [options.lr] if options.lr else scratch_lrs(width)
@@ -89,7 +89,7 @@ def fit_best(
 def fit_cell(
     base: LoadedRun,
     rows: TaskRows,
-    scored: Labelled,
+    scored: LabelledRows,
     options: FitOptions,
     place: Place,
     *,
@@ -103,7 +103,7 @@ def fit_cell(
     """
     size, variant, seed = place
     train = sample(rows.train, rows.label_type, size, seed)
-    label_type = goal_for(rows.label_type.kind, train.labels, f"a sample of {size} training rows")
+    label_type = infer_label_type(rows.label_type.kind, train.labels, f"a sample of {size} training rows")
     with quiet():
         tuned = fit_best(
             base, replace(rows, label_type=label_type, train=train),
@@ -114,14 +114,14 @@ def fit_cell(
     return Cell(*place, tuned.options.lr, {name: value for name, value in metrics.items() if isinstance(value, float)})
 
 
-def sample(rows: Labelled, label_type: Goal, size: int, seed: int) -> Labelled:
+def sample(rows: LabelledRows, label_type: LabelType, size: int, seed: int) -> LabelledRows:
     """Draw `size` of the rows, in their order, so that every class occurs; a larger sample contains the smaller ones.
 
     Raises UserError if there are more classes than that.
     """
-    order: list[int] = np.random.default_rng(seed).permutation(len(rows.rows)).tolist()
+    order: list[int] = np.random.default_rng(seed).permutation(len(rows)).tolist()
     needed: dict[int, None] = {}
-    if isinstance(label_type, Classes | LabelSets):
+    if isinstance(label_type, ClassLabels | LabelSets):
         met: set[str] = set()
         for i in order:
             if not (names := label_type.names_of(rows.labels[i])) <= met:
@@ -130,13 +130,13 @@ def sample(rows: Labelled, label_type: Goal, size: int, seed: int) -> Labelled:
     if size < len(needed):
         raise UserError(f"{setting('sizes')} {size}: it takes {len(needed)} rows for every one of the labels to occur")
     rest = [i for i in order if i not in needed]
-    return rows.pick(sorted([*needed, *rest][:size]))
+    return rows.select(sorted([*needed, *rest][:size]))
 
 
-def guess(label_type: Goal, labels: Sequence[Any], choices: int) -> np.ndarray:
+def guess(label_type: LabelType, labels: Sequence[Any], choices: int) -> np.ndarray:
     """Return prediction_C of a guess without reading: the shares of the classes in the training rows, or their mean."""
     targets = np.array([label_type.target(label) for label in labels])
-    if isinstance(label_type, Score):
+    if isinstance(label_type, ScoreLabels):
         return np.array([label_type.mean])
     if isinstance(label_type, LabelSets):
         return targets.mean(0)

@@ -16,7 +16,7 @@ from gpt1.batch import IGNORE, Batch
 from gpt1.model.cross_entropy import vocabulary_loss
 from gpt1.model.gpt import GPT, INIT_STD
 
-Goal = Literal["classes", "labels", "score", "choice"]
+LabelKind = Literal["classes", "labels", "score", "choice"]
 """What is told of an example: one class, any number of labels, a number, or which of its K sequences is right."""
 
 
@@ -46,12 +46,12 @@ class TaskModel(nn.Module):
         self,
         body: GPT,
         outputs: int,
-        goal: Goal = "classes",
+        label_kind: LabelKind = "classes",
         head_dropout: float = 0.1,
         class_weights_C: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.body, self.goal = body, goal
+        self.body, self.label_kind = body, label_kind
         self.head_dropout = nn.Dropout(head_dropout)
         self.head = nn.Linear(body.config.width, outputs, bias=False)
         self.class_weights_C = class_weights_C  # no buffer: it stays in fp32 when the model becomes bfloat16
@@ -76,7 +76,7 @@ class TaskModel(nn.Module):
         sums = {}
         if "task" in terms:
             scores_NC = self._scores(h_MTD, batch)
-            sums["task"] = task_loss(self.goal, scores_NC, batch.labels_N, self.class_weights_C)
+            sums["task"] = task_loss(self.label_kind, scores_NC, batch.labels_N, self.class_weights_C)
         if "lm" in terms:
             wide = torch.promote_types(h_MTD.dtype, torch.float32)
             real_MT = (targets_MT != IGNORE).to(wide)
@@ -99,13 +99,13 @@ class TaskModel(nn.Module):
         # In bfloat16 a score would have three digits: close rows would tie, and a number come in steps.
         wide = torch.promote_types(h_MD.dtype, torch.float32)
         h_NKD, head_CD = h_MD.unflatten(0, batch.extract_NK.shape).to(wide), self.head.weight.to(wide)
-        if self.goal == "choice":
+        if self.label_kind == "choice":
             assert batch.real_NK is not None, "rows may have different numbers of answers"
             return F.linear(self.head_dropout(h_NKD), head_CD).squeeze(-1).masked_fill(~batch.real_NK, -torch.inf)
         return F.linear(self.head_dropout(h_NKD.sum(1)), head_CD)
 
 
-def task_loss(goal: Goal, scores_NC: Tensor, labels_N: Tensor, weights_C: Tensor | None = None) -> Tensor:
+def task_loss(label_kind: LabelKind, scores_NC: Tensor, labels_N: Tensor, weights_C: Tensor | None = None) -> Tensor:
     """L2 (section 3.2, equation 4): -log P of the labels in nats, summed over the examples.
 
     `weights_C` multiplies the terms of a class; of independent labels, those of the rows that have the label.
@@ -113,9 +113,9 @@ def task_loss(goal: Goal, scores_NC: Tensor, labels_N: Tensor, weights_C: Tensor
     constants.
     """
     weights_C = None if weights_C is None else weights_C.to(scores_NC)
-    if goal == "classes" or goal == "choice":
+    if label_kind == "classes" or label_kind == "choice":
         return F.cross_entropy(scores_NC, labels_N, weight=weights_C, reduction="sum")
     wanted_NC = labels_N.to(scores_NC.dtype).view_as(scores_NC)
-    if goal == "labels":
+    if label_kind == "labels":
         return F.binary_cross_entropy_with_logits(scores_NC, wanted_NC, pos_weight=weights_C, reduction="sum")
     return F.mse_loss(scores_NC, wanted_NC, reduction="sum")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpt1.pages.charts import Point, Transform, dot, gauge, line_chart, square
-from gpt1.tasks.seeds import over_seeds
+from gpt1.tasks.metrics import over_seeds
 
 SCORES = ("accuracy", "macro_f1", "micro_f1", "f1", "matthews", "pearson", "spearman", "rmse", "mae")
 ERRORS = ("rmse", "mae", "loss")

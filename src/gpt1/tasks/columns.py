@@ -1,16 +1,17 @@
-"""Which columns of a table a task reads: those named in the settings, or those with usual names, said aloud."""
+"""Which columns of a table a task reads: those that are requested by name, or else those with usual names."""
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from gpt1.config import Evaluate, Finetune, Predict, Task
 from gpt1.console import say
 from gpt1.data.files import File
 from gpt1.data.tables import check_column, columns, table
-from gpt1.errors import UserError
+from gpt1.errors import UserError, setting
 
 PAIR_TASKS = ("entailment", "similarity")
+# Usual names in lower case, the most likely first.
 TEXT_NAMES = ("text", "sentence", "review", "content", "body", "message", "comment", "question", "document", "title")
 PAIR_NAMES = (
     ("premise", "hypothesis"), ("sentence1", "sentence2"), ("sentence_1", "sentence_2"), ("text1", "text2"),
@@ -18,17 +19,8 @@ PAIR_NAMES = (
     ("question", "sentence"), ("query", "document"), ("a", "b"),
 )  # fmt: skip
 CONTEXT_NAMES = (
-    "context",
-    "premise",
-    "story",
-    "dialogue",
-    "passage",
-    "article",
-    "paragraph",
-    "document",
-    "text",
-    "ctx",
-)
+    "context", "premise", "story", "dialogue", "passage", "article", "paragraph", "document", "text", "ctx",
+)  # fmt: skip
 QUESTION_NAMES = ("question", "query")
 CHOICE_NAMES = ("choices", "answers", "options", "endings", "alternatives")
 NUMBERED_CHOICE = re.compile(r"(choice|answer|option|ending|alternative|solution|sol)_?(\d+|[a-e])", re.IGNORECASE)
@@ -39,140 +31,159 @@ LABEL_NAMES = (
 
 
 @dataclass(frozen=True)
+class ColumnNames:
+    """The columns that a request names, as in its settings: one name, or several separated by commas."""
+
+    text: str | None = None
+    context: str | None = None
+    choices: str | None = None
+    label: str | None = None
+
+    @classmethod
+    def of(cls, settings: Finetune | Predict | Evaluate) -> "ColumnNames":
+        """Return the names among the settings of a command."""
+        return cls(**{one.name: getattr(settings, one.name, None) for one in fields(cls)})
+
+    def check_task(self, task: Task) -> None:
+        """Raise UserError for a kind of column that the task does not have."""
+        is_choice = task == "multiple-choice"
+        wrong = {"text": self.text} if is_choice else {"context": self.context, "choices": self.choices}
+        for name, value in wrong.items():
+            if value:
+                use = f"{setting('context')} and {setting('choices')}" if is_choice else setting("text")
+                raise UserError(
+                    f"{setting(name)} does not go with {setting('task')} {task}; name its columns with {use}"
+                )
+
+
+@dataclass(frozen=True)
 class Columns:
-    """The columns that matter."""
+    """The columns that a task reads."""
 
     texts: list[str]
     """of the text, of the two texts of a pair, or of the parts of a context"""
     label: list[str]
-    """one; or of several labels a column of 0 and 1 each"""
+    """one column; or of several labels a column of 0 and 1 each"""
     choices: list[str] = field(default_factory=list)
-    """of multiple choice: the column that lists the answers, or one column an answer"""
+    """of multiple choice: the column that lists the answers, or one column for each answer"""
 
     def __str__(self) -> str:
-        answers = f", the answers are {_list(self.choices)}" if self.choices else ""
-        return f"the text is {_list(self.texts)}{answers}, the label is {_list(self.label)}"
+        answers = f", the answers from {_listed(self.choices)}" if self.choices else ""
+        return f"reading the text from {_listed(self.texts)}{answers}, the label from {_listed(self.label)}"
 
 
-def guess_columns(settings: Finetune) -> Columns:
-    """The columns named in the settings, or the likely ones, said aloud.
+def guess_columns(path: str, task: Task, requested: ColumnNames, encoding: str = "utf-8") -> Columns:
+    """Return the requested columns of a table and, for those not requested, the likely ones; print the result.
 
-    Raises UserError, naming the columns that are there, for one that is absent or if several may be meant.
+    Raises UserError for a column that does not exist, and if it is not clear which column is meant.
     """
-    file = table(settings.train)
-    there = columns(file, settings.encoding)
-    given = settings.context if settings.task == "multiple-choice" else settings.text
-    _check_settings(settings)
-    texts, label = named(given, there, file), named(settings.label, there, file)
-    choices = named(settings.choices, there, file)
+    file = table(path)
+    available = columns(file, encoding)
+    requested.check_task(task)
+    is_choice = task == "multiple-choice"
+    texts = named_columns(requested.context if is_choice else requested.text, available, file)
+    label, choices = (named_columns(names, available, file) for names in (requested.label, requested.choices))
     if both := sorted({*texts, *choices} & set(label)):
-        raise UserError(f"column {both[0]} is named both as text and as label; the label must be a column of its own")
-    label = label or _usual(LABEL_NAMES, _without(there, texts + choices))
-    if settings.task == "multiple-choice":
-        choices = choices or _guess_choices(_without(there, texts + label), file)
-        texts = texts or _guess_context(_without(there, choices + label), file)
+        raise UserError(f"column {both[0]} is named both as text and as label; the label must be another column")
+    label = label or _usual(LABEL_NAMES, _without(available, texts + choices))
+    if is_choice:
+        choices = choices or _guess_choices(_without(available, texts + label), file)
+        rest = _without(available, choices + label)
+        texts = texts or _usual(CONTEXT_NAMES, rest) + _usual(QUESTION_NAMES, rest) or _only("context", rest, file)
     else:
-        texts = texts or _guess_texts(settings.task, _without(there, label), file)
-    label = label or _only("label", _without(there, texts + choices), file)
+        texts = texts or _guess_texts(task, _without(available, label), file)
+    label = label or _only("label", _without(available, texts + choices), file)
     found = Columns(texts, label, choices)
-    _check_count(settings.task, found, file)
+    _check_count(task, found, file)
     say(f"{file.path}: {found}")
     return found
 
 
-def chosen_columns(
-    settings: Predict | Evaluate, task: Task, trained: Columns, file: File, there: Sequence[str]
+def select_columns(
+    file: File, available: Sequence[str], task: Task, requested: ColumnNames, trained: Columns
 ) -> Columns:
-    """The columns named in the settings, else those of training. Raises UserError for one that is not there."""
-    _check_words(settings, task)
-    given = settings.context if task == "multiple-choice" else settings.text
-    label = getattr(settings, "label", None)
+    """Return the requested columns of a table and, for those not requested, the ones of training.
+
+    Raises UserError for a column of texts or answers that does not exist.
+    """
+    requested.check_task(task)
+    texts = requested.context if task == "multiple-choice" else requested.text
     found = Columns(
-        texts=named(given, there, file) or [check_column(name, there, file) for name in trained.texts],
-        label=named(label, there, file) or trained.label,
-        choices=named(settings.choices, there, file) or [check_column(name, there, file) for name in trained.choices],
+        texts=named_columns(texts, available, file) or [check_column(name, available, file) for name in trained.texts],
+        label=named_columns(requested.label, available, file) or trained.label,
+        choices=named_columns(requested.choices, available, file)
+        or [check_column(name, available, file) for name in trained.choices],
     )
     _check_count(task, found, file)
     return found
 
 
-def named(words: str | None, there: Sequence[str], file: File) -> list[str]:
-    """The columns in `one,two`, or none. Raises UserError for one that is not there."""
-    if not words or words in there:
-        return [words] if words else []
-    found = [check_column(name.strip(), there, file) for name in words.split(",")]
+def named_columns(names: str | None, available: Sequence[str], file: File) -> list[str]:
+    """Return the columns in `one,two`; none for None. Raises UserError for one that does not exist."""
+    if not names or names in available:
+        return [names] if names else []
+    found = [check_column(name.strip(), available, file) for name in names.split(",")]
     if len(set(found)) < len(found):
-        raise UserError(f"{file.path}: {words} names a column twice; name each once")
+        raise UserError(f"{file.path}: {names} names a column twice; name each once")
     return found
 
 
-def _check_words(settings: Finetune | Predict | Evaluate, task: Task) -> None:
-    choice = task == "multiple-choice"
-    wrong = {"text": settings.text} if choice else {"context": settings.context, "choices": settings.choices}
-    for name, value in wrong.items():
-        if value:
-            use = "--context and --choices" if choice else "--text"
-            raise UserError(f"--{name} does not go with --task {task}; name its columns with {use}")
-
-
-def _check_settings(settings: Finetune) -> None:
-    _check_words(settings, settings.task)
-    if settings.target != "auto" and settings.task != "similarity":
-        raise UserError(f"--target goes with --task similarity alone, not with {settings.task}")
-
-
 def _check_count(task: Task, found: Columns, file: File) -> None:
-    wanted = 2 if task in PAIR_TASKS else 1
-    if task != "multiple-choice" and len(found.texts) != wanted:
-        words = "two columns, `--text ONE,OTHER`" if wanted == 2 else "one column"
-        raise UserError(f"{file.path}: --task {task} reads {words}; given are {_list(found.texts)}")
+    expected = 2 if task in PAIR_TASKS else 1
+    of_task = f"{file.path}: {setting('task')} {task}"
+    if task != "multiple-choice" and len(found.texts) != expected:
+        words = f"two columns, {setting('text')} ONE,OTHER" if expected == 2 else "one column"
+        raise UserError(f"{of_task} reads {words}, not {_listed(found.texts)}")
     if task != "multi-label" and len(found.label) != 1:
-        raise UserError(f"{file.path}: --task {task} has one column as label; given are {_list(found.label)}")
+        raise UserError(f"{of_task} has one label column, not {_listed(found.label)}")
 
 
-def _guess_texts(task: Task, there: list[str], file: File) -> list[str]:
+def _guess_texts(task: Task, available: list[str], file: File) -> list[str]:
     if task not in PAIR_TASKS:
-        return _usual(TEXT_NAMES, there) or _only("text", there, file)
-    lowered = {name.lower(): name for name in reversed(there)}
-    found = next(([lowered[a], lowered[b]] for a, b in PAIR_NAMES if a in lowered and b in lowered), None)
-    if found or len(there) == 2:
-        return found or there
-    raise UserError(f"{file.path}: which two columns are the pair? Say --text ONE,OTHER with two of {', '.join(there)}")
-
-
-def _guess_context(there: list[str], file: File) -> list[str]:
-    context, question = _usual(CONTEXT_NAMES, there), _usual(QUESTION_NAMES, there)
-    return context + question or _only("context", there, file)
-
-
-def _guess_choices(there: list[str], file: File) -> list[str]:
-    one = _usual(CHOICE_NAMES, there)
-    each = sorted(name for name in there if NUMBERED_CHOICE.fullmatch(name))
-    if one or len(each) > 1:
-        return one or sorted(each, key=lambda name: (len(name), name))
+        return _usual(TEXT_NAMES, available) or _only("text", available, file)
+    by_lower_case = {name.lower(): name for name in reversed(available)}
+    for one, other in PAIR_NAMES:
+        if one in by_lower_case and other in by_lower_case:
+            return [by_lower_case[one], by_lower_case[other]]
+    if len(available) == 2:
+        return available
     raise UserError(
-        f"{file.path}: which columns are the answers? Say --choices with the column that lists them, or with one "
-        f"column an answer, `choice0,choice1`; the columns are {', '.join(there)}"
+        f"{file.path}: which two columns are the pair? Name them with {setting('text')} ONE,OTHER; "
+        f"the columns are {', '.join(available)}"
     )
 
 
-def _usual(names: Sequence[str], there: Sequence[str]) -> list[str]:
-    """The column whose name, in any case, comes first in `names`."""
-    lowered = {name.lower(): name for name in reversed(there)}
-    return [lowered[name] for name in names if name in lowered][:1]
+def _guess_choices(available: list[str], file: File) -> list[str]:
+    if listing := _usual(CHOICE_NAMES, available):
+        return listing
+    numbered = sorted(name for name in available if NUMBERED_CHOICE.fullmatch(name))
+    if len(numbered) > 1:
+        return sorted(numbered, key=lambda name: (len(name), name))
+    raise UserError(
+        f"{file.path}: which columns are the answers? Name with {setting('choices')} the column that lists them, or "
+        f"one column for each answer, `choice0,choice1`; the columns are {', '.join(available)}"
+    )
 
 
-def _only(what: str, there: list[str], file: File) -> list[str]:
-    if len(there) == 1:
-        return there
-    if not there:
-        raise UserError(f"{file.path}: no column for the {what}; a row must have a text and a label")
-    raise UserError(f"{file.path}: which column is the {what}? Say --{what} with one of {', '.join(there)}")
+def _usual(names: Sequence[str], available: Sequence[str]) -> list[str]:
+    """Return the column whose name, ignoring case, comes first in `names`; none if there is none."""
+    by_lower_case = {name.lower(): name for name in reversed(available)}
+    return [by_lower_case[name] for name in names if name in by_lower_case][:1]
 
 
-def _without(there: Sequence[str], taken: Sequence[str]) -> list[str]:
-    return [name for name in there if name not in taken]
+def _only(role: str, available: list[str], file: File) -> list[str]:
+    if len(available) == 1:
+        return available
+    if not available:
+        raise UserError(f"{file.path}: there is no column for the {role}; a row needs a text and a label")
+    raise UserError(
+        f"{file.path}: which column is the {role}? Name it with {setting(role)}; the columns are {', '.join(available)}"
+    )
 
 
-def _list(names: Sequence[str]) -> str:
+def _without(names: Sequence[str], taken: Sequence[str]) -> list[str]:
+    return [name for name in names if name not in taken]
+
+
+def _listed(names: Sequence[str]) -> str:
     return f"column {names[0]}" if len(names) == 1 else f"columns {', '.join(names)}"

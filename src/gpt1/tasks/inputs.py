@@ -1,7 +1,7 @@
-"""Input transformations (the paper, section 3.3 and figure 1): an example's texts -> the K sequences the model reads.
+"""Input transformations (the paper, section 3.3 and figure 1): the texts of an example -> the K sequences to read.
 
-A task is a pure function from token ids to sequences; what is pooled from them is `model.objectives`' matter. To add
-one, write its function and name it in `TASKS`.
+A transformation is a pure function of token ids; `model.objectives` pools the hidden states of its sequences. To add a
+task, write its function and enter it in `TASKS`.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ Ids = list[int]
 
 @dataclass(frozen=True)
 class Frame:
-    """The tokens that stage two wraps texts in, and the room there is."""
+    """The special tokens around texts, and the length that a sequence may have."""
 
     start: int
     delimiter: int
@@ -22,7 +22,7 @@ class Frame:
     context: int
 
     def wrap(self, *texts: Ids) -> Ids:
-        """`start text extract`, or `start text delimiter text extract`."""
+        """Return `start text extract`, or `start text delimiter text extract`."""
         first, *others = texts
         return [self.start, *first, *(i for text in others for i in (self.delimiter, *text)), self.extract]
 
@@ -39,13 +39,13 @@ def entailment(texts: Sequence[Ids], frame: Frame) -> list[Ids]:
 
 
 def similarity(texts: Sequence[Ids], frame: Frame) -> list[Ids]:
-    """K = 2: neither text comes first by nature, so both orders."""
+    """K = 2: both orders, since neither text comes first by nature."""
     one, other = texts
     return [frame.wrap(one, other), frame.wrap(other, one)]
 
 
 def multiple_choice(texts: Sequence[Ids], frame: Frame) -> list[Ids]:
-    """K = answers: `start context delimiter answer extract`, for the context and each of the answers after it."""
+    """K = number of answers: `start context delimiter answer extract` for each; the context is the first text."""
     context, *answers = texts
     return [frame.wrap(context, answer) for answer in answers]
 
@@ -60,42 +60,43 @@ TASKS: dict[Task, Callable[[Sequence[Ids], Frame], list[Ids]]] = {
 }
 
 
-def fitted(texts: Sequence[Ids], frame: Frame, long: Long = "head") -> list[list[Ids]]:
-    """The texts cut so that every sequence fits the context: one version, or with `windows` as many as show all.
+def truncate(texts: Sequence[Ids], frame: Frame, long: Long = "head") -> list[list[Ids]]:
+    """Cut the texts so that every sequence fits the context: return one version, with `windows` enough to cover all.
 
-    The first text shares its sequence with the longest of the others. If both are longer than half the room each gets
-    a half, else the longer one is cut, so an answer loses nothing to a long story. Of an odd room the longer text gets
-    the odd token, as `tokenizers` cuts pairs. Windows run over one of the first two texts, whichever loses more.
+    The first text shares each sequence with one of the others, so it is cut for the longest of them. If both are longer
+    than half the room, each gets half, otherwise only the longer one is cut: an answer loses nothing to a long context.
+    If the room is odd, the longer text gets the odd token, as in the `tokenizers` library. Windows move over that one
+    of the first two texts that loses more.
     """
     first, *others = texts
     longest = max(map(len, others), default=0)
     room = frame.context - 2 - bool(others)
     half = (room + (len(first) <= longest)) // 2
     rest = min(longest, max(half, room - len(first)))
-    kept = [min(len(first), room - rest), *(min(len(text), rest) for text in others)]
+    sizes = [min(len(first), room - rest), *(min(len(text), rest) for text in others)]
     if long != "windows":
-        return [[cut(text, size, long) for text, size in zip(texts, kept, strict=True)]]
-    moving = max(range(min(2, len(texts))), key=lambda i: len(texts[i]) - kept[i])
-    still = [text[:size] for text, size in zip(texts, kept, strict=True)]
-    return [[*still[:moving], seen, *still[moving + 1 :]] for seen in windows(texts[moving], kept[moving])]
+        return [[_part(text, size, long) for text, size in zip(texts, sizes, strict=True)]]
+    moving = max(range(min(2, len(texts))), key=lambda i: len(texts[i]) - sizes[i])
+    fixed = [text[:size] for text, size in zip(texts, sizes, strict=True)]
+    return [[*fixed[:moving], window, *fixed[moving + 1 :]] for window in _windows(texts[moving], sizes[moving])]
 
 
-def cut(text: Ids, size: int, long: Long) -> Ids:
-    """`size` tokens of a text: its head, its tail, or half of each."""
+def fits(texts: Sequence[Ids], frame: Frame) -> bool:
+    """Return whether `truncate` cuts nothing."""
+    first, *others = texts
+    return len(first) + max(map(len, others), default=0) <= frame.context - 2 - bool(others)
+
+
+def _part(text: Ids, size: int, long: Long) -> Ids:
+    """Return `size` tokens of a text: its head, its tail, or half of each."""
     if len(text) <= size:
         return text
     tail = {"tail": size, "head+tail": size // 2}.get(long, 0)
     return text[: size - tail] + text[len(text) - tail :]
 
 
-def windows(text: Ids, size: int) -> list[Ids]:
-    """Pieces of `size` tokens that cover the text, one after another; the last one ends where the text does."""
+def _windows(text: Ids, size: int) -> list[Ids]:
+    """Return adjacent windows of `size` tokens that cover the text; the last one ends with it and may overlap."""
     if len(text) <= size:
         return [text]
     return [text[low : low + size] for low in [*range(0, len(text) - size, size), len(text) - size]]
-
-
-def fits(texts: Sequence[Ids], frame: Frame) -> bool:
-    """Whether nothing of the texts is cut off."""
-    first, *others = texts
-    return len(first) + max(map(len, others), default=0) <= frame.context - 2 - bool(others)

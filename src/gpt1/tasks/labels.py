@@ -1,41 +1,50 @@
-"""What is told of a row, and all that depends on it: targets, answers out of scores, metrics, what a run remembers.
+"""Label types: how a label becomes a training target, and how the network's scores become a prediction.
 
-One class for each of `model.objectives.Goal`, with the same words:
-- `kind`; `outputs`, the rows of W_y; `ranks`, the metrics that can make an epoch the best, the usual one first
-- `target(label)`: what the loss compares a score with; a label is what `tasks.rows` reads out of a row
-- `answers(scores_NC)`: probabilities, or the predicted score in its own unit
-- `metrics(labels, answers_NC)`: how good the answers are, beside what a guess without reading would give;
-  `intervals(labels, answers_NC)`: [low, high] of some of them
-- `columns(answer_C)`: `predicted_label` and, where there are any, `probabilities` by name
-- `calibrated(scores_NC, labels)`: the goal with what it learns from validation rows, and the temperature that scores
-  are to be divided by
+There is a class for each `model.objectives.LabelKind`, all with the same interface:
+- `kind`; `outputs`, the number of rows of W_y; `selection_metrics`, those that can select an epoch, the default first
+- `target(label)`: what the loss compares the scores with; for labels see `tasks.rows.LabelledRows`
+- `predictions(scores_NC)`: probabilities, or numbers in the unit of the labels
+- `metrics(labels, predictions_NC)` and `intervals(labels, predictions_NC)`: see `tasks.metrics`
+- `to_columns(prediction_C)`: `predicted_label` and, but for numbers, `probabilities` by name
+- `calibrated(scores_NC, labels)`: the label type with what it learns from validation rows, and the temperature by which
+  the scores must be divided
+
+Axes: N rows, C classes, labels or answers.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from scipy.special import expit, softmax
+from torch import Tensor
 
-from gpt1.errors import UserError
-from gpt1.model import objectives
+from gpt1.data.collate import Label
+from gpt1.errors import UserError, setting
+from gpt1.model.objectives import LabelKind
 from gpt1.tasks import calibration, metrics
+from gpt1.tasks.metrics import ChoiceMetrics, ClassificationMetrics, Intervals, LabelSetMetrics, ScoreMetrics
+
+# The largest class weight, so that a label that hardly ever occurs does not drown the rest.
+LARGEST_WEIGHT = 100.0
 
 
 @dataclass(frozen=True)
-class Classes:
+class ClassLabels:
     """One of several named classes."""
 
     names: list[str]
-    kind: ClassVar[objectives.Goal] = "classes"
+    kind: ClassVar[LabelKind] = "classes"
 
     @property
     def outputs(self) -> int:
         return len(self.names)
 
     @property
-    def ranks(self) -> list[str]:
+    def selection_metrics(self) -> list[str]:
         return ["accuracy", "macro_f1", "matthews", *(["f1"] if len(self.names) == 2 else [])]
 
     def names_of(self, label: str) -> set[str]:
@@ -44,41 +53,41 @@ class Classes:
     def target(self, label: str) -> int:
         return self.names.index(label)
 
-    def answers(self, scores_NC: np.ndarray) -> np.ndarray:
+    def predictions(self, scores_NC: np.ndarray) -> np.ndarray:
         return softmax(scores_NC, axis=-1)
 
-    def metrics(self, labels: Sequence[str], answers_NC: np.ndarray) -> dict[str, Any]:
-        found = metrics.classification_metrics(labels, self._predicted(answers_NC), self.names)
-        return found | _calibration(answers_NC, self._numbers(labels))
+    def metrics(self, labels: Sequence[str], predictions_NC: np.ndarray) -> ClassificationMetrics:
+        found = metrics.classification_metrics(labels, self._predicted(predictions_NC), self.names)
+        return replace(found, **_calibration(predictions_NC, self._numbers(labels)))
 
-    def intervals(self, labels: Sequence[str], answers_NC: np.ndarray) -> dict[str, list[float]]:
-        return metrics.classification_intervals(labels, self._predicted(answers_NC), self.names)
+    def intervals(self, labels: Sequence[str], predictions_NC: np.ndarray) -> Intervals:
+        return metrics.classification_intervals(labels, self._predicted(predictions_NC), self.names)
 
-    def columns(self, answer_C: np.ndarray) -> dict[str, Any]:
-        named = dict(zip(self.names, answer_C.tolist(), strict=True))
-        return {"predicted_label": self.names[int(answer_C.argmax())], "probabilities": named}
+    def to_columns(self, prediction_C: np.ndarray) -> dict[str, Any]:
+        named = dict(zip(self.names, prediction_C.tolist(), strict=True))
+        return {"predicted_label": self.names[int(prediction_C.argmax())], "probabilities": named}
 
-    def calibrated(self, scores_NC: np.ndarray, labels: Sequence[str]) -> tuple["Classes", float]:
+    def calibrated(self, scores_NC: np.ndarray, labels: Sequence[str]) -> tuple["ClassLabels", float]:
         return self, calibration.temperature(scores_NC, self._numbers(labels))
 
-    def _predicted(self, answers_NC: np.ndarray) -> list[str]:
-        return [self.names[best] for best in answers_NC.argmax(-1)]
+    def _predicted(self, predictions_NC: np.ndarray) -> list[str]:
+        return [self.names[best] for best in predictions_NC.argmax(-1)]
 
     def _numbers(self, labels: Sequence[str]) -> np.ndarray:
-        """-1 for a label that training never saw, which no answer can equal."""
+        """Return the number of each class; -1 for one that training never saw, so that no prediction equals it."""
         number = {name: i for i, name in enumerate(self.names)}
         return np.array([number.get(label, -1) for label in labels])
 
 
 @dataclass(frozen=True)
 class LabelSets:
-    """Any number of named labels, each with a probability of its own."""
+    """Any number of named labels, each with an independent probability."""
 
     names: list[str]
     thresholds: list[float]
-    """the probability from which a label is told"""
-    kind: ClassVar[objectives.Goal] = "labels"
-    ranks: ClassVar[list[str]] = ["macro_f1", "micro_f1", "accuracy"]
+    """the probability from which each label is predicted"""
+    kind: ClassVar[LabelKind] = "labels"
+    selection_metrics: ClassVar[list[str]] = ["macro_f1", "micro_f1", "accuracy"]
 
     @property
     def outputs(self) -> int:
@@ -90,37 +99,37 @@ class LabelSets:
     def target(self, label: frozenset[str]) -> list[float]:
         return [float(name in label) for name in self.names]
 
-    def answers(self, scores_NC: np.ndarray) -> np.ndarray:
+    def predictions(self, scores_NC: np.ndarray) -> np.ndarray:
         return expit(scores_NC)
 
-    def metrics(self, labels: Sequence[frozenset[str]], answers_NC: np.ndarray) -> dict[str, Any]:
-        return metrics.label_set_metrics(self._gold(labels), answers_NC >= self.thresholds, self.names)
+    def metrics(self, labels: Sequence[frozenset[str]], predictions_NC: np.ndarray) -> LabelSetMetrics:
+        return metrics.label_set_metrics(self._indicators(labels), predictions_NC >= self.thresholds, self.names)
 
-    def intervals(self, labels: Sequence[frozenset[str]], answers_NC: np.ndarray) -> dict[str, list[float]]:
-        return metrics.label_set_intervals(self._gold(labels), answers_NC >= self.thresholds)
+    def intervals(self, labels: Sequence[frozenset[str]], predictions_NC: np.ndarray) -> Intervals:
+        return metrics.label_set_intervals(self._indicators(labels), predictions_NC >= self.thresholds)
 
-    def columns(self, answer_C: np.ndarray) -> dict[str, Any]:
-        named = dict(zip(self.names, answer_C.tolist(), strict=True))
-        told = [name for name, p, least in zip(self.names, answer_C, self.thresholds, strict=True) if p >= least]
-        return {"predicted_label": told, "probabilities": named}
+    def to_columns(self, prediction_C: np.ndarray) -> dict[str, Any]:
+        named = dict(zip(self.names, prediction_C.tolist(), strict=True))
+        predicted = [name for name, p, t in zip(self.names, prediction_C, self.thresholds, strict=True) if p >= t]
+        return {"predicted_label": predicted, "probabilities": named}
 
     def calibrated(self, scores_NC: np.ndarray, labels: Sequence[frozenset[str]]) -> tuple["LabelSets", float]:
-        gold_NC = self._gold(labels)
-        temperature = calibration.label_temperature(scores_NC, gold_NC)
-        return replace(self, thresholds=calibration.thresholds(expit(scores_NC / temperature), gold_NC)), temperature
+        true_NC = self._indicators(labels)
+        temperature = calibration.label_temperature(scores_NC, true_NC)
+        return replace(self, thresholds=calibration.thresholds(expit(scores_NC / temperature), true_NC)), temperature
 
-    def _gold(self, labels: Sequence[frozenset[str]]) -> np.ndarray:
+    def _indicators(self, labels: Sequence[frozenset[str]]) -> np.ndarray:
         return np.array([[name in label for name in self.names] for label in labels])
 
 
 @dataclass(frozen=True)
-class Score:
-    """A number. The model tells how many deviations it lies from the mean of the training rows."""
+class ScoreLabels:
+    """A number. The network predicts it standardised: in standard deviations from the mean of the training rows."""
 
     mean: float
     scale: float
-    kind: ClassVar[objectives.Goal] = "score"
-    ranks: ClassVar[list[str]] = ["pearson", "spearman"]
+    kind: ClassVar[LabelKind] = "score"
+    selection_metrics: ClassVar[list[str]] = ["pearson", "spearman"]
 
     @property
     def outputs(self) -> int:
@@ -129,29 +138,28 @@ class Score:
     def target(self, label: float) -> float:
         return (label - self.mean) / self.scale
 
-    def answers(self, scores_NC: np.ndarray) -> np.ndarray:
+    def predictions(self, scores_NC: np.ndarray) -> np.ndarray:
         return scores_NC * self.scale + self.mean
 
-    def metrics(self, labels: Sequence[float], answers_NC: np.ndarray) -> dict[str, Any]:
-        gold_N, predicted_N = np.array(labels), answers_NC[:, 0]
-        return metrics.score_metrics(gold_N, predicted_N) | {"joint": metrics.joint_histogram(gold_N, predicted_N)}
+    def metrics(self, labels: Sequence[float], predictions_NC: np.ndarray) -> ScoreMetrics:
+        return metrics.score_metrics(np.array(labels), predictions_NC[:, 0])
 
-    def intervals(self, labels: Sequence[float], answers_NC: np.ndarray) -> dict[str, list[float]]:
-        return metrics.score_intervals(np.array(labels), answers_NC[:, 0])
+    def intervals(self, labels: Sequence[float], predictions_NC: np.ndarray) -> Intervals:
+        return metrics.score_intervals(np.array(labels), predictions_NC[:, 0])
 
-    def columns(self, answer_C: np.ndarray) -> dict[str, Any]:
-        return {"predicted_label": float(answer_C[0])}
+    def to_columns(self, prediction_C: np.ndarray) -> dict[str, Any]:
+        return {"predicted_label": float(prediction_C[0])}
 
-    def calibrated(self, scores_NC: np.ndarray, labels: Sequence[float]) -> tuple["Score", float]:
+    def calibrated(self, scores_NC: np.ndarray, labels: Sequence[float]) -> tuple["ScoreLabels", float]:
         return self, 1.0
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Which of a row's own answers is right; rows may have different numbers of them."""
+class ChoiceLabels:
+    """The right one of a row's own answers; rows may have different numbers of them."""
 
-    kind: ClassVar[objectives.Goal] = "choice"
-    ranks: ClassVar[list[str]] = ["accuracy"]
+    kind: ClassVar[LabelKind] = "choice"
+    selection_metrics: ClassVar[list[str]] = ["accuracy"]
 
     @property
     def outputs(self) -> int:
@@ -160,37 +168,39 @@ class Choice:
     def target(self, label: int) -> int:
         return label
 
-    def answers(self, scores_NC: np.ndarray) -> np.ndarray:
+    def predictions(self, scores_NC: np.ndarray) -> np.ndarray:
         return softmax(scores_NC, axis=-1)
 
-    def metrics(self, labels: Sequence[int], answers_NC: np.ndarray) -> dict[str, Any]:
-        classes_N = np.array(labels)
-        found = metrics.choice_metrics(classes_N, answers_NC.argmax(-1))
-        return found | _calibration(answers_NC, classes_N)
+    def metrics(self, labels: Sequence[int], predictions_NC: np.ndarray) -> ChoiceMetrics:
+        true_N = np.array(labels)
+        found = metrics.choice_metrics(true_N, predictions_NC.argmax(-1))
+        return replace(found, **_calibration(predictions_NC, true_N))
 
-    def intervals(self, labels: Sequence[int], answers_NC: np.ndarray) -> dict[str, list[float]]:
-        return metrics.choice_intervals(np.array(labels), answers_NC.argmax(-1))
+    def intervals(self, labels: Sequence[int], predictions_NC: np.ndarray) -> Intervals:
+        return metrics.choice_intervals(np.array(labels), predictions_NC.argmax(-1))
 
-    def columns(self, answer_C: np.ndarray) -> dict[str, Any]:
-        named = {str(number): p for number, p in enumerate(answer_C.tolist())}
-        return {"predicted_label": int(answer_C.argmax()), "probabilities": named}
+    def to_columns(self, prediction_C: np.ndarray) -> dict[str, Any]:
+        named = {str(number): p for number, p in enumerate(prediction_C.tolist())}
+        return {"predicted_label": int(prediction_C.argmax()), "probabilities": named}
 
-    def calibrated(self, scores_NC: np.ndarray, labels: Sequence[int]) -> tuple["Choice", float]:
+    def calibrated(self, scores_NC: np.ndarray, labels: Sequence[int]) -> tuple["ChoiceLabels", float]:
         return self, calibration.temperature(scores_NC, np.array(labels))
 
 
-Goal = Classes | LabelSets | Score | Choice
-GOALS: dict[objectives.Goal, type[Any]] = {kind.kind: kind for kind in (Classes, LabelSets, Score, Choice)}
+LabelType = ClassLabels | LabelSets | ScoreLabels | ChoiceLabels
+LABEL_TYPES: dict[LabelKind, type[Any]] = {
+    "classes": ClassLabels, "labels": LabelSets, "score": ScoreLabels, "choice": ChoiceLabels,
+}  # fmt: skip
 
 
-def goal_for(kind: objectives.Goal, labels: Sequence[Any], where: str) -> Goal:
-    """The goal that training rows with these labels set. Raises UserError, naming `where`, if all are the same."""
+def infer_label_type(kind: LabelKind, labels: Sequence[Any], where: str) -> LabelType:
+    """Return the label type of training rows with these labels. Raises UserError, naming `where`, if all are equal."""
     if kind == "choice":
-        return Choice()
+        return ChoiceLabels()
     if kind == "score":
         if (scale := float(np.std(labels))) == 0:
             raise UserError(f"{where} holds only the number {labels[0]:g}; there is nothing to learn")
-        return Score(float(np.mean(labels)), scale)
+        return ScoreLabels(float(np.mean(labels)), scale)
     if kind == "labels":
         names = sorted_names({name for label in labels for name in label})
         if not names:
@@ -199,38 +209,85 @@ def goal_for(kind: objectives.Goal, labels: Sequence[Any], where: str) -> Goal:
     names = sorted_names(set(labels))
     if len(names) < 2:
         raise UserError(f"{where} holds only the label {names[0]!r}; two classes or more are needed")
-    return Classes(names)
+    return ClassLabels(names)
 
 
 def sorted_names(names: Iterable[str]) -> list[str]:
-    """Numbers by value, then the rest by name."""
+    """Return numbers in order of their value, then other names in alphabetical order."""
     return sorted(names, key=lambda name: (0, float(name), name) if _is_number(name) else (1, 0.0, name))
 
 
-def to_facts(goal: Goal) -> dict[str, Any]:
-    """What gpt1.json remembers: `goal`, `labels` and what else belongs to that kind."""
-    values = {f.name: getattr(goal, f.name) for f in fields(goal)}
-    return {"goal": goal.kind, "labels": values.pop("names", []), **values}
+def to_metadata(label_type: LabelType) -> dict[str, Any]:
+    """Return what gpt1.json records: `goal`, the kind; `labels`, the names; and the other fields of that type."""
+    values = {one.name: getattr(label_type, one.name) for one in fields(label_type)}
+    return {"goal": label_type.kind, "labels": values.pop("names", []), **values}
 
 
-def from_facts(facts: dict[str, Any]) -> Goal:
-    """The goal of a fine-tuned run. Raises UserError for facts that are incomplete."""
+def from_metadata(metadata: Mapping[str, Any]) -> LabelType:
+    """Return the label type of a fine-tuned run. Raises UserError if its metadata are incomplete."""
     try:
-        kind = GOALS[facts["goal"]]
-        return kind(**{f.name: facts["labels" if f.name == "names" else f.name] for f in fields(kind)})
+        cls = LABEL_TYPES[metadata["goal"]]
+        found: LabelType = cls(
+            **{one.name: metadata["labels" if one.name == "names" else one.name] for one in fields(cls)}
+        )
+        return found
     except KeyError as error:
         raise UserError(f"gpt1.json is damaged: {error} is missing; fine-tune again") from None
 
 
-def _calibration(answers_NC: np.ndarray, classes_N: np.ndarray) -> dict[str, Any]:
+def class_weights(requested: str, label_type: LabelType, targets: list[Label]) -> Tensor | None:
+    """Return weights_C of the classes in L2, or None for `none`.
+
+    `auto` makes every class count the same in total, with a mean weight of 1 over the rows; for independent labels, it
+    makes the rows that have a label count as much as those that do not. `NAME=WEIGHT,...` sets the weights of some
+    classes, 1 for the others. Raises UserError for an unknown name, a weight that is not positive, and a label type
+    without classes.
+    """
+    if requested == "none":
+        return None
+    if not isinstance(label_type, ClassLabels | LabelSets):
+        raise UserError(f"{setting('class_weights')} {requested}: this task has no classes; leave it out")
+    if requested != "auto":
+        return _named_weights(requested, label_type.names)
+    if isinstance(label_type, ClassLabels):
+        counts_C = np.bincount(np.array(targets), minlength=len(label_type.names))
+        weights_C = len(targets) / (len(label_type.names) * counts_C.clip(1))
+        return torch.tensor(weights_C, dtype=torch.float32).clamp(max=LARGEST_WEIGHT)
+    counts_C = np.array(targets).sum(0)
+    weights_C = (len(targets) - counts_C) / counts_C.clip(1)
+    return torch.tensor(weights_C, dtype=torch.float32).clamp(1 / LARGEST_WEIGHT, LARGEST_WEIGHT)
+
+
+def _named_weights(requested: str, names: list[str]) -> Tensor:
+    """Return weights_C of `NAME=WEIGHT,...`."""
+    weights: dict[str, float] = {}
+    for part in requested.split(","):
+        name, _, value = part.rpartition("=")
+        name = name.strip()
+        if name not in names:
+            raise UserError(
+                f"{setting('class_weights')} {part}: write NAME=WEIGHT with one of {', '.join(names)}, or auto"
+            )
+        if name in weights:
+            raise UserError(f"{setting('class_weights')} {requested}: {name} is named twice")
+        try:
+            weights[name] = float(value)
+        except ValueError:
+            weights[name] = math.nan
+        if not 0 < weights[name] < math.inf:
+            raise UserError(f"{setting('class_weights')} {part}: the weight must be a number above 0")
+    return torch.tensor([weights.get(name, 1.0) for name in names])
+
+
+def _calibration(predictions_NC: np.ndarray, classes_N: np.ndarray) -> dict[str, Any]:
     return {
-        "ece": calibration.expected_calibration_error(answers_NC, classes_N),
-        "reliability": calibration.reliability(answers_NC, classes_N),
+        "ece": calibration.expected_calibration_error(predictions_NC, classes_N),
+        "reliability": calibration.reliability(predictions_NC, classes_N),
     }
 
 
 def _is_number(name: str) -> bool:
     try:
-        return float(name) == float(name)
+        return not math.isnan(float(name))
     except ValueError:
         return False

@@ -1,182 +1,240 @@
-"""Labelled rows for fine-tuning and evaluation: reading, splitting, and what is worth a warning."""
+"""Labelled rows for fine-tuning and evaluation: reading, splitting, and warnings of what makes scores misleading."""
 
+import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
-from gpt1.config import Finetune
+from gpt1.config import Task
 from gpt1.console import say
 from gpt1.data.tables import Row, check_column, columns, rows, table
-from gpt1.errors import UserError
-from gpt1.model import objectives
-from gpt1.tasks.choices import answers_of, context_of, index_of
+from gpt1.errors import UserError, setting
+from gpt1.model.objectives import LabelKind
 from gpt1.tasks.columns import Columns
 
 Texts = tuple[str, ...]
-"""What a row has to read: its text; the two of a pair; a context and its answers."""
+"""What the model reads of a row: a text; the two texts of a pair; or a context and its answers."""
+
+# Without validation rows, one training row in this many is used for validation.
 VALID_SHARE = 10
-"""Without a validation file, one row in so many validates."""
+# With fewer rows, a large number of classes is plausible, so there is no warning.
 ENOUGH_ROWS = 10
-"""Of fewer, many classes are no wonder."""
-BETWEEN = "|"
-"""Stands between the labels of a row of csv or tsv."""
+# A label is rare if the most common one has more than this many times its rows.
+RARE = 10
+# Separates the labels of a row in csv and tsv.
+LABEL_SEPARATOR = "|"
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """Rows: what is to be read, and what is to be told of it."""
+class LabelledRows:
+    """Rows with their labels."""
 
     texts: list[Texts]
     labels: list[Any]
-    """a class name; a set of them; a number; the number of the right answer, from 0"""
-    rows: list[str]
-    """where each stands, `train.csv:12`"""
+    """by the kind of label: a class name; a frozenset of names; a number; the number of the right answer, from 0"""
+    where: list[str]
+    """the place of each row, `train.csv:12`"""
     groups: list[str]
-    """the first text of each; rows that share it are never parted by `split`"""
+    """the first text of each row; `split_train_valid` keeps rows that share it together"""
 
-    def pick(self, chosen: Sequence[int]) -> "Labelled":
-        """Some of the rows, in the order given."""
-        return Labelled(*([getattr(self, f.name)[i] for i in chosen] for f in fields(self)))
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def select(self, numbers: Sequence[int]) -> "LabelledRows":
+        """Return the rows with these numbers, in this order."""
+        return LabelledRows(*([getattr(self, one.name)[i] for i in numbers] for one in fields(self)))
 
 
-def kind_of(settings: Finetune, wanted: Columns) -> objectives.Goal:
-    """What the task's labels are. A similarity's are looked at, unless the settings tell."""
-    kinds: dict[str, objectives.Goal] = {
-        "regression": "score", "multi-label": "labels", "multiple-choice": "choice"
-    }  # fmt: skip
-    if settings.task != "similarity":
-        return kinds.get(settings.task, "classes")
-    if settings.target != "auto":
-        return "score" if settings.target == "score" else "classes"
-    found = {row.label(wanted.label[0]) for row in rows(table(settings.train), settings.encoding)}
-    if not any(map(_is_fraction, found)):
+def infer_label_kind(task: Task, target: str, path: str, columns_read: Columns, encoding: str = "utf-8") -> LabelKind:
+    """Return the kind of label of a task; for similarity `target` decides, `auto` by the labels of the table.
+
+    These are scores if one has a fractional part and all are numbers. Raises UserError for a target of another task.
+    """
+    if task != "similarity":
+        if target != "auto":
+            only = f"{setting('target')} goes only with {setting('task')} similarity"
+            raise UserError(f"{only}, not with {task}")
+        kinds: dict[Task, LabelKind] = {"regression": "score", "multi-label": "labels", "multiple-choice": "choice"}
+        return kinds.get(task, "classes")
+    if target != "auto":
+        return "score" if target == "score" else "classes"
+    labels = {row.label(columns_read.label[0]) for row in rows(table(path), encoding)}
+    if not any(map(_has_fraction, labels)):
         return "classes"
-    if names := sorted(label for label in found if _number(label) is None):
+    if names := sorted(label for label in labels if _number(label) is None):
         say(
-            f"warning: label {names[0]!r} is no number, so all labels count as classes; is it a score (--target score)?"
+            f"warning: label {names[0]!r} is not a number, so all labels count as classes; "
+            f"if they are scores, set {setting('target')} score"
         )
     return "classes" if names else "score"
 
 
-def read_labelled(path: str, wanted: Columns, kind: objectives.Goal, encoding: str = "utf-8") -> Labelled:
-    """All rows of a table.
+def read_labelled_rows(path: str, wanted: Columns, kind: LabelKind, encoding: str = "utf-8") -> LabelledRows:
+    """Read all rows of a table.
 
-    Raises UserError for a missing column, a row without a text or a label that fits, and a table without rows.
+    Raises UserError for a missing column, an empty table, and a row without a text or without a label of this kind.
     """
     file = table(path)
-    there = columns(file, encoding)
+    available = columns(file, encoding)
     for name in (*wanted.texts, *wanted.choices, *wanted.label):
-        check_column(name, there, file)
-    found = Labelled([], [], [], [])
+        check_column(name, available, file)
+    found = LabelledRows([], [], [], [])
     for row in rows(file, encoding):
-        texts = texts_of(row, wanted)
+        texts = read_texts(row, wanted)
         found.texts.append(texts)
-        found.labels.append(label_of(row, wanted, kind, len(texts) - 1))
-        found.rows.append(row.where)
+        found.labels.append(read_label(row, wanted, kind, len(texts) - 1))
+        found.where.append(row.where)
         found.groups.append(str(row.values[wanted.texts[0]]))
     return found
 
 
-def texts_of(row: Row, wanted: Columns) -> Texts:
-    """What the model reads of a row. Raises UserError for an empty one."""
-    if wanted.choices:
-        return context_of(row, wanted.texts), *answers_of(row, wanted.choices)
-    return tuple(row.text(name) for name in wanted.texts)
+def read_texts(row: Row, wanted: Columns) -> Texts:
+    """Return what the model reads of a row.
+
+    The parts of a context, and the turns of a part that is a list, are joined by newlines. Raises UserError for an
+    empty text, for fewer than two answers, and for an answer after an empty one.
+    """
+    if not wanted.choices:
+        return tuple(row.text(name) for name in wanted.texts)
+    context = "\n".join("\n".join(_text_list(row, name)) for name in wanted.texts)
+    answers = _text_list(row, wanted.choices[0]) if len(wanted.choices) == 1 else _filled(row, wanted.choices)
+    if len(answers) < 2:
+        raise UserError(
+            f"{row.where}: {len(answers)} answer in {', '.join(wanted.choices)}; a choice needs two or more"
+        )
+    return context, *answers
 
 
-def label_of(row: Row, wanted: Columns, kind: objectives.Goal, answers: int) -> Any:
-    """What is to be told of a row; see `Labelled.labels`. Raises UserError for a label of another kind."""
+def read_label(row: Row, wanted: Columns, kind: LabelKind, answers: int) -> Any:
+    """Return the label of a row, see `LabelledRows.labels`. Raises UserError if it is not of this kind.
+
+    `answers` is the number of answers to choose from.
+    """
     if kind == "labels":
-        return _labels(row, wanted.label)
+        return _label_set(row, wanted.label)
     (name,) = wanted.label
     if kind == "score":
         return row.number(name)
-    return index_of(row, name, answers) if kind == "choice" else row.label(name)
+    if kind == "classes":
+        return row.label(name)
+    if (number := row.number(name)) not in range(answers):
+        raise UserError(
+            f"{row.where}: column {name} holds {row.values[name]!r}; it must be the number of the right answer, "
+            f"from 0 to {answers - 1}"
+        )
+    return int(number)
 
 
-def split(data: Labelled, seed: int) -> tuple[Labelled, Labelled]:
-    """Training and validation rows, out of two or more; rows with the same first text stay together."""
-    numbers: dict[str, list[int]] = {}
+def split_train_valid(data: LabelledRows, seed: int) -> tuple[LabelledRows, LabelledRows]:
+    """Split two rows or more into training and validation rows; rows with the same first text stay together."""
+    groups: dict[str, list[int]] = {}
     for i, group in enumerate(data.groups):
-        numbers.setdefault(group, []).append(i)
-    if len(numbers) == 1:
-        numbers = {str(i): [i] for i in range(len(data.rows))}
-    groups, wanted = list(numbers.values()), max(1, len(data.rows) // VALID_SHARE)
-    validates: set[int] = set()
-    for turn in np.random.default_rng(seed).permutation(len(groups))[:-1]:
-        if len(validates) >= wanted:
+        groups.setdefault(group, []).append(i)
+    numbers = list(groups.values()) if len(groups) > 1 else [[i] for i in range(len(data))]
+    wanted = max(1, len(data) // VALID_SHARE)
+    valid: set[int] = set()
+    for group_number in np.random.default_rng(seed).permutation(len(numbers))[:-1]:
+        if len(valid) >= wanted:
             break
-        validates.update(groups[turn])
-    learns = [i for i in range(len(data.rows)) if i not in validates]
-    return data.pick(learns), data.pick(sorted(validates))
+        valid.update(numbers[group_number])
+    return data.select([i for i in range(len(data)) if i not in valid]), data.select(sorted(valid))
 
 
-def check_labels(data: Labelled, names: Sequence[str], column: str) -> None:
-    """Raise UserError for a label that training never saw."""
-    for label, where in zip(data.labels, data.rows, strict=True):
+def check_labels(data: LabelledRows, names: Sequence[str], column: str) -> None:
+    """Raise UserError for a class or label that does not occur in training."""
+    for label, where in zip(data.labels, data.where, strict=True):
         for name in [label] if isinstance(label, str) else sorted(label):
             if name not in names:
                 raise UserError(
                     f"{where}: label {name!r} in column {column} does not occur in training, "
-                    f"which has {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}; mend or drop the row"
+                    f"which has {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}; correct or drop the row"
                 )
 
 
-def warn(train: Labelled, valid: Labelled, kind: objectives.Goal) -> None:
-    """Say what makes scores lie: rows in both sets, and classes that dwarf the others."""
-    both = len(set(train.texts) & set(valid.texts))
-    if both:
-        say(f"warning: {both:,} texts stand in both training and validation; the validation score is too good")
-    if kind in ("classes", "labels"):
-        names = [name for label in train.labels for name in ([label] if kind == "classes" else label)]
-        counts = Counter(names).most_common()
-        _warn_of_names(dict(counts), len(train.labels), kind)
-        validating = {name for label in valid.labels for name in ([label] if kind == "classes" else label)}
-        if unlearnt := sorted(validating - set(names)):
-            say(
-                f"warning: label {unlearnt[0]!r} stands in validation rows only, so nothing can learn it; "
-                "add rows of it, or choose what validates with --valid"
-            )
-        if kind == "labels" and all(len(label) < 2 for label in train.labels):
-            _warn_of_separators(dict(counts))
-        if counts[0][1] > 10 * counts[-1][1]:
-            say(
-                f"warning: label {counts[0][0]!r} has {counts[0][1]:,} rows, {counts[-1][0]!r} has {counts[-1][1]:,}; "
-                "--class-weights auto and --select macro_f1 keep rare labels from being ignored"
-            )
+def warn_of_overlap(train: LabelledRows, other: LabelledRows, role: str) -> None:
+    """Warn if training rows are among those that are scored; `role` names these, `validation` or `test`."""
+    if both := len(set(train.texts) & set(other.texts)):
+        say(f"warning: {both:,} texts are in both training and {role} rows; the {role} scores will be too good")
 
 
-def _warn_of_names(counts: dict[str, int], rows: int, kind: objectives.Goal) -> None:
-    """Say which names may be one spelt twice, and whether the label seems to be no label at all."""
-    folded = Counter(" ".join(name.split()).casefold() for name in counts)
+def warn_of_faults(train: LabelledRows, valid: LabelledRows, kind: LabelKind) -> None:
+    """Warn of what makes scores misleading: rows in both sets, and labels that look wrong, unlearnable or rare."""
+    warn_of_overlap(train, valid, "validation")
+    if kind not in ("classes", "labels"):
+        return
+    counts, valid_counts = (
+        Counter(name for label in data.labels for name in ([label] if kind == "classes" else label))
+        for data in (train, valid)
+    )
+    spellings = Counter(_folded(name) for name in counts)
     for name in sorted(counts):
-        if folded[" ".join(name.split()).casefold()] > 1:
-            say(f"warning: label {name!r} equals another but for case or spaces; they count as two classes")
-    if kind == "classes" and rows >= ENOUGH_ROWS and len(counts) > rows / 2:
-        say(f"warning: {len(counts):,} classes in {rows:,} rows; is the column of the label (--label) the right one?")
+        if spellings[_folded(name)] > 1:
+            say(f"warning: label {name!r} differs from another only in case or spaces; they count as two classes")
+    if kind == "classes" and len(train) >= ENOUGH_ROWS and len(counts) > len(train) / 2:
+        say(f"warning: {len(counts):,} classes in {len(train):,} rows; is {setting('label')} the right column?")
+    if unknown := sorted(valid_counts.keys() - counts.keys()):
+        say(
+            f"warning: label {unknown[0]!r} occurs only in validation rows, so it cannot be learned; "
+            f"add rows with it, or choose the validation rows with {setting('valid')}"
+        )
+    several = [name for name in sorted(counts) if any(mark in name for mark in ",;[")]
+    if kind == "labels" and several and all(len(label) < 2 for label in train.labels):
+        say(f"warning: {several[0]!r} counts as one label; write several as a list in jsonl, as `red|round` in csv")
+    ordered = counts.most_common()
+    if ordered and (most := ordered[0][1]) > RARE * (least := ordered[-1][1]):
+        say(
+            f"warning: label {ordered[0][0]!r} has {most:,} rows, {ordered[-1][0]!r} only {least:,}; "
+            f"{setting('class_weights')} auto and {setting('select')} macro_f1 keep rare labels from being ignored"
+        )
 
 
-def _warn_of_separators(names: Iterable[str]) -> None:
-    """No row has two labels: say if one looks like several."""
-    if like := next((name for name in sorted(names) if any(mark in name for mark in ",;[")), None):
-        say(f"warning: {like!r} counts as one label; several of a row are a list in jsonl, and `red|round` in csv")
+def _text_list(row: Row, column: str) -> list[str]:
+    """Return the texts of a column that holds a list or one text."""
+    value = row.values.get(column)
+    if isinstance(value, str) and value.startswith("["):
+        value = _json_list(value)
+    if not isinstance(value, list):
+        return [row.text(column)]
+    if wrong := [text for text in value if not isinstance(text, str) or not text.strip()]:
+        raise UserError(f"{row.where}: column {column} lists {wrong[0]!r}; it must list texts")
+    if not value:
+        raise UserError(f"{row.where}: column {column} is an empty list; it must list texts")
+    return value
 
 
-def _labels(row: Row, names: list[str]) -> frozenset[str]:
+def _json_list(text: str) -> list[str] | str:
+    """Return the list that a cell of csv holds as JSON, as `gpt1 predict` writes it; the text itself if it is none."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return text
+    return found if isinstance(found, list) and all(isinstance(one, str) for one in found) else text
+
+
+def _filled(row: Row, names: Sequence[str]) -> list[str]:
+    """Return the texts of the columns up to the first empty one. Raises UserError if one after it is not empty."""
+    values = [row.values.get(name) for name in names]
+    filled = [not (value is None or (isinstance(value, str) and not value.strip())) for value in values]
+    count = sum(filled)
+    if not all(filled[:count]):
+        raise UserError(f"{row.where}: column {names[filled.index(False)]} is empty, but one after it is not")
+    return [row.text(name) for name in names[:count]]
+
+
+def _label_set(row: Row, names: Sequence[str]) -> frozenset[str]:
+    """Return the labels of a row, from a column of 0 and 1 for each, a list, or names with bars between them."""
     if len(names) > 1:
         return frozenset(name for name in names if _flag(row, name))
     value = row.values.get(names[0])
     if isinstance(value, str):
-        value = value.split(BETWEEN)
-    held = value if isinstance(value, list) else [] if value is None else [value]
-    each = [
-        replace(row, values={names[0]: label}) for label in held if not (isinstance(label, str) and not label.strip())
-    ]
-    return frozenset(one.label(names[0]).strip() for one in each)
+        value = value.split(LABEL_SEPARATOR)
+    labels = value if isinstance(value, list) else [] if value is None else [value]
+    labels = [label for label in labels if not (isinstance(label, str) and not label.strip())]
+    return frozenset(replace(row, values={names[0]: label}).label(names[0]).strip() for label in labels)
 
 
 def _flag(row: Row, name: str) -> bool:
@@ -185,7 +243,11 @@ def _flag(row: Row, name: str) -> bool:
     return number == 1
 
 
-def _is_fraction(label: str) -> bool:
+def _folded(name: str) -> str:
+    return " ".join(name.split()).casefold()
+
+
+def _has_fraction(label: str) -> bool:
     number = _number(label)
     return number is not None and math.isfinite(number) and not number.is_integer()
 
