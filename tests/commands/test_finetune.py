@@ -481,7 +481,7 @@ def test_a_readme_of_others_is_never_replaced(base: Path, train: Path, tmp_path:
 def test_a_class_that_only_validates_is_said(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     two = write(tmp_path / "two.csv", [("red apple", "a"), ("blue sky", "b")])
     finetune(settings(base, two, tmp_path / "run"))
-    assert "stands in validation rows only, so nothing can learn it" in capsys.readouterr().err
+    assert "occurs only in validation rows, so it cannot be learned" in capsys.readouterr().err
 
 
 def test_states_of_others_are_never_removed(base: Path, train: Path, tmp_path: Path) -> None:
@@ -511,7 +511,7 @@ def test_states_of_others_are_never_removed(base: Path, train: Path, tmp_path: P
         ({"encoding": "utf-9"}, "--encoding utf-9: no such text encoding"),
         ({"label": "mood"}, r"no column mood; the columns are text, label"),
         ({"text": "body"}, r"no column body; the columns are text, label"),
-        ({"device": "cuda:77"}, "--device cuda:77: this machine has no such device"),
+        ({"device": "cuda:77"}, "device cuda:77: this machine has no such device"),
         ({"train": "none.csv"}, "none.csv: no such file"),
         ({"valid": "none.csv"}, "none.csv: no such file"),
         ({"run": "nowhere"}, "nowhere: no such run folder"),

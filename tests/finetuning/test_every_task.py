@@ -136,7 +136,7 @@ def test_it_learns(task: Task, tuned: Tuned) -> None:
 def test_evaluate_finds_what_finetune_found(task: Task, tuned: Tuned) -> None:
     """On the same rows, from the saved folder: the temperature, the thresholds and the scale are all in it."""
     run, valid, result = tuned(task)
-    found = evaluate(Evaluate(run=str(run), files=[str(valid)], dtype="fp32", threads=1))
+    found = evaluate(Evaluate(run=str(run), files=[str(valid)], dtype="fp32", threads=1)).to_json()
     intervals, bins = found.pop("intervals"), found.pop("reliability", [])
     assert (found.pop("run"), found.pop("scored_on")) == (str(run), [str(valid)])
     assert sum(each["n"] for each in bins) == (len(bins) and 60)
@@ -288,10 +288,10 @@ def test_class_weights_find_rare_classes(base: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "answer"),
     [
-        ({"class_weights": "rare"}, "--class-weights rare: write NAME=WEIGHT with one of common, rare, or auto"),
-        ({"class_weights": "rare=2,other=1"}, "--class-weights other=1: write NAME=WEIGHT with one of common, rare"),
-        ({"class_weights": "rare=-2"}, "--class-weights rare=-2: the weight must be a number above 0"),
-        ({"class_weights": "rare=2,rare=3"}, "--class-weights rare=2,rare=3: rare is named twice"),
+        ({"class_weights": "rare"}, "class_weights rare: write NAME=WEIGHT with one of common, rare, or auto"),
+        ({"class_weights": "rare=2,other=1"}, "class_weights other=1: write NAME=WEIGHT with one of common, rare"),
+        ({"class_weights": "rare=-2"}, "class_weights rare=-2: the weight must be a number above 0"),
+        ({"class_weights": "rare=2,rare=3"}, "class_weights rare=2,rare=3: rare is named twice"),
         ({"seed": 2**63}, f"seed {2**63} must be from 0 to 2^63 - 1"),
         ({"threads": 10**6}, "threads 1000000 must be from 0 (every core)"),
         ({"task": "regression"}, "column label holds 'rare', where a number must stand"),
@@ -323,12 +323,12 @@ def test_a_loss_that_is_no_number(base: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "flags", "answer"),
     [
-        ("regression", {"text": "text,rating"}, "--task regression reads one column; given are columns text, rating"),
-        ("regression", {"context": "text"}, "--context does not go with --task regression; name its columns with --t"),
-        ("regression", {"choices": "text"}, "--choices does not go with --task regression"),
-        ("similarity", {"text": "sentence1"}, "--task similarity reads two columns, `--text ONE,OTHER`; given are co"),
+        ("regression", {"text": "text,rating"}, "task regression reads one column, not columns text, rating"),
+        ("regression", {"context": "text"}, "context does not go with task regression; name its columns with text"),
+        ("regression", {"choices": "text"}, "choices does not go with task regression"),
+        ("similarity", {"text": "sentence1"}, "task similarity reads two columns, text ONE,OTHER, not column sentence1"),
         ("similarity", {"text": "sentence1,sentence1"}, "sentence1,sentence1 names a column twice"),
-        ("multiple-choice", {"text": "story"}, "--text does not go with --task multiple-choice"),
+        ("multiple-choice", {"text": "story"}, "text does not go with task multiple-choice"),
         ("entailment", {"text": "premise,none"}, "no column none; the columns are premise, hypothesis, label"),
     ],
 )
@@ -344,7 +344,7 @@ def test_columns_of_another_task(task: Task, flags: dict[str, str], answer: str,
 
 def test_several_labels_are_evaluated_for_one(tuned: Tuned) -> None:
     run, valid, _ = tuned("entailment")
-    with pytest.raises(UserError, match="has one column as label; given are columns label, premise"):
+    with pytest.raises(UserError, match="has one label column, not columns label, premise"):
         evaluate(Evaluate(run=str(run), files=[str(valid)], label="label,premise", threads=1))
 
 
