@@ -38,7 +38,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class PlanResult(Result):
-    """What `gpt1 plan` prints."""
+    """What `gpt1 plan` prints: the expected time and memory of the run, and what they were computed from."""
 
     parameters: int
     """number of weights"""

@@ -35,7 +35,7 @@ from gpt1.training.log import Log
 
 @dataclass(frozen=True)
 class PretrainResult(Result):
-    """What `gpt1 pretrain` prints."""
+    """What `gpt1 pretrain` prints: the validation loss of the finished run, its speed and size."""
 
     steps: int
     """updates made"""
@@ -46,7 +46,7 @@ class PretrainResult(Result):
     val_nats_per_token: float
     """loss on all of the validation text"""
     val_bits_per_byte: float
-    """the same for each byte of text, which tokenizers can be compared by"""
+    """the same loss for each byte of text, by which lossless tokenizers can be compared"""
     parameters: int
     """number of weights"""
 
