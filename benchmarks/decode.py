@@ -4,8 +4,8 @@
 about as peaked as a trained model's, and writes benchmarks/results/decode.json; `--only` measures some parts again and
 keeps the others' figures. `--agree RUN TEXT` compares the 8-bit weights of a trained run with the others on a text.
 
-On a GPU 256 texts are written too; ours is measured there as it comes (steps recorded as CUDA graphs), with compiled
-blocks inside the graphs, and launched kernel by kernel ("eager"). `--only "small bf16" --rows 1 2` is a short trial.
+On a GPU 256 texts are generated too, and ours is also measured with compiled blocks. For a short trial use
+`--only "small bf16" --rows 1 2`.
 
 The peers are `openai-gpt`, the same network with the same weights, for which transformers keeps no keys and values, so
 each step reads the whole text again; and `gpt2` of the same size, which keeps them. All are greedy but for "top-p".
@@ -27,11 +27,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt1.config import PRESETS, Model
-from gpt1.model.decode import decode
 from gpt1.model.gpt import GPT, INIT_STD
-from gpt1.model.int8 import has_int8, quantized
-from gpt1.model.kv_cache import Writing
-from gpt1.model.packed import packed
+from gpt1.model.int8 import has_int8, quantize_int8
+from gpt1.model.kv_cache import generate_ids
+from gpt1.model.packed import pack
 from gpt1.model.sampling import Sampling
 from gpt1.run_folder.folder import load_run
 from gpt1.run_folder.hugging_face import to_hf, to_hf_config
@@ -99,7 +98,7 @@ def measure(part: str, device: torch.device, rows_at_once: list[int]) -> dict[st
 def by_turns(writers: dict[str, Writer], device: torch.device, rows: int, prompt: int, new: int) -> dict[str, float]:
     """Median seconds of each writer. In turns, so that a busy moment of the machine falls on all of them."""
     for write in writers.values():
-        write(rows, prompt, min(new, 3) if device.type == "cpu" else new)  # graphs are recorded for the whole length
+        write(rows, prompt, min(new, 3))
     seconds: dict[str, list[float]] = {name: [] for name in writers}
     for _ in range(REPEATS):
         for name, write in writers.items():
@@ -110,16 +109,15 @@ def by_turns(writers: dict[str, Writer], device: torch.device, rows: int, prompt
 
 def all_writers(model: Model, device: torch.device, dtype: torch.dtype) -> dict[str, Writer]:
     """Ours by way of writing, then the peers."""
-    ours = packed(network(model).to(device, dtype))
+    ours = pack(network(model).to(device, dtype))
     writers = {"gpt1": _ours(ours, GREEDY), "gpt1, top-p": _ours(ours, TOP_P)}
     if device.type == "cuda":
-        writers["gpt1, eager"] = _eager(ours)
         compiled = network(model).to(device, dtype)
         for block in compiled.blocks:
             block.compile()
         writers["gpt1, compiled blocks"] = _ours(compiled, GREEDY)
     if device.type == "cpu" and has_int8() and dtype == torch.bfloat16:
-        writers["gpt1, int8"] = _ours(quantized(network(model)).to(dtype), GREEDY)
+        writers["gpt1, int8"] = _ours(quantize_int8(network(model)).to(dtype), GREEDY)
     writers["transformers openai-gpt"] = _theirs(openai_gpt(network(model)).to(device, dtype))
     writers["transformers gpt2"] = _theirs(gpt2(model).to(device, dtype))
     return writers
@@ -154,22 +152,8 @@ def gpt2(model: Model) -> Any:
 def _ours(body: GPT, sampling: Sampling) -> Writer:
     def write(rows: int, prompt: int, new: int) -> None:
         streams = [random.Random(row) for row in range(rows)]
-        for _ in decode(body, [_prompt(prompt)] * rows, sampling, streams, new):
+        for _ in generate_ids(body, [_prompt(prompt)] * rows, sampling, streams, new):
             pass
-
-    return write
-
-
-def _eager(body: GPT) -> Writer:
-    """Our step without a graph, its tokens fetched one by one, as `decode` goes on a CPU."""
-
-    @torch.inference_mode()
-    def write(rows: int, prompt: int, new: int) -> None:
-        writing = Writing(body, rows, prompt + new - 1, GREEDY)
-        writing.begin(body, [_prompt(prompt)] * rows, [random.Random(0)] * rows, new)
-        for read in range(prompt + 1, prompt + new):
-            writing.step(body, read, masked=False)
-            writing.tokens_N1.tolist()
 
     return write
 
@@ -209,8 +193,8 @@ def agreement(run: Path, text: Path) -> dict[str, Any]:
     ids = torch.tensor(model.tokenizer.encode(text.read_text())[: WINDOWS * context])
     ids_NT = ids[: len(ids) // context * context].view(-1, context)
     exact = _log_p(model.body, ids_NT)
-    int8 = _log_p(quantized(load_run(run).body).bfloat16(), ids_NT)
-    bf16 = _log_p(packed(model.body.bfloat16()), ids_NT)
+    int8 = _log_p(quantize_int8(load_run(run).body).bfloat16(), ids_NT)
+    bf16 = _log_p(pack(model.body.bfloat16()), ids_NT)
     return {
         "tokens": ids_NT[:, 1:].numel(), "fp32_nats": _nats(exact, ids_NT),
         "bf16_from_fp32": _differences(exact, bf16, ids_NT), "int8_from_bf16": _differences(bf16, int8, ids_NT),

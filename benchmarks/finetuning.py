@@ -97,6 +97,7 @@ def turns(
     """Fine-tuning as `gpt1 finetune` does it, update by update."""
     device, dtype = setup_device()
     model = build_network(base.body, examples, options).to(device)
+    prepare_for_training(model, device, compile=False)
     optimizer = Optimizer(model, Optim(lr=options.lr, warmup=1, decay="linear"), 10_000)
     prepare_for_training(model, device, compile=False)
     return train(

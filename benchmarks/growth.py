@@ -23,10 +23,10 @@ import torch
 
 from gpt1.batch import Batch
 from gpt1.config import PRESETS, RECIPES, Model
-from gpt1.model.decode import decode
 from gpt1.model.gpt import GPT
+from gpt1.model.kv_cache import generate_ids
 from gpt1.model.objectives import LanguageModel
-from gpt1.model.packed import packed
+from gpt1.model.packed import pack
 from gpt1.model.sampling import Sampling
 from gpt1.training.device import prepare_for_training, setup_device
 from gpt1.training.loop import train
@@ -133,11 +133,11 @@ def update_flops(shape: Model, recipe: str) -> float:
 def decoded(length: int) -> dict[str, float]:
     """Seconds a token, by a network of the paper's size, of the last `NEW` tokens before a text has `length`."""
     device, dtype = setup_device("cpu")
-    body = packed(GPT(PRESETS["gpt1"]).init_weights().eval().to(device, dtype))
+    body = pack(GPT(PRESETS["gpt1"]).init_weights().eval().to(device, dtype))
     prompt = random.Random(length).choices(range(1000), k=max(1, length - NEW))
     times, rounds = [], 3
     for _ in range(rounds):
-        writing = decode(body, [prompt], Sampling(temperature=0), [random.Random(1)], NEW + 1)
+        writing = generate_ids(body, [prompt], Sampling(temperature=0), [random.Random(1)], NEW + 1)
         next(writing)  # reads the prompt
         for _ in range(NEW):
             began = time.perf_counter()

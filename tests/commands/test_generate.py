@@ -49,7 +49,7 @@ def says(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
             for step in range(steps):
                 yield [ids[step] if step < len(ids) else tokenizer.end_id] * len(prompts)
 
-        monkeypatch.setattr(continuation, "decode", decode)
+        monkeypatch.setattr(continuation, "generate_ids", decode)
         return ids
 
     return script

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from gpt1.config import PRESETS, Model
-from gpt1.model.attention import causal_attention
 from gpt1.model.gpt import GPT
 
 TINY = Model(context=16, width=32, depth=2, heads=4, inner=128, vocabulary=50)
@@ -47,25 +46,6 @@ def test_no_token_sees_the_future() -> None:
     (gradient_NTD,) = torch.autograd.grad(h_NTD[:, 5].square().sum(), embedded)
     assert (gradient_NTD[:, 6:] == 0).all()
     assert (gradient_NTD[:, :6].abs().sum(-1) > 0).all()
-
-
-def test_attention_by_products_is_attention() -> None:
-    generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(3, 2, 9, 8, generator=generator, dtype=torch.double).requires_grad_() for _ in range(3))
-    ours = causal_attention(q, k, v)
-    theirs = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-    torch.testing.assert_close(ours, theirs)
-    seed = torch.randn(ours.shape, generator=generator, dtype=torch.double)
-    for a, b in zip(
-        torch.autograd.grad(ours, (q, k, v), seed), torch.autograd.grad(theirs, (q, k, v), seed), strict=True
-    ):
-        torch.testing.assert_close(a, b)
-
-
-def test_attention_dropout_keeps_the_mean() -> None:
-    q, k = torch.zeros(1, 1, 4, 8, requires_grad=True), torch.zeros(1, 1, 4, 8)
-    mean = torch.stack([causal_attention(q, k, torch.ones(1, 1, 4, 8), dropout=0.5) for _ in range(4000)]).mean(0)
-    assert mean.detach().numpy() == pytest.approx(1.0, abs=0.1)
 
 
 def test_padding_on_the_right_reaches_nothing() -> None:

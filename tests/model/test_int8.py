@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from gpt1.config import Model
-from gpt1.model.decode import decode
 from gpt1.model.gpt import GPT
-from gpt1.model.int8 import Int8, has_int8, quantized
+from gpt1.model.int8 import Int8Linear, has_int8, quantize_int8
+from gpt1.model.kv_cache import generate_ids
 from gpt1.model.sampling import Sampling
 
 pytestmark = pytest.mark.skipif(not has_int8(), reason="this CPU has no 8-bit product")
@@ -29,7 +29,7 @@ def test_the_formula(rows: int) -> None:
     weight, bias, x = normal(37, 70, seed=1), normal(37, seed=2), normal(rows, 70, seed=3)
     q, scale = rounded(weight)
     p, step = rounded(x)
-    assert torch.allclose(Int8(weight, bias)(x).double(), p @ q.T * step * scale.T + bias, atol=1e-4)
+    assert torch.allclose(Int8Linear(weight, bias)(x).double(), p @ q.T * step * scale.T + bias, atol=1e-4)
 
 
 def rounded(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -40,11 +40,11 @@ def rounded(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def test_the_largest_integers_do_not_overflow() -> None:
     weight, x = torch.ones(32, 3072), torch.ones(2, 3072)
     for left, right in ((weight, x), (-weight, x), (weight, -x), (-weight, -x)):
-        assert torch.allclose(Int8(left, None)(right), F.linear(right, left))
+        assert torch.allclose(Int8Linear(left, None)(right), F.linear(right, left))
 
 
 def test_a_row_depends_on_no_other_row_and_zeros_are_zeros() -> None:
-    product, x = Int8(normal(16, 32), normal(16, seed=2)), normal(3, 5, 32, seed=3)
+    product, x = Int8Linear(normal(16, 32), normal(16, seed=2)), normal(3, 5, 32, seed=3)
     x[0, 0], x[2] = 0, x[2] * 1e4
     together = product(x)
     assert torch.equal(together[0, 0], product.bias_O)
@@ -53,13 +53,13 @@ def test_a_row_depends_on_no_other_row_and_zeros_are_zeros() -> None:
 
 
 def test_number_formats_pass_through() -> None:
-    product, x = Int8(normal(16, 32), None), normal(4, 32).bfloat16()
+    product, x = Int8Linear(normal(16, 32), None), normal(4, 32).bfloat16()
     assert torch.equal(product(x), product(x.float()).bfloat16())
 
 
 @torch.no_grad()
 def test_a_network_stays_close_to_itself() -> None:
-    plain, small = body(), quantized(body())
+    plain, small = body(), quantize_int8(body())
     ids = torch.randint(50, (4, 20), generator=torch.Generator().manual_seed(1))
     log_p, log_q = (model.logits(model(ids)).log_softmax(-1) for model in (plain, small))
     assert F.kl_div(log_q, log_p, log_target=True, reduction="batchmean") < 1e-3
@@ -67,11 +67,11 @@ def test_a_network_stays_close_to_itself() -> None:
 
 
 def test_batched_is_single() -> None:
-    small = quantized(body())
+    small = quantize_int8(body())
     prompts = [[5], [9, 8, 7, 6, 5, 4, 3], [2, 2, 40]]
 
     def written(rows: list[list[int]]) -> list[tuple[int, ...]]:
         streams = [random.Random(repr(row)) for row in rows]
-        return list(zip(*decode(small, rows, Sampling(top_p=0.9), streams, 12), strict=True))
+        return list(zip(*generate_ids(small, rows, Sampling(top_p=0.9), streams, 12), strict=True))
 
     assert written(prompts) == [written([prompt])[0] for prompt in prompts]

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from gpt1.batch import IGNORE, Batch
 from gpt1.config import Model
 from gpt1.data.collate import Example, collate
-from gpt1.model.decode import decode
 from gpt1.model.gpt import GPT
+from gpt1.model.kv_cache import generate_ids
 from gpt1.model.objectives import LanguageModel, TaskModel
 from gpt1.model.sampling import Sampling, penalised, probabilities
 from gpt1.run_folder.folder import load_run, save_run
@@ -86,7 +86,7 @@ def test_loss_and_the_gradient_of_every_parameter(ours: GPT, theirs: torch.nn.Mo
 def test_greedy_text(ours: GPT, theirs: torch.nn.Module, tokens_NT: torch.Tensor) -> None:
     prompts = [tokens_NT[0, :4].tolist(), tokens_NT[1, :1].tolist(), tokens_NT[2, :9].tolist()]
     streams = [random.Random(0)] * 3
-    rows = list(zip(*decode(ours, prompts, Sampling(temperature=0), streams, 10), strict=True))
+    rows = list(zip(*generate_ids(ours, prompts, Sampling(temperature=0), streams, 10), strict=True))
     for prompt, row in zip(prompts, rows, strict=True):
         written = theirs.generate(
             torch.tensor([prompt]), max_new_tokens=10, do_sample=False, pad_token_id=0, eos_token_id=None
@@ -136,7 +136,7 @@ def test_drawn_text(
     monkeypatch.setattr(torch, "multinomial", draw)
     prompts = [tokens_NT[0, :4].tolist(), tokens_NT[1, :1].tolist(), tokens_NT[2, :9].tolist()]
     streams = [random.Random(n) for n in range(3)]
-    rows = list(zip(*decode(ours, prompts, manner, streams, 11), strict=True))
+    rows = list(zip(*generate_ids(ours, prompts, manner, streams, 11), strict=True))
     for n, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
         noise = random.Random(n)
         written = theirs.generate(

@@ -17,7 +17,7 @@ from gpt1.data.tables import columns, table
 from gpt1.data.windows import Ids
 from gpt1.errors import UserError, setting
 from gpt1.finetuning.predictor import load_predictor
-from gpt1.model.packed import packed
+from gpt1.model.packed import pack
 from gpt1.results import INLINE, Result
 from gpt1.run_folder.folder import load_run, read_metadata
 from gpt1.tasks.columns import ColumnNames, Columns, select_columns
@@ -131,7 +131,7 @@ def _zero_shot(settings: Evaluate, kind: Literal["pairs", "choices"]) -> ZeroSho
         else read_choices(path, ColumnNames.of(settings), settings.group, settings.encoding)
         for path in settings.files
     ]
-    return score_zero_shot(packed(run.body.to(device, dtype)), run.tokenizer, files, kind, settings.normalize)
+    return score_zero_shot(pack(run.body.to(device, dtype)), run.tokenizer, files, kind, settings.normalize)
 
 
 def _rows(settings: Evaluate) -> EvaluateResult:
@@ -182,7 +182,7 @@ def _check_unknown_labels(rows: LabelledRows, label_type: LabelType, wanted: Col
 def _text(settings: Evaluate) -> EvaluateResult:
     device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
     run = load_run(settings.run)
-    network, tokenizer = packed(run.body.to(device, dtype)), run.tokenizer
+    network, tokenizer = pack(run.body.to(device, dtype)), run.tokenizer
     files: dict[str, TextMetrics] = {}
     nats, tokens, size = 0.0, 0, 0
     for path in settings.files:

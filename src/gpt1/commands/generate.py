@@ -10,8 +10,8 @@ from gpt1.config import Generate
 from gpt1.console import say
 from gpt1.errors import UserError
 from gpt1.model.gpt import GPT
-from gpt1.model.int8 import has_int8, quantized
-from gpt1.model.packed import packed
+from gpt1.model.int8 import has_int8, quantize_int8
+from gpt1.model.packed import pack
 from gpt1.run_folder.folder import load_run
 from gpt1.run_folder.generation import Continuation, advance, check, continuations, rows_at_once
 from gpt1.training.device import setup_device
@@ -69,8 +69,8 @@ def _check_kernel(settings: Generate, device: torch.device) -> None:
 
 def _made_over(body: GPT, settings: Generate, device: torch.device, dtype: torch.dtype) -> GPT:
     if settings.quantize == "int8":
-        return quantized(body).to(dtype)  # rounded once, from float32
-    return packed(body.to(device, dtype))
+        return quantize_int8(body).to(dtype)  # rounded once, from float32
+    return pack(body.to(device, dtype))
 
 
 def _write(body: GPT, rows: list[Continuation], settings: Generate) -> None:

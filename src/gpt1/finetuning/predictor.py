@@ -16,7 +16,7 @@ from gpt1.data.collate import Example, Label, by_length, collate
 from gpt1.errors import UserError
 from gpt1.model.gpt import GPT
 from gpt1.model.objectives import TaskModel
-from gpt1.model.packed import packed
+from gpt1.model.packed import pack
 from gpt1.run_folder.folder import LoadedRun, load_run
 from gpt1.tasks.columns import Columns
 from gpt1.tasks.inputs import TASKS, Frame, fits, truncate
@@ -93,7 +93,7 @@ class Predictor:
         dtype: torch.dtype,
     ) -> "Predictor":
         """Put a network and its W_y to work on a device. The body's weights are moved, not copied."""
-        model = TaskModel(packed(body.to(device, dtype)), len(head_CD), label_type.kind)
+        model = TaskModel(pack(body.to(device, dtype)), len(head_CD), label_type.kind)
         model.head.weight = nn.Parameter(head_CD.to(device))
         return cls(model.eval(), encoder, label_type, columns, device)
 

@@ -1,13 +1,13 @@
-"""The cross-entropy over the vocabulary, without ever holding all logits.
+"""Cross-entropy over the vocabulary, without ever holding all logits.
 
-The logits of a step (tokens x vocabulary) are by far its largest tensor. Here they exist for a slice of tokens at
-a time, and since the loss is a sum whose outer gradient is one number, the gradients with respect to the hidden
-states and the matrix are computed in the same pass: the backward only scales them.
+The logits of an update (tokens x vocabulary) would be by far its largest tensor. They are computed for a slice of the
+tokens at a time. Since the loss is a sum, whose outer gradient is one number, the gradients with respect to the hidden
+states and the matrix are computed in the same pass, and the backward pass only scales them.
 
-Legend: M tokens, m those of a slice, V vocabulary, P the vocabulary padded, p a chunk of it, D width.
+Legend: M tokens, m those of a slice, V vocabulary, P the padded vocabulary, p a chunk of it, D width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -16,39 +16,48 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gpt1.batch import IGNORE
-from gpt1.model import kernels
+from gpt1.model.kernels import Kernels
 
+Transpose = Callable[[Tensor, Tensor], Tensor]
+PLAIN = Kernels(compiled=False)
+
+# Largest size of the logits held at once. Fewer slices make larger, faster products.
 SLICE_BYTES = 2**28
-"""Most that the logits held at once may take; within it, fewer slices make larger and faster products."""
+# Rows and vocabulary are padded to multiples of this: oneDNN compiles, and keeps, a kernel for every new shape, and its
+# products with an odd vocabulary run at two thirds of their speed.
 MULTIPLE = 64
-"""Rows and vocabulary are padded to multiples of this: oneDNN compiles, and keeps, a kernel for every new shape,
-and its products with an odd vocabulary run at two thirds of their speed."""
-
+# Columns of logits that a product on a CPU computes at a time, so that the rows of the matrix stay in the cache.
 COLUMNS = 4096
-"""Logits that a product on a CPU makes at a time: the rows of the matrix that it reads stay in the cache."""
 
 
-def vocabulary_loss(h_NTD: Tensor, matrix_VD: Tensor, targets_NT: Tensor, weights_NT: Tensor) -> Tensor:
-    """Weighted sum of -log softmax(h W^T)[target], a scalar in nats (float32, or float64 for float64 input).
+def cross_entropy(
+    h_NTD: Tensor,
+    matrix_VD: Tensor,
+    targets_NT: Tensor,
+    weights_NT: Tensor,
+    transpose: Transpose = PLAIN.transpose_contiguous,
+) -> Tensor:
+    """Return the weighted sum of -log softmax(h W^T)[target], a scalar in nats (float32; float64 for float64 input).
 
-    Targets equal to IGNORE are left out, whatever their weight. Weights get no gradient.
+    Targets equal to IGNORE are left out, whatever their weight. Weights get no gradient. `transpose` (x, scale) returns
+    scale x^T in contiguous memory.
     """
     h_MD, targets_M, weights_M = h_NTD.flatten(0, 1), targets_NT.flatten(), weights_NT.flatten()
     real_M = targets_M != IGNORE
     if h_NTD.device.type != "cpu":
-        # Which rows to leave out a GPU tells only when it gets here; until then the program would have to wait.
+        # Selecting rows would need their number on the host, which would have to wait for the GPU.
         weights_M, targets_M = weights_M * real_M, targets_M.clamp(min=0)
     elif len(kept_M := real_M.nonzero().squeeze(1)) < len(targets_M):
-        kept_M, weights_M = _rounded_up(kept_M, weights_M[kept_M])
+        kept_M, weights_M = _pad(kept_M, weights_M[kept_M])
         h_MD, targets_M = h_MD[kept_M], targets_M[kept_M].clamp(min=0)
-    loss: Tensor = _SlicedCrossEntropy.apply(h_MD, matrix_VD, targets_M, weights_M)
+    loss: Tensor = _SlicedCrossEntropy.apply(h_MD, matrix_VD, targets_M, weights_M, transpose)
     return loss
 
 
 @torch.inference_mode()
 def token_nats(h_NTD: Tensor, matrix_VD: Tensor, targets_NT: Tensor) -> Tensor:
-    """nats_NT: -log softmax(h W^T)[target] at each position, float32; 0 where the target is IGNORE."""
-    # Beside a logit stand its float32 copy and that one's log-softmax.
+    """Return nats_NT, -log softmax(h W^T)[target] at each position, in float32; 0 where the target is IGNORE."""
+    # Each logit comes with its float32 copy and the log-softmax of that.
     slices = _slices(len(matrix_VD) * 5, h_NTD.flatten(0, 1), targets_NT.flatten())
     nats = [
         F.cross_entropy((h_mD @ matrix_VD.T).float(), targets_m, ignore_index=IGNORE, reduction="none")
@@ -57,14 +66,14 @@ def token_nats(h_NTD: Tensor, matrix_VD: Tensor, targets_NT: Tensor) -> Tensor:
     return torch.cat(nats).view_as(targets_NT)
 
 
-def _rounded_up(kept_M: Tensor, weights_M: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and weights to a multiple of MULTIPLE; what is added weighs nothing."""
+def _pad(kept_M: Tensor, weights_M: Tensor) -> tuple[Tensor, Tensor]:
+    """Pad rows and weights to a multiple of MULTIPLE; the padding has weight 0."""
     missing = -len(kept_M) % MULTIPLE
     return F.pad(kept_M, (0, missing)), F.pad(weights_M, (0, missing))
 
 
 def _slices(columns: int, h_MD: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The tensors, cut along M alike into pieces for which a matrix of so many columns fits in SLICE_BYTES."""
+    """Split the tensors along M, so that a matrix of so many columns fits in SLICE_BYTES for each part."""
     pieces = max(1, -(-len(h_MD) * columns * h_MD.element_size() // SLICE_BYTES))
     rows = -(-len(h_MD) // pieces)
     return zip(*(x.split(rows + -rows % MULTIPLE) for x in (h_MD, *others)), strict=True)
@@ -72,7 +81,9 @@ def _slices(columns: int, h_MD: Tensor, *others: Tensor) -> Iterator[tuple[Tenso
 
 class _SlicedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, h_MD: Tensor, matrix_VD: Tensor, targets_M: Tensor, weights_M: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, h_MD: Tensor, matrix_VD: Tensor, targets_M: Tensor, weights_M: Tensor, transpose: Transpose
+    ) -> Tensor:
         with_grad = any(ctx.needs_input_grad[:2])
         wide = torch.promote_types(h_MD.dtype, torch.float32)
         loss = torch.zeros((), dtype=wide, device=h_MD.device)
@@ -83,16 +94,17 @@ class _SlicedCrossEntropy(torch.autograd.Function):
             p_mP = _softmax(h_mD, matrix_PD, len(matrix_VD))
             at = (torch.arange(len(h_mD), device=h_mD.device), targets_m)
             p_target_m, weights_m1 = p_mP[at].to(wide), weights_m[:, None].to(wide)
-            # Beyond 87 nats the probability is none that float32 holds; the gradient stays right.
+            # Beyond 87 nats the probability underflows float32; the gradient stays correct.
             loss -= p_target_m.clamp(min=torch.finfo(wide).tiny).log() @ weights_m1[:, 0]
             if with_grad:
-                # weight * (p - one-hot) is the gradient of the logits; the weight goes to the small factor.
+                # The gradient of the logits is weight * (p - one-hot); the weight is applied to the smaller factor.
                 grad_mP = p_mP.index_put_(at, (p_target_m - 1).to(p_mP.dtype))
                 grads_h.append((grad_mP @ matrix_PD).mul_(weights_m1))
                 if not left:
-                    del matrix_PD  # its gradient takes its place
-                # As rows (D, P): a first factor that lies transposed in memory halves the speed of oneDNN's product.
+                    del matrix_PD  # make room for its gradient
+                # As (D, P): a first factor that is a transposed view halves the speed of oneDNN's product.
                 grads_matrix.append((h_mD * weights_m1).to(h_mD.dtype).T.contiguous() @ grad_mP)
+        ctx.transpose = transpose
         if with_grad:
             ctx.save_for_backward(torch.cat(grads_h), _sum(grads_matrix)[:, : len(matrix_VD)])
         return loss
@@ -102,11 +114,11 @@ class _SlicedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_h_MD, grad_matrix_DV = ctx.saved_tensors
         scale = grads[0]
-        return grad_h_MD.mul_(scale), kernels.turned(grad_matrix_DV, scale), None, None
+        return grad_h_MD.mul_(scale), ctx.transpose(grad_matrix_DV, scale), None, None, None
 
 
 def _softmax(h_mD: Tensor, matrix_PD: Tensor, vocabulary: int) -> Tensor:
-    """p_mP: next-token probabilities in the place of the logits, 0 for the rows that only pad the matrix."""
+    """Return p_mP, next-token probabilities in the memory of the logits; 0 for the padding of the matrix."""
     logits_mP = h_mD.new_empty(len(h_mD), len(matrix_PD))
     columns = COLUMNS if h_mD.device.type == "cpu" else len(matrix_PD)
     for logits_mp, matrix_pD in zip(logits_mP.split(columns, 1), matrix_PD.split(columns), strict=True):
@@ -116,7 +128,7 @@ def _softmax(h_mD: Tensor, matrix_PD: Tensor, vocabulary: int) -> Tensor:
 
 
 def _sum(parts: list[Tensor]) -> Tensor:
-    """The sum, added up in at least float32."""
+    """Add up in at least float32."""
     if len(parts) == 1:
         return parts[0]
     total = parts[0].to(torch.promote_types(parts[0].dtype, torch.float32))

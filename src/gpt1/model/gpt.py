@@ -1,9 +1,11 @@
 """GPT-1: the network of "Improving Language Understanding by Generative Pre-Training" (Radford et al. 2018, 4.1).
 
-A decoder-only Transformer with LayerNorm *after* each residual sum, learned positions, GELU in its tanh form and
-an output matrix tied to the token embedding. The constructors make shapes only; `GPT.init_weights` draws values.
+A decoder-only Transformer with LayerNorm *after* each residual sum, learned positions, GELU in its tanh form and an
+output matrix tied to the token embedding. This file is complete: everything else changes a model from outside
+(`model.fused_cpu` for training on a CPU, `model.packed` and `model.int8` for inference, `torch.compile`).
+Constructors only make shapes; `GPT.init_weights` draws the values.
 
-Legend: N sequences, T tokens, S tokens seen so far (T without a cache), D width, H heads, d = D / H, V vocabulary.
+Legend: N sequences, T tokens, S tokens that attention reads, D width, H heads, d = D / H, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -14,20 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt1.config import Model
-from gpt1.model import kernels
-from gpt1.model.attention import by_products, causal_attention
-from gpt1.model.dropout import Dropout
-from gpt1.model.fused_cpu import attention_half, feed_forward_half
 
 EPSILON = 1e-5
 INIT_STD = 0.02
 
 
 class Cache(Protocol):
-    """A layer's keys and values of the tokens already seen; see `model.decode`."""
+    """One layer's keys and values of the tokens seen so far; see `model.kv_cache`."""
 
     def update(self, kv_2NHTd: Tensor) -> Tensor:
-        """Store the new tokens' keys and values; return kv_2NHSd, those that attention reads."""
+        """Store the keys and values of new tokens; return kv_2NHSd, all that attention reads."""
 
 
 class Attention(nn.Module):
@@ -35,7 +33,7 @@ class Attention(nn.Module):
 
     def __init__(self, config: Model) -> None:
         super().__init__()
-        self.heads, self.dropout = config.heads, Dropout(config.attention_dropout)
+        self.heads, self.dropout = config.heads, nn.Dropout(config.attention_dropout)
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)
 
@@ -45,12 +43,24 @@ class Attention(nn.Module):
         q_NHTd, k_NHSd, v_NHSd = qkv_3NHTd
         if cache is not None:
             k_NHSd, v_NHSd = cache.update(qkv_3NHTd[1:])
-        a_NHTd = causal_attention(q_NHTd, k_NHSd, v_NHSd, mask_NTS, self.dropout.now())
+        a_NHTd = self.attend(q_NHTd, k_NHSd, v_NHSd, mask_NTS, self.dropout.p if self.training else 0.0)
         return self.out(a_NHTd.transpose(1, 2).reshape(N, T, D))
+
+    @staticmethod
+    def attend(q_NHTd: Tensor, k_NHSd: Tensor, v_NHSd: Tensor, mask_NTS: Tensor | None, p: float) -> Tensor:
+        """softmax(q k^T / sqrt(d)) v as a_NHTd, with dropout p on the weights.
+
+        Without a mask, query t sees keys 0 .. t; a single query (T = 1) sees every key.
+        """
+        mask_N1TS = None if mask_NTS is None else mask_NTS[:, None]
+        causal = mask_NTS is None and q_NHTd.shape[2] > 1
+        return F.scaled_dot_product_attention(
+            q_NHTd, k_NHSd, v_NHSd, attn_mask=mask_N1TS, dropout_p=p, is_causal=causal
+        )
 
 
 class FeedForward(nn.Module):
-    """Two layers around a GELU, at each position on its own."""
+    """Two linear layers around a GELU, applied to each position."""
 
     def __init__(self, config: Model) -> None:
         super().__init__()
@@ -70,32 +80,22 @@ class Block(nn.Module):
         self.attention_norm = nn.LayerNorm(config.width, EPSILON)
         self.feed_forward = FeedForward(config)
         self.feed_forward_norm = nn.LayerNorm(config.width, EPSILON)
-        self.dropout = Dropout(config.residual_dropout)
+        self.dropout = nn.Dropout(config.residual_dropout)
 
     def forward(self, x_NTD: Tensor, mask_NTS: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        n_NTD = self._attend(x_NTD, mask_NTS, cache)
-        if kernels.worth_it(n_NTD):
-            f = self.feed_forward
-            return feed_forward_half(n_NTD, f.up, f.down, self.feed_forward_norm, self.dropout.now())
+        n_NTD = self.attention_norm(x_NTD + self.dropout(self.attention(x_NTD, mask_NTS, cache)))
         return self.feed_forward_norm(n_NTD + self.dropout(self.feed_forward(n_NTD)))
-
-    def _attend(self, x_NTD: Tensor, mask_NTS: Tensor | None, cache: Cache | None) -> Tensor:
-        if cache is None and by_products(x_NTD, mask_NTS) and kernels.worth_it(x_NTD):
-            a = self.attention
-            rates = a.dropout.now(), self.dropout.now()
-            return attention_half(x_NTD, a.qkv, a.out, self.attention_norm, a.heads, *rates)
-        return self.attention_norm(x_NTD + self.dropout(self.attention(x_NTD, mask_NTS, cache)))
 
 
 class GPT(nn.Module):
-    """Token ids -> hidden states; `logits` turns hidden states into next-token scores."""
+    """Token ids -> hidden states; `logits` turns hidden states into scores of the next token."""
 
     def __init__(self, config: Model) -> None:
         super().__init__()
         self.config = config
         self.tokens = nn.Embedding(config.vocabulary, config.width)
         self.positions = nn.Embedding(config.context, config.width)
-        self.dropout = Dropout(config.embedding_dropout)
+        self.dropout = nn.Dropout(config.embedding_dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
 
     def forward(
@@ -105,12 +105,17 @@ class GPT(nn.Module):
         mask_NTS: Tensor | None = None,
         caches: Sequence[Cache] | None = None,
     ) -> Tensor:
-        """h_NTD, the hidden state at each token.
+        """Return h_NTD, the hidden state at each token.
 
-        `positions_NT` (default 0 .. T-1) numbers the tokens within the context. `mask_NTS`, True where a token may
-        look, replaces the causal mask (or what to add to the scores, 0 or -inf); it is needed only where the caches,
-        one a layer, hold tokens and T > 1, or give more than there are so far, or where padding stands on the left.
-        Raises IndexError if a token or position lies outside its table.
+        Args:
+            tokens_NT: int64 token ids.
+            positions_NT: positions of the tokens within the context; default 0 .. T-1.
+            mask_NTS: True where a token may attend (or the values to add to the scores, 0 or -inf); replaces the causal
+                mask. Needed only where caches hold tokens and T > 1, where caches return more columns than are filled,
+                or with padding on the left.
+            caches: one per layer, for generation.
+
+        Raises IndexError if a token or position is outside its table.
         """
         if positions_NT is None:
             positions_NT = torch.arange(tokens_NT.shape[1], device=tokens_NT.device)
@@ -120,12 +125,12 @@ class GPT(nn.Module):
         return h_NTD
 
     def logits(self, h_NTD: Tensor) -> Tensor:
-        """Scores of the next token over the vocabulary: the transposed embedding, without a bias."""
+        """Return scores of the next token over the vocabulary: h times the transposed embedding, without a bias."""
         return F.linear(h_NTD, self.tokens.weight)
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> "GPT":
-        """Matrices and embeddings N(0, 0.02), biases 0, gains 1 (4.1); returns self."""
+        """Draw matrices and embeddings from N(0, 0.02), set biases to 0 and gains to 1 (4.1); return self."""
         for name, parameter in self.named_parameters():
             if parameter.dim() > 1:
                 parameter.normal_(0.0, INIT_STD, generator=generator)

@@ -1,13 +1,13 @@
-"""Weights in 8 bits: half the bytes of bfloat16, so generation, which waits for memory, is that much faster.
+"""Inference on a CPU with 8-bit weights: half the bytes of bfloat16, for generation, whose speed is that of memory.
 
 y = x W^T + b becomes y_mo = s_m t_o sum_i p_mi q_oi + b_o: each row o of W is rounded to integers
 q = round(W_o / t) with t = max|W_o| / 127, each row m of x to p = round(x_m / s) with s = max|x_m| / 127, and the
-products of integers are summed exactly. A row of x is rounded by itself, so a text does not depend on those beside it.
-Embeddings, LayerNorm and attention stay as they are.
+products of integers are summed exactly. Each row of x has its own scale, so a text does not depend on those beside it.
+Embeddings, LayerNorm and attention are unchanged.
 
-Two libraries multiply the integers, with one result. FBGEMM's product is faster for one row, oneDNN's for many; each
-has its own layout of W, so together they hold as much as bfloat16. PyTorch has begun to retire the kind of tensor that
-FBGEMM is reached through; without it, oneDNN's alone would do, at 1.4 instead of 1.6 times the speed of bfloat16.
+Two libraries multiply the integers, with the same result. FBGEMM is faster for one row, oneDNN for many; each has
+its own layout of W, so together they take as much memory as bfloat16. PyTorch is deprecating the quantized tensors that
+FBGEMM needs; oneDNN alone would reach 1.4 instead of 1.6 times the speed of bfloat16.
 
 Legend: M rows (sequences x tokens), I inputs, O outputs.
 """
@@ -18,19 +18,19 @@ import torch
 from torch import Tensor, nn
 
 from gpt1.model.gpt import GPT
-from gpt1.model.packed import ROWS, Reading
+from gpt1.model.packed import ROWS, InferenceGPT
 
 UNITS = 127
+# Added to p inside FBGEMM's product, whose left factor is unsigned.
 OFFSET = 128
-"""Added to p inside FBGEMM's product, whose left factor is unsigned."""
+# Replaces the largest absolute value of a row of zeros.
 SMALLEST = 1e-30
-"""Stands in for the largest number of a row of zeros."""
+# Number of rows up to which FBGEMM is faster.
 FEW = 4
-"""Rows up to which FBGEMM is faster."""
 
 
-class Int8(nn.Module):
-    """x W^T + b; x may have any number format, and y has the same."""
+class Int8Linear(nn.Module):
+    """x W^T + b; x may have any floating-point format, and y has the same."""
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
         super().__init__()
@@ -56,28 +56,28 @@ class Int8(nn.Module):
 
 
 def largest(x: Tensor) -> Tensor:
-    """max|x_m| of each row, and a little above 0 for a row of zeros; the last axis becomes 1."""
+    """Return max|x_m| of each row, slightly above 0 for a row of zeros; the last axis becomes 1."""
     return x.abs().amax(-1, keepdim=True).clamp_(min=SMALLEST)
 
 
 def has_int8() -> bool:
-    """Whether this machine's CPU and this PyTorch have the products that `quantized` needs."""
+    """Return whether this CPU and this PyTorch have the products that `quantize_int8` needs."""
     has = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return (
-        bool(has.get("avx512_vnni"))  # without it FBGEMM adds two products in 16 bits, which may overflow
+        bool(has.get("avx512_vnni"))  # without it FBGEMM adds pairs of products in 16 bits, which may overflow
         and torch.backends.quantized.engine in ("x86", "fbgemm")
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.onednn, "qlinear_pointwise")
     )
 
 
-def quantized(body: GPT) -> GPT:
-    """`body`, float32 on a CPU with `has_int8`, made over: every matrix product is an Int8, that of the output too."""
-    return Reading(body, Int8)
+def quantize_int8(body: GPT) -> GPT:
+    """Take over `body`, float32 on a CPU with `has_int8`; every linear layer, the output included, becomes 8-bit."""
+    return InferenceGPT(body, Int8Linear)
 
 
 def _fbgemm(q_OI: Tensor, scale_O: Tensor, zero_O: Tensor) -> torch.ScriptObject:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that this kind of tensor will go: see above
+        warnings.simplefilter("ignore")  # about the deprecation mentioned above
         weight = torch._make_per_channel_quantized_tensor(q_OI, scale_O.double(), zero_O, 0)
         return torch.ops.quantized.linear_prepack(weight, None)

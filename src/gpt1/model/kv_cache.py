@@ -1,13 +1,14 @@
-"""Texts that grow together: their newest tokens, the keys and values behind them, and the step that adds a token.
+"""Generation: append the next token, repeat. Keys and values are cached, so each step computes one token per text.
 
-Prompts of different lengths stand flush right, padding on the left, so every step writes one column of the cache;
-a mask hides the padding, and positions count real tokens only.
+Prompts of different lengths are padded on the left, so that every step fills one column of the cache; a mask hides the
+padding, and positions count real tokens only.
 
-Legend: N sequences, T new tokens, S columns that attention reads, C columns in all, H heads, d = D / H, V vocabulary.
+Legend: N sequences, T new tokens, S columns that attention reads, L columns of the cache, H heads, d = D / H,
+V vocabulary.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,78 +19,100 @@ from gpt1.model.sampling import Sampling, draw, penalised
 
 
 @dataclass(frozen=True)
-class Columns:
-    """A layer's keys and values during one step."""
+class KVCache:
+    """One layer's keys and values, as the network reads and writes them during one step."""
 
-    kv_2NHCd: Tensor
+    kv_2NHLd: Tensor
     new_T: Tensor
-    """the columns that the step fills"""
+    """columns that the step fills"""
     read: int
-    """columns that attention reads, from the first on; those not filled yet must be masked"""
+    """number of columns that attention reads"""
 
     def update(self, kv_2NHTd: Tensor) -> Tensor:
-        """Store the new tokens' keys and values; return kv_2NHSd."""
-        self.kv_2NHCd.index_copy_(3, self.new_T, kv_2NHTd)
-        return self.kv_2NHCd[:, :, :, : self.read]
+        """Store the keys and values of the new tokens; return kv_2NHSd."""
+        self.kv_2NHLd.index_copy_(3, self.new_T, kv_2NHTd)
+        return self.kv_2NHLd[:, :, :, : self.read]
 
 
-class Writing:
-    """Whatever a step reads and changes, in tensors that stay where they are.
+@torch.inference_mode()
+def generate_ids(
+    body: GPT, prompts: Sequence[Sequence[int]], sampling: Sampling, streams: Sequence[random.Random], steps: int
+) -> Iterator[list[int]]:
+    """Yield the next id of each prompt, `steps` times or until every context is full; close the iterator to stop.
 
-    How far the texts are is a tensor too, so that every step is the same work (see
-    `model.cuda_graphs`). It is made for so many rows and columns, and may be begun again and again.
+    Each prompt has 1 .. context ids and draws from its own stream of random numbers, so its tokens do not depend on the
+    other prompts (but for rounding). A prompt of p ids can take context - p + 1 more, the last one predicted from a
+    full context; ids yielded for it after that are meaningless. `body` must be in evaluation mode.
     """
+    longest, steps = max(map(len, prompts)), min(steps, body.config.context - min(map(len, prompts)) + 1)
+    texts = _Texts(body, prompts, sampling, streams, longest + steps - 1)
+    tokens_N = texts.read_prompts(prompts)
+    yield tokens_N.tolist()
+    for _ in range(steps - 1):
+        tokens_N = texts.step(tokens_N)
+        yield tokens_N.tolist()
 
-    def __init__(self, body: GPT, rows: int, columns: int, sampling: Sampling) -> None:
-        config, weight = body.config, body.tokens.weight
-        shape_2NHCd = (2, rows, config.heads, columns, config.width // config.heads)
-        self.sampling = sampling
-        self.kv_2NHCd = [weight.new_zeros(shape_2NHCd) for _ in range(config.depth)]
-        self.tokens_N1 = weight.new_zeros((rows, 1), dtype=torch.int64)
-        """the newest token of each text"""
-        self.column_1 = weight.new_zeros(1, dtype=torch.int64)
-        """where its keys and values will stand"""
-        self.pad_N1 = torch.zeros_like(self.tokens_N1)
-        self.uniform_CN = weight.new_zeros((columns, rows), dtype=torch.float64)
-        """what decides a draw from the column"""
-        penalty, shape_NV = sampling.repetition_penalty, (rows, config.vocabulary)
-        self.seen_NV = None if penalty == 1 else weight.new_zeros(shape_NV, dtype=torch.bool)
 
-    def begin(self, body: GPT, prompts: Sequence[Sequence[int]], streams: Sequence[random.Random], steps: int) -> None:
-        """Read the prompts and draw their first tokens; the numbers for all `steps` are taken from the streams now."""
-        longest, device = max(map(len, prompts)), self.tokens_N1.device
-        self.ragged = min(map(len, prompts)) < longest
-        self.pad_N1.copy_(torch.tensor([[longest - len(prompt)] for prompt in prompts]))
-        numbers = [[stream.random() for stream in streams] for _ in range(steps)]
-        self.uniform_CN[longest - 1 : longest - 1 + steps] = torch.tensor(numbers, dtype=torch.float64)
+class _Texts:
+    """Texts that grow together: their caches, their padding, and the tokens seen so far."""
+
+    def __init__(
+        self,
+        body: GPT,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        streams: Sequence[random.Random],
+        columns: int,
+    ) -> None:
+        config, weight, N = body.config, body.tokens.weight, len(prompts)
+        self.body, self.sampling, self.streams = body, sampling, streams
+        shape_2NHLd = (2, N, config.heads, columns, config.width // config.heads)
+        self.kv_2NHLd = [weight.new_zeros(shape_2NHLd) for _ in range(config.depth)]
+        self.filled = 0
+        longest = max(map(len, prompts))
+        padding = [[longest - len(prompt)] for prompt in prompts]
+        self.pad_N1 = torch.tensor(padding, device=weight.device)
+        self.ragged = any(pad for (pad,) in padding)
+        self.seen_NV: Tensor | None = None
+        """tokens that occur in each text; only kept for a repetition penalty"""
+
+    def read_prompts(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Read the prompts and return the first new token of each, tokens_N."""
+        longest = max(map(len, prompts))
         rows = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-        tokens_NT, columns_T = torch.tensor(rows, device=device), torch.arange(longest, device=device)
-        if self.seen_NV is not None:
-            self.seen_NV.copy_(_seen(tokens_NT, columns_T >= self.pad_N1, self.seen_NV.shape[1]))
-        self._advance(body, tokens_NT, columns_T, longest, self.ragged)
+        tokens_NT = torch.tensor(rows, device=self.pad_N1.device)
+        if self.sampling.repetition_penalty != 1:
+            real_NT = torch.arange(longest, device=tokens_NT.device) >= self.pad_N1
+            self.seen_NV = _seen(tokens_NT, real_NT, self.body.config.vocabulary)
+        return self._advance(tokens_NT)
 
-    def step(self, body: GPT, read: int, masked: bool) -> None:
-        """Draw one token more of every text; `masked` if the first `read` columns are not all filled and real."""
-        self._advance(body, self.tokens_N1, self.column_1, read, masked)
+    def step(self, tokens_N: Tensor) -> Tensor:
+        """Append a token to each text and return the next, tokens_N."""
+        return self._advance(tokens_N[:, None])
 
-    def _advance(self, body: GPT, tokens_NT: Tensor, columns_T: Tensor, read: int, masked: bool) -> None:
-        positions_NT = (columns_T - self.pad_N1).clamp(0, body.config.context - 1)
-        mask_NTS = _mask(self.pad_N1, columns_T, read, body.tokens.weight.dtype) if masked else None
-        caches = [Columns(kv_2NHCd, columns_T, read) for kv_2NHCd in self.kv_2NHCd]
-        logits_NV = body.logits(body(tokens_NT, positions_NT, mask_NTS, caches)[:, -1]).float()
+    def _advance(self, tokens_NT: Tensor) -> Tensor:
+        first, self.filled = self.filled, self.filled + tokens_NT.shape[1]
+        columns_T = torch.arange(first, self.filled, device=tokens_NT.device)
+        positions_NT = (columns_T - self.pad_N1).clamp(0, self.body.config.context - 1)
+        weight = self.body.tokens.weight
+        mask_NTS = _mask(self.pad_N1, columns_T, self.filled, weight.dtype) if self.ragged else None
+        caches = [KVCache(kv_2NHLd, columns_T, self.filled) for kv_2NHLd in self.kv_2NHLd]
+        h_NTD = self.body(tokens_NT, positions_NT, mask_NTS, caches)
+        logits_NV = self.body.logits(h_NTD[:, -1]).float()
         if self.seen_NV is not None:
             logits_NV = penalised(logits_NV, self.seen_NV, self.sampling.repetition_penalty)
-        uniform_N = self.uniform_CN.index_select(0, columns_T[-1:])[0]
-        self.tokens_N1.copy_(draw(logits_NV, self.sampling, uniform_N)[:, None])
+        numbers = [stream.random() for stream in self.streams]
+        uniform_N = torch.tensor(numbers, dtype=torch.float64, device=logits_NV.device)
+        tokens_N = draw(logits_NV, self.sampling, uniform_N)
         if self.seen_NV is not None:
-            self.seen_NV.scatter_(1, self.tokens_N1, True)
-        self.column_1.copy_(columns_T[-1:] + 1)
+            self.seen_NV.scatter_(1, tokens_N[:, None], True)
+        return tokens_N
 
 
 def _mask(pad_N1: Tensor, columns_T: Tensor, read: int, dtype: torch.dtype) -> Tensor:
-    """mask_NTS, 0 where a column may look and -inf elsewhere, as attention adds it to the scores.
+    """Return mask_NTS to add to the scores: 0 where a column may attend, -inf elsewhere.
 
-    A column sees the real ones up to itself. Padding sees itself, or its softmax would be over nothing.
+    A column sees the real columns up to itself. Padding sees itself, since a softmax over nothing is not defined.
     """
     columns_S = torch.arange(read, device=pad_N1.device)
     past_TS, self_TS = columns_S <= columns_T[:, None], columns_S == columns_T[:, None]
@@ -98,7 +121,7 @@ def _mask(pad_N1: Tensor, columns_T: Tensor, read: int, dtype: torch.dtype) -> T
 
 
 def _seen(tokens_NT: Tensor, real_NT: Tensor, vocabulary: int) -> Tensor:
-    """seen_NV: which tokens stand in each prompt."""
+    """Return seen_NV, True for the tokens of each prompt."""
     seen_NV = torch.zeros(len(tokens_NT), vocabulary + 1, dtype=torch.bool, device=tokens_NT.device)
-    # Padding falls into a column of its own, which is then cut off.
+    # Padding is counted in an extra column, which is then cut off.
     return seen_NV.scatter_(1, tokens_NT.where(real_NT, vocabulary), True)[:, :-1]

@@ -5,7 +5,7 @@ terms the sums hold. The loop divides once, by the counts of the whole step, so 
 the number of processes changes a gradient. L3 = L2 + lambda L1 is `{"task": 1, "lm": lambda}` in that loop.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Literal
 
 import torch
@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt1.batch import IGNORE, Batch
-from gpt1.model.cross_entropy import vocabulary_loss
+from gpt1.model.cross_entropy import cross_entropy
 from gpt1.model.gpt import GPT, INIT_STD
 
+CrossEntropy = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+# What an example is labelled with: one class, any number of labels, a number, or which of its K sequences is right.
 LabelKind = Literal["classes", "labels", "score", "choice"]
-"""What is told of an example: one class, any number of labels, a number, or which of its K sequences is right."""
 
 
 class LanguageModel(nn.Module):
@@ -26,12 +27,14 @@ class LanguageModel(nn.Module):
     def __init__(self, body: GPT) -> None:
         super().__init__()
         self.body = body
+        self.cross_entropy: CrossEntropy = cross_entropy
+        """replaced from outside where another computes it faster"""
 
     def forward(self, batch: Batch, terms: Collection[str] = ("lm",)) -> dict[str, Tensor]:
         """`lm`, the only term: nats summed over all targets."""
         tokens_NT, targets_NT = batch.tokens_NKT.flatten(0, 1), batch.targets_NKT.flatten(0, 1)
         weights_NT = (targets_NT != IGNORE).float()
-        return {"lm": vocabulary_loss(self.body(tokens_NT), self.body.tokens.weight, targets_NT, weights_NT)}
+        return {"lm": self.cross_entropy(self.body(tokens_NT), self.body.tokens.weight, targets_NT, weights_NT)}
 
     @staticmethod
     def counts(batch: Batch) -> dict[str, int]:
@@ -52,6 +55,7 @@ class TaskModel(nn.Module):
     ) -> None:
         super().__init__()
         self.body, self.label_kind = body, label_kind
+        self.cross_entropy: CrossEntropy = cross_entropy
         self.head_dropout = nn.Dropout(head_dropout)
         self.head = nn.Linear(body.config.width, outputs, bias=False)
         self.class_weights_C = class_weights_C  # no buffer: it stays in fp32 when the model becomes bfloat16
@@ -81,7 +85,7 @@ class TaskModel(nn.Module):
             wide = torch.promote_types(h_MTD.dtype, torch.float32)
             real_MT = (targets_MT != IGNORE).to(wide)
             weights_MT = real_MT / real_MT.sum(1, keepdim=True).clamp(min=1)
-            sums["lm"] = vocabulary_loss(h_MTD, self.body.tokens.weight, targets_MT, weights_MT)
+            sums["lm"] = self.cross_entropy(h_MTD, self.body.tokens.weight, targets_MT, weights_MT)
         return sums
 
     @staticmethod

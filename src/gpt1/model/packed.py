@@ -1,8 +1,8 @@
-"""The network for reading and writing only: its weights lie as the processor takes them in fastest.
+"""Inference on a CPU with weights in oneDNN's own layout.
 
-A step of generation reads every weight once and does little with it, so its speed is the speed of memory. oneDNN comes
-up to it from its own blocked layout, and stays a third below it from the layout that training needs. It also applies
-GELU while a product's results are at hand, which for long texts is several times cheaper than a pass of its own.
+A step of generation reads every weight once and computes little with it, so its speed is that of memory. oneDNN reaches
+it from its own blocked layout, and stays a third below it from the layout that training needs. It also applies GELU to
+results that are still in registers, which for long texts is several times cheaper than a separate pass.
 """
 
 from collections.abc import Callable
@@ -12,34 +12,37 @@ from torch import Tensor, nn
 
 from gpt1.model.gpt import GPT, Block
 
-Product = Callable[[Tensor, Tensor | None], nn.Module]
-"""weight (out, in), bias (out) or None -> a module like nn.Linear"""
+MakeLinear = Callable[[Tensor, Tensor | None], nn.Module]
+
+# Rows of x that the layout is made for; this one is as good as any for 16 rows, and better for 512.
 ROWS = 1
-"""Rows of x that the layout is meant for; this one is also as good as any at 16 rows, and better at 512."""
 
 
-class Reading(GPT):
-    """A GPT whose matrix products, that of the output too, are modules of another make; it cannot be trained."""
+class InferenceGPT(GPT):
+    """A GPT whose linear layers, the output included, are of another make; it cannot be trained."""
 
-    def __init__(self, body: GPT, product: Product) -> None:
-        """Takes `body` over: what is not a product is shared, and its products are replaced one by one."""
+    def __init__(self, body: GPT, make_linear: MakeLinear) -> None:
+        """Take over `body`: its linear layers are replaced one by one, everything else is shared.
+
+        `make_linear` (weight (out, in), bias (out) or None) returns a module like nn.Linear.
+        """
         nn.Module.__init__(self)
         self.config, self.tokens, self.positions = body.config, body.tokens, body.positions
         self.dropout, self.blocks = body.dropout, body.blocks
         for parent in list(self.blocks.modules()):
             for name, child in list(parent.named_children()):
                 if isinstance(child, nn.Linear):
-                    setattr(parent, name, product(child.weight.detach(), child.bias.detach()))
-        self.output = product(body.tokens.weight.detach(), None)
+                    setattr(parent, name, make_linear(child.weight.detach(), child.bias.detach()))
+        self.output = make_linear(body.tokens.weight.detach(), None)
         self.eval()
 
     def logits(self, h_NTD: Tensor) -> Tensor:
-        """Scores of the next token over the vocabulary, as `GPT.logits`."""
+        """Return scores of the next token over the vocabulary, as `GPT.logits` does."""
         return self.output(h_NTD)
 
 
-class Packed(nn.Module):
-    """x W^T + b with W in oneDNN's layout, or GELU (tanh form) of it."""
+class PackedLinear(nn.Module):
+    """x W^T + b with W in oneDNN's layout, optionally followed by GELU (tanh form)."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> None:
         super().__init__()
@@ -52,20 +55,20 @@ class Packed(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, name, [], form)
 
 
-def packed(body: GPT) -> GPT:
-    """`body` made over for fast reading, where that is possible: in bfloat16 on a CPU that has it; else as it is."""
+def pack(body: GPT) -> GPT:
+    """Take over `body` and return it with packed weights where possible (bfloat16 on a CPU that supports it)."""
     weight = body.tokens.weight
-    if (weight.device.type, weight.dtype) != ("cpu", torch.bfloat16) or not has_packed():
+    if (weight.device.type, weight.dtype) != ("cpu", torch.bfloat16) or not can_pack():
         return body
     for block in list(body.modules()):
         if isinstance(block, Block):
             up, down = block.feed_forward.up, block.feed_forward.down
-            fed = nn.Sequential(Packed(up.weight, up.bias, gelu=True), Packed(down.weight, down.bias))
-            block.register_module("feed_forward", fed)
-    return Reading(body, Packed)
+            packed = nn.Sequential(PackedLinear(up.weight, up.bias, gelu=True), PackedLinear(down.weight, down.bias))
+            block.register_module("feed_forward", packed)
+    return InferenceGPT(body, PackedLinear)
 
 
-def has_packed() -> bool:
-    """Whether this CPU and this PyTorch have the product of a Packed in bfloat16."""
+def can_pack() -> bool:
+    """Return whether this CPU and this PyTorch have the bfloat16 product of PackedLinear."""
     ops = torch.ops.mkldnn
     return hasattr(ops, "_linear_pointwise") and bool(ops._is_mkldnn_bf16_supported())

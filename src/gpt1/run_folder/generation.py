@@ -8,8 +8,8 @@ from typing import Literal, TypedDict
 from gpt1.config import Generate
 from gpt1.data.windows import keyed_number
 from gpt1.errors import UserError
-from gpt1.model.decode import decode
 from gpt1.model.gpt import GPT
+from gpt1.model.kv_cache import generate_ids
 from gpt1.model.sampling import Sampling
 from gpt1.tokenizer.tokenizer import Tokenizer
 
@@ -101,7 +101,7 @@ def advance(body: GPT, rows: Sequence[Continuation], settings: Generate) -> Iter
     """Let all rows grow together, one token at each step, until every one has ended."""
     sampling = Sampling(settings.temperature, settings.top_k, settings.top_p, settings.repetition_penalty)
     prompts, streams = [row.ids for row in rows], [row.stream for row in rows]
-    for ids in decode(body, prompts, sampling, streams, settings.max_new_tokens):
+    for ids in generate_ids(body, prompts, sampling, streams, settings.max_new_tokens):
         for row, token in zip(rows, ids, strict=True):
             row.add(token)
         yield

@@ -5,18 +5,25 @@ somebody else's program wraps it in `preserve_torch_state`.
 """
 
 import ctypes
+import math
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
 from gpt1.errors import RunFailed, UserError, setting
-from gpt1.model import kernels
+from gpt1.model import fused_cpu
 from gpt1.model.objectives import LanguageModel, TaskModel
 from gpt1.options import check_threads_and_seed
 
+# Files with a container's CPU quota and period in microseconds, of cgroups v2 and v1.
+CPU_LIMITS = [
+    [Path("/sys/fs/cgroup/cpu.max")],
+    [Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")],
+]
 DEVICE_TYPES = ("cpu", "cuda", "mps")
 # glibc's M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD, in bytes.
 MALLOPT = {-1: 2**31 - 1, -2: 2**26, -3: 2**30}
@@ -80,10 +87,11 @@ def choose_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
 def prepare_for_training(model: LanguageModel | TaskModel, device: torch.device, compile: bool) -> None:
     """Make a model train fast on `device`, in place; its parameters and the names in its state dict stay the same.
 
-    `compile` takes seconds at the first update of each shape.
+    On a CPU, `model.fused_cpu` replaces parts of the network, with compiled kernels if `compile`; elsewhere `compile`
+    compiles each block. Compiling takes seconds at the first update of each shape.
     """
     if device.type == "cpu":
-        kernels.compiled(compile)
+        fused_cpu.fuse(model, compile)
     elif compile:
         for block in model.body.blocks:
             block.compile()
@@ -115,8 +123,14 @@ def out_of_memory(remedy: str) -> Iterator[None]:
 
 
 def available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores that this process may use, by its affinity and its container's CPU limit."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for paths in CPU_LIMITS:
+        if all(path.exists() for path in paths):
+            quota, period = " ".join(path.read_text() for path in paths).split()[:2]
+            # Without a limit the quota is "max" or -1.
+            return max(1, math.ceil(min(cores, float(quota) / float(period)))) if quota.isdecimal() else cores
+    return cores
 
 
 def keep_freed_memory() -> None:

@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt1.config import Model
-from gpt1.model import cuda_graphs as replay
-from gpt1.model.decode import decode
 from gpt1.model.gpt import GPT
+from gpt1.model.kv_cache import generate_ids
 from gpt1.model.sampling import HEADS, Sampling, draw, nucleus_floor, penalised, probabilities, sorted_nucleus_floor
 
 TINY = Model(context=24, width=32, depth=2, heads=4, inner=128, vocabulary=50)
@@ -34,7 +33,7 @@ def _louder(module: torch.nn.Module) -> None:
 def written(body: GPT, prompts: list[list[int]], sampling: Sampling, steps: int) -> list[list[int]]:
     """The new ids of each prompt, cut where its context is full."""
     streams = [random.Random(repr(prompt)) for prompt in prompts]
-    rows = zip(*decode(body, prompts, sampling, streams, steps), strict=True)
+    rows = zip(*generate_ids(body, prompts, sampling, streams, steps), strict=True)
     return [list(row)[: TINY.context - len(prompt) + 1] for row, prompt in zip(rows, prompts, strict=True)]
 
 
@@ -64,21 +63,8 @@ def test_batched_is_single(body: GPT, sampling: Sampling) -> None:
     assert [len(new) for new in together] == [24, 18, 1, 22]
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, Sampling(top_p=0.9), Sampling(top_k=5, repetition_penalty=1.3)])
-def test_steps_of_fixed_shapes_write_the_same(body: GPT, sampling: Sampling, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a GPU repeats: cache and rows rounded up, columns not filled yet masked, the host one step behind."""
-    monkeypatch.setattr(replay, "FEWEST_COLUMNS", 4)
-    for prompts, steps in ((RAGGED, 24), (RAGGED[:3], 9), (RAGGED, 24), ([[7, 1, 30]], 22), ([[7]], 2), ([[7]], 1)):
-        expected, found = (
-            list(write(body, prompts, sampling, [random.Random(repr(prompt)) for prompt in prompts], steps))
-            for write in (decode, torch.inference_mode()(replay.replayed))
-        )
-        assert expected == found
-        assert len(found) == steps
-
-
 def test_closing_the_generator_stops_the_work(body: GPT) -> None:
-    steps = decode(body, [[1]], GREEDY, [random.Random(1)], 10)
+    steps = generate_ids(body, [[1]], GREEDY, [random.Random(1)], 10)
     assert len(next(steps)) == 1
     steps.close()
 
