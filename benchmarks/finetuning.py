@@ -99,7 +99,6 @@ def turns(
     model = build_network(base.body, examples, options).to(device)
     prepare_for_training(model, device, compile=False)
     optimizer = Optimizer(model, Optim(lr=options.lr, warmup=1, decay="linear"), 10_000)
-    prepare_for_training(model, device, compile=False)
     return train(
         model.to(dtype), batches, optimizer, weights={"task": 1.0, "lm": options.lm_coef}, steps=10_000, device=device,
     )  # fmt: skip

@@ -132,7 +132,6 @@ def fit(
     batches = Epochs(examples.train.examples, options.batch, options.micro_batch, pad_id, options.seed)
     steps = options.epochs * batches.per_epoch
     model = build_network(base.body, examples, options).to(device)
-    prepare_for_training(model, device, compile=False)
     optim = Optim(
         lr=options.lr, warmup=max(1, round(options.warmup * steps)), decay="linear",
         # Decay would shrink the rows of the token matrix that are frozen.
