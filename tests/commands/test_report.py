@@ -258,7 +258,7 @@ def test_facts_that_cannot_be_drawn_are_answered(run: Path, tmp_path: Path, fact
 def test_a_curve_that_is_damaged_is_answered(run: Path, tmp_path: Path) -> None:
     with (run / "metrics.jsonl").open("a") as file:
         file.write("garbage\n")
-    with one_line("metrics.jsonl:", "drop the line"):
+    with one_line("metrics.jsonl:", "delete the line"):
         report(Report(runs=[str(run)], out=str(tmp_path / "r.html")))
 
 

@@ -23,9 +23,8 @@ from gpt1.conversion.verify import (
     probe,
 )  # fmt: skip
 from gpt1.errors import UserError, setting
-from gpt1.model.gpt import GPT
 from gpt1.results import Result
-from gpt1.run_folder.folder import load_run, replacing_run, save_tensors
+from gpt1.run_folder.folder import LoadedRun, load_run, replacing_run, save_tensors
 from gpt1.run_folder.hugging_face import TensorFile, read_shape
 from gpt1.run_folder.metadata import RunMetadata, read_metadata
 from gpt1.storage import check_folder
@@ -130,8 +129,7 @@ def _to_run(settings: Convert, folder: Path, kind: str, out: Path) -> dict[str, 
     metadata = RunMetadata(kind="pretrained", converted_from=f"{kind}: {settings.src}")
     with replacing_run(out) as staged:
         save_tensors(staged, *found.take_tensors(), tokenizer, metadata)
-        loaded = load_run(staged)
-        compared = _compare(folder, kind, model, loaded.body, out)
+        loaded, compared = _compare(folder, kind, model, staged, out)
         pair = (folder / VOCABULARY, folder / MERGES) if kind == "openai" else vocabulary_files(folder)
         compared["tokens"] = check_tokens(loaded.tokenizer, folder, pair, out)
     new = {"new_tokens": new_tokens, "left_out": list(found.left_out)}
@@ -145,9 +143,8 @@ def _copy(folder: Path, out: Path) -> dict[str, Any]:
     with replacing_run(out) as staged:
         tensors = {name: checked(name, tensor, tuple(tensor.shape), file.path) for name, tensor in file.items()}
         save_tensors(staged, model, tensors, Tokenizer.load(folder), metadata)
-        tensors.clear()  # the comparison needs the memory
-        loaded = load_run(staged)
-        compared = _compare(folder, "run", model, loaded.body, out)
+        tensors.clear()  # memory for the comparison
+        loaded, compared = _compare(folder, "run", model, staged, out)
         compared["tokens"] = check_tokens(loaded.tokenizer, folder, None, out)
     return _size(model) | compared
 
@@ -166,20 +163,24 @@ def _to_release(folder: Path, kind: str, out: Path) -> dict[str, Any]:
         written = write_release(staged, model, TensorFile(folder / "model.safetensors"), tokenizer)
         if written.vocabulary == model.vocabulary:
             say(f"{folder}: {END} and {PAD} were trained, so they are written as tokens of their own")
-        compared = _compare(staged, "openai", written, load_run(folder).body, out)
+        _, compared = _compare(staged, "openai", written, folder, out)
         compared["compared_with"] = "the arrays written"
         compared["tokens"] = check_tokens(tokenizer, folder, (staged / VOCABULARY, staged / MERGES), out)
     return _size(written) | compared
 
 
-def _compare(folder: Path, kind: str, model: Model, run: GPT, out: Path) -> dict[str, Any]:
-    """Compare a run's network with the external model of shape `model` in `folder`. Raises RunFailed if they differ."""
-    layout = openai_release if kind == "openai" else hugging_face
-    network, ids_T = network_of(model, layout.read_arrays(folder, model)), probe(model)
-    check_weights(network, run, out)
+def _compare(folder: Path, kind: str, model: Model, run: Path, out: Path) -> tuple[LoadedRun, dict[str, Any]]:
+    """Load a run and compare it with the external model in `folder`, whose shape is `model`.
+
+    Only one of the two networks is in memory at a time. Raises RunFailed if they differ.
+    """
+    layout, ids_T = openai_release if kind == "openai" else hugging_face, probe(model)
     theirs = logits_by_transformers(folder, ids_T) if kind != "openai" else None
-    way, expected_PV = theirs or ("its arrays", logits_of(network, ids_T))
-    return {"compared_with": way, **check_logits(expected_PV, logits_of(run, ids_T), out)}
+    if theirs is None:
+        theirs = "its arrays", logits_of(network_of(model, layout.read_arrays(folder, model)), ids_T)
+    loaded = load_run(run)
+    check_weights(model, layout.read_arrays(folder, model), loaded.body, out)
+    return loaded, {"compared_with": theirs[0], **check_logits(theirs[1], logits_of(loaded.body, ids_T), out)}
 
 
 def _size(model: Model) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from gpt1.config import Model
 from gpt1.errors import RunFailed
 from gpt1.model.gpt import GPT
+from gpt1.run_folder.folder import uninitialised
 from gpt1.run_folder.hugging_face import INNER, TRANSPOSED
 from gpt1.tokenizer.bpe_files import read_bpe
 from gpt1.tokenizer.openai import TOKENIZER
@@ -44,20 +45,24 @@ def logits_of(body: GPT, ids_T: Tensor) -> Tensor:
     return body.logits(body(ids_T[None])[0, -POSITIONS_COMPARED:])
 
 
-def network_of(model: Model, arrays: Iterable[Tensor]) -> GPT:
-    """Return our network with `arrays` as its weights, which come in the order of OpenAI's release.
+def named_by_place(model: Model, arrays: Iterable[Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Yield our names and layout of `arrays`, which come in the order of OpenAI's release.
 
-    Weights are found by their place here and by their names on the way to a run folder, so mistaken names show.
+    On the way to a run folder weights are found by Hugging Face's names, here by their place, so a wrong name shows.
     """
     modules = [f"blocks.{layer}.{module}" for layer in range(model.depth) for module in INNER]
     inner = [f"{module}.{kind}" for module in modules for kind in ("weight", "bias")]
-    weights = {
-        name: (array.T if name.endswith(TRANSPOSED) else array).float()
-        for name, array in zip(["positions.weight", "tokens.weight", *inner], arrays, strict=True)
-    }
-    with torch.device("meta"):
-        body = GPT(model)
-    body.load_state_dict(weights, assign=True)
+    for name, array in zip(["positions.weight", "tokens.weight", *inner], arrays, strict=True):
+        yield name, (array.T if name.endswith(TRANSPOSED) else array).float()
+
+
+@torch.no_grad()
+def network_of(model: Model, arrays: Iterable[Tensor]) -> GPT:
+    """Return our network with `arrays`, which come in the order of OpenAI's release, as its weights."""
+    body = uninitialised(model)
+    weights = body.state_dict()
+    for name, array in named_by_place(model, arrays):
+        weights[name].copy_(array)
     return body.eval()
 
 
@@ -75,10 +80,13 @@ def logits_by_transformers(folder: Path, ids_T: Tensor) -> tuple[str, Tensor] | 
         return f"transformers {transformers.__version__}", network.lm_head(h_TD[-POSITIONS_COMPARED:])
 
 
-def check_weights(source: GPT, found: GPT, out: Path) -> None:
-    """Raise RunFailed if a weight differs from the source's. Rows of tokens that only one of them has are ignored."""
+def check_weights(model: Model, arrays: Iterable[Tensor], found: GPT, out: Path) -> None:
+    """Raise RunFailed if a weight of `found` differs from its place in `arrays`, of a network of shape `model`.
+
+    Rows of tokens that only one of them has are ignored.
+    """
     weights = found.state_dict()
-    for name, expected in source.state_dict().items():
+    for name, expected in named_by_place(model, arrays):
         rows = min(len(expected), len(weights[name])) if name == "tokens.weight" else None
         if not torch.equal(expected[:rows], weights[name][:rows]):
             raise RunFailed(f"{out} is not written: {name} would differ from the source's")

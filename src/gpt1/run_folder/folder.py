@@ -124,8 +124,7 @@ def load_run(path: str | Path) -> LoadedRun:
     """
     folder = Path(path)
     metadata, model = read_metadata(folder), read_shape(folder)
-    with torch.device("cpu"), _NoInit():
-        body = GPT(model)
+    body = uninitialised(model)
     weights = folder / "model.safetensors"
     head = from_hf(body, TensorFile(weights), str(weights))
     tokenizer = Tokenizer.load(folder)
@@ -136,6 +135,12 @@ def load_run(path: str | Path) -> LoadedRun:
             f"{folder}: gpt1.json says {metadata.kind}, but {HEAD} is {'missing' if head is None else 'present'}"
         )
     return LoadedRun(body.eval(), tokenizer, metadata, head)
+
+
+def uninitialised(model: Model) -> GPT:
+    """Return a network on the CPU whose weights are whatever the memory held; they must be overwritten."""
+    with torch.device("cpu"), _NoInit():
+        return GPT(model)
 
 
 class _NoInit(TorchFunctionMode):
