@@ -192,10 +192,10 @@ def test_other_peoples_heads_are_left_out(
 def test_our_own_heads_stay(tokenizer: Tokenizer, tmp_path: Path) -> None:
     tuned = tokenizer.with_task_tokens()
     body = GPT(Model(context=16, width=32, depth=1, heads=4, inner=128, vocabulary=tuned.vocabulary)).init_weights()
-    facts = RunMetadata(
+    metadata = RunMetadata(
         kind="finetuned", task="classification", goal="classes", labels=["a", "b"], columns=Columns(["text"], ["label"])
     )
-    save_run(tmp_path / "tuned", body, tuned, facts, torch.randn(2, 32))
+    save_run(tmp_path / "tuned", body, tuned, metadata, torch.randn(2, 32))
     assert run_of(tmp_path / "tuned", tmp_path / "copy")["source"] == "run"
     for path in (tmp_path / "tuned").iterdir():
         assert path.read_bytes() == (tmp_path / "copy" / path.name).read_bytes(), path.name

@@ -337,12 +337,12 @@ def test_what_openais_layout_cannot_hold(release: Path, tokenizer: Tokenizer, tm
     body = GPT(with_vocabulary(small, 260)).init_weights()
     save_run(tmp_path / "bytes", body, other, RunMetadata(kind="pretrained"))
     cannot(tmp_path / "bytes", "kind bytes")
-    facts = RunMetadata(
+    metadata = RunMetadata(
         kind="finetuned", task="classification", goal="classes", labels=["a", "b"], columns=Columns(["text"], ["label"])
     )
     tuned = tokenizer.with_task_tokens()
     body = GPT(with_vocabulary(small, tuned.vocabulary)).init_weights()
-    save_run(tmp_path / "tuned", body, tuned, facts, torch.zeros(2, 64))
+    save_run(tmp_path / "tuned", body, tuned, metadata, torch.zeros(2, 64))
     cannot(tmp_path / "tuned", "fine-tuned")
     body.tokens.weight.data[0, 0] = math.inf
     save_run(tmp_path / "infinite", body, tuned, RunMetadata(kind="pretrained"))

@@ -158,7 +158,7 @@ def test_a_tensor_or_shape_without_a_partner(run: Path) -> None:
     refused(run, "score.weight", "pretrained")
 
 
-def test_a_foreign_tokenizer(run: Path) -> None:
+def test_a_tokenizer_of_another_model(run: Path) -> None:
     train(["other words entirely. " * 30], "bytes").save(run, 16)
     refused(run, "tokenizer.json", "not the one")
 

@@ -1,4 +1,4 @@
-"""The Python of a model card, run as it stands, tells of every row what `gpt1 predict` tells, long ones included.
+"""The Python of a model card, run as it stands, predicts every row as `gpt1 predict` does, long ones included.
 
 The models are random: what matters is that both sides read the same tokens and do the same with them.
 """
@@ -76,8 +76,8 @@ def rows_of(case: str) -> list[Row]:
     return [{"one": text(size)} for size in SIZES]
 
 
-def told(run: Path, rows: list[Row], folder: Path) -> list[Any]:
-    """What `gpt1 predict` tells: probabilities by name, or the score; of several labels, those that are told."""
+def predicted(run: Path, rows: list[Row], folder: Path) -> list[Any]:
+    """What `gpt1 predict` predicts: probabilities by name, the score, or of several labels those that apply."""
     source, out = folder / "rows.jsonl", folder / "out.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     predict(Predict(run=str(run), input=str(source), out=str(out), dtype="fp32", threads=1, batch=7))
@@ -138,9 +138,9 @@ def test_the_lines_of_the_card_run(case: str, tmp_path: Path, capsys: pytest.Cap
 
 @pytest.mark.parametrize("long", ["head", "tail"])
 @pytest.mark.parametrize("case", [case for case in CASES if case != "multiple-choice"])
-def test_every_row_is_told_the_same(case: str, long: Long, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_row_is_predicted_alike(case: str, long: Long, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, rows = saved(tmp_path / "run", case, long), rows_of(case)
-    ours = told(run, rows, tmp_path)
+    ours = predicted(run, rows, tmp_path)
     theirs = by_name(printed(with_rows(code_of(run), case, rows), capsys))
     sizes = [[len(ids) for ids in load_run(run).tokenizer.encode_batch(list(row.values()))] for row in rows]
     assert sum(sum(size) > CONTEXT for size in sizes) >= 3, "some rows are too long"
@@ -164,7 +164,7 @@ def test_a_pipeline_gives_the_same_in_any_batch(case: str, batch: int, tmp_path:
 
 
 def test_answers_after_a_long_context(tmp_path: Path) -> None:
-    """Every answer follows the same part of the context here; transformers needs to be told how much that is."""
+    """Every answer follows the same part of the context here; transformers has to be told how much that is."""
     run = saved(tmp_path / "run", "multiple-choice")
     row = {"one": " ".join(WORDS * 4), "choices": ["the cat", "two dogs ran and fell", "rain"]}
     tokenizer = transformers.AutoTokenizer.from_pretrained(run)
@@ -177,17 +177,17 @@ def test_answers_after_a_long_context(tmp_path: Path) -> None:
         with torch.no_grad():
             scores.append(model(ids[None], mc_token_ids=torch.tensor([[ids.shape[1] - 1]])).mc_logits[0])
     expected = torch.cat(scores).softmax(-1).tolist()
-    assert list(told(run, [row], tmp_path)[0].values()) == pytest.approx(expected, abs=1e-5)
+    assert list(predicted(run, [row], tmp_path)[0].values()) == pytest.approx(expected, abs=1e-5)
 
 
-def test_choices_are_told_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_choices_are_predicted_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, rows = saved(tmp_path / "run", "multiple-choice"), rows_of("multiple-choice")
-    for row, ours in zip(rows, told(run, rows, tmp_path), strict=True):
+    for row, ours in zip(rows, predicted(run, rows, tmp_path), strict=True):
         theirs = printed(with_rows(code_of(run), "multiple-choice", [row]), capsys)
         assert list(ours.values()) == pytest.approx(theirs, abs=1e-5)
 
 
-def test_a_card_tells_data_and_scores(tmp_path: Path) -> None:
+def test_a_card_names_data_and_scores(tmp_path: Path) -> None:
     corpus = SplitSummary(tokens=5678, documents=1, bytes=9000, sha256=[])
     data = FinetuningData(
         train=Source(path="/home/me/se|cret/rows.csv", sha256="", rows=1234),
