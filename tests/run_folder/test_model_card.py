@@ -138,7 +138,7 @@ def test_the_lines_of_the_card_run(case: str, tmp_path: Path, capsys: pytest.Cap
 
 @pytest.mark.parametrize("long", ["head", "tail"])
 @pytest.mark.parametrize("case", [case for case in CASES if case != "multiple-choice"])
-def test_every_row_is_predicted_alike(case: str, long: Long, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_are_predicted_alike(case: str, long: Long, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, rows = saved(tmp_path / "run", case, long), rows_of(case)
     ours = predicted(run, rows, tmp_path)
     theirs = by_name(printed(with_rows(code_of(run), case, rows), capsys))
