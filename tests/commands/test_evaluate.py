@@ -18,7 +18,8 @@ from gpt1.commands.prepare import prepare
 from gpt1.commands.pretrain import pretrain
 from gpt1.config import Evaluate, Model, Predict, Prepare, pretrain_defaults
 from gpt1.data.tables import rows, table
-from gpt1.errors import UserError
+from gpt1.errors import RunFailed, UserError
+from gpt1.finetuning.predictor import Predictor
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import load_run, save_run
 from gpt1.run_folder.metadata import RunMetadata
@@ -219,6 +220,15 @@ def test_a_wrong_request(
         measured(finetuned, path, **settings)
     assert answer in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_too_large_a_batch(finetuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def predict(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(Predictor, "predict", predict)
+    with pytest.raises(RunFailed, match=r"^out of memory; lower batch, 4$"):
+        measured(finetuned, table_with(tmp_path / "a.jsonl", ["9"]), batch=4)
 
 
 def test_a_pre_trained_run_labels_no_rows(pretrained: Path, tmp_path: Path) -> None:

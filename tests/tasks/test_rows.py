@@ -1,4 +1,4 @@
-"""Labelled rows of every task: which columns are read, what a label is, what is split off and what is warned of."""
+"""Labelled rows of every task: what their texts and labels are, what is split off and what is warned of."""
 
 import json
 from pathlib import Path
@@ -6,21 +6,10 @@ from typing import Any
 
 import pytest
 
-from gpt1.config import Evaluate, Predict, Task
-from gpt1.data.tables import columns, table
+from gpt1.config import Task
 from gpt1.errors import UserError
 from gpt1.model.objectives import LabelKind
-from gpt1.tasks.columns import ColumnNames, Columns, guess_columns, select_columns
-from gpt1.tasks.labels import (
-    ChoiceLabels,
-    ClassLabels,
-    LabelSets,
-    ScoreLabels,
-    from_metadata,
-    infer_label_type,
-    sorted_names,
-    to_metadata,
-)
+from gpt1.tasks.columns import Columns
 from gpt1.tasks.rows import LabelledRows, infer_label_kind, read_labelled_rows, split_train_valid, warn_of_faults
 
 
@@ -34,81 +23,6 @@ def jsonl_with(folder: Path, *found: dict[str, Any]) -> Path:
     path = folder / "a.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
     return path
-
-
-@pytest.mark.parametrize(
-    ("names", "task", "flags", "texts", "choices", "label"),
-    [
-        ("text,label", "classification", {}, "text", "", "label"),
-        ("id,Sentence,n,SENTIMENT", "classification", {}, "Sentence", "", "SENTIMENT"),
-        ("remark,label", "classification", {}, "remark", "", "label"),
-        ("text,package", "classification", {}, "text", "", "package"),
-        ("remark,package", "classification", {"text": "remark"}, "remark", "", "package"),
-        ("remark,package", "classification", {"label": "package"}, "remark", "", "package"),
-        ("text,label,sentence", "classification", {"text": "sentence"}, "sentence", "", "label"),
-        ("sentence,class,label", "classification", {"label": "class"}, "sentence", "", "class"),
-        ("premise,hypothesis,label", "entailment", {}, "premise,hypothesis", "", "label"),
-        ("id,Question1,Question2,y", "similarity", {}, "Question1,Question2", "", "y"),
-        ("left,right,score", "similarity", {}, "left,right", "", "score"),
-        ("l,r,n,score", "similarity", {"text": "r,l"}, "r,l", "", "score"),
-        ("review,rating", "regression", {}, "review", "", "rating"),
-        ("comment,toxic,rude", "multi-label", {"label": "toxic,rude"}, "comment", "", "toxic,rude"),
-        ("id,premise,question,sol1,sol2,label", "multiple-choice", {}, "premise,question", "sol1,sol2", "label"),
-        ("dialogue,choices,question,label", "multiple-choice", {}, "dialogue,question", "choices", "label"),
-        ("story,ending_2,ending_10,ending_1,y", "multiple-choice", {}, "story", "ending_1,ending_2,ending_10", "y"),
-        ("s,a,b,y", "multiple-choice", {"context": "s", "choices": "b,a"}, "s", "b,a", "y"),
-    ],
-)  # fmt: skip
-def test_columns_are_guessed(
-    names: str, task: Task, flags: dict[str, str], texts: str, choices: str, label: str, tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    found = guess_columns(str(csv_with(tmp_path, names)), task, ColumnNames(**flags))
-    assert found == Columns(texts.split(","), label.split(","), choices.split(",") if choices else [])
-    said = capsys.readouterr().err
-    assert all(name in said for name in label.split(",")), "the guess is said"
-
-
-@pytest.mark.parametrize(
-    ("names", "task", "flags", "answer"),
-    [
-        ("a,b,c", "classification", {}, "which column is the text? Name it with text; the columns are a, b, c"),
-        ("text,b,c", "classification", {}, "which column is the label? Name it with label; the columns are b, c"),
-        ("text,label", "classification", {"label": "class"}, "no column class; the columns are text, label"),
-        ("text,label", "classification", {"text": "body"}, "no column body; the columns are text, label"),
-        ("text", "classification", {}, "there is no column for the label; a row needs a text and a label"),
-        ("label", "classification", {}, "there is no column for the text"),
-        ("text,label", "classification", {"text": "label", "label": "label"}, "column label is named both as text and"),
-        ("a,b,label", "entailment", {"text": "a,a"}, "a,a names a column twice; name each once"),
-        ("text,x,y", "classification", {"label": "x,y"}, "has one label column, not columns x, y"),
-        ("text,title,label", "classification", {"text": "text,title"}, "reads one column, not columns text, title"),
-        ("text,label", "classification", {"choices": "text"}, "choices does not go with task classification; n"),
-        ("u,v,w,label", "entailment", {}, "two columns are the pair? Name them with text ONE,OTHER; the columns a"),
-        ("a,b,label", "entailment", {"text": "a"}, "task entailment reads two columns, text ONE,OTHER, not column a"),
-        ("story,x,y,label", "multiple-choice", {}, "which columns are the answers? Name with choices the column that"),
-        ("story,choices,label", "multiple-choice", {"text": "story"}, "text does not go with task multiple-choice; n"),
-        ("u,v,choices,label", "multiple-choice", {}, "which column is the context? Name it with context; the"),
-    ],
-)  # fmt: skip
-def test_columns_that_cannot_be_guessed(
-    names: str, task: Task, flags: dict[str, str], answer: str, tmp_path: Path
-) -> None:
-    with pytest.raises(UserError) as caught:
-        guess_columns(str(csv_with(tmp_path, names)), task, ColumnNames(**flags))
-    assert answer in str(caught.value)
-
-
-def test_columns_of_training_are_kept_unless_others_are_requested(tmp_path: Path) -> None:
-    file = table(csv_with(tmp_path, "text,body,stars"))
-    trained, available = Columns(["text"], ["label"]), columns(file)
-    asked = Evaluate(run="", files=[], text="body", label="stars")
-    assert select_columns(file, available, "classification", ColumnNames.of(asked), trained) == Columns(
-        ["body"], ["stars"]
-    )
-    asked_less = ColumnNames.of(Predict(run="", input=""))
-    assert select_columns(file, available, "classification", asked_less, trained) == trained, "no label is needed"
-    with pytest.raises(UserError, match="no column sentence; the columns are text, body, stars"):
-        select_columns(file, available, "classification", asked_less, Columns(["sentence"], ["label"]))
 
 
 ONE = Columns(["text"], ["label"])
@@ -211,40 +125,6 @@ def test_a_target_of_another_task(tmp_path: Path) -> None:
         infer_label_kind("regression", "score", str(csv_with(tmp_path, "text,label")), ONE)
 
 
-@pytest.mark.parametrize(
-    ("kind", "labels", "label_type"),
-    [
-        ("classes", ["10", "9", "9"], ClassLabels(["9", "10"])),
-        ("labels", [{"b"}, {"a", "b"}, set()], LabelSets(["a", "b"], [0.5, 0.5])),
-        ("score", [1.0, 5.0], ScoreLabels(3.0, 2.0)),
-        ("choice", [1, 0], ChoiceLabels()),
-    ],
-)
-def test_a_label_type_is_recorded(kind: LabelKind, labels: list[Any], label_type: Any) -> None:
-    found = infer_label_type(kind, labels, "a.csv")
-    assert found == label_type
-    assert from_metadata(json.loads(json.dumps(to_metadata(found)))) == label_type
-
-
-@pytest.mark.parametrize(
-    ("kind", "labels", "answer"),
-    [
-        ("classes", ["x", "x"], "a.csv: column y holds only the label 'x'; two classes or more are needed"),
-        ("labels", [set(), set()], "a.csv: column y holds no label at all"),
-        ("score", [2.0, 2.0], "a.csv: column y holds only the number 2"),
-    ],
-)
-def test_labels_that_teach_nothing(kind: LabelKind, labels: list[Any], answer: str) -> None:
-    with pytest.raises(UserError, match=answer):
-        infer_label_type(kind, labels, "a.csv: column y")
-
-
-def test_names_are_sorted_numbers_by_value() -> None:
-    assert sorted_names({"10", "9", "-1.5"}) == ["-1.5", "9", "10"]
-    assert sorted_names({"b", "B", "a"}) == ["B", "a", "b"]
-    assert sorted_names({"x", "2", "nan"}) == ["2", "nan", "x"]
-
-
 def labelled(labels: list[Any], groups: list[str] | None = None) -> LabelledRows:
     numbers = range(len(labels))
     return LabelledRows(
@@ -279,6 +159,12 @@ def test_labels_that_may_be_none(
     said = capsys.readouterr().err
     assert words in said
     assert bool(said) == bool(words)
+
+
+def test_rows_without_any_label_are_no_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    """The few rows that have labels may all validate."""
+    warn_of_faults(labelled([frozenset()] * 3), labelled([frozenset("x")]), "labels")
+    assert "label 'x' occurs only in validation rows" in capsys.readouterr().err
 
 
 def test_scores_that_are_taken_for_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
