@@ -20,7 +20,7 @@ import numpy as np
 import tokenizers
 
 from gpt1.tokenizer.bulk import encode_bulk
-from gpt1.tokenizer.clean import repair
+from gpt1.tokenizer.clean import clean
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.tokenizer.train_bpe import train
 from record import record
@@ -45,7 +45,7 @@ def measure(texts: list[str], repeats: int, chunk: int) -> dict[str, Any]:
     """Every figure; a megabyte is 10^6 bytes of UTF-8."""
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
     training, tokenizer = timed(lambda: train(texts, "bytes", VOCABULARY))
-    repairing, _ = timed(lambda: [repair(text) for text in texts])
+    repairing, _ = timed(lambda: [clean(text) for text in texts])
     chunks = list(chunked(texts, chunk))
     ours, warm, theirs = [], [], []
     peak, same = 0.0, True

@@ -22,9 +22,9 @@ import tokenizers
 from transformers import OpenAIGPTTokenizer
 
 from gpt1.config import Words
-from gpt1.tokenizer import openai_2018 as openai2018
 from gpt1.tokenizer.bulk import encode_bulk
 from gpt1.tokenizer.openai import KINDS, read_vocabulary, vocabulary_files
+from gpt1.tokenizer.pretokenize import clear_cache_2018, words_2018
 from gpt1.tokenizer.tokenizer import Tokenizer, valid
 from record import record
 
@@ -110,11 +110,11 @@ def speed(data: Path, books: list[Path], repeats: int) -> dict[str, Any]:
     texts = [book.read_text(encoding="utf-8") for book in books]
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
     seconds: dict[Words, list[float]] = {words: [] for words in KINDS}
-    openai2018.words("spaCy is imported")
+    words_2018("spaCy is imported")
     for _ in range(repeats):
         for words in KINDS:
             tokenizer = read_vocabulary(data / "gpt1-vocab", words)  # a new object, so that no word is remembered
-            openai2018.forget()
+            clear_cache_2018()
             started = time.perf_counter()
             encode_bulk(tokenizer, texts)
             seconds[words].append(time.perf_counter() - started)

@@ -15,7 +15,7 @@ import numpy as np
 from gpt1.commands.prepare import prepare
 from gpt1.config import Prepare
 from gpt1.data.shards import TokenStream, read_manifest
-from gpt1.tokenizer.clean import repair
+from gpt1.tokenizer.clean import clean
 from gpt1.tokenizer.tokenizer import Tokenizer
 from record import record
 
@@ -27,9 +27,10 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=16_000)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        result = prepare(
+        found = prepare(
             Prepare(inputs=asked.inputs, out=folder, tokenizer=asked.tokenizer, vocabulary=asked.vocabulary)
         )
+        result = found.to_json()
         result["peak_megabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
         result["ids_as_by_encode"] = same_ids(Path(folder))
     del result["out"], result["unchanged"]
@@ -42,7 +43,7 @@ def same_ids(data: Path) -> bool:
     tokenizer, streams, done = Tokenizer.load(data), [TokenStream(data, "train"), TokenStream(data, "val")], [0, 0]
     for entry in read_manifest(data).inputs:
         text = Path(entry["path"]).read_bytes().decode()
-        ids = np.array([*tokenizer.encode(repair(text)), tokenizer.end_id])
+        ids = np.array([*tokenizer.encode(clean(text)), tokenizer.end_id])
         for side, stream in enumerate(streams):
             stop = done[side] + len(ids)
             if stop <= len(stream) and np.array_equal(stream.read(done[side], stop), ids):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gpt1.storage import atomic, save_file
+from gpt1.storage import atomic, save_file, write_text
 
 
 def test_tensors_that_cannot_be_written_are_an_error_of_the_system(tmp_path: Path) -> None:
@@ -28,3 +28,20 @@ def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="pipe"), atomic(tmp_path / "pipe"):
         pass
     assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    write_text(tmp_path / "text", "a")
+    with atomic(tmp_path / "a.safetensors") as temporary:
+        save_file({"a": torch.zeros(4)}, temporary, metadata={})
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1 and len(list(tmp_path.iterdir())) == 3
+
+
+def test_an_error_leaves_the_old_file_alone(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "old")
+    with pytest.raises(MemoryError), atomic(tmp_path / "a") as temporary:
+        temporary.write_text("half")
+        raise MemoryError
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]

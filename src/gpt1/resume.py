@@ -33,7 +33,7 @@ class Record:
     settings: dict[str, Any]
     """as JSON holds them, sections nested"""
     inputs: dict[str, str]
-    """role, such as `train`, -> sha256 of the content; a file that only moved is the same input"""
+    """role, such as the setting `train`, -> sha256 of the content; a file that only moved is the same input"""
 
     @classmethod
     def of(cls, settings: Any, inputs: Mapping[str, str]) -> "Record":
@@ -64,7 +64,7 @@ class Record:
         """The first difference that matters, `lr 0.1, not 0.2`; empty if `now` asks for the same result."""
         for role in sorted(self.inputs.keys() | now.inputs.keys()):
             if self.inputs.get(role) != now.inputs.get(role):
-                return f"other content of {setting(role)}"
+                return f"other content of {setting(role) if role in now.settings else role}"
         before, after = flatten(self.settings), flatten(now.settings)
         for name in after:
             if name not in free and before.get(name) != after[name]:

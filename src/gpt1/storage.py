@@ -4,50 +4,53 @@ import contextlib
 import errno
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt1.errors import UserError
+from gpt1.errors import UserError, setting
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 def check_folder(out: Path) -> None:
-    """Raise UserError if the folder `--out` cannot be made, since it or a folder above it is a file."""
+    """Raise UserError if the folder, which the setting `out` names, or one above it is a file."""
     for place in (out, *out.parents):
         if place.exists():
             if not place.is_dir():
-                raise UserError(f"--out {out}{'' if place == out else f': {place}'} is a file; name a folder")
+                raise UserError(
+                    f"{setting('out')} {out}{'' if place == out else f': {place}'} is a file; name a folder"
+                )
             return
 
 
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it replaces `path`, on any error it is removed.
+    """Yield a temporary path beside `path`. On success it replaces `path`; on any error it is removed.
 
-    The old file stays until the new one is on the disk, so a full disk or a crash loses nothing.
+    The old file stays until the new one is on the disk, so a full disk or a crash loses nothing. Close the temporary
+    file before the block ends: Windows does not rename open files.
     """
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if path.exists() and not path.is_file():  # a rename would put a file in the place of a device, for everybody
-        raise FileExistsError(errno.EEXIST, "A device or pipe, where a file must be named", str(path))
+    if path.exists() and not path.is_file():  # a rename would replace the device for everybody
+        raise FileExistsError(errno.EEXIST, "A device or pipe, not a file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        # Not tempfile.mkstemp, whose files are private: results should be as readable as any other new file.
+        os.close(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
     except OSError as error:
-        error.filename = str(path)  # nobody asked for the temporary one
+        error.filename = str(path)  # not the temporary file, which the user does not know
         raise
-    os.close(handle)
-    temporary = Path(name)
     try:
+        mode = temporary.stat().st_mode
         yield temporary
         _sync(temporary)
-        # mkstemp makes private files; a result should be as readable as any other new file.
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(mode)  # safetensors puts a private file in its place
         temporary.replace(path)
         _sync(path.parent)
     finally:
@@ -66,8 +69,8 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def save_file(tensors: dict[str, "Tensor"], path: Path, metadata: dict[str, str]) -> None:
-    """safetensors' own, but a full disk is an OSError here as it is for every other file."""
-    from safetensors import SafetensorError, torch  # only those who have tensors pay for torch
+    """Write a safetensors file. A full disk raises OSError, as for every other file."""
+    from safetensors import SafetensorError, torch  # here, since it imports torch
 
     try:
         torch.save_file(tensors, path, metadata=metadata)
@@ -83,9 +86,3 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,4 +1,4 @@
-"""`gpt1 prepare`: the ids are those of each document, the splits as promised, and no accident leaves half a result."""
+"""`gpt1 prepare`: ids, splits, continuing after an interruption, and requests that cannot be met."""
 
 import errno
 import gzip
@@ -21,16 +21,15 @@ from hypothesis import strategies as st
 
 from gpt1 import config
 from gpt1.cli import main as cli
-from gpt1.commands.prepare import prepare, show
-from gpt1.data import documents as sources
-from gpt1.data import encode
-from gpt1.data import pipeline as passes
-from gpt1.data.encode import proven_cut
-from gpt1.data.journal import Journal
+from gpt1.commands import prepare as command
+from gpt1.commands.prepare import PrepareResult, prepare, show
+from gpt1.data import documents
+from gpt1.data import prepare as making
+from gpt1.data.documents import document_hash
+from gpt1.data.prepare import State, safe_cut
 from gpt1.data.shards import ShardWriter, TokenStream, read_manifest
-from gpt1.data.split import draw
 from gpt1.errors import RunFailed, UserError
-from gpt1.tokenizer.clean import repair
+from gpt1.tokenizer.clean import clean
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.tokenizer.train_bpe import train
 
@@ -60,11 +59,11 @@ def corpus(tmp_path: Path) -> Path:
 @pytest.fixture
 def in_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of a story or so, many shards."""
-    monkeypatch.setattr(sources, "BLOCK", 900)
-    monkeypatch.setattr(passes, "SHARD_TOKENS", 1500)
+    monkeypatch.setattr(documents, "BLOCK", 900)
+    monkeypatch.setattr(making, "SHARD_TOKENS", 1500)
 
 
-def run(out: Path, *inputs: Path | str, **settings: Any) -> dict[str, Any]:
+def run(out: Path, *inputs: Path | str, **settings: Any) -> PrepareResult:
     defaults = {"vocabulary": VOCABULARY, "val_fraction": 0.1}
     return prepare(config.Prepare(inputs=[str(x) for x in inputs], out=str(out), **{**defaults, **settings}))
 
@@ -101,8 +100,8 @@ def test_ids_are_those_of_each_document(tokenizer: str, corpus: Path, tmp_path: 
     result = run(tmp_path / "out", corpus, tokenizer=tokenizer, vocabulary=0)
     found = Tokenizer.load(tmp_path / "out")
     expected: dict[str, list[int]] = {"train": [], "val": []}
-    for text, lot in zip(STORIES, draw(1, 0, len(STORIES)), strict=True):
-        expected["val" if lot < 0.1 else "train"] += [*found.encode(repair(text)), found.end_id]
+    for text, hashed in zip(STORIES, document_hash(1, 0, len(STORIES)), strict=True):
+        expected["val" if hashed < 0.1 else "train"] += [*found.encode(clean(text)), found.end_id]
     for split in ("train", "val"):
         assert ids(tmp_path / "out", split) == expected[split]
     assert len(read_manifest(tmp_path / "out").train.shards) > 3
@@ -110,7 +109,7 @@ def test_ids_are_those_of_each_document(tokenizer: str, corpus: Path, tmp_path: 
     assert result["tokens"] == len(expected["train"]) + len(expected["val"])
     assert result["bytes"] == sum(len(text.encode()) for text in STORIES)
     assert (result["vocabulary"], result["tokenizer"], result["unknown_rate"]) == (found.vocabulary, tokenizer, 0)
-    json.dumps(result)
+    json.dumps(result.to_json())
     show(result)
 
 
@@ -144,10 +143,10 @@ def test_every_kind_gives_the_same_shards(kind: str, packing: str, corpus: Path,
 def test_blocks_and_shards_change_no_token(
     corpus: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encode, "WINDOW", 20)
+    monkeypatch.setattr(making, "WINDOW", 20)
     run(tmp_path / "whole", corpus)
     request.getfixturevalue("in_small_steps")
-    monkeypatch.setattr(sources, "BLOCK", 100)
+    monkeypatch.setattr(documents, "BLOCK", 100)
     run(tmp_path / "steps", corpus)
     for split in ("train", "val"):
         assert ids(tmp_path / "steps", split) == ids(tmp_path / "whole", split)
@@ -158,14 +157,14 @@ def test_blocks_and_shards_change_no_token(
 def test_what_repair_does_is_recorded_and_bytes_are_those_given(tmp_path: Path) -> None:
     broken = "schÃ¶n und gut\n" * 40
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": f"{n} {broken}"}) + "\n" for n in range(9)))
-    run(tmp_path / "mended", tmp_path / "a.jsonl", vocabulary=260)
+    run(tmp_path / "cleaned", tmp_path / "a.jsonl", vocabulary=260)
     run(tmp_path / "raw", tmp_path / "a.jsonl", vocabulary=260, repair=False)
-    assert "schön und gut" in texts(tmp_path / "mended", "val")[0]
+    assert "schön und gut" in texts(tmp_path / "cleaned", "val")[0]
     assert "schÃ¶n und gut" in texts(tmp_path / "raw", "val")[0]
-    mended, raw = read_manifest(tmp_path / "mended"), read_manifest(tmp_path / "raw")
-    assert (mended.settings["repair"], raw.settings["repair"]) == (True, False)
-    assert mended.train.bytes == raw.train.bytes
-    assert mended.train.tokens < raw.train.tokens
+    cleaned, raw = read_manifest(tmp_path / "cleaned"), read_manifest(tmp_path / "raw")
+    assert (cleaned.settings["repair"], raw.settings["repair"]) == (True, False)
+    assert cleaned.train.bytes == raw.train.bytes
+    assert cleaned.train.tokens < raw.train.tokens
 
 
 def test_a_tokenizer_you_have(corpus: Path, tmp_path: Path) -> None:
@@ -188,21 +187,21 @@ def test_unknown_tokens_are_counted(tmp_path: Path) -> None:
 # What validates
 
 
-def test_lots_depend_on_the_seed_alone(corpus: Path, tmp_path: Path) -> None:
+def test_the_split_depends_on_the_seed_alone(corpus: Path, tmp_path: Path) -> None:
     chosen = {}
     for seed in (1, 2):
         run(tmp_path / f"{seed}", corpus, seed=seed, val_fraction=0.3, vocabulary=0)
         chosen[seed] = texts(tmp_path / f"{seed}", "val")
-        assert chosen[seed] == [repair(STORIES[n]) for n in range(30) if draw(seed, n, 1)[0] < 0.3]
+        assert chosen[seed] == [clean(STORIES[n]) for n in range(30) if document_hash(seed, n, 1)[0] < 0.3]
     assert chosen[1] != chosen[2]
 
 
-def test_lots_are_fair() -> None:
-    drawn = draw(7, 0, 100_000)
+def test_document_hashes_are_uniform() -> None:
+    drawn = document_hash(7, 0, 100_000)
     assert drawn.min() >= 0
     assert drawn.max() < 1
     assert abs((drawn < 0.01).mean() - 0.01) < 0.001
-    assert draw(7, 500, 3).tolist() == drawn[500:503].tolist()
+    assert document_hash(7, 500, 3).tolist() == drawn[500:503].tolist()
 
 
 def test_one_document_at_least_validates(corpus: Path, tmp_path: Path) -> None:
@@ -212,8 +211,8 @@ def test_one_document_at_least_validates(corpus: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("block", [1 << 20, 300, 270])
 def test_of_one_document_the_tail_validates(block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "BLOCK", block)
-    monkeypatch.setattr(encode, "WINDOW", 20)
+    monkeypatch.setattr(documents, "BLOCK", block)
+    monkeypatch.setattr(making, "WINDOW", 20)
     text = STORIES[0] + STORIES[1]
     (tmp_path / "a.txt").write_text(text, encoding="utf-8", newline="")
     run(tmp_path / "out", tmp_path / "a.txt", repair=False, vocabulary=0)
@@ -233,7 +232,7 @@ def test_shakespeare(shared_data: Path, tmp_path: Path) -> None:
 
 def test_chosen_files_validate_and_do_not_train(corpus: Path, tmp_path: Path) -> None:
     result = run(tmp_path / "out", corpus, val=[str(corpus / "0[12].txt")])
-    assert texts(tmp_path / "out", "val") == [repair(text) for text in STORIES[1:3]]
+    assert texts(tmp_path / "out", "val") == [clean(text) for text in STORIES[1:3]]
     assert (result["train_documents"], result["val_documents"]) == (28, 2)
     assert [entry["split"] for entry in read_manifest(tmp_path / "out").inputs].count("val") == 2
 
@@ -242,7 +241,7 @@ def test_the_tokenizer_sees_no_validation_text(corpus: Path, tmp_path: Path) -> 
     (tmp_path / "val.txt").write_text("zzzzzz " * 1000)
     run(tmp_path / "one", corpus, val=[str(tmp_path / "val.txt")])
     run(tmp_path / "two", corpus, val=[str(corpus / "00.txt"), str(tmp_path / "val.txt")])
-    own = train((repair(text) for text in STORIES[1:]), "bytes", VOCABULARY)
+    own = train((clean(text) for text in STORIES[1:]), "bytes", VOCABULARY)
     assert Tokenizer.load(tmp_path / "two").hash == own.hash != Tokenizer.load(tmp_path / "one").hash
 
 
@@ -252,23 +251,23 @@ TOKENIZERS = [train(STORIES, "bytes", VOCABULARY), train(STORIES, "gpt1")]
 
 
 @given(st.text(alphabet="ab. \n\r\té’\u0301\u2028\x85<&;1", max_size=120), st.sampled_from(TOKENIZERS), st.booleans())
-def test_a_proven_cut_changes_no_id(text: str, tokenizer: Tokenizer, mended: bool) -> None:
-    mend: Callable[[str], str] = repair if mended else str
+def test_a_safe_cut_changes_no_id(text: str, tokenizer: Tokenizer, cleaned: bool) -> None:
+    fix: Callable[[str], str] = clean if cleaned else str
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encode, "WINDOW", 30)
-        at = proven_cut(tokenizer, mended)(text)
-    assert tokenizer.encode(mend(text)) == tokenizer.encode(mend(text[:at])) + tokenizer.encode(mend(text[at:]))
+        patch.setattr(making, "WINDOW", 30)
+        at = safe_cut(tokenizer, cleaned)(text)
+    assert tokenizer.encode(fix(text)) == tokenizer.encode(fix(text[:at])) + tokenizer.encode(fix(text[at:]))
 
 
 def test_a_long_document_is_repaired_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ftfy leaves the entities of a document alone once it has met "<", however far back."""
-    monkeypatch.setattr(sources, "BLOCK", 100)
-    monkeypatch.setattr(encode, "WINDOW", 20)
+    monkeypatch.setattr(documents, "BLOCK", 100)
+    monkeypatch.setattr(making, "WINDOW", 20)
     text = "one &lt; two\n" * 20 + "<p>\n" + "three &gt; two\n" * 100
     for number, part in enumerate((text, text.replace("<", "{"))):
         (tmp_path / f"{number}.txt").write_text(part)
         run(tmp_path / f"out{number}", tmp_path / f"{number}.txt", vocabulary=0)
-        whole = repair(part)
+        whole = clean(part)
         found = texts(tmp_path / f"out{number}", "train") + texts(tmp_path / f"out{number}", "val")
         assert "".join(found) == whole
         assert ("&gt;" in whole) == (number == 0)
@@ -276,7 +275,7 @@ def test_a_long_document_is_repaired_as_a_whole(tmp_path: Path, monkeypatch: pyt
 
 def test_a_cut_is_found_at_a_line_end_or_else_at_a_space() -> None:
     for tokenizer in TOKENIZERS:
-        cut = proven_cut(tokenizer, True)
+        cut = safe_cut(tokenizer, True)
         assert cut("words and\r\n words" + "x" * 2000) == len("words and")
         assert cut("words and  words" + "x" * 2000) == len("words and")
         assert cut("x" * 5000) == 0
@@ -313,7 +312,7 @@ def test_nothing_to_do(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
     corpus.rename(tmp_path / "moved")
     second = run(tmp_path / "out", tmp_path / "moved", threads=1)
-    assert second == first | {"unchanged": True}
+    assert dict(second) == dict(first) | {"unchanged": True}
     assert first["unchanged"] is False
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == stamps
     assert "nothing to do" in capsys.readouterr().err
@@ -323,13 +322,13 @@ def test_changes_are_noticed(corpus: Path, tmp_path: Path, in_small_steps: None)
     run(tmp_path / "out", corpus)
     shards = len(list((tmp_path / "out").glob("train-*.bin")))
     assert run(tmp_path / "out", corpus, fresh=True)["unchanged"] is False
-    for others, words in (({"val_fraction": 0.2}, "with --val-fraction 0.1, not 0.2"), ({"seed": 2}, "with --seed")):
-        with pytest.raises(UserError, match=f"{words}.*--fresh"):
+    for others, words in (({"val_fraction": 0.2}, "with val_fraction 0.1, not 0.2"), ({"seed": 2}, "with seed")):
+        with pytest.raises(UserError, match=f"{words}.*fresh"):
             run(tmp_path / "out", corpus, **others)
     assert run(tmp_path / "out", corpus, val_fraction=0.2, fresh=True)["unchanged"] is False
     for path in sorted(corpus.iterdir())[10:]:
         path.unlink()
-    with pytest.raises(UserError, match="a preparation of other files; choose another --out, or --fresh"):
+    with pytest.raises(UserError, match="made with other content of the input files; choose another out, or start"):
         run(tmp_path / "out", corpus, val_fraction=0.2)
     assert run(tmp_path / "out", corpus, val_fraction=0.2, fresh=True)["documents"] == 10
     assert len(list((tmp_path / "out").glob("train-*.bin"))) < shards
@@ -349,15 +348,15 @@ def test_going_on_after_any_pair_of_shards(
     corpus: Path, tmp_path: Path, in_small_steps: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(tmp_path / "whole", corpus)
-    save, saved = Journal.save, 0
+    save, saved = State.save, 0
 
-    def save_and_die(journal: Journal, folder: Path) -> None:
+    def save_and_die(state: State, folder: Path) -> None:
         nonlocal saved
-        save(journal, folder)
+        save(state, folder)
         saved += 1
         raise Killed
 
-    monkeypatch.setattr(Journal, "save", save_and_die)
+    monkeypatch.setattr(State, "save", save_and_die)
     while not (tmp_path / "out" / "manifest.json").exists():
         before = saved
         try:
@@ -367,7 +366,7 @@ def test_going_on_after_any_pair_of_shards(
             with pytest.raises(UserError, match="interrupted; repeat"):
                 TokenStream(tmp_path / "out", "train")
         if saved == before + 1 > 20:
-            monkeypatch.setattr(Journal, "save", save)
+            monkeypatch.setattr(State, "save", save)
     assert saved > 5
     assert result_bytes(tmp_path / "out") == result_bytes(tmp_path / "whole")
 
@@ -422,16 +421,16 @@ def _die_at_the_third_shard(writer: ShardWriter) -> None:
 SLOW = """
 import sys, time
 from gpt1.config import Prepare
-from gpt1.data import documents as sources
-from gpt1.data.journal import Journal
-from gpt1.commands import prepare
-from gpt1.data import pipeline as passes
-sources.BLOCK, passes.SHARD_TOKENS, save = 900, 1500, Journal.save
-def slowly(journal, folder):
-    save(journal, folder)
+from gpt1.commands.prepare import prepare
+from gpt1.data import documents
+from gpt1.data import prepare as making
+save = making.State.save
+documents.BLOCK, making.SHARD_TOKENS = 900, 1500
+def slowly(state, folder):
+    save(state, folder)
     time.sleep(0.2)
-Journal.save = slowly
-prepare.prepare(Prepare(inputs=[sys.argv[1]], out=sys.argv[2], vocabulary=300, val_fraction=0.1))
+making.State.save = slowly
+prepare(Prepare(inputs=[sys.argv[1]], out=sys.argv[2], vocabulary=300, val_fraction=0.1))
 """
 
 
@@ -473,6 +472,97 @@ def test_a_full_disk_leaves_the_old_result(
     assert run(tmp_path / "out", corpus)["unchanged"] is True
 
 
+def test_out_of_memory_leaves_whole_shards_and_continues(
+    corpus: Path,
+    tmp_path: Path,
+    in_small_steps: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run(tmp_path / "whole", corpus)
+    write = ShardWriter.write
+
+    def no_memory(writer: ShardWriter, *args: Any) -> None:
+        if len(writer.shards) == 2:
+            raise MemoryError
+        write(writer, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardWriter, "write", no_memory)
+        line = f"prepare {corpus} --out {tmp_path / 'out'} --val-fraction 0.1 --vocabulary {VOCABULARY}"
+        assert cli.main(line.split()) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("gpt1 prepare: out of memory")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["unfinished"]
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.name.startswith(".")]
+    kept = (tmp_path / "out" / "unfinished" / "train-00001.bin").stat().st_ino
+    run(tmp_path / "out", corpus)
+    assert (tmp_path / "out" / "train-00001.bin").stat().st_ino == kept
+    assert result_bytes(tmp_path / "out") == result_bytes(tmp_path / "whole")
+
+
+def test_a_tokenizer_that_does_not_fit_into_memory_is_not_called_damaged(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    TOKENIZERS[0].save(tmp_path, 64)
+
+    def no_memory(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Tokenizer, "__init__", no_memory)
+    with pytest.raises(MemoryError):
+        Tokenizer.load(tmp_path)
+
+
+def test_two_processes_at_once(corpus: Path, tmp_path: Path) -> None:
+    """The second is refused at once, told who is at work, and changes nothing; the first finishes."""
+    out = tmp_path / "out"
+    first = subprocess.Popen([sys.executable, "-c", SLOW, str(corpus), str(out)], stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while not (out / "unfinished" / "train-00000.bin").exists() and first.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
+    command = [sys.executable, "-m", "gpt1", "prepare", str(corpus), "--out", str(out), "--fresh"]
+    second = subprocess.run(command, capture_output=True, text=True)
+    assert second.returncode == 2
+    assert f"{out} is in use by process {first.pid} on " in second.stderr.splitlines()[-1]
+    assert first.wait(60) == 0
+    run(tmp_path / "alone", corpus)
+    assert texts(out, "train") == texts(tmp_path / "alone", "train")
+    assert sorted(path.name for path in out.glob("[!tv]*")) == ["manifest.json"]
+    assert not (out / ".lock").exists()
+
+
+def test_another_request_does_not_discard_an_interrupted_one(
+    corpus: Path, tmp_path: Path, in_small_steps: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(ShardWriter, "close_shard", _die_at_the_third_shard)
+        run(tmp_path / "out", corpus)
+    with pytest.raises(UserError, match=r"out was begun with seed 1, not 2; repeat the .*start over with fresh"):
+        run(tmp_path / "out", corpus, seed=2)
+    assert run(tmp_path / "out", corpus, seed=2, fresh=True)["unchanged"] is False
+
+
+def test_a_folder_of_an_earlier_version_is_recognised(corpus: Path, tmp_path: Path) -> None:
+    """Its fingerprint was computed in another way; settings and inputs are compared themselves."""
+    run(tmp_path / "out", corpus)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest | {"fingerprint": "0" * 64}))
+    assert run(tmp_path / "out", corpus)["unchanged"] is True
+    with pytest.raises(UserError, match="made with seed 1, not 2"):
+        run(tmp_path / "out", corpus, seed=2)
+
+
+def test_a_given_tokenizer_is_the_same_wherever_it_lies(corpus: Path, tmp_path: Path) -> None:
+    for name, size in (("a", 300), ("b", 300), ("c", 290)):
+        train(STORIES, "bytes", size).save(tmp_path / name, 64)
+    run(tmp_path / "out", corpus, tokenizer=str(tmp_path / "a"), vocabulary=0)
+    assert run(tmp_path / "out", corpus, tokenizer=str(tmp_path / "b"), vocabulary=0)["unchanged"] is True
+    with pytest.raises(UserError, match="made with other content of tokenizer"):
+        run(tmp_path / "out", corpus, tokenizer=str(tmp_path / "c"), vocabulary=0)
+    with pytest.raises(UserError, match=r"made with tokenizer .*a, not gpt1"):
+        run(tmp_path / "out", corpus, tokenizer="gpt1", vocabulary=0)
+
+
 def test_an_interrupted_replacement_goes_on_without_fresh(
     corpus: Path, tmp_path: Path, in_small_steps: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -485,25 +575,23 @@ def test_an_interrupted_replacement_goes_on_without_fresh(
     assert (tmp_path / "out" / "train-00000.bin").stat().st_ino == first, "it is not made again"
 
 
-def test_a_validation_split_that_is_most_of_the_text_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_warning_if_most_of_the_text_is_validation_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = [tmp_path / "short.txt", tmp_path / "long.txt"]
     for path, count in zip(names, (20, 400), strict=True):
         path.write_text("the cat sat on the mat. " * count)
     seeds = {seed: run(tmp_path / str(seed), *names, seed=seed, vocabulary=0) for seed in range(4)}
-    told = capsys.readouterr().err.splitlines()
+    said = capsys.readouterr().err.splitlines()
     large = [found["val_tokens"] > 0.3 * found["tokens"] for found in seeds.values()]
-    assert 0 < sum(large) < len(large), "the draw chooses now the one, now the other"
-    assert sum("of the tokens validate" in line and "--val" in line for line in told) == sum(large)
+    assert 0 < sum(large) < len(large), "the seed decides which of the two it is"
+    assert sum("of the tokens are validation text" in line for line in said) == sum(large)
 
 
 def test_an_input_that_changes_meanwhile(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def change_and_train(*args: Any) -> Tokenizer:
+    def change_and_train(*args: Any, **options: Any) -> Tokenizer:
         (corpus / "05.txt").write_text("shorter")
-        return train(*args)
+        return train(*args, **options)
 
-    monkeypatch.setattr(passes, "train", change_and_train)
+    monkeypatch.setattr(command, "train", change_and_train)
     with pytest.raises(RunFailed, match="an input changed"):
         run(tmp_path / "out", corpus)
     assert not (tmp_path / "out" / "unfinished").exists()
@@ -526,15 +614,21 @@ def test_an_input_that_changes_meanwhile(corpus: Path, tmp_path: Path, monkeypat
         ("a.txt --encoding utf9 --out out", "--encoding utf9: no such text encoding"),
         ("tiny.txt --out out", "one document of 2 characters is too small to keep 0.01 of it for validation"),
         ("tiny.txt --tokenizer tokenizer.json --out out", "one document of 2 characters is too small"),
-        ("a.txt b.txt --val-fraction 0.999 --out out", "all 2 documents were drawn for validation"),
-        ("a.txt --val-fraction 0 --out out", "--val-fraction 0 must lie between 0 and 1"),
-        ("a.txt --val-fraction 1.5 --out out", "--val-fraction 1.5 must lie between 0 and 1"),
+        (
+            "a.txt b.txt --val-fraction 0.999 --out out",
+            "all 2 documents fell to validation; lower --val-fraction or",
+        ),
+        ("a.txt --val-fraction 0 --out out", "--val-fraction 0 must be between 0 and 1"),
+        ("a.txt --val-fraction 1.5 --out out", "--val-fraction 1.5 must be between 0 and 1"),
         ("bad.jsonl --out out", "bad.jsonl:2: no field text; it has body"),
         ("bad.jsonl --text body --out out", "bad.jsonl:1: no field body; it has text"),
         ("t.csv --out out", "t.csv: no column text; it has body, n: choose one with --text"),
-        ("cut.txt.gz --out out", "cut.txt.gz: damaged or cut short"),
-        ("cut.txt.zst --out out", "cut.txt.zst: damaged or cut short"),
-        ("a.txt b.txt --vocabulary 5000 --out out", "a vocabulary of 5,000 is more than the corpus can give"),
+        ("cut.txt.gz --out out", "cut.txt.gz: damaged or truncated"),
+        ("cut.txt.zst --out out", "cut.txt.zst: damaged or truncated"),
+        (
+            "a.txt b.txt --vocabulary 5000 --out out",
+            "--vocabulary 5,000 is too large for this corpus: its",
+        ),
         ("a.txt b.txt --vocabulary 10 --out out", "at least 258"),
         ("a.txt --tokenizer none --out out", "--tokenizer none is neither bytes nor gpt1, nor a file or folder"),
         ("a.txt --device gpu --out out", "--device gpu: text is prepared on the CPU"),

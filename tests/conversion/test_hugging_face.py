@@ -21,7 +21,7 @@ from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import load_run, save_run
 from gpt1.run_folder.metadata import RunMetadata
 from gpt1.tasks.columns import Columns
-from gpt1.tokenizer.bpe_files import write_bpe
+from gpt1.tokenizer.openai import write_bpe
 from gpt1.tokenizer.tokenizer import Tokenizer
 
 transformers = pytest.importorskip("transformers")

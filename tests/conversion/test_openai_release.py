@@ -20,7 +20,7 @@ from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import load_run, save_run
 from gpt1.run_folder.metadata import RunMetadata
 from gpt1.tasks.columns import Columns
-from gpt1.tokenizer.bpe_files import read_bpe, write_bpe
+from gpt1.tokenizer.openai import read_bpe, write_bpe
 from gpt1.tokenizer.tokenizer import END, PAD, Tokenizer
 from gpt1.tokenizer.train_bpe import train
 

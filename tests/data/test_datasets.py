@@ -17,9 +17,8 @@ from gpt1.commands.predict import predict
 from gpt1.commands.prepare import prepare
 from gpt1.config import Evaluate, Finetune, Model, Predict, Prepare
 from gpt1.data import datasets as saved
-from gpt1.data.documents import Reading, at_whitespace, blocks
-from gpt1.data.files import File, find
-from gpt1.data.journal import sha256_of
+from gpt1.data.documents import ReadOptions, at_whitespace, blocks
+from gpt1.data.files import File, dataset_splits, find, sha256_of
 from gpt1.data.tables import columns, rows, table
 from gpt1.errors import UserError
 from gpt1.model.gpt import GPT
@@ -126,13 +125,13 @@ def test_the_library_gives_the_same_rows(tmp_path: Path) -> None:
         ]
         assert values(folder) == expected
     datasets.DatasetDict(train=whole, test=whole).save_to_disk(tmp_path / "splits")
-    assert saved.splits(tmp_path / "splits") == ["train", "test"]
+    assert dataset_splits(tmp_path / "splits") == ["train", "test"]
     assert len(values(tmp_path / "splits" / "test")) == 3200
 
 
 def test_only_one_batch_is_held(tmp_path: Path) -> None:
     folder = save(tmp_path / "set", numbered(0, 2500))
-    assert [len(frame) for frame in saved.frames(folder)] == [1000, 1000, 500]
+    assert [len(frame) for frame in saved.arrow_frames(folder)] == [1000, 1000, 500]
 
 
 def test_numbers_without_names_stay_numbers(tmp_path: Path) -> None:
@@ -164,7 +163,7 @@ def test_documents_out_of_a_folder_of_many_things(tmp_path: Path) -> None:
     (tmp_path / "in" / "a.txt").write_text("plain")
     found = find([str(tmp_path / "in")])
     assert [file.kind for file in found] == ["text", "arrow", "arrow", "arrow", "arrow"]
-    texts = [text for block in blocks(found, Reading(), at_whitespace) for text in block.texts]
+    texts = [text for block in blocks(found, ReadOptions(), at_whitespace) for text in block.texts]
     assert sorted(texts) == ["plain", *(f"text {n}: żółw" for n in range(7))]
     assert find([str(tmp_path / "in" / "set")]) == [
         File(tmp_path / "in" / "set" / f"data-{n:05}-of-00002.arrow", named=True) for n in range(2)
@@ -225,7 +224,7 @@ def test_prepare_reads_the_train_split(tmp_path: Path, capsys: pytest.CaptureFix
     assert f"{whole}: training on {whole / 'train'}, validating on {whole / 'validation'}\n" in capsys.readouterr().err
     val = [str(whole / "test")]
     assert prepare(Prepare(out=str(tmp_path / "again"), val=val, **usual))["val_documents"] == 5
-    with pytest.raises(UserError, match="no column body; it has text, mood, tags, stars: choose one with --text"):
+    with pytest.raises(UserError, match="no column body; it has text, mood, tags, stars: choose one with text"):
         prepare(Prepare(out=str(tmp_path / "none"), text="body", **usual))
 
 
@@ -247,9 +246,9 @@ def rename(folder: Path, *names: str) -> None:
 
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no file": (lambda d: part_of(d).unlink(), "/data-00000-of-00001.arrow: missing, though state.json names it; copy"),
-    "no end": (lambda d: cut(d, -8), ".arrow: damaged or cut short (it ends within a batch of rows); save or copy it"),
-    "half a batch": (lambda d: cut(d, -500), "data-00000-of-00001.arrow: damaged or cut short (it ends within"),
-    "half a schema": (lambda d: cut(d, 100), ".arrow: damaged or cut short (it ends within a batch of rows)"),
+    "no end": (lambda d: cut(d, -8), ".arrow: damaged or truncated (it ends within a batch of rows); save or copy it"),
+    "half a batch": (lambda d: cut(d, -500), "data-00000-of-00001.arrow: damaged or truncated (it ends within"),
+    "half a schema": (lambda d: cut(d, 100), ".arrow: damaged or truncated (it ends within a batch of rows)"),
     "no stream": (lambda d: part_of(d).write_bytes(b"ARROW1\0\0" * 9), "(not an Arrow stream, as `save_to_disk` writ"),
     "noise": (lambda d: part_of(d).write_bytes(saved.CONTINUATION + b"\x10\0\0\0" + b"\xff" * 99), ": damaged or"),
     "no list": (lambda d: (d / "state.json").write_text("{}"), "state.json: damaged, it holds no _data_files; save"),

@@ -11,16 +11,15 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt1.data import documents as sources
-from gpt1.data import files
-from gpt1.data.documents import Block, Piece, Reading, at_whitespace, blocks, gather, has_column, pieces
+from gpt1.data import documents, files
+from gpt1.data.documents import Piece, ReadOptions, TextBlock, at_whitespace, blocks, gather, has_text, pieces
 from gpt1.data.files import File, find
 from gpt1.errors import UserError
 
 TEXTS = ['One day,\nthe hare said: "Ha!"', "żółw, 亀\tand tab", "  indented\n\nand more  ", "end"]
 
 
-def documents(found: Iterator[Block]) -> list[str]:
+def joined(found: Iterator[TextBlock]) -> list[str]:
     """The documents that blocks hold, put together again."""
     whole, open_text = [], ""
     for block in found:
@@ -33,8 +32,8 @@ def documents(found: Iterator[Block]) -> list[str]:
     return whole
 
 
-def read(path: Path, **reading: str) -> list[str]:
-    return documents(blocks([File(path, named=True)], Reading(**reading), at_whitespace))  # type: ignore[arg-type]
+def read(path: Path, **options: str) -> list[str]:
+    return joined(blocks([File(path, named=True)], ReadOptions(**options), at_whitespace))  # type: ignore[arg-type]
 
 
 def packed(path: Path, how: str) -> Path:
@@ -110,33 +109,33 @@ lines = st.text(alphabet="ab \t\n\r\u2028é", max_size=60)
 def test_documents_do_not_depend_on_blocks(text: str, size: int) -> None:
     """Each way of splitting a file gives the same documents whether it comes at once or a few characters at a time."""
     parts = [text[i : i + size] for i in range(0, len(text), size)]
-    for split in (sources._whole, sources._lines, sources._paragraphs):
-        at_once = documents(gather(split([text]), at_whitespace))
+    for split in (documents._whole, documents._lines, documents._paragraphs):
+        at_once = joined(gather(split([text]), at_whitespace))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sources, "BLOCK", size)
-            assert documents(gather(split(parts), at_whitespace)) == at_once
+            patch.setattr(documents, "BLOCK", size)
+            assert joined(gather(split(parts), at_whitespace)) == at_once
     if not text.isspace() and text:
-        assert documents(gather(sources._whole(parts), at_whitespace)) == [text]
-    assert documents(gather(sources._lines([text]), at_whitespace)) == [x for x in text.split("\n") if x.strip()]
+        assert joined(gather(documents._whole(parts), at_whitespace)) == [text]
+    assert joined(gather(documents._lines([text]), at_whitespace)) == [x for x in text.split("\n") if x.strip()]
 
 
 @given(st.lists(st.text(alphabet="ab \n", max_size=20), max_size=20), st.integers(1, 9))
 def test_blocks_are_small_and_leave_empty_documents_out(texts: list[str], size: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "BLOCK", size)
-        patch.setattr(sources, "LONGEST_HELD", 2 * size)
+        patch.setattr(documents, "BLOCK", size)
+        patch.setattr(documents, "LONGEST_HELD", 2 * size)
         found = list(gather(((text, True) for text in texts), at_whitespace))
     kept = [text for text in texts if text.strip()]
-    assert documents(iter(found)) == kept
+    assert joined(iter(found)) == kept
     assert sum(block.empty for block in found) == len(texts) - len(kept)
     assert all(len("".join(block.texts)) < size + 20 for block in found)
 
 
-def test_a_document_goes_on_over_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "BLOCK", 10)
+def test_a_document_is_open_over_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "BLOCK", 10)
     whole: list[Piece] = [("some words and ", False), ("a long tail", False), ("", True), ("next", True)]
     found = list(gather(iter(whole), at_whitespace))
-    assert [(block.texts, block.goes_on) for block in found] == [
+    assert [(block.texts, block.is_open) for block in found] == [
         (["some words and"], True),
         ([" a long"], True),
         ([" tail", "next"], False),
@@ -144,10 +143,10 @@ def test_a_document_goes_on_over_blocks(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_document_without_a_place_to_cut_is_cut_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "BLOCK", 10)
-    monkeypatch.setattr(sources, "LONGEST_HELD", 30)
+    monkeypatch.setattr(documents, "BLOCK", 10)
+    monkeypatch.setattr(documents, "LONGEST_HELD", 30)
     found = list(gather(iter([("x" * 10, False)] * 4 + [("", True)]), at_whitespace))
-    assert [(len(block.texts[0]), block.goes_on) for block in found] == [(30, True), (10, False)]
+    assert [(len(block.texts[0]), block.is_open) for block in found] == [(30, True), (10, False)]
 
 
 # Which files
@@ -176,16 +175,16 @@ def test_a_name_with_brackets_is_a_name(tmp_path: Path) -> None:
 def test_tables_without_the_column_can_be_told(tmp_path: Path) -> None:
     for kind in ("csv", "tsv", "parquet", "jsonl"):
         file = File(table(tmp_path, kind, TEXTS), named=False)
-        assert has_column(file, Reading())
-        assert has_column(file, Reading(text="other")) == (kind == "jsonl")
+        assert has_text(file, ReadOptions())
+        assert has_text(file, ReadOptions(text="other")) == (kind == "jsonl")
 
 
 # Faults
 
 
-def refused(path: Path, **reading: str) -> str:
+def refused(path: Path, **options: str) -> str:
     with pytest.raises(UserError) as error:
-        read(path, **reading)
+        read(path, **options)
     line = str(error.value)
     assert "\n" not in line
     assert line.startswith(str(path))
@@ -216,7 +215,7 @@ def test_bytes_that_are_not_text(before: int, tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("row", "answer"),
     [
-        ('{"txt": "a", "n": 1}', ":3: no field text; it has txt, n: choose one with --text"),
+        ('{"txt": "a", "n": 1}', ":3: no field text; it has txt, n: choose one with text"),
         ("{}", ":3: no field text; it has none"),
         ('{"text": "a"', ":3: not JSON ("),
         ("plain", ":3: not JSON ("),
@@ -233,14 +232,14 @@ def test_rows_that_are_not_rows(row: str, answer: str, tmp_path: Path) -> None:
 def test_null_is_an_empty_document(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": null}\n{"text": "a"}\n')
-    (block,) = blocks([File(path, named=True)], Reading(), at_whitespace)
+    (block,) = blocks([File(path, named=True)], ReadOptions(), at_whitespace)
     assert (block.texts, block.empty) == (["a"], 1)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "answer"),
     [
-        ("a.csv", "n,txt\n1,b\n", ": no column text; it has n, txt: choose one with --text"),
+        ("a.csv", "n,txt\n1,b\n", ": no column text; it has n, txt: choose one with text"),
         ("a.csv", "", ": no column text; it has none"),
         ("a.tsv", "n\ttext\n1\n", ":2: 1 fields where the header has 2"),
         ("a.csv", 'text\n"a\n', ":2: not csv (unexpected end of data); check its quotes"),
@@ -268,7 +267,7 @@ def test_packed_files_that_are_cut_short_or_not_packed(packing: str, tmp_path: P
     whole = path.read_bytes()
     for content in (whole[:-1], whole[: len(whole) // 2], whole[:6], b"no archive at all"):
         path.write_bytes(content)
-        assert refused(path).startswith(": damaged or cut short (")
+        assert refused(path).startswith(": damaged or truncated (")
     path.write_bytes(whole + whole)
     assert len(read(path)[0]) == 2 * len((tmp_path / "a.txt").read_text())
 
@@ -276,4 +275,4 @@ def test_packed_files_that_are_cut_short_or_not_packed(packing: str, tmp_path: P
 def test_pieces_are_lazy(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "fine"}\nbroken\n')
-    assert next(iter(pieces(File(path, named=True), Reading()))) == ("fine", True)
+    assert next(iter(pieces(File(path, named=True), ReadOptions()))) == ("fine", True)

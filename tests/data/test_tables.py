@@ -1,5 +1,6 @@
 """Rows are the same from every kind of table, and whatever is wrong with one is named by file and line."""
 
+import csv
 import gzip
 import json
 from pathlib import Path
@@ -108,13 +109,26 @@ def test_rows_come_one_by_one(tmp_path: Path) -> None:
     assert next(rows(table(path))).values == {"text": "fine"}
 
 
+def test_a_field_of_any_length_without_a_change_of_the_process(tmp_path: Path) -> None:
+    """Python's limit belongs to the process; it holds for everybody else, even between two rows."""
+    limit, long = csv.field_size_limit(), "x" * 200_000
+    found = rows(table(file_with(tmp_path, "a.csv", f"text\n{long}\nshort\n")))
+    assert next(found).values == {"text": long}
+    assert csv.field_size_limit() == limit
+    assert next(found).values == {"text": "short"}
+
+
 # Faults
 
 
 @pytest.mark.parametrize(
     ("name", "content", "answer"),
     [
-        ("a.csv", "text,label\na,b\nc\n", ":3: 1 fields where the header has 2; a field with a comma must stand in q"),
+        (
+            "a.csv",
+            "text,label\na,b\nc\n",
+            ":3: 1 fields where the header has 2; put a field that contains a comma",
+        ),
         ("a.tsv", "text\tlabel\na\tb\tc\n", ":2: 3 fields where the header has 2"),
         ("a.csv", "text,label,text\n", ":1: two columns are called 'text'; rename one"),
         ("a.csv", "", ": no rows; the first line must name the columns, and rows must follow"),
@@ -124,7 +138,7 @@ def test_rows_come_one_by_one(tmp_path: Path) -> None:
         ("a.csv", "text;label\na;b\n", ":1: the columns are separated by semicolons, not by commas (.csv)"),
         ("a.csv", "text\tlabel\na\tb\n", ":1: the columns are separated by tabs, not by commas (.csv)"),
         ("a.csv", "text|label\na|b\n", ":1: the columns are separated by bars, not by commas (.csv)"),
-        ("a.csv", "text,label\ra,b\rc,d\r", ":1: a carriage return stands inside a field; convert its line ends"),
+        ("a.csv", "text,label\ra,b\rc,d\r", ":1: a field contains a carriage return; convert the file's line ends"),
         ("a.jsonl", '{"text": ' + "[" * 99_999 + "]" * 99_999 + "}\n", ":1: not JSON (maximum recursion depth"),
         ("a.tsv", "text,label\na,b\n", ":1: the columns are separated by commas, not by tabs (.tsv)"),
         ("a.csv", 'text,label\n"a,b\n', ":2: not csv (unexpected end of data); check its quotes"),
@@ -133,7 +147,7 @@ def test_rows_come_one_by_one(tmp_path: Path) -> None:
         ("a.jsonl", '{"text": "a"}\n{"text": \n', ":2: not JSON ("),
         ("a.jsonl", '{"text": "a"}\n["b"]\n', ":2: not a JSON object"),
         ("a.parquet", b"PAR1 but no more", ": not readable as parquet ("),
-        ("a.csv.gz", b"text,label\n", ": damaged or cut short ("),
+        ("a.csv.gz", b"text,label\n", ": damaged or truncated ("),
     ],
 )
 def test_tables_that_are_not_tables(name: str, content: str | bytes, answer: str, tmp_path: Path) -> None:
@@ -143,7 +157,7 @@ def test_tables_that_are_not_tables(name: str, content: str | bytes, answer: str
 def test_files_that_are_no_tables(tmp_path: Path) -> None:
     assert refused(tmp_path / "none.csv") == ": no such file"
     assert refused(tmp_path).startswith(": a folder, but not of a dataset that save_to_disk wrote")
-    assert refused(file_with(tmp_path, "a.xlsx", "x")).startswith(": not known as a table; name it .csv, .tsv")
+    assert refused(file_with(tmp_path, "a.xlsx", "x")).startswith(": not a known kind of table; name it .csv, .tsv")
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_a_missing_half_is_named(tmp_path: Path, openai_folder: Path) -> None:
 
 def test_words_are_for_openais_kind_only(tmp_path: Path) -> None:
     train(["the cat sat"], "bytes").save(tmp_path, 512)
-    with pytest.raises(UserError, match=r"--words hf is for OpenAI's kind of vocabulary; that of .* is bytes"):
+    with pytest.raises(UserError, match=r"^words hf is for OpenAI's kind of vocabulary; that of .* is bytes"):
         find_tokenizer(tmp_path, "hf")
 
 

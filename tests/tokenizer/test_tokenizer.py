@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import models, trainers
 
 from gpt1.errors import UserError
-from gpt1.tokenizer.pretokenize import LONGEST, WORDS
+from gpt1.tokenizer.pretokenize import LONGEST_RUN, WORDS
 from gpt1.tokenizer.tokenizer import DELIMITER, END, EXTRACT, PAD, START, Tokenizer, byte_symbols
 from gpt1.tokenizer.train_bpe import choose_vocabulary, train
 
@@ -60,15 +60,15 @@ def test_any_text_comes_back(plain: Tokenizer, text: str) -> None:
 @given(any_text)
 @example(" don't 'tis Mary’s 12345  x\r\n\n\ty" + "a" * 100)
 @example("".join(chr(c) for c in range(0x3100)))
-def test_polars_and_tokenizers_cut_alike(plain: Tokenizer, text: str) -> None:
+def test_polars_and_tokenizers_split_alike(plain: Tokenizer, text: str) -> None:
     words = pl.Series([text]).str.extract_all(WORDS)[0].to_list()
     assert "".join(words) == text
     symbols = byte_symbols()
-    assert ["".join(symbols[byte] for byte in word.encode()) for word in words] == plain.split(text)
-    assert all(len(word) <= 2 * LONGEST + 2 for word in words)
+    assert ["".join(symbols[byte] for byte in word.encode()) for word in words] == plain.pretokenize(text)
+    assert all(len(word) <= 2 * LONGEST_RUN + 2 for word in words)
 
 
-def test_words_are_cut_as_said() -> None:
+def test_words_are_split_as_documented() -> None:
     cut = pl.Series([" Mary’s don't 1234  x\n\ny"]).str.extract_all(WORDS)[0].to_list()
     assert cut == [" Mary’s", " don't", " 123", "4", "  ", "x", "\n\n", "y"]
 
@@ -241,7 +241,7 @@ def test_bytes_that_are_learnt_from_are_bounded(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_sizes_that_cannot_be() -> None:
-    with pytest.raises(UserError, match="make 259 tokens"):
+    with pytest.raises(UserError, match="give only 259 tokens"):
         train(["ab ab"], "bytes", 5000)
     with pytest.raises(UserError, match="at least 258"):
         train(["ab ab"], "bytes", 257)
@@ -252,3 +252,10 @@ def test_sizes_that_cannot_be() -> None:
 @pytest.mark.parametrize(("megabytes", "size"), [(0.01, 512), (1, 1024), (59.6, 7936), (1000, 32256), (10**5, 40192)])
 def test_vocabulary_grows_as_the_root_of_the_corpus(megabytes: float, size: int) -> None:
     assert choose_vocabulary(int(megabytes * 1e6)) == size
+
+
+def test_a_vocabulary_with_scores_can_be_used(tmp_path: Path) -> None:
+    other = tokenizers.Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0), ("b", -2.0)], unk_id=0))
+    other.save(str(tmp_path / "tokenizer.json"))
+    custom = Tokenizer.load(tmp_path)
+    assert (custom.kind, custom.encode("ab"), custom.end_id) == ("custom", [1, 2], 3)

@@ -28,7 +28,7 @@ from gpt1.run_folder.folder import LoadedRun, load_run, replacing_run, save_tens
 from gpt1.run_folder.hugging_face import TensorFile, read_shape
 from gpt1.run_folder.metadata import RunMetadata, read_metadata
 from gpt1.storage import check_folder
-from gpt1.tokenizer.openai import cut_as, vocabulary_files
+from gpt1.tokenizer.openai import vocabulary_files, with_words
 from gpt1.tokenizer.tokenizer import END, PAD, Tokenizer
 
 
@@ -123,7 +123,7 @@ def _to_run(settings: Convert, folder: Path, kind: str, out: Path) -> dict[str, 
     found = read_release(folder, settings.heads) if kind == "openai" else read_folder(folder)
     model, tokenizer, new_tokens = found.model, found.tokenizer, found.new_tokens
     if settings.words:
-        tokenizer = cut_as(tokenizer, settings.words, folder)
+        tokenizer = with_words(tokenizer, settings.words, folder)
     if found.left_out:
         say(f"{folder}: {', '.join(found.left_out)} left out; the language model under that head is converted")
     metadata = RunMetadata(kind="pretrained", converted_from=f"{kind}: {settings.src}")

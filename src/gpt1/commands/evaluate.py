@@ -11,7 +11,7 @@ from rich.table import Table
 
 from gpt1 import console
 from gpt1.config import Evaluate
-from gpt1.data.documents import Reading, pieces
+from gpt1.data.documents import ReadOptions, pieces
 from gpt1.data.files import File
 from gpt1.data.tables import columns, table
 from gpt1.data.windows import Ids
@@ -186,7 +186,7 @@ def _text(settings: Evaluate) -> EvaluateResult:
     files: dict[str, TextMetrics] = {}
     nats, tokens, size = 0.0, 0, 0
     for path in settings.files:
-        documents = _documents(path, settings.text or Reading.text, settings.encoding)
+        documents = _documents(path, settings.text or ReadOptions.text, settings.encoding)
         ids, offsets = encode_bulk(tokenizer, documents)
         found = likelihood(network, Ids(np.insert(ids, offsets[1:], tokenizer.end_id)), tokenizer.end_id)
         file_size = sum(len(text.encode()) for text in documents)
@@ -210,7 +210,7 @@ def _documents(path: str, column: str, encoding: str) -> list[str]:
         raise UserError(f"{path}: {'a folder; name the files in it' if file.path.is_dir() else 'no such file'}")
     found: list[str] = []
     parts: list[str] = []
-    for text, is_last in pieces(file, Reading(text=column, encoding=encoding)):
+    for text, is_last in pieces(file, ReadOptions(text=column, encoding=encoding)):
         parts.append(text)
         if is_last:
             found.append("".join(parts))

@@ -27,7 +27,7 @@ from gpt1.pretraining.throughput import (
     update_pairs,
 )
 from gpt1.results import Result
-from gpt1.tokenizer.tokenizer import Tokenizer, blank
+from gpt1.tokenizer.tokenizer import Tokenizer, bpe_tokenizer
 from gpt1.training.device import out_of_memory, setup_device
 
 # Seconds of updates to measure; more if a few of them take longer.
@@ -164,7 +164,7 @@ def _streams(data: PreparedData | None, settings: Pretrain) -> tuple[Stream, Str
         return data.train, data.val, data.tokenizer
     vocabulary, count = settings.model.vocabulary, max(2**14, 2 * settings.model.context)
     ids = Ids(np.random.default_rng(settings.seed).integers(0, vocabulary, count))
-    return ids, ids, blank("bytes", {str(i): i for i in range(vocabulary - 2)}, [])  # end and pad are added
+    return ids, ids, bpe_tokenizer("bytes", {str(i): i for i in range(vocabulary - 2)}, [])  # end and pad are added
 
 
 def _of_available(result: PlanResult) -> str:

@@ -19,9 +19,8 @@ from gpt1.conversion.external import TOKENS, ExternalCheckpoint, check_vocabular
 from gpt1.errors import UserError
 from gpt1.run_folder.hugging_face import CHOICE_BIAS, CHOICE_HEAD, HEAD, TensorFile, from_hf_config
 from gpt1.run_folder.metadata import read_json
-from gpt1.tokenizer.bpe_files import read_bpe
-from gpt1.tokenizer.openai import PAIRS, TOKENIZER, vocabulary_files
-from gpt1.tokenizer.tokenizer import Tokenizer, blank
+from gpt1.tokenizer.openai import PAIRS, TOKENIZER, read_bpe, vocabulary_files
+from gpt1.tokenizer.tokenizer import Tokenizer, bpe_tokenizer
 
 HUB_ID = r"[\w.-]+/[\w.-]+"
 SAFE, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
@@ -44,7 +43,7 @@ def read_folder(folder: Path) -> ExternalCheckpoint:
     tensors, left_out = _recognised(found, model, file)
     if pair := vocabulary_files(folder):
         vocabulary, (ids, merges) = pair[0], read_bpe(*pair)
-        tokens, tokenizer = len(ids), blank("gpt1", ids, merges)
+        tokens, tokenizer = len(ids), bpe_tokenizer("gpt1", ids, merges)
     elif (vocabulary := folder / TOKENIZER).exists():
         tokenizer = Tokenizer.load(folder)  # which appends end and pad where they are missing, so count before
         tokens = max(tokenizers.Tokenizer.from_file(str(vocabulary)).get_vocab().values()) + 1

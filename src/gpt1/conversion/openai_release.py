@@ -30,9 +30,8 @@ from gpt1.errors import UserError, setting
 from gpt1.run_folder.hugging_face import TensorFile
 from gpt1.run_folder.metadata import parsed
 from gpt1.storage import atomic, write_text
-from gpt1.tokenizer.bpe_files import read_bpe, write_bpe
-from gpt1.tokenizer.openai import RELEASED
-from gpt1.tokenizer.tokenizer import Tokenizer, blank
+from gpt1.tokenizer.openai import RELEASED, read_bpe, write_bpe
+from gpt1.tokenizer.tokenizer import Tokenizer, bpe_tokenizer
 
 PARTS = tuple(f"params_{number}.npy" for number in range(10))
 SHAPES = "params_shapes.json"
@@ -65,7 +64,7 @@ def read_release(folder: Path, heads: int = 0) -> ExternalCheckpoint:
     check_vocabulary(folder / VOCABULARY, len(ids), model.vocabulary)
     arrays = zip(tensor_shapes(model), read_arrays(folder, model), strict=True)
     tensors = {name: checked(name, array, shape, folder) for (name, shape), array in arrays}
-    return ExternalCheckpoint(model, tensors, blank("gpt1", ids, merges))
+    return ExternalCheckpoint(model, tensors, bpe_tokenizer("gpt1", ids, merges))
 
 
 def read_arrays(folder: Path, model: Model) -> Iterator[Tensor]:

@@ -1,94 +1,103 @@
-"""Documents out of input files, as a stream: memory is bounded whatever the files hold; no torch.
+"""Read documents from input files as a stream, and split them into training and validation text; no torch.
 
-A text file is one document, or one for each paragraph or line; a row of a table is one. Documents come in blocks of
-about `BLOCK` characters. One that is longer goes on over several blocks, cut where `Cut` says.
+A text file is one document, or one per paragraph or line; each row of a table is one. Documents come in blocks of about
+`BLOCK` characters, so memory is bounded whatever the files hold. A longer document continues over several blocks.
 """
 
 import io
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
+
+import numpy as np
 
 from gpt1.data.files import BLOCK, File, text_of
 from gpt1.data.tables import header, rows
-from gpt1.errors import UserError
+from gpt1.errors import UserError, setting
 
 Documents = Literal["file", "blank-line", "line"]
+# Given the text of a document that continues, how much of it may go into this block; 0 waits for more text.
 Cut = Callable[[str], int]
-"""Given the text of a document that goes on: how much of it may go into this block. 0 waits for more."""
-Piece = tuple[str, bool]
-"""A part of a document, and whether the document ends with it."""
+Piece = tuple[str, bool]  # a part of a document, and whether the document ends with it
 
 BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
-LONGEST_HELD = 2 * BLOCK
-"""Characters after which a document that has no place to cut is cut where it stands, to keep memory bounded."""
+LONGEST_HELD = 2 * BLOCK  # characters after which a document without a place to cut is cut anyway, to bound memory
 
 
 @dataclass(frozen=True)
-class Block:
-    """Consecutive documents. Those without any text are left out."""
-
-    texts: list[str]
-    goes_on: bool
-    """the last text is not the end of its document: the next block's first text is its continuation"""
-    empty: int
-    """documents that were left out"""
-    html: bool = False
-    """the first text continues a document that held "<" before, which `repair` must know"""
-
-    @property
-    def ends(self) -> int:
-        """How many documents end here."""
-        return len(self.texts) - self.goes_on
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How files become documents."""
+class ReadOptions:
+    """How files are read as documents."""
 
     documents: Documents = "file"
+    """what a document is in a text file"""
     text: str = "text"
     """column of the text in tables"""
     encoding: str = "utf-8"
 
 
-def blocks(files: Iterable[File], reading: Reading, cut: Cut) -> Iterator[Block]:
-    """The documents of `files`, in order. Raises UserError, naming file and place, for anything that is not text."""
-    return gather((piece for file in files for piece in pieces(file, reading)), cut)
+@dataclass(frozen=True)
+class TextBlock:
+    """Consecutive documents. Those without any text are left out."""
+
+    texts: list[str]
+    is_open: bool
+    """whether the last document continues with the first text of the next block"""
+    empty: int
+    """number of documents left out"""
+    html: bool = False
+    """whether the first text continues a document that contained "<", which `tokenizer.clean` must know"""
+
+    @property
+    def ends(self) -> int:
+        """Number of documents that end in this block."""
+        return len(self.texts) - self.is_open
 
 
-def gather(found: Iterable[Piece], cut: Cut) -> Iterator[Block]:
-    """Pieces of documents -> blocks of at least BLOCK characters, but the last."""
+SplitBlock = tuple[TextBlock, np.ndarray]  # a block, and which of its texts are validation text: bool (texts,)
+
+
+# Reading
+
+
+def blocks(files: Iterable[File], options: ReadOptions, cut: Cut) -> Iterator[TextBlock]:
+    """Yield the documents of `files`, in order. Raises UserError, naming file and place, for anything but text."""
+    return gather((piece for file in files for piece in pieces(file, options)), cut)
+
+
+def gather(found: Iterable[Piece], cut: Cut) -> Iterator[TextBlock]:
+    """Join pieces of documents into blocks of at least BLOCK characters, except for the last."""
     texts: list[str] = []
     held: list[str] = []
     size = empty = 0
-    going_on = html = False  # the document in `held` has its beginning in an earlier block; "<" in it
+    is_continued = html = False  # of the document in `held`: an earlier block has its beginning; that contained "<"
     for text, ends in found:
         held.append(text)
         size += len(text)
         if ends:
             whole = "".join(held)
-            if going_on or not (whole.isspace() or not whole):
+            if is_continued or not (whole.isspace() or not whole):
                 texts.append(whole)
             else:
                 empty += 1
-            held, going_on = [], False
+            held, is_continued = [], False
         if size >= BLOCK:
             rest = "".join(held)
             at = _cut(rest, cut)
             if texts or at:
-                block = Block(texts + [rest[:at]] * (at > 0), at > 0, empty, html)
+                block = TextBlock(texts + [rest[:at]] * (at > 0), at > 0, empty, html)
                 yield block
                 html = at > 0 and ("<" in block.texts[-1] or (html and len(block.texts) == 1))
-                texts, empty, going_on, rest = [], 0, going_on or at > 0, rest[at:]
+                texts, empty, is_continued, rest = [], 0, is_continued or at > 0, rest[at:]
             held, size = [rest] if rest else [], len(rest)
     if texts or empty:
-        yield Block(texts, False, empty, html)
+        yield TextBlock(texts, False, empty, html)
 
 
 def _cut(text: str, cut: Cut) -> int:
-    """Nothing goes into a block before the document has shown some text: it may yet turn out empty."""
+    # White space alone stays out of a block: the document may turn out to be empty.
     at = cut(text)
     if at and not text[:at].isspace():
         return at
@@ -96,25 +105,25 @@ def _cut(text: str, cut: Cut) -> int:
 
 
 def at_whitespace(text: str) -> int:
-    """A `Cut` for when any word border will do: before the last space or line end."""
+    """Cut before the last space or line end, where the two sides need not be tokenized alike."""
     return max(text.rfind(" "), text.rfind("\n"), 0)
 
 
-def pieces(file: File, reading: Reading) -> Iterator[Piece]:
-    """The documents of one file."""
+def pieces(file: File, options: ReadOptions) -> Iterator[Piece]:
+    """Yield the documents of one file, in pieces."""
     if file.kind != "text":
-        return ((text, True) for text in _column(file, reading))
-    texts = text_of(file.path, reading.encoding)
-    if reading.documents == "file":
+        return ((text, True) for text in _column(file, options))
+    texts = text_of(file.path, options.encoding)
+    if options.documents == "file":
         return _whole(texts)
     newline = io.IncrementalNewlineDecoder(None, translate=True)
     translated = (newline.decode(text) for text in texts)
-    return _paragraphs(translated) if reading.documents == "blank-line" else _lines(translated)
+    return _paragraphs(translated) if options.documents == "blank-line" else _lines(translated)
 
 
-def has_column(file: File, reading: Reading) -> bool:
-    """Whether a table has the text's column; true of text and jsonl."""
-    return file.kind in ("text", "jsonl") or reading.text in header(file, reading.encoding)
+def has_text(file: File, options: ReadOptions) -> bool:
+    """Return whether a table has the text column; True for text and jsonl."""
+    return file.kind in ("text", "jsonl") or options.text in header(file, options.encoding)
 
 
 def _whole(texts: Iterable[str]) -> Iterator[Piece]:
@@ -124,47 +133,182 @@ def _whole(texts: Iterable[str]) -> Iterator[Piece]:
 
 
 def _lines(texts: Iterable[str]) -> Iterator[Piece]:
-    begun = False
+    is_begun = False
     for text in texts:
         *whole, last = text.split("\n")
         yield from ((line, True) for line in whole)
-        begun = bool(last) or (begun and not whole)
+        is_begun = bool(last) or (is_begun and not whole)
         yield last, False
-    if begun:
+    if is_begun:
         yield "", True
 
 
 def _paragraphs(texts: Iterable[str]) -> Iterator[Piece]:
-    """Documents are what stands between blank lines; blank lines are not documents, however many."""
-    held, begun = "", False
+    held, is_begun = "", False
     for text in texts:
         held += text
-        # White space at the end may be the beginning of a blank line.
+        # White space at the end may be the beginning of a blank line, so it waits for more text.
         certain = len(held.rstrip())
         *whole, last = BLANK_LINES.split(held[:certain])
         for paragraph in whole:
-            if begun or paragraph:
+            if is_begun or paragraph:
                 yield paragraph, True
-            begun = False
+            is_begun = False
         yield last, False
-        held, begun = held[certain:], begun or bool(last)
-    if begun:
+        held, is_begun = held[certain:], is_begun or bool(last)
+    if is_begun:
         yield "", True
 
 
-def _column(file: File, reading: Reading) -> Iterator[str]:
-    """The text of each row of a table; null is an empty text."""
-    name, what = reading.text, "field" if file.kind == "jsonl" else "column"
-    if not has_column(file, reading):
-        raise UserError(f"{file.path}: {_no_column(what, name, header(file, reading.encoding))}")
-    for row in rows(file, reading.encoding, only=[name]):
+def _column(file: File, options: ReadOptions) -> Iterator[str]:
+    """Yield the text of each row of a table; null is an empty text."""
+    name, what = options.text, "field" if file.kind == "jsonl" else "column"
+
+    def missing(names: Iterable[str]) -> str:
+        return f"no {what} {name}; it has {', '.join(map(str, names)) or 'none'}: choose one with {setting('text')}"
+
+    if not has_text(file, options):
+        raise UserError(f"{file.path}: {missing(header(file, options.encoding))}")
+    for row in rows(file, options.encoding, only=[name]):
         if name not in row.values:
-            raise UserError(f"{row.where}: {_no_column(what, name, row.values)}")
+            raise UserError(f"{row.where}: {missing(row.values)}")
         text = row.values[name]
         if not isinstance(text, str | None):
             raise UserError(f"{row.where}: the {what} {name} holds {repr(text)[:40]}, not a text")
         yield text or ""
 
 
-def _no_column(what: str, name: str, there: Iterable[str]) -> str:
-    return f"no {what} {name}; it has {', '.join(map(str, there)) or 'none'}: choose one with --text"
+# Splitting
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a first pass over the training files found."""
+
+    documents: int
+    empty: int
+    """documents without text"""
+    characters: int
+    bytes: int
+    """size as UTF-8"""
+    limit: float
+    """documents whose hash is below it are validation text"""
+    chosen: int
+    """number of those documents"""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Training and validation documents, which can be read any number of times.
+
+    Without validation files, a seeded hash of a document's number, in [0, 1), assigns it to validation if it is below
+    `val_fraction`, but at least one document is assigned. Of a single document, the last `val_fraction` validates.
+    """
+
+    train: list[File]
+    val: list[File]
+    options: ReadOptions
+    val_fraction: float
+    seed: int
+
+    @cached_property
+    def survey(self) -> Survey:
+        """The sizes of the corpus, from a first pass over all files, and which documents are validation text.
+
+        Raises UserError for files that are not text, and if one of the two splits would be empty.
+        """
+        train, val = (survey(self._blocks(files), self.val_fraction, self.seed) for files in (self.train, self.val))
+        for files, found in ((self.train, train), (self.val, val)):
+            if files and not found.documents:
+                more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+                raise UserError(f"{files[0].path}{more}: no text, {found.empty} empty documents; give files with text")
+        if not self.val:
+            self._check(train)
+        characters, size = train.characters + val.characters, train.bytes + val.bytes
+        return replace(train, empty=train.empty + val.empty, characters=characters, bytes=size)
+
+    def split_blocks(self, cut: Cut = at_whitespace) -> Iterator[SplitBlock]:
+        """Yield all blocks, each text assigned to training or validation; `cut` divides long documents."""
+        found = self._blocks(self.train, cut)
+        if self.val:
+            yield from ((block, np.full(len(block.texts), False)) for block in found)
+            yield from ((block, np.full(len(block.texts), True)) for block in self._blocks(self.val, cut))
+        elif self.survey.documents > 1:
+            first = 0
+            for block in found:
+                yield block, document_hash(self.seed, first, len(block.texts)) < self.survey.limit
+                first += block.ends
+        else:
+            yield from _split_document(found, self._train_characters(self.survey))
+
+    def _blocks(self, files: list[File], cut: Cut = at_whitespace) -> Iterator[TextBlock]:
+        return blocks(files, self.options, cut)
+
+    def _train_characters(self, found: Survey) -> int:
+        """Return how much of a single document is training text."""
+        return int((1 - self.val_fraction) * found.characters)
+
+    def _check(self, found: Survey) -> None:
+        if found.documents > 1 and found.chosen == found.documents:
+            raise UserError(
+                f"all {found.documents} documents fell to validation; lower {setting('val_fraction')} or change "
+                f"{setting('seed')}"
+            )
+        too_small = self.val_fraction * found.characters < 1 or self._train_characters(found) < 1
+        if found.documents == 1 and too_small:
+            raise UserError(
+                f"one document of {found.characters} characters is too small to keep {self.val_fraction:g} of it for "
+                f"validation; add text, raise {setting('val_fraction')}, or name files with {setting('val')}"
+            )
+
+
+def survey(blocks: Iterable[TextBlock], val_fraction: float, seed: int) -> Survey:
+    """Read all blocks, count, and assign `val_fraction` of the documents, and at least one, to validation."""
+    documents = empty = characters = size = chosen = 0
+    smallest = math.inf
+    for block in blocks:
+        hashes = document_hash(seed, documents, block.ends)
+        smallest = min(smallest, hashes.min(initial=math.inf))
+        chosen += int((hashes < val_fraction).sum())
+        documents, empty = documents + block.ends, empty + block.empty
+        characters += sum(map(len, block.texts))
+        size += sum(map(utf8_size, block.texts))
+    limit = val_fraction if chosen else math.nextafter(smallest, math.inf)
+    return Survey(documents, empty, characters, size, limit, max(1, chosen))
+
+
+def _split_document(blocks: Iterable[TextBlock], left: int) -> Iterator[SplitBlock]:
+    """Cut the only document once: its first `left` characters are a training document, the rest is for validation."""
+    for block in blocks:
+        text = "".join(block.texts)
+        if 0 < left < len(text):
+            html = block.html or "<" in text[:left]
+            yield replace(block, texts=[text[:left]], is_open=False), np.array([False])
+            yield replace(block, texts=[text[left:]], empty=0, html=html), np.array([True])
+        elif left == len(text):
+            yield replace(block, is_open=False), np.array([False])
+        else:
+            yield block, np.full(len(block.texts), left <= 0)
+        left -= len(text)
+
+
+def document_hash(seed: int, first: int, count: int) -> np.ndarray:
+    """Return a hash in [0, 1) of each of the documents first .. first + count - 1: float64 (count,).
+
+    SplitMix64 (Steele, Lea and Flood 2014) of the document's number, from a start that the seed chooses.
+    """
+    with np.errstate(over="ignore"):
+        start = _mix(np.array([seed % 2**64], np.uint64) + np.uint64(0x9E3779B97F4A7C15))
+        numbers = np.arange(first, first + count, dtype=np.uint64) + np.uint64(1)
+        return (_mix(start + numbers * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(11)) * 2.0**-53
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def utf8_size(text: str) -> int:
+    """Return the size of `text` in bytes as UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())

@@ -1,61 +1,70 @@
-"""Input files: which ones are meant, and what is in them, as a stream; no torch."""
+"""Find input files, and read their bytes or text as a stream; no torch.
+
+A dataset that Hugging Face's `datasets` saved to disk is a folder: `state.json` lists its Arrow files, and
+`dataset_info.json` describes its columns. A dataset of several splits is a folder of such folders, with
+`dataset_dict.json` in it.
+"""
 
 import codecs
 import glob
 import gzip
+import hashlib
+import json
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import zstandard
 
-from gpt1.data.datasets import SPLITS, STATE, is_dataset, parts, several, splits
-from gpt1.errors import UserError
+from gpt1.console import say
+from gpt1.errors import UserError, setting
 
-BLOCK = 8 << 20
-"""Bytes, or characters, that are worked on at a time."""
-PACKED = (".gz", ".zst")
-REMEDY = "give the file's encoding with --encoding (cp1252, utf-16, ...) or leave the file out"
+BLOCK = 8 << 20  # bytes, or characters, that are processed at a time
+COMPRESSED = (".gz", ".zst")
 KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".arrow": "arrow"}
+ADVICE = f"give the file's encoding with {setting('encoding')} (cp1252, utf-16, ...) or leave the file out"
+
+STATE, INFO, SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
+TRAIN, VALIDATION = "train", ("validation", "valid", "val", "dev")  # usual names of splits
 
 
 @dataclass(frozen=True)
 class File:
-    """One input."""
+    """One input file, or the folder of a saved dataset."""
 
     path: Path
     named: bool
-    """given by name, not met in a folder"""
+    """whether the user named it, rather than a folder that holds it"""
 
     @property
     def kind(self) -> str:
-        """jsonl, csv, tsv, parquet, arrow or text; the folder of a saved dataset is arrow."""
+        """jsonl, csv, tsv, parquet, arrow (also for the folder of a saved dataset) or text."""
         if is_dataset(self.path):
             return "arrow"
         suffixes = [suffix.lower() for suffix in self.path.suffixes]
-        if suffixes and suffixes[-1] in PACKED:
+        if suffixes and suffixes[-1] in COMPRESSED:
             suffixes.pop()
         return KINDS.get(suffixes[-1], "text") if suffixes else "text"
 
     @property
-    def packed(self) -> bool:
-        return self.path.suffix.lower() in PACKED
+    def compressed(self) -> bool:
+        return self.path.suffix.lower() in COMPRESSED
 
 
 def find(inputs: Iterable[str]) -> list[File]:
-    """The files meant by names, folders and globs, each once.
+    """Return the files that names, folders and globs refer to, each once.
 
-    Folders are walked in sorted order, hidden files left out; of a saved dataset the Arrow files count. Raises
-    UserError for an input that leads to no file.
+    Folders are searched in sorted order, without hidden files; a saved dataset stands for its Arrow files. Raises
+    UserError for an input that refers to no file.
     """
     found: dict[Path, File] = {}
     for given in inputs:
         names = [given] if Path(given).exists() else sorted(glob.glob(given, recursive=True))  # noqa: PTH207
-        matches = [Path(name) for name in names]
-        if not matches:
+        if not names:
             raise UserError(f"{given}: {'no file matches' if glob.has_magic(given) else 'no such file or folder'}")
-        files = [file for path in matches for file in _under(path)]
+        files = [file for name in names for file in _files_under(Path(name))]
         if not files:
             raise UserError(f"{given}: an empty folder; give one with text files in it")
         for file in files:
@@ -64,98 +73,98 @@ def find(inputs: Iterable[str]) -> list[File]:
     return list(found.values())
 
 
-def _under(path: Path) -> list[File]:
+def _files_under(path: Path) -> list[File]:
     if not path.is_dir():
         return [File(path, named=True)]
-    if splits(path):
-        raise several(path)
+    check_single_split(path)
     if (path / STATE).is_file():
-        return [File(part, named=True) for part in parts(path)]
-    inside = sorted(p for p in path.rglob("*") if p.is_file())
-    shown = [p for p in inside if not any(part[0] == "." for part in p.relative_to(path).parts)]
-    return [File(part, named=False) for p in shown for part in _or_dataset(p)]
+        return [File(part, named=True) for part in dataset_files(path)]
+    found = []
+    for one in sorted(p for p in path.rglob("*") if p.is_file()):
+        if any(part[0] == "." for part in one.relative_to(path).parts) or one.name == SPLITS:
+            continue
+        if one.name == STATE and is_dataset(one.parent):
+            found += dataset_files(one.parent)
+        elif not (one.parent / STATE).is_file():  # else state.json stands for it
+            found.append(one)
+    return [File(one, named=False) for one in found]
 
 
-def _or_dataset(path: Path) -> list[Path]:
-    """A file; but the `state.json` of a saved dataset stands for all that lies beside it."""
-    if path.name == STATE and is_dataset(path.parent):
-        return parts(path.parent)
-    return [] if path.name == SPLITS or (path.parent / STATE).is_file() else [path]
+# Content
 
 
 def content(path: Path) -> Iterator[bytes]:
-    """The bytes of a file in blocks, unpacked. Raises UserError if a .gz or .zst is damaged or cut short."""
+    """Yield the bytes of a file in blocks, decompressed. Raises UserError for a .gz or .zst that is damaged."""
     try:
         if path.suffix.lower() == ".zst":
-            yield from _zstandard(path)
+            yield from _decompress_zstandard(path)
         else:
             with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
                 while block := file.read(BLOCK):
                     yield block
     except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
-        raise UserError(f"{path}: damaged or cut short ({error}); pack or copy it again") from None
+        raise UserError(f"{path}: damaged or truncated ({error}); compress or copy it again") from None
 
 
-def _zstandard(path: Path) -> Iterator[bytes]:
-    # zstandard's own stream_reader ends without a word where a frame is cut short.
+def _decompress_zstandard(path: Path) -> Iterator[bytes]:
+    # Not zstandard's own stream_reader, which does not notice that a frame is truncated.
     frame = None
     with path.open("rb") as file:
-        while packed := file.read(1 << 20):
-            while packed:
+        while compressed := file.read(1 << 20):
+            while compressed:
                 frame = frame or zstandard.ZstdDecompressor().decompressobj()
-                yield frame.decompress(packed)
-                packed = frame.unused_data if frame.eof else b""
+                yield frame.decompress(compressed)
+                compressed = frame.unused_data if frame.eof else b""
                 frame = None if frame.eof else frame
     if frame is not None:
         raise EOFError("the last frame has no end")
 
 
 def text_of(path: Path, encoding: str) -> Iterator[str]:
-    """The text of a file in blocks, without a byte-order mark; line ends stay as they are.
+    """Yield the text of a file in blocks, without a byte-order mark and with its line ends.
 
-    Raises UserError, with the byte offset (in the unpacked file), for bytes that `encoding` does not know and for NUL,
-    which no text has; also for an encoding that Python does not know.
+    Raises UserError, with the offset in the decompressed file, for bytes that are not `encoding` and for NUL, which
+    means that the file is not text; also for an unknown encoding.
     """
     check_encoding(encoding)
     decoder, fed, first = codecs.getincrementaldecoder(encoding)(), 0, True
-    for block in _with_end(content(path)):
+    blocks = filter(None, content(path))
+    while True:
+        block = next(blocks, b"")
         fed += len(block)
         try:
             text = decoder.decode(block, final=not block)
         except UnicodeError as error:
-            raise UserError(f"{path}: {_fault(error, fed)} is not {encoding} text; {REMEDY}") from None
+            raise UserError(f"{path}: {_place(error, fed)} is not {encoding} text; {ADVICE}") from None
         if "\0" in text:
             after = len(decoder.getstate()[0]) + len(text[text.index("\0") :].encode(encoding))
-            raise UserError(f"{path}: byte {fed - after:,} is NUL, so this is not {encoding} text; {REMEDY}")
+            raise UserError(f"{path}: byte {fed - after:,} is NUL, so this is not {encoding} text; {ADVICE}")
         if first and text:
             text, first = text.removeprefix("\ufeff"), False
         if text:
             yield text
+        if not block:
+            return
 
 
-def _fault(error: UnicodeError, fed: int) -> str:
+def _place(error: UnicodeError, fed: int) -> str:
     if not isinstance(error, UnicodeDecodeError):
         return str(error)
     return f"byte {fed - len(error.object) + error.start:,} (0x{error.object[error.start]:02x})"
 
 
-def _with_end(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """The non-empty blocks, then an empty one."""
-    yield from filter(None, blocks)
-    yield b""
-
-
 def check_encoding(encoding: str) -> None:
-    """Raise UserError if Python knows no text encoding of that name."""
+    """Raise UserError if Python has no text encoding of that name."""
     try:
         "".encode(encoding)
         codecs.getincrementaldecoder(encoding)
     except LookupError:
-        raise UserError(f"--encoding {encoding}: no such text encoding; try utf-8, cp1252 or utf-16") from None
+        known = "no such text encoding; try utf-8, cp1252 or utf-16"
+        raise UserError(f"{setting('encoding')} {encoding}: {known}") from None
 
 
 def lines_of(texts: Iterable[str]) -> Iterator[str]:
-    """The lines of a text that comes in blocks, each with its end; a line is held whole."""
+    """Yield the lines, each with its end, of a text that comes in blocks. Memory holds a whole line."""
     held = ""
     for text in texts:
         *whole, held = (held + text).split("\n")
@@ -163,3 +172,80 @@ def lines_of(texts: Iterable[str]) -> Iterator[str]:
             yield line + "\n"
     if held:
         yield held
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file as hex digits; of a saved dataset, that of its rows and column descriptions."""
+    if path.is_dir():
+        files = [*dataset_files(path), *(file for file in [path / INFO] if file.exists())]
+        return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# Saved datasets
+
+
+def is_dataset(path: Path) -> bool:
+    """Return whether `path` is the folder of a saved dataset, of one split or of several."""
+    return (path / STATE).is_file() or (path / SPLITS).is_file()
+
+
+def dataset_splits(path: Path) -> list[str]:
+    """Return the names of a dataset's splits; none if it is not one of several. Raises UserError if it is damaged."""
+    return [str(name) for name in read_key(path / SPLITS, "splits", list)] if (path / SPLITS).is_file() else []
+
+
+def check_single_split(path: Path) -> None:
+    """Raise UserError, naming the splits, if `path` is a dataset of several."""
+    if names := dataset_splits(path):
+        raise _several_splits(path, names)
+
+
+def choose_splits(path: str, validate: bool) -> tuple[str, str | None]:
+    """Return the folders of the splits to train on and, if there is one and `validate`, to validate on.
+
+    Prints the choice. Anything but a dataset of several splits is returned as it is, with None. Raises UserError if no
+    split is called train.
+    """
+    names = dataset_splits(Path(path))
+    if not names:
+        return path, None
+    if TRAIN not in names:
+        raise _several_splits(Path(path), names)
+    chosen = next((name for name in VALIDATION if name in names), None) if validate else None
+    train, validation = str(Path(path) / TRAIN), None if chosen is None else str(Path(path) / chosen)
+    say(f"{path}: training on {train}" + (f", validating on {validation}" if validation else ""))
+    return train, validation
+
+
+def _several_splits(path: Path, names: list[str]) -> UserError:
+    example = f", such as {path / names[0]}" if names else ""
+    return UserError(f"{path}: a dataset of {len(names)} splits ({', '.join(names)}); name the folder of one{example}")
+
+
+def dataset_files(path: Path) -> list[Path]:
+    """Return the Arrow files of a dataset's folder, in order; an Arrow file itself. Raises UserError if one is gone."""
+    if not path.is_dir():
+        return [path]
+    try:
+        found = [path / entry["filename"] for entry in read_key(path / STATE, "_data_files", list)]
+    except (TypeError, KeyError):
+        raise UserError(f"{path / STATE}: damaged, its _data_files name no files; save the dataset again") from None
+    for part in found:
+        if not part.is_file():
+            raise UserError(f"{part}: missing, though {STATE} names it; copy the whole folder again")
+    return found
+
+
+def read_key(path: Path, key: str, kind: type) -> Any:
+    """Return the value, of type `kind`, that a JSON file of a dataset has under `key`. Raises UserError otherwise."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))[key]
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; save the dataset again") from None
+    except (ValueError, KeyError, TypeError):
+        value = None
+    if not isinstance(value, kind):
+        raise UserError(f"{path}: damaged, it holds no {key}; save the dataset again")
+    return value

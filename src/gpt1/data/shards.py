@@ -1,7 +1,7 @@
-"""Token shards: token ids on the disk, written as a stream and read at random; no torch.
+"""Token shards: files of token ids, written as a stream and read with random access; no torch.
 
 A prepared folder holds `manifest.json`, the tokenizer, and for each split `train-00000.bin`, `train-00001.bin`, ...:
-bare little-endian ids, one document after another, an end token closing each. `docs/formats.md` has the details.
+little-endian ids without a header, each document followed by an end token. `docs/formats.md` has the details.
 """
 
 import hashlib
@@ -14,13 +14,11 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from gpt1.errors import UserError
+from gpt1.errors import UserError, setting
 from gpt1.storage import atomic, write_json
 
-FORMAT = 1
-"""Version of the folder's format; a reader refuses a newer one."""
-UNFINISHED = "unfinished"
-"""Folder inside a prepared folder where the next result grows until it is whole."""
+FORMAT = 1  # version of the folder's format; a newer one is refused
+UNFINISHED = "unfinished"  # folder inside a prepared folder in which the next result is made
 
 SplitName = Literal["train", "val"]
 
@@ -34,13 +32,13 @@ class Shard:
     documents: int
     """documents that end in this file"""
     bytes: int
-    """UTF-8 bytes of the text that was given, before repair"""
+    """UTF-8 bytes of the input text, before cleaning"""
     sha256: str
 
 
 @dataclass(frozen=True)
 class Split:
-    """The shards of the training or the validation text, in order."""
+    """The shards of the training or the validation split, in order."""
 
     shards: list[Shard] = field(default_factory=list)
 
@@ -59,31 +57,31 @@ class Split:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `manifest.json` says of a prepared folder."""
+    """The description of a prepared folder, `manifest.json`."""
 
     tokenizer: str
     """sha256 of the tokenizer's `tokenizer.json`"""
     kind: str
-    """bytes, gpt1 or custom"""
+    """bytes, gpt1, openai2018 or custom"""
     lossless: bool
     vocabulary: int
     dtype: str
-    """uint16 or uint32, little-endian"""
+    """uint16 or uint32, stored little-endian"""
     train: Split
     val: Split
     empty_documents: int
-    """documents without text, which were left out"""
+    """documents without text, which are left out"""
     unknown_tokens: int
     inputs: list[dict[str, Any]]
     """path, split, bytes and sha256 of each file that was read"""
     settings: dict[str, Any]
     fingerprint: str
-    """sha256 of the inputs and settings: the same one again means there is nothing to do"""
+    """sha256 of the inputs and settings: the same again means that there is nothing to do"""
     seconds: dict[str, float]
-    """what training the tokenizer and encoding took"""
+    """how long training the tokenizer and encoding took"""
 
     def summary(self) -> dict[str, Any]:
-        """What a run remembers of its data."""
+        """Return what a run records about its data."""
         return {
             "fingerprint": self.fingerprint,
             "tokenizer": self.tokenizer,
@@ -98,7 +96,7 @@ class Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `manifest.json`: the last file of a folder, so that a folder that has it is whole."""
+    """Write `manifest.json`. It is written last, so a folder that has it is complete."""
     value = {"format": FORMAT, **asdict(manifest)}
     for name, split in (("train", manifest.train), ("val", manifest.val)):
         totals = {"tokens": split.tokens, "documents": split.documents, "bytes": split.bytes}
@@ -107,7 +105,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: str | Path) -> Manifest:
-    """The manifest of a prepared folder. Raises UserError if it is missing, damaged or of a newer format."""
+    """Return the manifest of a prepared folder. Raises UserError if it is missing, damaged or of a newer format."""
     path = Path(folder) / "manifest.json"
     if Path(folder).is_file():
         raise UserError(f"{folder} is a file; prepare it first: `gpt1 prepare {folder} --out DATA`, and give DATA")
@@ -127,30 +125,30 @@ def read_manifest(folder: str | Path) -> Manifest:
         train, val = (Split([Shard(**shard) for shard in value.pop(name)["shards"]]) for name in ("train", "val"))
         return Manifest(train=train, val=val, **value)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: damaged ({error}); repeat `gpt1 prepare` with --fresh") from None
+        raise UserError(f"{path}: damaged ({error}); repeat `gpt1 prepare` with {setting('fresh')}") from None
 
 
 def dtype_for(vocabulary: int) -> str:
-    """The smallest of the two formats that holds every id."""
+    """Return the smaller of the two formats if it holds every id, else the larger."""
     return "uint16" if vocabulary <= 1 << 16 else "uint32"
 
 
 class ShardWriter:
-    """Writes the shards of one split; a shard appears under its name when it is closed, whole.
+    """Writes the shards of one split. A shard appears under its name when it is closed.
 
-    Use as a context manager: an error, a full disk included, leaves the closed shards and nothing else.
+    Use it as a context manager: after an error, such as a full disk, only the closed shards remain.
     """
 
     def __init__(self, folder: Path, split: SplitName, dtype: str, shards: Iterable[Shard] = ()) -> None:
         self.folder, self.split, self.dtype = folder, split, np.dtype(dtype).newbyteorder("<")
         self.shards = list(shards)
-        """closed so far; given ones are those of an interrupted run"""
+        """the closed ones, including those of an interrupted run"""
         self.tokens = self._documents = self._bytes = 0
         self._file: BinaryIO | None = None
         self._stack, self._sha256 = ExitStack(), hashlib.sha256()
 
     def write(self, ids: np.ndarray, documents: int, size: int) -> None:
-        """Append `ids`, in which `documents` documents end and which come from `size` bytes of text."""
+        """Append `ids`, which `documents` documents end in and which come from `size` bytes of text."""
         if len(ids):
             self._file = self._file or self._open()
             raw = np.ascontiguousarray(ids, self.dtype).view(np.uint8).data
@@ -161,7 +159,7 @@ class ShardWriter:
         self._bytes += size
 
     def close_shard(self) -> None:
-        """Give the shard its name; the next `write` begins another. Nothing happens if nothing was written."""
+        """Give the shard its name; the next `write` begins another. Does nothing if nothing was written."""
         if self._file is None:
             return
         self._stack.close()
@@ -188,17 +186,16 @@ class ShardWriter:
 
 
 class TokenStream:
-    """The tokens of a split as one long sequence, memory-mapped: only what is read comes from the disk.
+    """The tokens of a split as one long sequence, memory-mapped, so that only what is read is loaded.
 
-    Raises UserError, naming the file, if a shard is missing or has another size than the manifest says.
+    Raises UserError, naming the file, if a shard is missing or its size is not that in the manifest.
     """
 
     def __init__(self, folder: str | Path, split: SplitName) -> None:
         manifest = read_manifest(folder)
         shards: list[Shard] = getattr(manifest, split).shards
+        check_shards(Path(folder), shards, manifest.dtype)
         dtype = np.dtype(manifest.dtype).newbyteorder("<")
-        for shard in shards:
-            check_size(Path(folder) / shard.file, shard.tokens * dtype.itemsize)
         self.arrays = [np.memmap(Path(folder) / shard.file, dtype, "r") for shard in shards]
         self.ends = np.cumsum([len(array) for array in self.arrays], dtype=np.int64)
 
@@ -211,7 +208,7 @@ class TokenStream:
         return int(self.ends[-1]) if len(self.ends) else 0
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """ids[start:stop] as int64 (stop - start,), across shards where need be; needs 0 <= start <= stop <= len."""
+        """Return ids[start:stop] as int64 (stop - start,), from several shards if necessary."""
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"tokens {start} to {stop} of {len(self)}")
         out = np.empty(stop - start, np.int64)
@@ -224,11 +221,13 @@ class TokenStream:
         return out
 
 
-def check_size(path: Path, size: int) -> None:
-    """Raise UserError if the shard at `path` is not there or has not `size` bytes."""
-    if not path.exists():
-        raise UserError(f"{path}: missing; copy the whole folder, or repeat `gpt1 prepare`")
-    if (there := path.stat().st_size) != size:
-        raise UserError(
-            f"{path}: {there:,} bytes where the manifest says {size:,}; copy it again, or repeat `gpt1 prepare`"
-        )
+def check_shards(folder: Path, shards: Iterable[Shard], dtype: str) -> None:
+    """Raise UserError if a shard is missing or its size is not that in the manifest. Opens no file."""
+    for shard in shards:
+        path, size = folder / shard.file, shard.tokens * np.dtype(dtype).itemsize
+        if not path.exists():
+            raise UserError(f"{path}: missing; copy the whole folder, or repeat `gpt1 prepare`")
+        if (found := path.stat().st_size) != size:
+            raise UserError(
+                f"{path}: {found:,} bytes where the manifest says {size:,}; copy it again, or repeat `gpt1 prepare`"
+            )

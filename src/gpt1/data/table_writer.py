@@ -1,4 +1,4 @@
-"""Rows into a csv, tsv, jsonl or parquet file, a block at a time, in bounded memory; no torch."""
+"""Write rows to a csv, tsv, jsonl or parquet file, a block at a time, in bounded memory; no torch."""
 
 import csv
 import json
@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 from gpt1.data.tables import Row
-from gpt1.errors import UserError
+from gpt1.errors import UserError, setting
 from gpt1.storage import atomic, check_folder
 
 ENDINGS = (".jsonl", ".csv", ".tsv", ".parquet")
@@ -17,35 +17,43 @@ Write = Callable[[list[Row]], None]
 
 
 def check_ending(out: str) -> None:
-    """Raise UserError unless the name says what to write, and is not under a file."""
+    """Raise UserError unless the file name has a known ending, and its folder is not a file."""
     check_folder(Path(out).parent)
-    if not out.endswith(ENDINGS):
-        raise UserError(f"--out {out}: its ending must say what to write: {', '.join(ENDINGS)}")
+    if _ending(out) not in ENDINGS:
+        raise UserError(f"{setting('out')} {out}: the file name must end in one of {', '.join(ENDINGS)}")
+
+
+def _ending(out: str) -> str:
+    return Path(out).suffix.lower()
 
 
 @contextmanager
 def table_writer(out: str) -> Iterator[Write]:
-    """What writes the next rows; the file appears, whole, when all are written.
+    """Yield a function that writes the next rows. The file appears when all are written, and not if an error occurs.
 
-    In csv and tsv the first row decides the columns. Raises UserError for a row that this kind of file cannot hold.
+    In csv and tsv, the first row decides the columns. Raises UserError for a row that this kind of file cannot hold.
     """
     with atomic(out) as temporary:
-        if out.endswith(".parquet"):
+        if _ending(out) == ".parquet":
             with _parquet(out, temporary) as write:
                 yield write
         else:
             with temporary.open("w", encoding="utf-8", newline="") as file:
-                yield (lambda rows: write_jsonl(file, rows)) if out.endswith(".jsonl") else _separated(file, out)
+                yield (lambda rows: write_jsonl(file, rows)) if _ending(out) == ".jsonl" else _separated(file, out)
 
 
 def write_jsonl(file: IO[str], rows: list[Row]) -> None:
-    """One JSON object a line; dates and the like as text."""
-    file.writelines(json.dumps(row.values, ensure_ascii=False, default=str) + "\n" for row in rows)
+    """Write each row as a line with a JSON object; dates and the like become strings."""
+    file.writelines(_json(row.values) + "\n" for row in rows)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _separated(file: IO[str], out: str) -> Write:
     header: list[str] = []
-    line = _tsv_line(file, out) if out.endswith(".tsv") else _csv_line(file)
+    line = _tsv_line(file, out) if _ending(out) == ".tsv" else _csv_line(file)
 
     def write(rows: list[Row]) -> None:
         if not header:
@@ -54,15 +62,12 @@ def _separated(file: IO[str], out: str) -> Write:
         for row in rows:
             if late := [name for name in row.values if name not in header]:
                 raise UserError(
-                    f"{row.where}: column {late[0]} is not in the first row, so {out} lacks it; write .jsonl"
+                    f"{row.where}: column {late[0]} is not in the first row, so {out} has no such column; write .jsonl"
                 )
-            line(row.where, [_field(row.values.get(name)) for name in header])
+            values = [row.values.get(name) for name in header]
+            line(row.where, [_json(one) if isinstance(one, list | dict) else one for one in values])
 
     return write
-
-
-def _field(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else value
 
 
 def _csv_line(file: IO[str]) -> Callable[[str, list[Any]], None]:
@@ -70,7 +75,7 @@ def _csv_line(file: IO[str]) -> Callable[[str, list[Any]], None]:
     quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
 
     def line(_where: str, fields: list[Any]) -> None:
-        # Python 3.12 and older leave a lone carriage return without the quotes that a reader needs.
+        # Python 3.12 and older do not quote a lone carriage return, as readers need.
         (quoted if any("\r" in field for field in fields if isinstance(field, str)) else plain).writerow(fields)
 
     return line
@@ -81,7 +86,7 @@ def _tsv_line(file: IO[str], out: str) -> Callable[[str, list[Any]], None]:
         texts = ["" if field is None else str(field) for field in fields]
         if wrong := [text for text in texts if not {"\t", "\r", "\n"}.isdisjoint(text)]:
             raise UserError(
-                f"{where}: {wrong[0][:40]!r} holds a tab or a newline, which {out} cannot; write .csv or .jsonl"
+                f"{where}: {wrong[0][:40]!r} contains a tab or a newline, which tsv cannot hold; write .csv or .jsonl"
             )
         file.write("\t".join(texts) + "\n")
 
@@ -90,11 +95,12 @@ def _tsv_line(file: IO[str], out: str) -> Callable[[str, list[Any]], None]:
 
 @contextmanager
 def _parquet(out: str, path: Path) -> Iterator[Write]:
-    """Blocks lie in files of their own until the last one tells the type of each column."""
-    import polars  # loads in half a second, which only parquet should cost
+    """Write each block to a file of its own; join them at the end, when the type of each column is known."""
+    import polars  # takes half a second, which other formats need not wait for
 
     blocks: list[polars.LazyFrame] = []
-    with TemporaryDirectory(dir=path.parent, prefix=".") as folder:
+    # On Windows a block cannot be removed while polars has it open, as after an error.
+    with TemporaryDirectory(dir=path.parent, prefix=".", ignore_cleanup_errors=True) as folder:
 
         def write(rows: list[Row]) -> None:
             block = Path(folder) / f"{len(blocks)}.parquet"
@@ -106,6 +112,4 @@ def _parquet(out: str, path: Path) -> Iterator[Write]:
             polars.concat(blocks, how="diagonal_relaxed").sink_parquet(path)
         except (polars.exceptions.PolarsError, TypeError) as error:
             first_line = str(error).split("\n")[0]
-            raise UserError(
-                f"--out {out}: a column holds different kinds of values ({first_line}); write .jsonl"
-            ) from None
+            raise UserError(f"{out}: a column holds different kinds of values ({first_line}); write .jsonl") from None

@@ -1,12 +1,12 @@
-"""Rows out of csv, tsv, jsonl, parquet and saved datasets, as a stream, with the line each came from; no torch.
+"""Read the rows of csv, tsv, jsonl and parquet files and saved datasets as a stream, with their line numbers; no torch.
 
-In csv quotes enclose a field, which may hold newlines; in tsv, as that format says, quotes are text.
+In csv, quotes enclose a field, which may contain newlines. In tsv, as that format is defined, quotes are plain text.
 """
 
 import csv
 import json
 import math
-import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,48 +14,49 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from gpt1.data.datasets import frames, is_dataset, namings, several, splits
-from gpt1.data.files import File, content, lines_of, text_of
+from gpt1.data.files import File, check_single_split, content, dataset_splits, is_dataset, lines_of, text_of
 from gpt1.errors import UserError
 from gpt1.tokenizer.tokenizer import valid
 
-ROWS_AT_ONCE = 4096
-LARGEST = 1e30
-"""of a number: the squares of larger ones are none in float64, and the model counts in float32"""
+PARQUET_ROWS = 4096  # rows that are read at a time
+LARGEST = 1e30  # largest number: squares of larger ones may overflow, as the model computes in float32
+LONGEST_FIELD = 2**31 - 1  # characters of a csv field; Python's default is 131,072
+_csv_limit = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row: its columns, and where it stands."""
+    """One row of a table."""
 
     file: Path
     line: int
-    """line it ends at, from 1; in parquet and datasets the row's number"""
+    """line that the row ends on, from 1; in parquet and datasets the row's number"""
     values: dict[str, Any]
+    """column name -> value"""
 
     @property
     def where(self) -> str:
-        """`train.csv:12`."""
+        """The place of the row, `train.csv:12`."""
         return f"{self.file}:{self.line}"
 
     def text(self, column: str) -> str:
-        """A column that must hold a text. Raises UserError if it holds none."""
+        """Return the text in a column. Raises UserError if it holds anything else."""
         value = self._value(column, "a text")
         if isinstance(value, str):
             return value
-        raise UserError(f"{self.where}: column {column} holds {_short(value)}, where a text must stand")
+        raise UserError(f"{self.where}: column {column} holds {repr(value)[:40]}, where a text must stand")
 
     def label(self, column: str) -> str:
-        """A column that must hold a class name, as text: 1 and 1.0 and "1" are one class."""
+        """Return the class name in a column as text: 1, 1.0 and "1" are the same class. Raises UserError otherwise."""
         value = self._value(column, "a label")
         if isinstance(value, float) and value.is_integer():
             return str(int(value))
         if isinstance(value, str | int | float):
             return str(value)
-        raise UserError(f"{self.where}: column {column} holds {_short(value)}, where one label must stand")
+        raise UserError(f"{self.where}: column {column} holds {repr(value)[:40]}, where one label must stand")
 
     def number(self, column: str) -> float:
-        """A column that must hold a finite number. Raises UserError if it holds none."""
+        """Return the number in a column. Raises UserError if it is not one, or larger than `LARGEST`."""
         value = self._value(column, "a number")
         try:
             number = float(value)
@@ -64,12 +65,12 @@ class Row:
         if abs(number) <= LARGEST:
             return number
         wanted = f"a number of at most {LARGEST:g}" if math.isfinite(number) else "a number"
-        raise UserError(f"{self.where}: column {column} holds {_short(value)}, where {wanted} must stand")
+        raise UserError(f"{self.where}: column {column} holds {repr(value)[:40]}, where {wanted} must stand")
 
     def _value(self, column: str, wanted: str) -> Any:
         value = self.values.get(column)
-        nothing = value is None or (isinstance(value, str) and not value.strip())
-        if nothing or (isinstance(value, float) and math.isnan(value)):
+        is_empty = value is None or (isinstance(value, str) and not value.strip())
+        if is_empty or (isinstance(value, float) and math.isnan(value)):
             found = "is empty" if column in self.values else "is missing"
             raise UserError(
                 f"{self.where}: column {column} {found}, where {wanted} must stand; fill it or drop the row"
@@ -78,38 +79,42 @@ class Row:
 
 
 def table(path: str | Path) -> File:
-    """The file, or folder of a saved dataset, at `path`. Raises UserError if it is missing or is not a table."""
+    """Return the table at `path`, a file or the folder of a saved dataset. Raises UserError if there is none."""
     file = File(Path(path), named=True)
-    if splits(file.path):
-        raise several(file.path)
+    check_single_split(file.path)
     if not file.path.is_file() and not is_dataset(file.path):
         folder = "a folder, but not of a dataset that save_to_disk wrote; give a file or such a folder"
-        there = splits(file.path.parent)
-        missing = "no such file" + (f"; {file.path.parent} has the splits {', '.join(there)}" if there else "")
+        splits = dataset_splits(file.path.parent)
+        missing = "no such file" + (f"; {file.path.parent} has the splits {', '.join(splits)}" if splits else "")
         raise UserError(f"{path}: {folder if file.path.is_dir() else missing}")
     if file.kind == "text":
-        raise UserError(f"{path}: not known as a table; name it .csv, .tsv, .jsonl or .parquet (also .gz, .zst)")
+        raise UserError(f"{path}: not a known kind of table; name it .csv, .tsv, .jsonl or .parquet (also .gz, .zst)")
     return file
 
 
 def rows(file: File, encoding: str = "utf-8", only: Sequence[str] = ()) -> Iterator[Row]:
-    """Every row of a table, in order; `only` names the columns, if not all, that the caller will look at.
+    """Yield the rows of a table, in order; `only` names the columns that the caller needs, if not all.
 
-    Raises UserError naming the line for a row that is none.
+    Raises UserError, naming file and line, for a row that cannot be read.
     """
     if file.kind == "parquet":
         return _parquet(file, only)
     if file.kind == "arrow":
-        return _arrow(file, only)
+        return _dataset(file, only)
     return _jsonl(file, encoding) if file.kind == "jsonl" else _separated(file, encoding)
 
 
 def header(file: File, encoding: str = "utf-8") -> list[str]:
-    """The names of a table's columns: of jsonl, which has no header, the keys of the first row."""
+    """Return the column names of a table; of jsonl, which has no header, the keys of the first row."""
     if file.kind == "parquet":
-        return _parquet_header(file)
+        import polars
+
+        with _decompressed(file) as path, _parquet_errors(file):
+            return list(polars.read_parquet_schema(path))
     if file.kind == "arrow":
-        return next((list(frame.columns) for frame in frames(file.path)), [])
+        from gpt1.data.datasets import arrow_frames
+
+        return next((list(frame.columns) for frame in arrow_frames(file.path)), [])
     if file.kind == "jsonl":
         first = next(_jsonl(file, encoding), None)
         return list(first.values) if first else []
@@ -117,17 +122,27 @@ def header(file: File, encoding: str = "utf-8") -> list[str]:
 
 
 def columns(file: File, encoding: str = "utf-8") -> list[str]:
-    """The names of a table's columns. Raises UserError if it has no row."""
+    """Return the column names of a table. Raises UserError if it has no rows."""
     if next(rows(file, encoding), None) is None:
         raise UserError(f"{file.path}: no rows; the first line must name the columns, and rows must follow")
     return header(file, encoding)
 
 
 def check_column(name: str, there: Sequence[str], file: File) -> str:
-    """`name`. Raises UserError, naming the columns that are there, if it is not one of them."""
+    """Return `name`. Raises UserError, naming the columns that there are, if it is not one of them."""
     if name not in there:
         raise UserError(f"{file.path}: no column {name}; the columns are {', '.join(there)}")
     return name
+
+
+def _dataset(file: File, only: Sequence[str]) -> Iterator[Row]:
+    from gpt1.data.datasets import dataset_rows
+
+    for number, values in enumerate(dataset_rows(file.path, only), 1):
+        yield Row(file.path, number, values)
+
+
+# jsonl, csv, tsv
 
 
 def _jsonl(file: File, encoding: str) -> Iterator[Row]:
@@ -140,7 +155,7 @@ def _jsonl(file: File, encoding: str) -> Iterator[Row]:
             raise UserError(f"{file.path}:{number}: not JSON ({error}); a line must hold one object") from None
         if not isinstance(value, dict):
             raise UserError(f'{file.path}:{number}: not a JSON object; a line must look like {{"text": "..."}}')
-        if "\\ud" in line.lower():  # JSON can escape half a surrogate pair, which no encoding can hold
+        if "\\ud" in line.lower():  # JSON can escape half a surrogate pair, which cannot be encoded
             value = json.loads(valid(json.dumps(value, ensure_ascii=False)))
         yield Row(file.path, number, value)
 
@@ -149,8 +164,8 @@ def _separated(file: File, encoding: str) -> Iterator[Row]:
     records = _records(file, encoding)
     _, names = next(records, (0, []))
     hint = {
-        "csv": "a field with a comma must stand in quotes",
-        "tsv": "a field of tsv cannot hold a tab or a line break, not in quotes either; csv and jsonl can",
+        "csv": "put a field that contains a comma in quotes",
+        "tsv": "a field of tsv cannot contain a tab or a line break, even in quotes; csv and jsonl can",
     }[file.kind]
     for line, fields in records:
         if len(fields) != len(names):
@@ -159,28 +174,39 @@ def _separated(file: File, encoding: str) -> Iterator[Row]:
 
 
 def _records(file: File, encoding: str) -> Iterator[tuple[int, list[str]]]:
-    """The line number and the fields of the header, which is checked, then of each row."""
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    how: dict[str, Any] = {"strict": True} if file.kind == "csv" else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    reader = csv.reader(lines_of(text_of(file.path, encoding)), **how)
-    records = ((reader.line_num, fields) for fields in reader if fields)
+    """Yield line number and fields of the header, which is checked, then of each row."""
+    options: dict[str, Any] = {"strict": True} if file.kind == "csv" else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    reader = csv.reader(lines_of(text_of(file.path, encoding)), **options)
+    is_first = True
     try:
-        if first := next(records, None):
-            _check_header(first[1], file)
-            yield first
-        yield from records
+        while (fields := _next_record(reader)) is not None:
+            if fields and is_first:
+                _check_header(fields, file)
+            if fields:
+                is_first = False
+                yield reader.line_num, fields
     except csv.Error as error:
         where = f"{file.path}:{reader.line_num}"
         if "new-line character" in str(error):
-            raise UserError(f"{where}: a carriage return stands inside a field; convert its line ends") from None
+            raise UserError(f"{where}: a field contains a carriage return; convert the file's line ends") from None
         raise UserError(f"{where}: not {file.kind} ({error}); check its quotes") from None
+
+
+def _next_record(reader: Iterator[list[str]]) -> list[str] | None:
+    # The limit belongs to the process, and so to other people's code, which may rely on it.
+    with _csv_limit:
+        before = csv.field_size_limit(LONGEST_FIELD)
+        try:
+            return next(reader, None)
+        finally:
+            csv.field_size_limit(before)
 
 
 def _check_header(names: list[str], file: File) -> None:
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"{file.path}:1: two columns are called {twice!r}; rename one")
-    for separator, name in (("\t", "tabs"), (";", "semicolons"), ("|", "bars"), (",", "commas")):
+    for separator, name in {"\t": "tabs", ";": "semicolons", "|": "bars", ",": "commas"}.items():
         if len(names) == 1 and separator in names[0]:
             wanted = "commas (.csv)" if file.kind == "csv" else "tabs (.tsv)"
             raise UserError(
@@ -188,61 +214,41 @@ def _check_header(names: list[str], file: File) -> None:
             )
 
 
+# parquet
+
+
 def _parquet(file: File, only: Sequence[str]) -> Iterator[Row]:
-    import polars  # loads in half a second, which only parquet should cost
+    import polars  # takes half a second, which other formats need not wait for
 
     number = 0
-    with _unpacked(file) as path:
-        try:
-            frames = polars.scan_parquet(path).select(list(only) or polars.all())
-            for frame in frames.collect_batches(chunk_size=ROWS_AT_ONCE, maintain_order=True):
-                for values in frame.iter_rows(named=True):
-                    number += 1
-                    yield Row(file.path, number, values)
-        except (polars.exceptions.PolarsError, OSError) as error:
-            raise _unreadable(file, error) from None
-
-
-def _arrow(file: File, only: Sequence[str]) -> Iterator[Row]:
-    names, number = namings(file.path), 0
-    for frame in frames(file.path, only):
-        for values in frame.iter_rows(named=True):
-            number += 1
-            for column in names.keys() & values.keys():
-                try:
-                    values[column] = names[column](values[column])
-                except UserError as error:
-                    raise UserError(f"{file.path}:{number}: column {column} {error}") from None
-            yield Row(file.path, number, values)
-
-
-def _parquet_header(file: File) -> list[str]:
-    import polars
-
-    with _unpacked(file) as path:
-        try:
-            return list(polars.read_parquet_schema(path))
-        except (polars.exceptions.PolarsError, OSError) as error:
-            raise _unreadable(file, error) from None
-
-
-def _unreadable(file: File, error: Exception) -> UserError:
-    first_line = str(error).split("\n")[0]
-    return UserError(f"{file.path}: not readable as parquet ({first_line}); copy it again")
+    with _decompressed(file) as path, _parquet_errors(file):
+        frames = polars.scan_parquet(path).select(list(only) or polars.all())
+        for frame in frames.collect_batches(chunk_size=PARQUET_ROWS, maintain_order=True):
+            for values in frame.iter_rows(named=True):
+                number += 1
+                yield Row(file.path, number, values)
 
 
 @contextmanager
-def _unpacked(file: File) -> Iterator[Path]:
-    """Where the file lies unpacked: parquet is read at random, so a packed one goes through a temporary file."""
-    if not file.packed:
+def _parquet_errors(file: File) -> Iterator[None]:
+    from polars.exceptions import PolarsError
+
+    try:
+        yield
+    except (PolarsError, OSError) as error:
+        first_line = str(error).split("\n")[0]
+        raise UserError(f"{file.path}: not readable as parquet ({first_line}); copy it again") from None
+
+
+@contextmanager
+def _decompressed(file: File) -> Iterator[Path]:
+    """Yield the path of the file, or of a decompressed copy, since parquet needs random access."""
+    if not file.compressed:
         yield file.path
         return
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "unpacked.parquet"
+    # On Windows the copy cannot be removed while polars has it open, as after an error.
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / "decompressed.parquet"
         with path.open("wb") as out:
             out.writelines(content(file.path))
         yield path
-
-
-def _short(value: Any) -> str:
-    return repr(value)[:40]

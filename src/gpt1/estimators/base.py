@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from gpt1.commands.prepare import prepare
 from gpt1.commands.pretrain import pretrain
 from gpt1.config import Command, Long, Prepare, Select, Task, pretrain_defaults
-from gpt1.data.journal import sha256_of
+from gpt1.data.files import sha256_of
 from gpt1.errors import UserError
 from gpt1.estimators.fitted import FittedModel, isolated
 from gpt1.estimators.inputs import names_of, texts_of

@@ -9,14 +9,13 @@ from torch import Tensor
 
 from gpt1.config import Finetune, Task
 from gpt1.console import say
-from gpt1.data.journal import sha256_of
+from gpt1.data.files import choose_splits, sha256_of
 from gpt1.data.tables import table
 from gpt1.errors import setting
 from gpt1.finetuning.defaults import FitOptions, keeps_last_epoch, selected_metric
 from gpt1.finetuning.predictor import Examples, RowEncoder
 from gpt1.run_folder.folder import LoadedRun
 from gpt1.run_folder.metadata import Source
-from gpt1.tasks import splits
 from gpt1.tasks.columns import ColumnNames, Columns, guess_columns
 from gpt1.tasks.labels import ClassLabels, LabelSets, LabelType, class_weights, infer_label_type
 from gpt1.tasks.rows import (
@@ -62,7 +61,7 @@ def with_splits(settings: FinetuneSettings) -> FinetuneSettings:
 
     Prints the choice. Raises UserError if no split is called train.
     """
-    train, valid = splits.chosen(settings.train, validate=not settings.valid)
+    train, valid = choose_splits(settings.train, validate=not settings.valid)
     return replace(settings, train=train, valid=settings.valid or valid)
 
 

@@ -1,8 +1,8 @@
-"""The fast path from texts to ids: each distinct word is encoded once, then its ids are gathered at every occurrence.
+"""Encode many texts fast: encode each distinct word once, then gather its ids at every occurrence.
 
-The ids are those of `Tokenizer.encode`, because both cut with one pattern whose words do not depend on their
-surroundings (`tokenizer.pretokenize`). polars cuts and numbers the words, numpy gathers; both let go
-of Python's lock, so there is a thread for every core. Beside the ids, memory holds a few megabytes of text a thread.
+The ids are those of `Tokenizer.encode`, because both split text with one pattern, whose words do not depend on their
+surroundings (`tokenizer.pretokenize`). polars splits and numbers the words, numpy gathers; both release Python's lock,
+so there is one thread per core. Apart from the ids, memory holds a few megabytes of text per thread.
 """
 
 import functools
@@ -18,34 +18,31 @@ from numpy.typing import NDArray
 from gpt1.tokenizer.pretokenize import PATTERNS
 from gpt1.tokenizer.tokenizer import Tokenizer, valid
 
-PIECE = 2_000_000
-"""Characters that one thread works on at once."""
+PIECE = 2_000_000  # characters that one thread works on at once
+# Distinct words, and ids of words (which may be long), in the cache; when it is larger it is emptied.
 MOST_WORDS = 1_000_000
-"""Distinct words remembered from one piece to the next; past that the memory starts afresh."""
 MOST_IDS = 16 * MOST_WORDS
-"""The same of their ids: words may be long."""
 
-Piece = list[tuple[int, str]]
-"""Texts, or parts of texts, each with the index of the text it belongs to."""
+Piece = list[tuple[int, str]]  # texts, or parts of texts, each with the index of the text it belongs to
 Ids = NDArray[np.uint32]
 Counts = NDArray[np.int64]
 
 _LINE_END = re.compile(r"[^\r\n]\n")
+# For each kind, characters after which a word ends in any surroundings.
 _BORDERS = {
-    # Before a blank; before and after digits, which share a word with a blank at most; from a mark to a letter.
+    # Before a blank; before and after digits, which share a word only with a blank; between a mark and a letter.
     "bytes": re.compile(
         r"[^ \t\x0b\x0c](?= )|[^ 0-9](?=[0-9])|[0-9](?=[^0-9])|[,.;:?!、。，](?=[A-Za-z\u4e00-\u9fff])"
     ),
     "gpt1": re.compile(r"[^ \t\r\n](?=[ \t\r\n])"),
     "openai2018": re.compile("[^ ](?= )"),
 }
-"""For each kind, where a word ends in any surroundings: behind what is found."""
 
 
 def encode_bulk(tokenizer: Tokenizer, texts: list[str]) -> tuple[Ids, Counts]:
-    """The ids of all texts in one array, and where each begins: text i is `ids[offsets[i] : offsets[i + 1]]`.
+    """Return the ids of all texts in one array, and offsets: text i is `ids[offsets[i] : offsets[i + 1]]`.
 
-    `offsets` has len(texts) + 1 entries. Of a custom tokenizer's words nothing is known: it encodes whole texts.
+    `offsets` has len(texts) + 1 entries. A custom tokenizer, of whose words nothing is known, encodes whole texts.
     """
     sizes = np.zeros(len(texts), np.int64)
     parts = [np.zeros(0, np.uint32)]
@@ -55,26 +52,26 @@ def encode_bulk(tokenizer: Tokenizer, texts: list[str]) -> tuple[Ids, Counts]:
     else:
 
         def encode(piece: Piece) -> tuple[list[int], Counts, Ids]:
-            if _memory(tokenizer).full:
-                _memory.cache_clear()
-            return _memory(tokenizer).encode(piece)
+            if _word_cache(tokenizer).full:
+                _word_cache.cache_clear()
+            return _word_cache(tokenizer).encode(piece)
 
         with ThreadPoolExecutor(pl.thread_pool_size()) as threads:
-            cut = map(tokenizer.standardized, texts)
-            for owners, lengths, ids in threads.map(encode, _pieces(cut, _BORDERS[tokenizer.kind])):
+            standard = map(tokenizer.standardize, texts)
+            for owners, lengths, ids in threads.map(encode, _pieces(standard, _BORDERS[tokenizer.kind])):
                 np.add.at(sizes, owners, lengths)
                 parts.append(ids)
     return np.concatenate(parts), np.concatenate(([0], np.cumsum(sizes)))
 
 
-class _Memory:
-    """The ids of every word met so far, in one array, found by the numbers that polars gives to words."""
+class _WordCache:
+    """The ids of every word seen so far, in one array, looked up by the numbers that polars gives to words."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._lock = threading.Lock()
         self._type = pl.Categorical(pl.Categories.random())
-        # The numbers last as long as some series has this type; "" is never a word.
+        # The numbers last as long as some series of this type exists; "" is never a word.
         self._first = pl.Series([""], dtype=self._type)
         self._start = np.full(1, -1)
         self._length = np.zeros(1, np.int32)
@@ -85,44 +82,44 @@ class _Memory:
         return len(self._start) > MOST_WORDS or len(self._ids) > MOST_IDS
 
     def encode(self, piece: Piece) -> tuple[list[int], Counts, Ids]:
-        """The owner of each part in `piece`, how many ids it has, and the ids of all."""
+        """Return the owner of each part of `piece`, its number of ids, and the ids of all."""
         parts = _series([text for _, text in piece]).str.extract_all(PATTERNS[self._tokenizer.kind])
         words = parts.explode().drop_nulls()
         numbered = words.cast(self._type)
         number = numbered.to_physical().to_numpy()
-        start, length, ids = self._learnt(words, number)
+        start, length, ids = self._look_up(words, number)
         ids, ends = _gather(start[number], length[number], ids)
         word_ends = np.cumsum(parts.list.len().to_numpy(), dtype=np.int64)
         id_ends = np.concatenate(([0], ends))[word_ends]
         return [owner for owner, _ in piece], np.diff(id_ends, prepend=0), ids
 
-    def _learnt(self, words: pl.Series, number: Ids) -> tuple[Counts, NDArray[np.int32], Ids]:
-        """Where each numbered word's ids start, how many they are, and the ids, once `words` are all known.
+    def _look_up(self, words: pl.Series, number: Ids) -> tuple[Counts, NDArray[np.int32], Ids]:
+        """Add new words; return where the ids of each numbered word start, how many there are, and the ids.
 
-        Arrays handed out stay right while others learn: entries of known words never change.
+        The arrays stay valid while other threads add words: entries of known words never change.
         """
         with self._lock:
             unseen = int(number.max(initial=0)) + 1 - len(self._start)
             if unseen > 0:
-                self._start = np.concatenate((self._start, np.full(unseen, -1)))
-                self._length = np.concatenate((self._length, np.zeros(unseen, np.int32)))
+                start, length = np.full(unseen, -1), np.zeros(unseen, np.int32)
+                self._start, self._length = np.concatenate((self._start, start)), np.concatenate((self._length, length))
             fresh = np.flatnonzero(self._start[number] < 0)
             if len(fresh):
                 new, first = np.unique(number[fresh], return_index=True)
                 lengths, ids = self._tokenizer.encode_words(words.gather(fresh[first]).to_list())
+                place, self._ids = len(self._ids), np.concatenate((self._ids, ids))
                 self._length[new] = lengths
-                self._start[new] = len(self._ids) + np.cumsum(lengths) - lengths
-                self._ids = np.concatenate((self._ids, ids))
+                self._start[new] = place + np.cumsum(lengths) - lengths  # last, in case memory runs out
             return self._start, self._length, self._ids
 
 
-_memory = functools.lru_cache(maxsize=2)(_Memory)
+_word_cache = functools.lru_cache(maxsize=2)(_WordCache)
 
 
 def _gather(start: Counts, length: NDArray[np.int32], ids: Ids) -> tuple[Ids, Counts]:
-    """`ids[start : start + length]` of every word, joined, and where each word's end in the result.
+    """Return `ids[start : start + length]` of every word, joined, and where each word's ids end in the result.
 
-    Round k places the k-th id of all words that have one: most words have a single id, so rounds shrink fast.
+    Round k writes the k-th id of all words that have one. Most words have a single id, so the rounds shrink fast.
     """
     ends = np.cumsum(length, dtype=np.int64)
     place = ends - length
@@ -151,14 +148,14 @@ def _pieces(texts: Iterable[str], border: re.Pattern[str]) -> Iterator[Piece]:
 
 
 def _parts(text: str, border: re.Pattern[str]) -> Iterator[str]:
-    """A long text in parts, cut where a word always ends: before a newline that follows something else, or else at a
-    `border`. One run of letters stays whole: its words are counted from its beginning."""
+    """Yield a long text in parts, cut where a word always ends: before a newline after another character, else at a
+    `border`. A run of letters stays whole, since its words are counted from its beginning."""
     start = 0
     while len(text) - start > 2 * PIECE:
         found = _LINE_END.search(text, start + PIECE, start + 2 * PIECE) or border.search(text, start + PIECE)
         if not found:
             break
-        # What is found is one character; the border lies behind it.
+        # The match is one character; the border is after it.
         yield text[start : found.start() + 1]
         start = found.start() + 1
     yield text[start:] if start else text

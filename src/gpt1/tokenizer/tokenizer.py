@@ -1,8 +1,8 @@
-"""Strings <-> token ids. `tokenizer.json` alone defines the ids, so every tool that reads it agrees.
+"""Convert between strings and token ids. `tokenizer.json` alone defines the ids, so every tool that reads it agrees.
 
-Special tokens cannot be forged. They are entries of the BPE vocabulary that no merge makes, and they are not declared
-as `added_tokens`, which `tokenizers` would look for in the text: a user who types `<|end|>` gets its characters.
-In transformers `split_special_tokens` says the same.
+Text cannot forge special tokens. They are entries of the BPE vocabulary that no merge produces, and not `added_tokens`,
+which `tokenizers` would look for in the text: a user who types `<|end|>` gets the ids of its characters. In
+transformers, `split_special_tokens` has the same effect.
 """
 
 import hashlib
@@ -18,8 +18,15 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 
 from gpt1.errors import UserError
 from gpt1.storage import write_json, write_text
-from gpt1.tokenizer import openai_2018 as openai2018
-from gpt1.tokenizer.pretokenize import WORDS
+from gpt1.tokenizer.pretokenize import (
+    NEAR_TEXT,
+    NEAR_WORDS,
+    WORDS,
+    check_spacy,
+    split_piece_2018,
+    standardize_2018,
+    words_2018,
+)  # fmt: skip
 
 END, PAD = "<|end|>", "<|pad|>"
 START, DELIMITER, EXTRACT = "<|start|>", "<|delimiter|>", "<|extract|>"
@@ -28,21 +35,20 @@ UNKNOWN = "<unk>"
 Own = Literal["bytes", "gpt1", "openai2018"]
 Kind = Literal[Own, "custom"]
 
-WORDS_A_GROUP = 1_000
-"""Words that `tokenizers` encodes in one go; each group is one thread's work."""
+WORDS_PER_GROUP = 1_000  # words that one thread of `tokenizers` encodes at a time
 
 
 class Tokenizer:
-    """A vocabulary with its special tokens; the same object after `save` and `load`.
+    """A vocabulary with its special tokens; unchanged by `save` and `load`.
 
-    kind: bytes (lossless byte-level BPE), gpt1 (GPT-1's own kind: lower-case, `</w>`, lossy), openai2018 (the same, but
-    words are cut as in OpenAI's release, `tokenizer.openai_2018`, which tokenizer.json comes near to), custom.
+    kind: `bytes` (lossless byte-level BPE), `gpt1` (GPT-1's own kind: lower-case, `</w>`, lossy), `openai2018` (the
+    same, but text is pre-tokenized by `tokenizer.pretokenize`, which tokenizer.json only approximates), or `custom`.
     """
 
     def __init__(self, definition: dict[str, Any]) -> None:
-        """`definition` is a parsed tokenizer.json; end and pad are appended where it has none.
+        """Build from a parsed tokenizer.json; the end and pad tokens are appended if it lacks them.
 
-        Raises UserError if it needs spaCy and there is none.
+        Raises UserError if it needs spaCy and that is not installed.
         """
         bare = definition | {"truncation": None, "padding": None, "post_processor": None}
         self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(_with_tokens(bare, [END, PAD])))
@@ -50,23 +56,22 @@ class Tokenizer:
         """tokenizer.json, without truncation and template"""
         self._definition: dict[str, Any] = json.loads(self.text)
         self.hash = hashlib.sha256(self.text.encode()).hexdigest()
-        """sha256 of `text`: all that decides the ids"""
+        """sha256 of `text`, which is all that decides the ids"""
         self.vocabulary = max(self._tokenizer.get_vocab().values()) + 1
         """number of ids, special tokens included"""
         self.kind: Kind = _kind(self._definition)
-        self._cuts = self.kind == "openai2018"
-        """whether we cut the words, not `tokenizers`"""
-        if self._cuts:
-            openai2018.check_spacy()
+        self._is_2018 = self.kind == "openai2018"
+        if self._is_2018:  # we split the words, not `tokenizers`
+            check_spacy()
             self._tokenizer.normalizer = self._tokenizer.pre_tokenizer = None
         self._tokenizer.encode_special_tokens = True
         self.lossless = self.kind == "bytes"
-        """whether decode(encode(text)) == text for every text; of a custom tokenizer nothing is promised"""
+        """whether decode(encode(text)) == text for every text; unknown, so False, for a custom tokenizer"""
         self.end_id = self._id(END)
         self.pad_id = self._id(PAD)
         unknown = self._definition["model"].get("unk_token")
         self.unknown_id: int | None = None if unknown is None else self._tokenizer.token_to_id(unknown)
-        """what stands for text that the vocabulary cannot spell; a lossless tokenizer has none"""
+        """id of text that the vocabulary cannot spell; None if there is none, as in a lossless tokenizer"""
         self.start_id, self.delimiter_id, self.extract_id = map(
             self._tokenizer.token_to_id, (START, DELIMITER, EXTRACT)
         )
@@ -75,9 +80,9 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
-        """Read a folder that `save` wrote, or any tokenizer.json.
+        """Load from a folder that `save` wrote, or from any tokenizer.json.
 
-        Raises UserError if there is no such file or it is no tokenizer.
+        Raises UserError if there is no such file or it is not a tokenizer.
         """
         file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
         if not file.is_file():
@@ -86,16 +91,18 @@ class Tokenizer:
             return cls(json.loads(file.read_text(encoding="utf-8")))
         except UserError as error:
             raise UserError(f"{file}: {error}") from None
+        except MemoryError:
+            raise
         except Exception as error:  # tokenizers raises bare Exception
             raise UserError(f"{file}: not a tokenizer that this version can read ({error})") from error
 
     def save(
         self, folder: str | Path, context: int, template: bool = False, cut: Literal["left", "right"] = "right"
     ) -> None:
-        """Write tokenizer.json and tokenizer_config.json (Hugging Face's names) for a model of `context` tokens.
+        """Write tokenizer.json and tokenizer_config.json, Hugging Face's files, for a model of `context` tokens.
 
-        With `template`, Hugging Face adds the task tokens as in the paper, figure 1: `start a extract`, or
-        `start a delimiter b extract`; a text that is too long is cut at the side `cut` so that they stay.
+        With `template`, Hugging Face's libraries add the task tokens as in the paper, figure 1: `start a extract`, or
+        `start a delimiter b extract`. They truncate a long text on the side `cut`, and keep the task tokens.
         """
         whole = tokenizers.Tokenizer.from_str(self.text)
         if template:
@@ -105,35 +112,35 @@ class Tokenizer:
         write_json(Path(folder) / "tokenizer_config.json", self._config(context, cut))
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`; no special token is added, none can come out of the text itself."""
-        return self._tokenizer.encode(self._read(text), is_pretokenized=self._cuts, add_special_tokens=False).ids
+        """Return the ids of `text`. No special token is added, and none can come from the text itself."""
+        return self._tokenizer.encode(self._prepared(text), is_pretokenized=self._is_2018, add_special_tokens=False).ids
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """`encode` of each text."""
+        """Return the ids of each text, as `encode` does."""
         encodings = self._tokenizer.encode_batch_fast(
-            [self._read(text) for text in texts], is_pretokenized=self._cuts, add_special_tokens=False
+            [self._prepared(text) for text in texts], is_pretokenized=self._is_2018, add_special_tokens=False
         )
         return [encoding.ids for encoding in encodings]
 
-    def standardized(self, text: str) -> str:
-        """What is to be cut by `split.PATTERNS`: the text itself, but for kind openai2018."""
-        return openai2018.standardized(text) if self._cuts else text
+    def standardize(self, text: str) -> str:
+        """Return the text that `pretokenize.PATTERNS` applies to: `text` itself, except for kind openai2018."""
+        return standardize_2018(text) if self._is_2018 else text
 
     def encode_words(self, words: list[str]) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
-        """How many ids each word has, and the ids of all; much faster than `encode_batch` for many short strings.
+        """Return the number of ids of each word, and the ids of all; much faster than `encode_batch` for short strings.
 
-        The words are those that `split.PATTERNS` finds in `standardized` text.
+        The words must be those that `pretokenize.PATTERNS` finds in `standardize`d text.
         """
-        if not self._cuts:
+        if not self._is_2018:
             return self._encode_words(words)
-        parts = [openai2018.split(word) for word in words]
+        parts = [split_piece_2018(word) for word in words]
         lengths, ids = self._encode_words([part for word in parts for part in word])
         ends = np.cumsum([len(word) for word in parts])
         return np.diff(np.concatenate(([0], np.cumsum(lengths)))[ends], prepend=0), ids
 
     def _encode_words(self, words: list[str]) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
-        groups = [words[start : start + WORDS_A_GROUP] for start in range(0, len(words), WORDS_A_GROUP)]
-        # not encode_batch_fast: that does not say which word an id came from
+        groups = [words[start : start + WORDS_PER_GROUP] for start in range(0, len(words), WORDS_PER_GROUP)]
+        # not encode_batch_fast, which does not say which word an id came from
         encoded = self._tokenizer.encode_batch(groups, is_pretokenized=True, add_special_tokens=False)
         word_of = [np.asarray(e.word_ids, np.int64) for e in encoded]
         lengths = [np.bincount(of, minlength=len(group)) for of, group in zip(word_of, groups, strict=True)]
@@ -141,32 +148,36 @@ class Tokenizer:
         return np.concatenate(lengths, dtype=np.int64), np.concatenate(ids)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; special tokens and ids outside the vocabulary have none. Never raises.
+        """Return the text of `ids`, without special tokens and ids outside the vocabulary. Never raises.
 
-        Bytes that are not UTF-8 (half a character) become U+FFFD.
+        Bytes that are not UTF-8, such as half a character, become U+FFFD.
         """
         plain = [i for i in map(int, ids) if 0 <= i < self.vocabulary and i not in self._special]
         return self._tokenizer.decode(plain, skip_special_tokens=False)
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
-        r"""One printable string a token: "\n" as its escape, bytes that are half a character as "\xe2"."""
+        r"""Return one printable string per token: "\n" as its escape, bytes that are half a character as "\xe2"."""
         return [self._piece(i) for i in map(int, ids)]
 
-    def split(self, text: str) -> list[str]:
-        """The words of `text`, normalised, as the BPE sees them."""
-        if self._cuts:
-            return openai2018.words(text)
+    def pretokenize(self, text: str) -> list[str]:
+        """Return the words of `text`, normalized, that BPE is applied to."""
+        if self._is_2018:
+            return words_2018(text)
         normalizer, pre_tokenizer = self._tokenizer.normalizer, self._tokenizer.pre_tokenizer
         text = normalizer.normalize_str(text) if normalizer else text
         return [word for word, _ in pre_tokenizer.pre_tokenize_str(text)] if pre_tokenizer else [text]
 
     def with_task_tokens(self) -> "Tokenizer":
-        """The same tokenizer with start, delimiter and extract appended (stage two; the paper, section 3.3)."""
+        """Return the same tokenizer with start, delimiter and extract appended (the paper, section 3.3)."""
         return Tokenizer(_with_tokens(self._definition, [START, DELIMITER, EXTRACT]))
 
-    def _read(self, text: str) -> str | list[str]:
-        """What `tokenizers` is given."""
-        return openai2018.words(text) if self._cuts else valid(text)
+    def with_pretokenizer(self, kind: Own) -> "Tokenizer":
+        """Return a tokenizer with the same vocabulary that pre-tokenizes as `kind` does."""
+        return Tokenizer(_with_pretokenizer(tokenizers.Tokenizer.from_str(self.text), kind))
+
+    def _prepared(self, text: str) -> str | list[str]:
+        """Return the input for `tokenizers`: valid text, or words that are split already."""
+        return words_2018(text) if self._is_2018 else valid(text)
 
     def _piece(self, i: int) -> str:
         token = self._tokenizer.id_to_token(i) if i >= 0 else None
@@ -206,22 +217,17 @@ class Tokenizer:
         return config | (task_tokens if self.start_id is not None else {})
 
 
-def blank(kind: Own, vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:
-    """A tokenizer of one of our own kinds, from its BPE table."""
+def bpe_tokenizer(kind: Own, vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:
+    """Return a tokenizer of one of our own kinds with the given BPE table."""
     if kind == "bytes":
         model = models.BPE(vocabulary, merges)
     else:
         model = models.BPE(vocabulary, merges, unk_token=UNKNOWN, end_of_word_suffix="</w>", fuse_unk=False)
-    return Tokenizer(_cut_as(kind, tokenizers.Tokenizer(model)))
+    return Tokenizer(_with_pretokenizer(tokenizers.Tokenizer(model), kind))
 
 
-def recut(tokenizer: Tokenizer, kind: Own) -> Tokenizer:
-    """The same vocabulary, with text cut into words as by another kind."""
-    return Tokenizer(_cut_as(kind, tokenizers.Tokenizer.from_str(tokenizer.text)))
-
-
-def _cut_as(kind: Own, tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
-    """The definition of `tokenizer` once text is cut into words as by `kind`."""
+def _with_pretokenizer(tokenizer: tokenizers.Tokenizer, kind: Own) -> dict[str, Any]:
+    """Set normalizer, pre-tokenizer and decoder of `tokenizer` to those of `kind`; return its definition."""
     if kind == "bytes":
         split = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -233,9 +239,9 @@ def _cut_as(kind: Own, tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
     else:
-        near = [normalizers.Replace(Regex(pattern), by) for pattern, by in openai2018.NEAR_TEXT]
+        near = [normalizers.Replace(Regex(pattern), by) for pattern, by in NEAR_TEXT]
         tokenizer.normalizer = normalizers.Sequence([*near, normalizers.Lowercase()])
-        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(openai2018.NEAR_WORDS), behavior="removed", invert=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(NEAR_WORDS), behavior="removed", invert=True)
         lines = decoders.Replace(Regex(" ?\\n ?"), "\n")
         tokenizer.decoder = decoders.Sequence([decoders.BPEDecoder(suffix="</w>"), decoders.Fuse(), lines])
     definition: dict[str, Any] = json.loads(tokenizer.to_str())
@@ -243,7 +249,7 @@ def _cut_as(kind: Own, tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
 
 
 def byte_symbols() -> list[str]:
-    """The printable character that stands for each of the 256 bytes in a byte-level vocabulary (GPT-2's table)."""
+    """Return the printable character that represents each of the 256 bytes in a byte-level vocabulary (GPT-2's)."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     symbol = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
@@ -259,37 +265,33 @@ def _kind(definition: dict[str, Any]) -> Kind:
         part.get("pattern") == {"Regex": WORDS} for part in pre_tokenizer.get("pretokenizers", [])
     ):
         return "bytes"
-    if pre_tokenizer.get("pattern") == {"Regex": openai2018.NEAR_WORDS}:
+    if pre_tokenizer.get("pattern") == {"Regex": NEAR_WORDS}:
         return "openai2018"
     own = pre_tokenizer.get("type") == "BertPreTokenizer" and model.get("end_of_word_suffix") == "</w>"
     return "gpt1" if own else "custom"
 
 
 def _with_tokens(definition: dict[str, Any], tokens: list[str]) -> dict[str, Any]:
-    """`definition` with those of `tokens` it lacks appended at the end of its vocabulary."""
-    model, added = definition["model"], _undeclared(definition)
-    definition = definition | {"added_tokens": added}
-    known = {token["content"]: token["id"] for token in added}
+    """Return `definition` with those of `tokens` that it lacks appended to its vocabulary."""
+    model = definition["model"]
     vocabulary = model["vocab"]
-    words = {piece[0]: i for i, piece in enumerate(vocabulary)} if isinstance(vocabulary, list) else vocabulary
-    known |= words
+    ids = {piece[0]: i for i, piece in enumerate(vocabulary)} if isinstance(vocabulary, list) else vocabulary
+    # transformers declares our special tokens as added ones when it saves a tokenizer; undo that.
+    ours = {END, PAD, START, DELIMITER, EXTRACT} & ids.keys()
+    added = [token for token in definition["added_tokens"] if token["content"] not in ours]
+    definition = definition | {"added_tokens": added}
+    known = {token["content"]: token["id"] for token in added} | ids
     size = max(known.values(), default=-1) + 1
     new = {token: size + i for i, token in enumerate(t for t in tokens if t not in known)}
     if model["type"] == "BPE" and not model["ignore_merges"]:
         return definition | {"model": model | {"vocab": vocabulary | new}}
-    # Other models look whole words up in their vocabulary; there a special token is safer as an added one.
+    # Other models look up whole words in their vocabulary; there a special token is safer as an added one.
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     return definition | {"added_tokens": [*added, *({"id": i, "content": token} | flags for token, i in new.items())]}
 
 
-def _undeclared(definition: dict[str, Any]) -> list[dict[str, Any]]:
-    """The added tokens but ours; transformers declares them when it saves a tokenizer."""
-    ours = {END, PAD, START, DELIMITER, EXTRACT} & set(definition["model"]["vocab"])
-    return [token for token in definition["added_tokens"] if token["content"] not in ours]
-
-
 def valid(text: str) -> str:
-    """`text`, its lone surrogates (which no UTF-8 text can hold) replaced by U+FFFD."""
+    """Return `text` with lone surrogates, which UTF-8 cannot encode, replaced by U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:

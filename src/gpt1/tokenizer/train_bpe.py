@@ -1,42 +1,43 @@
-"""A tokenizer learnt from a stream of texts, in bounded memory: count the distinct words, then learn merges."""
+"""Learn a tokenizer from a stream of texts, in bounded memory: count the distinct words, then learn merges (BPE)."""
 
+import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from gpt1.errors import UserError
-from gpt1.tokenizer.merges import learn_merges
+from gpt1.errors import UserError, setting
 from gpt1.tokenizer.pretokenize import PATTERNS
-from gpt1.tokenizer.tokenizer import UNKNOWN, Tokenizer, blank, byte_symbols
+from gpt1.tokenizer.tokenizer import UNKNOWN, Tokenizer, bpe_tokenizer, byte_symbols
 
-CHUNK = 8_000_000
-"""Characters of text that are split and counted at once."""
+CHUNK = 8_000_000  # characters of text that are split and counted at once
+# Most distinct words to learn from, the most frequent ones. While counting, twice as many are kept: counts of words
+# that occur once or twice in a large corpus become approximate, words frequent enough to be merged stay.
 MOST_WORDS = 1_000_000
-"""Distinct words to learn from, the most frequent. While counting, twice as many are kept: the counts of words seen
-once or twice in a large corpus become approximate, those of words frequent enough to be merged stay."""
+# Most bytes of all distinct words, for scripts without spaces, whose "words" are long and mostly occur once. Of words
+# that are equally frequent a sample is kept, which does not depend on the order of the texts.
 MOST_BYTES = 16_000_000
-"""Bytes of all distinct words to learn from, likewise. A script without spaces has long words, most of them seen once;
-of words seen equally often a sample stays, the same whatever the order of the texts."""
-MOST_CHARACTERS = 1_000
-"""Characters that a `gpt1` vocabulary knows, the most frequent, at most a quarter of its size; others are <unk>."""
-SPECIALS = 2
-"""End and pad, which every tokenizer of ours appends."""
-SMALLEST = 256 + SPECIALS
-"""Ids that a `bytes` vocabulary cannot do without; `gpt1` keeps to the same."""
+MOST_CHARACTERS = 1_000  # characters in a `gpt1` vocabulary, at most a quarter of its size; others become <unk>
+SPECIALS = 2  # end and pad, which every tokenizer of ours appends
+SMALLEST = 256 + SPECIALS  # ids that a `bytes` vocabulary needs; `gpt1` has the same minimum
+FEWEST_PAIRS = 2  # occurrences that a pair needs to be merged
+NONE = -1  # as a neighbour: a word's edge; as a symbol: a place that a merge has emptied
+
+Ints = NDArray[np.integer]
 
 
 def train(texts: Iterable[str], kind: Literal["bytes", "gpt1"], vocabulary: int = 0) -> Tokenizer:
-    """Learn a tokenizer with `vocabulary` ids, special tokens included; 0 leaves the number to the corpus.
+    """Learn a tokenizer with `vocabulary` ids, special tokens included; 0 chooses the number by the corpus size.
 
-    The same texts give the same tokenizer, in whatever order they come.
-    Raises UserError if `vocabulary` is too small for the kind, or more than the corpus can give.
+    The same texts in any order give the same tokenizer. Raises UserError if `vocabulary` is below the minimum, or
+    larger than the corpus supports.
     """
     if 0 < vocabulary < SMALLEST:
         raise UserError(
-            f"a vocabulary of {vocabulary} is too small: it needs at least {SMALLEST}, one a byte, end and pad"
+            f"{setting('vocabulary')} {vocabulary} must be at least {SMALLEST}: one token per byte, end and pad"
         )
     words, seen_bytes = _count(texts, kind)
     wanted = vocabulary or choose_vocabulary(seen_bytes)
@@ -44,24 +45,24 @@ def train(texts: Iterable[str], kind: Literal["bytes", "gpt1"], vocabulary: int 
     tokenizer = learn(words, wanted)
     if vocabulary and tokenizer.vocabulary < vocabulary:
         raise UserError(
-            f"a vocabulary of {vocabulary:,} is more than the corpus can give: its repeated words make "
-            f"{tokenizer.vocabulary:,} tokens; ask for fewer, or give more text"
+            f"{setting('vocabulary')} {vocabulary:,} is too large for this corpus: its repeated words give only "
+            f"{tokenizer.vocabulary:,} tokens; lower it or add text"
         )
     return tokenizer
 
 
 def choose_vocabulary(corpus_bytes: int) -> int:
-    """Vocabulary size for a corpus: 1,024 times the root of its megabytes, a multiple of 256 from 512 to 40,192.
+    """Return the vocabulary size for a corpus: 1,024 sqrt(megabytes), a multiple of 256 from 512 to 40,192.
 
-    So 1 MB gets 1,024, 60 MB 7,936, 1 GB 32,256. A token's embedding needs examples to learn from: with the number of
-    tokens growing as the root, so does the number of times each is seen.
+    That is 1,024 for 1 MB, 7,936 for 60 MB, 32,256 for 1 GB. An embedding needs examples to learn from: as the number
+    of tokens grows with the square root of the corpus, so does the number of times each one occurs.
     """
     size = 1024 * (corpus_bytes / 1e6) ** 0.5
     return min(max(round(size / 256) * 256, 512), 40_192)
 
 
 def _count(texts: Iterable[str], kind: str) -> tuple[pl.DataFrame, int]:
-    """The distinct words (columns word, n), in a fixed order, and the bytes of all texts."""
+    """Return the distinct words (columns word, n) in a fixed order, and the size of all texts in bytes."""
     seen_bytes = 0
     table = pl.DataFrame(schema={"word": pl.String, "n": pl.UInt64})
     for chunk in _chunks(texts):
@@ -75,13 +76,13 @@ def _count(texts: Iterable[str], kind: str) -> tuple[pl.DataFrame, int]:
 
 
 def _frequent(table: pl.DataFrame, times: int) -> pl.DataFrame:
-    """The table, if it is within `times` the limits; else its most frequent words, as many as the limits allow."""
+    """Return the table if it is within `times` the limits, else as many of its most frequent words as they allow."""
     size = pl.col("word").str.len_bytes()
     if len(table) <= times * MOST_WORDS and table.select(size.sum()).item() <= times * MOST_BYTES:
         return table
-    # Where one "word" of a text without spaces would take the place of all others, it is no loss.
+    # Drop "words" so long (text without spaces) that one would take the place of all others.
     table = table.filter(size <= MOST_BYTES // 1000)
-    # Sorted by the words themselves, a tie at the limit would leave those of one end of the alphabet.
+    # By hash, since in alphabetical order a tie at the limit would keep one end of the alphabet.
     order = table.sort("n", pl.col("word").hash(), descending=[True, False])
     return order.head(MOST_WORDS).filter(size.cum_sum() <= MOST_BYTES)
 
@@ -107,7 +108,7 @@ def _learn_bytes(table: pl.DataFrame, size: int) -> Tokenizer:
     lengths = table["word"].str.len_bytes().to_numpy()
     pairs = learn_merges(joined, lengths, table["n"].to_numpy(), names, size - SPECIALS)
     merges = [(names[a], names[b]) for a, b in pairs]
-    return blank("bytes", {name: i for i, name in enumerate(names)}, merges)
+    return bpe_tokenizer("bytes", {name: i for i, name in enumerate(names)}, merges)
 
 
 def _learn_gpt1(table: pl.DataFrame, size: int) -> Tokenizer:
@@ -124,14 +125,156 @@ def _learn_gpt1(table: pl.DataFrame, size: int) -> Tokenizer:
     lengths = np.fromiter(map(len, known), np.int64, len(known))
     pairs = learn_merges(joined, lengths, np.fromiter(known.values(), np.int64, len(known)), names, size - SPECIALS)
     merges = [(names[a], names[b]) for a, b in pairs]
-    return blank("gpt1", {name: i for i, name in enumerate(names)}, merges)
+    return bpe_tokenizer("gpt1", {name: i for i, name in enumerate(names)}, merges)
 
 
 def _bert_words(table: pl.DataFrame) -> Counter[str]:
-    """The table's space-separated words, normalised and cut at punctuation as the `gpt1` tokenizer does."""
-    own = blank("gpt1", {UNKNOWN: 0}, [])
+    """Return the counts of the table's words once they are normalized and split at punctuation, as kind `gpt1` does."""
+    own = bpe_tokenizer("gpt1", {UNKNOWN: 0}, [])
     counts: Counter[str] = Counter()
     for word, n in table.iter_rows():
-        for piece in own.split(word):
+        for piece in own.pretokenize(word):
             counts[piece] += n
     return counts
+
+
+def learn_merges(symbols: Ints, lengths: Ints, counts: Ints, names: list[str], size: int) -> list[tuple[int, int]]:
+    """Return the pairs of ids to merge, in order, until `names` (id -> string, extended in place) has `size` entries.
+
+    symbols: the ids of all words' symbols, joined; lengths: symbols in each word; counts: how often each word occurs.
+    Stops early when no pair occurs `FEWEST_PAIRS` times. Two merges that spell the same string share its id.
+
+    This is byte-pair encoding (Sennrich et al. 2016, algorithm 1), with the merges of `tokenizers.trainers.BpeTrainer`:
+    the most frequent pair first; of equally frequent ones, the one with the smaller ids. That trainer takes texts only,
+    and splits every occurrence of a word again; this takes each distinct word once. All words lie in one array, as
+    doubly linked lists of symbols, and a merge visits only the places of its pair, all at once. Time and memory grow
+    with the number of symbols, about half a microsecond and 40 bytes each, and hardly with the number of merges.
+    """
+    table = _PairTable(symbols, lengths, counts, size)
+    ids = {name: i for i, name in enumerate(names)}
+    merges = []
+    while len(names) < size and (pair := table.most_frequent()):
+        name = names[pair[0]] + names[pair[1]]
+        new = ids.setdefault(name, len(names))
+        if new == len(names):
+            names.append(name)
+        table.merge(*pair, new)
+        merges.append(pair)
+    return merges
+
+
+class _PairTable:
+    """All words' symbols, and the count and the places of each pair of neighbours."""
+
+    def __init__(self, symbols: Ints, lengths: Ints, counts: Ints, size: int) -> None:
+        # numpy sorts 16-bit integers with a radix sort, in linear time, and wider ones by comparison.
+        self.sortable = np.uint16 if size <= 1 << 16 else np.int32
+        self.symbol = symbols.astype(np.int32)
+        self.weight = np.repeat(counts.astype(_smallest(counts.max(initial=0))), lengths)
+        places = np.arange(len(self.symbol), dtype=_smallest(len(self.symbol)))
+        self.left, self.right = places - 1, places + 1
+        ends = np.cumsum(lengths)
+        self.left[(ends - lengths)[lengths > 0]] = NONE
+        self.right[(ends - 1)[lengths > 0]] = NONE
+        self.count: dict[int, int] = {}
+        self.places: dict[int, Ints] = {}
+        self.heap: list[tuple[int, int]] = []
+        inner = places[self.right != NONE]
+        self._add(self.symbol[inner], self.symbol[inner + 1], inner)
+
+    def most_frequent(self) -> tuple[int, int] | None:
+        """Return the next pair to merge, or None. Counts in the heap may be too high; they are corrected here."""
+        while self.heap:
+            count, key = self.heap[0]
+            now = self.count.get(key, 0)
+            if -count == now >= FEWEST_PAIRS:
+                heapq.heappop(self.heap)
+                return key >> 32, key & 0xFFFFFFFF
+            if now < FEWEST_PAIRS:
+                heapq.heappop(self.heap)
+            else:
+                heapq.heapreplace(self.heap, (-now, key))
+        return None
+
+    def merge(self, a: int, b: int, new: int) -> None:
+        """Replace each `a b` by `new`, from left to right in every word, and recount the neighbouring pairs."""
+        symbol, left, right = self.symbol, self.left, self.right
+        key = a << 32 | b
+        del self.count[key]
+        first = self._remaining(self.places.pop(key), a, b)
+        second = right[first]
+        before, after = left[first], right[second]
+        has_after = after != NONE
+        self._remove(b, symbol[after[has_after]], second[has_after])
+        symbol[second] = NONE
+        # Where two merges touch (a b a b), the pair between them was already removed with the left one.
+        has_before = before != NONE
+        has_before[has_before] = symbol[before[has_before]] != NONE
+        before = before[has_before]
+        self._remove(symbol[before], a, before)
+
+        symbol[first] = new
+        right[first] = after
+        left[after[has_after]] = first[has_after]
+        followed = first[has_after]
+        self._add(symbol[before], new, before)
+        self._add(new, symbol[right[followed]], followed)
+
+    def _remaining(self, places: Ints, a: int, b: int) -> Ints:
+        """Return those of `places` that still hold `a b`; of overlapping ones (a a a) every other, from the first."""
+        symbol, right = self.symbol, self.right
+        places = places[symbol[places] == a]
+        following = right[places]
+        # `right` may be NONE, which would index the last symbol, so check that too.
+        places = places[(symbol[following] == b) & (following != NONE)]
+        if a != b:
+            return places
+        places = np.sort(places)
+        index = np.arange(len(places))
+        starts_run = np.ones(len(places), bool)
+        starts_run[1:] = right[places[:-1]] != places[1:]
+        return places[(index - np.maximum.accumulate(np.where(starts_run, index, 0))) % 2 == 0]
+
+    def _remove(self, a: Ints | int, b: Ints | int, places: Ints) -> None:
+        if not len(places):
+            return
+        keys, starts, places = self._grouped(a, b, places)
+        for key, lost in zip(keys, self._weights(places, starts), strict=True):
+            # The pair being merged may be its own neighbour (a a a); it is no longer counted.
+            if key in self.count:
+                self.count[key] -= lost
+
+    def _add(self, a: Ints | int, b: Ints | int, places: Ints) -> None:
+        if not len(places):
+            return
+        keys, starts, places = self._grouped(a, b, places)
+        gained = self._weights(places, starts)
+        bounds = [*starts.tolist(), len(places)]
+        for key, count, start, end in zip(keys, gained, bounds, bounds[1:], strict=False):
+            mine = places[start:end]
+            if key in self.places:
+                mine = np.concatenate((self.places[key], mine))
+            self.places[key] = mine
+            self.count[key] = count = self.count.get(key, 0) + count
+            heapq.heappush(self.heap, (-count, key))
+
+    def _grouped(self, a: Ints | int, b: Ints | int, places: Ints) -> tuple[list[int], Ints, Ints]:
+        """Return the distinct pairs `a b` as keys, where the group of each starts, and the places in that order."""
+        varied = [symbols.astype(self.sortable) for symbols in (b, a) if isinstance(symbols, np.ndarray)]
+        order = np.lexsort(varied)
+        keys = _key(a if isinstance(a, int) else a[order], b if isinstance(b, int) else b[order])
+        starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
+        return keys[starts].tolist(), starts, places[order]
+
+    def _weights(self, places: Ints, starts: Ints) -> list[int]:
+        """Return how often the words of each group occur, in total."""
+        return np.add.reduceat(self.weight[places], starts, dtype=np.int64).tolist()
+
+
+def _smallest(largest: int) -> type[np.signedinteger]:
+    """Return an integer type for values up to `largest` + 1."""
+    return np.int32 if largest < np.iinfo(np.int32).max else np.int64
+
+
+def _key(a: Ints | int, b: Ints | int) -> NDArray[np.int64]:
+    return np.asarray(np.asarray(a, np.int64) << 32 | b, np.int64)

@@ -21,7 +21,7 @@ from gpt1.errors import UserError
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import load_run, save_run
 from gpt1.run_folder.metadata import RunMetadata
-from gpt1.tokenizer import openai_2018 as openai2018
+from gpt1.tokenizer import pretokenize
 from gpt1.tokenizer.bulk import encode_bulk
 from gpt1.tokenizer.openai import find_tokenizer, read_vocabulary
 from gpt1.tokenizer.tokenizer import Tokenizer
@@ -128,13 +128,13 @@ def test_the_kind_is_kept_wherever_a_tokenizer_goes(tokenizer: Tokenizer, openai
 
 def test_long_pieces_take_linear_time_and_lose_nothing(tokenizer: Tokenizer) -> None:
     for piece in ("=" * 20_000, "'" * 2_000, "a:" * 2_000, "漢" * 20_000):
-        assert "".join(tokenizer.split(piece)) == piece
+        assert "".join(tokenizer.pretokenize(piece)) == piece
 
 
 def test_spacy_starts_afresh_before_it_remembers_too_much(
     tokenizer: Tokenizer, openai_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openai2018, "MOST_STRINGS", 10)
+    monkeypatch.setattr(pretokenize, "CACHED_STRINGS", 10)
     assert tokenizer.encode("newly seen words, wouldn't") == oracle(openai_folder)("newly seen words, wouldn't")
 
 
@@ -187,13 +187,13 @@ def test_prepare_encodes_by_it(openai_folder: Path, tmp_path: Path) -> None:
 
 
 def test_words_need_openais_vocabulary(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^--words 2018 is for OpenAI's vocabulary; name its folder with --tokenizer"):
+    with pytest.raises(UserError, match=r"^words 2018 is for OpenAI's vocabulary; name its folder with tokenizer"):
         prepare(Prepare(inputs=["x"], out=str(tmp_path / "out"), words="2018"))
 
 
 def test_without_spacy_one_line_says_what_to_install(openai_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
-        UserError, match=r"^words are cut as in OpenAI's 2018 release, .*pip install 'gpt1\[openai2018\]'$"
+        UserError, match=r"^splitting words as OpenAI's 2018 release did needs spaCy: pip install 'gpt1\[openai2018\]'$"
     ):
         read_vocabulary(openai_folder, "2018")
