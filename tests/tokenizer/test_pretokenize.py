@@ -166,7 +166,7 @@ def test_a_converted_model_takes_the_way_that_is_asked_for(tokenizer: Tokenizer,
     convert(Convert(src=str(tmp_path / "release"), out=str(tmp_path / "2018"), heads=2, words="2018"))
     kinds = {name: load_run(tmp_path / name).tokenizer.kind for name in ("copy", "hf", "2018")}
     assert kinds == {"copy": "openai2018", "hf": "gpt1", "2018": "openai2018"}
-    with pytest.raises(UserError, match=r"^--words is for what is converted to a run"):
+    with pytest.raises(UserError, match=r"^words is for what is converted to a run"):
         convert(Convert(src=str(tmp_path / "run"), out=str(tmp_path / "no"), words="hf"))
 
 
