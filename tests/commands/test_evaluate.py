@@ -136,7 +136,7 @@ def test_how_a_file_is_read(pretrained: Path, finetuned: Path, tmp_path: Path) -
         alone = [measured(run, file_with(tmp_path / "one.txt", text), as_="text") for text in texts]
         assert found["bytes"] == sum(len(text.encode()) for text in texts), "the column of the text, no braces"
         assert found["tokens"] == sum(one["tokens"] for one in alone), "an end token closes each"
-    with pytest.raises(UserError, match=r"a.jsonl:1: no field body; it has text, stars: choose one with --text"):
+    with pytest.raises(UserError, match=r"a.jsonl:1: no field body; it has text, stars: choose one with text"):
         measured(pretrained, labelled, text="body")
     assert "bits_per_byte" in measured(finetuned, file_with(tmp_path / "a.txt", TEXT))
 
@@ -200,14 +200,14 @@ def test_what_a_person_sees(pretrained: Path, finetuned: Path, tmp_path: Path) -
         ("a.txt", None, {}, "a.txt: no such file"),
         ("a.txt", "", {}, "a.txt: an empty file"),
         ("a.txt", b"fine \xff", {}, "a.txt: byte 5 (0xff) is not utf-8 text"),
-        ("a.txt", "fine", {"encoding": "utf8x"}, "--encoding utf8x: no such text encoding"),
-        ("a.txt", "fine", {"as_": "rows"}, "a.txt: not known as a table"),
+        ("a.txt", "fine", {"encoding": "utf8x"}, "encoding utf8x: no such text encoding"),
+        ("a.txt", "fine", {"as_": "rows"}, "a.txt: not a known kind of table"),
         ("a.csv", "text,class\na,9\n", {}, "a.csv: no column stars; the columns are text, class"),
         ("a.csv", "body,stars\na,9\n", {}, "a.csv: no column text; the columns are body, stars"),
         ("a.csv", "text,stars\na,9\nb,\n", {}, "a.csv:3: column stars is empty, where a label must stand"),
         ("a.csv", "text,stars\n", {}, "a.csv: no rows"),
         ("a.csv", "text,stars\na,9\n", {"batch": 0}, "batch 0 must be at least 1"),
-        ("a.csv", "text,stars\na,9\n", {"encoding": "utf8x"}, "--encoding utf8x: no such text encoding"),
+        ("a.csv", "text,stars\na,9\n", {"encoding": "utf8x"}, "encoding utf8x: no such text encoding"),
     ],
 )
 def test_a_wrong_request(

@@ -508,7 +508,7 @@ def test_states_of_others_are_never_removed(base: Path, train: Path, tmp_path: P
         ({"dropout": 1.0}, "dropout 1.0 must be at least 0 and less than 1"),
         ({"head_dropout": -0.1}, "head_dropout -0.1 must be at least 0 and less than 1"),
         ({"warmup": 2.0}, "warmup 2.0 must be at least 0"),
-        ({"encoding": "utf-9"}, "--encoding utf-9: no such text encoding"),
+        ({"encoding": "utf-9"}, "encoding utf-9: no such text encoding"),
         ({"label": "mood"}, r"no column mood; the columns are text, label"),
         ({"text": "body"}, r"no column body; the columns are text, label"),
         ({"device": "cuda:77"}, "device cuda:77: this machine has no such device"),

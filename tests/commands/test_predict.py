@@ -172,13 +172,13 @@ def test_a_column_of_any_value_survives(run: str, tmp_path: Path) -> None:
         ([], "o.csv", {}, "a.jsonl: no rows"),
         ([{"review": "a"}], "a.jsonl/o.csv", {}, "a.jsonl is a file; name a folder"),
         ([{"review": "a"}], "o.csv", {"text": "review,review"}, "review,review names a column twice"),
-        ([{"review": "a"}], "o.txt", {}, "its ending must say what to write: .jsonl, .csv, .tsv, .parquet"),
-        ([{"review": "a\tb"}], "o.tsv", {}, r"a.jsonl:1: 'a\tb' holds a tab or a newline, which"),
-        ([{"review": "a\rb"}], "o.tsv", {}, r"a.jsonl:1: 'a\rb' holds a tab or a newline, which"),
+        ([{"review": "a"}], "o.txt", {}, "the file name must end in one of .jsonl, .csv, .tsv, .parquet"),
+        ([{"review": "a\tb"}], "o.tsv", {}, r"a.jsonl:1: 'a\tb' contains a tab or a newline, which"),
+        ([{"review": "a\rb"}], "o.tsv", {}, r"a.jsonl:1: 'a\rb' contains a tab or a newline, which"),
         ([{"review": "a"}, {"review": "b", "n": 1}], "o.csv", {}, "a.jsonl:2: column n is not in the first row"),
         ([{"review": "a", "n": [1]}, {"review": "b", "n": "x"}], "o.parquet", {}, "write .jsonl"),
         ([{"review": "a"}], "o.csv", {"batch": 0}, "batch 0 must be at least 1"),
-        ([{"review": "a"}], "o.csv", {"encoding": "utf8x"}, "--encoding utf8x: no such text encoding"),
+        ([{"review": "a"}], "o.csv", {"encoding": "utf8x"}, "encoding utf8x: no such text encoding"),
     ],
 )
 def test_a_wrong_request_leaves_nothing(
