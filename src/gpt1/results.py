@@ -6,14 +6,16 @@ from typing import Any
 
 # `field(metadata=INLINE)`: the named values of this field, a mapping or a result, stand among the result's own.
 INLINE = {"inline": True}
+# `field(metadata=NULLABLE)`: None is a value of this field, which is kept.
+NULLABLE = {"nullable": True}
 
 
 @dataclass(frozen=True)
 class Result(Mapping[str, Any]):
     """Base of all results: `result.accuracy` and `result["accuracy"]` are the same.
 
-    A field that is None does not apply and is left out of the mapping and of `to_json`. Subclasses are the single
-    description of what `--json` prints; `docs/formats.md` is tested against them.
+    A field that is None does not apply and is left out of the mapping and of `to_json`, unless it is nullable.
+    Subclasses are the single description of what `--json` prints; `docs/formats.md` is tested against them.
     """
 
     def __getitem__(self, name: str) -> Any:
@@ -39,7 +41,7 @@ class Result(Mapping[str, Any]):
     def _values(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for one in fields(self):
-            if (value := getattr(self, one.name)) is not None:
+            if (value := getattr(self, one.name)) is not None or one.metadata.get("nullable"):
                 found |= dict(value) if one.metadata.get("inline") else {one.name: value}
         return found
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from gpt1.commands.explain import Ids, explain, show
+from gpt1.commands.explain import explain, show
 from gpt1.config import Explain, Model
+from gpt1.data.windows import Ids
 from gpt1.errors import UserError
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import load_run, save_run
@@ -54,7 +55,7 @@ def test_it_is_the_likelihood_that_evaluate_measures(run: Path, tokenizer: Token
     assert result["nats"] == pytest.approx(expected.nats, rel=1e-5)
     assert result["bits_per_byte"] == pytest.approx(expected.nats / math.log(2) / len(text.encode()), rel=1e-5)
     assert result["perplexity"] == pytest.approx(math.exp(expected.nats / len(ids)), rel=1e-4)
-    json.dumps(result, allow_nan=False)
+    json.dumps(result.to_json(), allow_nan=False)
 
 
 def test_windows_predict_every_token_once(run: Path) -> None:
@@ -144,7 +145,7 @@ def test_the_table_holds_text_as_it_is(run: Path) -> None:
 def test_bad_requests(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the text has no tokens"):
         asked(run, "")
-    with pytest.raises(UserError, match="--top 0"):
+    with pytest.raises(UserError, match="top 0"):
         asked(run, "a", top=0)
     with pytest.raises(UserError, match="no such run folder"):
         asked(tmp_path / "nowhere", "a")

@@ -18,7 +18,7 @@ from gpt1.errors import UserError, setting
 from gpt1.finetuning.defaults import FitOptions, check_base, check_options
 from gpt1.finetuning.examples import TaskRows, input_hashes, read_rows, source_files, with_splits
 from gpt1.finetuning.sweep import VARIANTS, Cell, Place, fit_cell, guess, sample
-from gpt1.pages.drawings import VARIANTS as HEADINGS
+from gpt1.pages.report import VARIANTS as HEADINGS
 from gpt1.results import Result
 from gpt1.resume import ELSEWHERE, Record, hold
 from gpt1.run_folder.folder import load_run

@@ -1,35 +1,35 @@
-"""Charts as pieces of SVG: no script, no library, nothing to load. Colours are CSS classes (`pages.pages`)."""
+"""Charts as SVG elements: no script, no library, nothing to load. Colours are CSS classes of `templates/base.html`.
+
+Every function returns escaped markup that a template can insert.
+"""
 
 import html
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 Point = tuple[float, float]
-Transform = Callable[[Point], Point]
-"""Of a value to where it stands in the drawing."""
+Place = Callable[[Point], Point]  # maps a data value to a pixel coordinate
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 720, 280, 56, 34, 26, 14
-SIDE = 330
-"""of a square chart"""
-GAUGE = 220
-"""width of a gauge"""
-POINTS = 400
-"""A longer line is thinned to means of this many stretches: more cannot be seen."""
-FEW = 12
-"""Points of a line that are shown as dots."""
+SQUARE = 330  # width of a square chart
+GAUGE = 220  # width of a gauge
+POINTS = 400  # a longer line is averaged down to so many points
+FEW = 12  # lines of at most so many points also show them as dots
 Lines = Mapping[str, Sequence[Point]]
 Bars = Mapping[str, Sequence[float]]
 
 
-def line_chart(lines: Lines, x_label: str, y_label: str, bars: Bars | None = None) -> str:
-    """An <svg> of named lines, coloured by CSS classes `line-0`, `line-1`, ...; empty if there is nothing to draw.
+def line_chart(lines: Lines, x_label: str, y_label: str, bars: Bars | None = None) -> Markup:
+    """Draw named lines, coloured by CSS classes `line-0`, `line-1`, ...; empty if there is nothing to draw.
 
-    `bars` is half the length of the error bar at every point of a line; with it the x axis, above 0, is logarithmic.
+    `bars` gives half the length of the error bar at every point of a line; with it the x axis is logarithmic.
     """
     drawn = {name: thinned([p for p in points if math.isfinite(p[1])]) for name, points in lines.items()}
     everything = [point for points in drawn.values() for point in points]
     if not everything or (len(everything) < 2 and bars is None):
-        return ""
+        return Markup()
     scale: Callable[[float], float] = float if bars is None else math.log
     pairs = [pair for name, halves in (bars or {}).items() for pair in zip(drawn[name], halves, strict=True)]
     ends = [y + way * half for (_, y), half in pairs for way in (-1, 1)]
@@ -42,8 +42,8 @@ def line_chart(lines: Lines, x_label: str, y_label: str, bars: Bars | None = Non
 
     first = everything[0][0]
     marks = ticks(*x_span) if bars is None else sorted({x for x, _ in everything})
-    what = f"{y_label} by {x_label}. {' '.join(map(_in_words, drawn, drawn.values()))}"
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(what)}">']
+    words = f"{y_label} by {x_label}. {' '.join(map(_in_words, drawn, drawn.values()))}"
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(words)}">']
     for y in ticks(*y_span):
         height = place((first, y))[1]
         parts.append(f'<path class="grid" d="M{LEFT} {height:.1f}H{WIDTH - RIGHT}"/>')
@@ -52,14 +52,16 @@ def line_chart(lines: Lines, x_label: str, y_label: str, bars: Bars | None = Non
     parts += [_text(WIDTH - RIGHT, HEIGHT - 3, x_label, "end"), _text(2, 12, y_label, "start")]
     for number, (name, points) in enumerate(drawn.items()):
         parts.append(_line(number, name, points, place, (bars or {}).get(name, ())))
-    return "".join(parts) + _legend(list(drawn)) + "</svg>"
+    return Markup("".join(parts) + _legend(list(drawn)) + "</svg>")
 
 
 def gauge(
     span: Point, values: Sequence[float], mark: float, interval: Sequence[float] = (), baseline: float | None = None
-) -> str:
-    """A small <svg> beside numbers that a table tells: dots, a `mark` (the value, or the mean of the dots), a whisker
-    for the interval, and a line across for the baseline. Hidden from readers of text, who have the table.
+) -> Markup:
+    """Draw a small scale beside the numbers of a table, hidden from screen readers.
+
+    It shows `values` as dots, `mark` (the value, or the mean of the dots), a whisker for the interval, and a line for
+    the baseline.
     """
 
     def at(value: float) -> float:
@@ -73,12 +75,13 @@ def gauge(
         low, high = map(at, interval)
         parts.append(f'<path class="whisker" d="M{low:.1f} 10H{high:.1f}M{low:.1f} 6V14M{high:.1f} 6V14"/>')
     parts += [f'<circle class="dot" cx="{at(value):.1f}" cy="10" r="3"/>' for value in values]
-    return "".join(parts) + f'<rect class="mark" x="{at(mark) - 2:.1f}" y="3" width="4" height="14" rx="1"/></svg>'
+    parts.append(f'<rect class="mark" x="{at(mark) - 2:.1f}" y="3" width="4" height="14" rx="1"/></svg>')
+    return Markup("".join(parts))
 
 
-def square(low: float, high: float, x_label: str, y_label: str, inside: Callable[[Transform], str], words: str) -> str:
-    """A square <svg> with the same axis twice, and its diagonal; `inside` draws, given what turns values to places."""
-    size = SIDE - LEFT - RIGHT
+def square(low: float, high: float, x_label: str, y_label: str, inside: Callable[[Place], str], words: str) -> Markup:
+    """Draw a square chart with the same scale on both axes and its diagonal; `inside` returns the marks in it."""
+    size = SQUARE - LEFT - RIGHT
 
     def place(point: Point) -> Point:
         x, y = ((value - low) / ((high - low) or 1) * size for value in point)
@@ -86,7 +89,7 @@ def square(low: float, high: float, x_label: str, y_label: str, inside: Callable
 
     bottom, right = RIGHT + size, LEFT + size
     parts = [
-        f'<svg class="square" viewBox="0 0 {SIDE} {bottom + BOTTOM}" role="img" aria-label="{html.escape(words)}">'
+        f'<svg class="square" viewBox="0 0 {SQUARE} {bottom + BOTTOM}" role="img" aria-label="{html.escape(words)}">'
     ]
     for value in ticks(low, high) if high > low else [low]:
         x, y = place((value, value))
@@ -95,25 +98,34 @@ def square(low: float, high: float, x_label: str, y_label: str, inside: Callable
     middle = RIGHT + size / 2
     parts.append(f'<path class="diagonal" d="M{LEFT} {bottom}L{right} {RIGHT}"/>{inside(place)}')
     parts.append(_text(LEFT + size / 2, bottom + BOTTOM - 3, x_label, "middle"))
-    turned = f'transform="translate(12 {middle:.1f}) rotate(-90)" text-anchor="middle"'
-    return "".join(parts) + f"<text {turned}>{html.escape(y_label)}</text></svg>"
+    rotated = f'transform="translate(12 {middle:.1f}) rotate(-90)" text-anchor="middle"'
+    parts.append(f"<text {rotated}>{html.escape(y_label)}</text></svg>")
+    return Markup("".join(parts))
 
 
 def dot(x: float, y: float, radius: float, words: str) -> str:
-    """A circle that tells what it is when it is pointed at."""
+    """Draw a circle with a tooltip."""
     where = f'cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"'
     return f'<circle class="dot" {where}><title>{html.escape(words)}</title></circle>'
 
 
+def tile(place: Place, corner: Point, step: float, share: float, words: str) -> str:
+    """Draw a square of side `step`, shaded by a share of the largest, with a tooltip."""
+    (x, y), (right, top) = place(corner), place((corner[0] + step, corner[1] + step))
+    where = f'x="{x:.1f}" y="{top:.1f}" width="{right - x:.1f}" height="{y - top:.1f}"'
+    shade = f"--s:{max(0.08, math.sqrt(share)):.0%}"
+    return f'<rect class="tile" {where} style="{shade}"><title>{html.escape(words)}</title></rect>'
+
+
 def thinned(points: Sequence[Point]) -> list[Point]:
-    """At most POINTS points: each the mean of a stretch."""
+    """Average consecutive points down to at most POINTS."""
     size = max(1, math.ceil(len(points) / POINTS))
-    stretches = (points[low : low + size] for low in range(0, len(points), size))
-    return [(sum(x for x, _ in s) / len(s), sum(y for _, y in s) / len(s)) for s in stretches]
+    groups = (points[low : low + size] for low in range(0, len(points), size))
+    return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """About five round numbers between two."""
+    """Return about five round numbers between two values."""
     raw = (high - low) / 5
     unit = 10 ** math.floor(math.log10(raw))
     step = next(unit * m for m in (1, 2, 5, 10) if unit * m >= raw)
@@ -121,13 +133,13 @@ def ticks(low: float, high: float) -> list[float]:
     return [round(step * i, 10) for i in range(first, math.floor(high / step) + 1)]
 
 
-def _line(number: int, name: str, points: Sequence[Point], place: Transform, bars: Sequence[float]) -> str:
+def _line(number: int, name: str, points: Sequence[Point], place: Place, bars: Sequence[float]) -> str:
     at = list(map(place, points))
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
     parts = [f'<polyline class="line-{number}" points="{path}"><title>{html.escape(name)}</title></polyline>']
     if len(points) <= FEW:
         parts += [f'<circle class="point-{number}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in at]
-    # Lines share their x, so their bars stand a little apart.
+    # Lines share their x values, so shift their error bars apart.
     for (x, y), half in zip(points, bars, strict=False):
         (left, low), high = place((x, y - half)), place((x, y + half))[1]
         left += 3 * number
@@ -136,7 +148,7 @@ def _line(number: int, name: str, points: Sequence[Point], place: Transform, bar
 
 
 def _legend(names: Sequence[str]) -> str:
-    """The names in a row, from the right, above the lines."""
+    """Draw the names above the lines, right-aligned."""
     parts, x = [], float(WIDTH - RIGHT)
     for number, name in reversed(list(enumerate(names))):
         parts.append(f'<text class="legend-{number}" x="{x:.0f}" y="12" text-anchor="end">● {html.escape(name)}</text>')

@@ -1,0 +1,303 @@
+"""The report page: what runs, evaluations and ablations know, arranged for `templates/report.html`.
+
+Only plain data is read (gpt1.json, metrics.jsonl and what commands print with `--json`), so no torch is needed. A part
+about which nothing is known is empty.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from gpt1.pages.charts import Place, Point, dot, gauge, line_chart, square, tile
+from gpt1.pages.render import number, render
+from gpt1.run_folder.metadata import read_json
+from gpt1.tasks.metrics import over_seeds
+from gpt1.training import log
+
+PRETRAINING = {"lm": "training loss", "val_nats_per_token": "validation loss"}
+FINETUNING = {"lm": "LM loss", "task": "task loss", "val_loss": "validation task loss"}
+SHAPE = ("kind", "task", "preset", "recipe", "parameters", "steps", "seed", "lr", "lm_coef", "long", "selected_by")
+SCORES = ("accuracy", "macro_f1", "micro_f1", "f1", "matthews", "pearson", "spearman", "rmse", "mae")
+ERRORS = ("rmse", "mae", "loss")  # lower is better, so the scale ends just above the largest value, not at 1
+BASELINES = {
+    "accuracy": {"majority": "majority class", "chance": "chance"}, "rmse": {"mean_baseline_rmse": "always the mean"},
+}  # fmt: skip
+# Metrics that have their own place on the page.
+PLACED = (*SCORES, "n", "ece", "majority", "mean_baseline_rmse", "chance", "run")
+MOST_CLASSES = 50  # a larger confusion matrix shows the classes with the most mistakes
+VARIANTS = {"full": "full", "no_lm": "no LM loss", "from_scratch": "from scratch"}
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """A run, and the evaluations of it."""
+
+    metadata: dict[str, Any]
+    """gpt1.json"""
+    tests: list[dict[str, Any]] = field(default_factory=list)
+    """output of `gpt1 evaluate --json`"""
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Metrics of the first evaluation, or else those of training."""
+        return self.tests[0] if self.tests else self.metadata.get("metrics", {})
+
+
+@dataclass(frozen=True)
+class DataTable:
+    """A table with a caption, column names and rows."""
+
+    caption: str
+    head: Sequence[str]
+    rows: list["DataRow"]
+
+
+@dataclass(frozen=True)
+class DataRow:
+    """A row: its name, its cells and a drawing of them."""
+
+    name: str
+    cells: Sequence[str]
+    drawing: Markup = field(default_factory=Markup)
+
+
+def report_page(title: str, runs: Sequence[Mapping[str, Any]], documents: Sequence[Any], compared: Any) -> str:
+    """Return the page for prepared runs (`run_section`), documents (`document_section`) and a `comparison`."""
+    return render("report.html", title=title, runs=runs, documents=documents, comparison=compared)
+
+
+def run_section(run: Path, results: RunResults) -> dict[str, Any]:
+    """Arrange one run: metadata, scores, curves, samples and settings."""
+    found, rows = results.metadata, log.read(run)
+    metric = f"val_{found.get('selected_by')}"
+    losses = FINETUNING if "goal" in found else PRETRAINING
+    curves = {name: [(row["step"], row[key]) for row in rows if key in row] for key, name in losses.items()}
+    selected = [] if metric in losses else [(row["step"], row[metric]) for row in rows if metric in row]
+    thresholds = dict(zip(found.get("labels", ()), found.get("thresholds", ()), strict=False))
+    metrics, validation = found.get("metrics", {}), None
+    if "goal" in found and not results.tests:
+        on = f"{metrics.get('n', 0):,} validation rows; slightly too good if they selected epoch, rate or seed"
+        validation = score_parts(metrics, on, thresholds)
+    settings = run / "settings.json"
+    return {
+        "name": str(run),
+        "shape": [(key, found[key]) for key in SHAPE if found.get(key) not in (None, "")],
+        "tests": [evaluation(test, thresholds) for test in results.tests],
+        "validation": validation,
+        "seeds": seeds_table(found.get("seeds") or {}),
+        "rates": rates_table(found.get("learning_rates") or {}, str(found.get("selected_by")), found.get("lr")),
+        "losses": line_chart({name: line for name, line in curves.items() if len(line) > 1}, "updates", "nats"),
+        "selected": line_chart({metric.replace("val_", "validation "): selected}, "updates", ""),
+        "trained": [(name, value) for name, value in flat(metrics) if name not in PLACED],
+        "samples": [(row["step"], row["sample"]) for row in rows if "sample" in row],
+        "settings": json.dumps(read_json(settings), indent=2) if settings.exists() else "",
+    }
+
+
+def document_section(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrange an evaluation, or an ablation, whose run is not on the page."""
+    if "run" in found:
+        return {"name": name, "evaluation": evaluation(found, {}), "ablation": None}
+    return {"name": name, "evaluation": None, "ablation": ablation(found)}
+
+
+def comparison(runs: Mapping[str, RunResults]) -> dict[str, Any] | None:
+    """Arrange the metrics of several runs side by side."""
+    if len(runs) < 2:
+        return None
+    names = [n for n in ("val_bits_per_byte", *SCORES) if any(n in run.metrics for run in runs.values())]
+    rows = []
+    for name, run in runs.items():
+        on = ", ".join(map(str, run.tests[0]["scored_on"])) if run.tests else "validation"
+        rows.append([name, run.metadata.get("parameters", ""), *(run.metrics.get(n, "") for n in names), on])
+    return {"head": ["run", "parameters", *names, "measured on"], "rows": rows}
+
+
+def evaluation(found: Mapping[str, Any], thresholds: Mapping[str, float]) -> dict[str, Any]:
+    """Arrange the output of `gpt1 evaluate --json`."""
+    on = ", ".join(map(str, found["scored_on"]))
+    return {
+        "on": on,
+        "parts": score_parts(found, f"{found['n']:,} rows of {on}" if "n" in found else on, thresholds),
+        "rest": [(name, value) for name, value in flat(found) if name not in PLACED],
+        "groups": [(name, of["accuracy"]) for name, of in (found.get("groups") or {}).items()],
+    }
+
+
+def score_parts(found: Mapping[str, Any], on: str, thresholds: Mapping[str, float]) -> dict[str, Any]:
+    """Arrange everything measured on labelled rows."""
+    return {
+        "scores": scores_table(found, f"Scores on {on}"),
+        "classes": class_table(found, thresholds),
+        "confusion": confusion_matrix(found),
+        "calibration": calibration_figure(found),
+        "joint": joint_figure(found),
+    }
+
+
+def scores_table(found: Mapping[str, Any], caption: str) -> DataTable:
+    """Arrange every metric with its interval and its baseline."""
+    intervals, rows = found.get("intervals") or {}, []
+    for name in (name for name in SCORES if name in found):
+        interval = intervals.get(name, ())
+        known = ((found[key], words) for key, words in BASELINES.get(name, {}).items() if key in found)
+        baseline, source = next(known, (None, ""))
+        span = _span(name, [found[name], *interval, *([] if baseline is None else [baseline])])
+        drawing = gauge(span, (), found[name], interval, baseline)
+        cells = (number(found[name]), " to ".join(map(number, interval)), f"{number(baseline)} {source}".strip())
+        rows.append(DataRow(name, cells, drawing))
+    return DataTable(caption, ("metric", "value", "95 % interval" if intervals else "", "baseline", ""), rows)
+
+
+def class_table(found: Mapping[str, Any], thresholds: Mapping[str, float]) -> dict[str, Any] | None:
+    """Arrange precision, recall and F1 of each class, and the threshold of each label."""
+    rows = [
+        {
+            "name": name, "n": of["n"], "shares": [of[key] for key in ("precision", "recall", "f1")],
+            "threshold": thresholds.get(name),
+        }
+        for name, of in (found.get("per_class") or {}).items()
+    ]  # fmt: skip
+    head = ["class", "rows", "precision", "recall", "F1", *(["threshold"] if thresholds else [])]
+    return {"head": head, "rows": rows, "thresholds": bool(thresholds)} if rows else None
+
+
+def confusion_matrix(found: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Arrange which class was taken for which: a row for each true class, shaded by the share of its rows."""
+    names, counts = list(found.get("per_class") or {}), found.get("confusion") or []
+    if not counts:
+        return None
+    wrong = [sum(counts[i]) + sum(row[i] for row in counts) - 2 * counts[i][i] for i in range(len(names))]
+    shown = sorted(sorted(range(len(names)), key=lambda i: -wrong[i])[:MOST_CLASSES])
+
+    def cell(i: int, j: int) -> dict[str, Any]:
+        count, total = counts[i][j], sum(counts[i])
+        kind = ("right" if i == j else "wrong") if count else "none"
+        return {"kind": kind, "share": f"{count / total if total else 0.0:.0%}", "count": count}
+
+    rows = [(names[i], [cell(i, j) for j in shown]) for i in shown]
+    return {"names": [names[j] for j in shown], "rows": rows, "hidden": len(names) - len(shown)}
+
+
+def calibration_figure(found: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Draw the reliability diagram: accuracy by confidence."""
+    bins = found.get("reliability") or []
+    if not bins:
+        return None
+    largest = max(each["n"] for each in bins)
+    words = [
+        f"{each['n']:,} rows with confidence {each['confidence']:.2f}: {each['accuracy']:.2f} right" for each in bins
+    ]
+
+    def inside(place: Place) -> str:
+        return "".join(
+            dot(*place((each["confidence"], each["accuracy"])), 3 + 9 * math.sqrt(each["n"] / largest), said)
+            for each, said in zip(bins, words, strict=True)
+        )
+
+    error = f", ECE {found['ece']:.3f}" if "ece" in found else ""
+    drawn = square(0, 1, "confidence", "share that is right", inside, f"Reliability{error}. {'; '.join(words)}")
+    note = "For a dot on the diagonal, the model is right as often as it claims; the area shows the number of rows."
+    return {"title": f"Calibration{error}", "note": note, "svg": drawn}
+
+
+def joint_figure(found: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Draw predicted against true numbers, shaded by the number of rows."""
+    histogram = found.get("joint")
+    if not histogram:
+        return None
+    low, high, counts = histogram["low"], histogram["high"], histogram["counts"]
+    largest, step = max(map(max, counts)), (high - low) / len(counts)
+
+    def inside(place: Place) -> str:
+        return "".join(
+            tile(place, (low + i * step, low + j * step), step, count / largest, f"{count:,} rows")
+            for i, row in enumerate(counts)
+            for j, count in enumerate(row)
+            if count
+        )
+
+    words = f"Predicted against true numbers, both from {low:.4g} to {high:.4g}, in {len(counts)} bins each."
+    note = "The darker, the more rows; correct predictions lie on the diagonal."
+    drawn = square(low, high, "true", "predicted", inside, words)
+    return {"title": "Predicted and true", "note": note, "svg": drawn}
+
+
+def seeds_table(found: Mapping[str, Any]) -> DataTable:
+    """Arrange mean and deviation of each metric over the seeds, each run a dot."""
+    rows, count = [], 0
+    for name in (name for name in SCORES if name in found):
+        mean, values = found[name]["mean"], found[name]["values"]
+        spread, count = found[name].get("deviation"), len(values)
+        cells = (f"{number(mean)} ± {number(spread)}", " ".join(map(number, values)))
+        rows.append(DataRow(name, cells, gauge(_span(name, values), values, mean)))
+    return DataTable(f"{count} seeds, on the validation rows", ("metric", "mean ± deviation", "each", ""), rows)
+
+
+def rates_table(found: Mapping[str, float], metric: str, selected: float | None) -> DataTable:
+    """Arrange the result of each learning rate."""
+    best = None if selected is None else f"{selected:.3g}"
+    span = _span(metric, list(found.values()))
+    rows = [
+        DataRow(rate, (number(value), "selected" if rate == best else ""), gauge(span, (), value))
+        for rate, value in found.items()
+    ]
+    return DataTable("Learning rates tried, on the validation rows", ("rate", metric, "", ""), rows)
+
+
+def ablation(found: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Draw the learning curve and arrange the table of `gpt1 ablate`, which may be unfinished."""
+    result = found.get("result") or found
+    lines = {line["rows"]: line for line in result.get("table", ())} or _lines(found.get("cells", ()))
+    metrics = [name for line in lines.values() for v in VARIANTS if v in line for name in line[v]["metrics"]]
+    if not metrics:
+        return None
+    metric = result.get("metric") or next(name for name in (*SCORES, *metrics) if name in metrics)
+    curves: dict[str, list[Point]] = {}
+    bars: dict[str, list[float]] = {}
+    for variant, name in VARIANTS.items():
+        of = [(rows, line[variant]["metrics"][metric]) for rows, line in sorted(lines.items()) if variant in line]
+        curves[name] = [(rows, each["mean"]) for rows, each in of]
+        bars[name] = [each["deviation"] or 0.0 for _, each in of]
+    if guesses := [(rows, line["guess"][metric]) for rows, line in sorted(lines.items()) if "guess" in line]:
+        curves["guess"] = guesses
+    rows = [DataRow(f"{size:,}", _ablation_cells(line, metric)) for size, line in sorted(lines.items())]
+    on = f", on {result['n']:,} rows of {result['scored_on']}" if "n" in result else ""
+    head = ("training rows", "guess", *VARIANTS.values())
+    table = DataTable(f"{metric}, mean ± deviation over seeds{on}", head, rows)
+    return {"chart": line_chart(curves, "training rows", metric, bars), "table": table}
+
+
+def flat(metrics: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return the metrics that are single values."""
+    return [(name, value) for name, value in metrics.items() if not isinstance(value, dict | list)]
+
+
+def _lines(cells: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Collect the models trained so far into lines of the table, by number of training rows."""
+    found: dict[int, dict[str, list[Mapping[str, Any]]]] = {}
+    for cell in cells:
+        found.setdefault(cell["rows"], {}).setdefault(cell["variant"], []).append(cell["metrics"])
+    return {
+        rows: {variant: {"metrics": over_seeds(metrics)} for variant, metrics in line.items()}
+        for rows, line in found.items()
+    }
+
+
+def _ablation_cells(line: Mapping[str, Any], metric: str) -> list[str]:
+    cells = [number(line["guess"][metric]) if "guess" in line else ""]
+    for variant in VARIANTS:
+        of = line[variant]["metrics"][metric] if variant in line else None
+        spread = "" if of is None or of["deviation"] is None else f" ± {number(of['deviation'])}"
+        cells.append("" if of is None else number(of["mean"]) + spread)
+    return cells
+
+
+def _span(name: str, values: Sequence[float]) -> Point:
+    """Return the ends of a metric's scale."""
+    return (0.0, 1.05 * max(values, default=1.0)) if name in ERRORS else (min([0.0, *values]), 1.0)
