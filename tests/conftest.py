@@ -2,8 +2,9 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,25 @@ def one_line(*words: str) -> Iterator[None]:
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
+
+
+def is_open(folder: str | Path) -> bool:
+    """Whether this process has a file in the folder open or mapped (Linux)."""
+    for link in list(Path("/proc/self/fd").iterdir()):
+        with suppress(FileNotFoundError):  # the listing's own
+            if str(link.readlink()).startswith(str(folder)):
+                return True
+    return str(folder) in Path("/proc/self/maps").read_text()
+
+
+def temporary_folders(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Grows by one for each temporary folder that is removed: whether no file in it was open (Linux)."""
+    closed: list[bool] = []
+    cleanup = tempfile.TemporaryDirectory.cleanup
+
+    def look(folder: tempfile.TemporaryDirectory[str]) -> None:
+        closed.append(not is_open(folder.name))
+        cleanup(folder)
+
+    monkeypatch.setattr(tempfile.TemporaryDirectory, "cleanup", look)
+    return closed

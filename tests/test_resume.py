@@ -68,6 +68,9 @@ def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
     def other() -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, "-c", OTHER, str(tmp_path / "run")], capture_output=True, text=True)
 
+    with hold(tmp_path / "new" / "folders"):
+        pass
+    assert not (tmp_path / "new").exists(), "empty folders above it too"
     with hold(tmp_path / "run"):
         refused = other()
         assert refused.returncode != 0

@@ -90,7 +90,7 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @contextmanager
 def hold(place: str | Path, *, file: bool = False) -> Iterator[None]:
-    """Lock a job's folder, which is created if need be; a folder that the job leaves empty is removed.
+    """Lock a job's folder, which is created if need be; one that the job leaves empty is removed.
 
     With `file`, the place is the one file that the job writes, and the lock lies hidden beside it. Raises UserError at
     once, and changes nothing, if another process holds the place; the message says which.
@@ -100,6 +100,7 @@ def hold(place: str | Path, *, file: bool = False) -> Iterator[None]:
     place = Path(place)
     folder = place.parent if file else place
     was_empty = folder.exists() and not any(folder.iterdir())
+    created = [one for one in (folder, *folder.parents) if not one.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / (f".{place.name}{LOCK}" if file else LOCK)
     lock = FileLock(path, blocking=False)
@@ -122,7 +123,8 @@ def hold(place: str | Path, *, file: bool = False) -> Iterator[None]:
             path.unlink(missing_ok=True)
         if not was_empty:
             with suppress(OSError):  # not empty
-                folder.rmdir()
+                for one in dict.fromkeys([folder, *created]):
+                    one.rmdir()
 
 
 def _holder(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Pre-training as a whole: determinism, stopping anywhere, and what users get wrong."""
+"""Pre-training as a whole: determinism, stopping and resuming anywhere, wrong requests, running out of memory."""
 
 import json
 import shutil
@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from conftest import is_open, one_line, temporary_folders
+from gpt1.cli.main import main
 from gpt1.commands import pretrain as job
 from gpt1.commands.prepare import prepare
 from gpt1.commands.pretrain import pretrain
@@ -306,3 +309,215 @@ def test_a_folder_of_something_else_is_left_alone(data: Path, tmp_path: Path) ->
     with pytest.raises(UserError, match="is not empty and holds no run; choose another folder"):
         pretrain(settings(data, tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
+# Resuming with settings given again
+
+
+def stopped(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """A run that was stopped after update 3 of 6."""
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_after(patch, 3)
+        pretrain(settings(data, out, **changes))
+
+
+def in_effect(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "settings.json").read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each model that was built was to be compiled; none is."""
+    asked: list[bool] = []
+    monkeypatch.setattr(run, "prepare_for_training", lambda model, device, compile: asked.append(compile))
+    monkeypatch.setattr(run, "compiler_error", lambda device: "")
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("begun", "again", "effect"),
+    [("on", "auto", "on"), ("on", "off", "off"), ("on", "on", "on"), ("off", "auto", "off"), ("off", "on", "on")],
+)
+def test_compile_given_again_takes_effect(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: list[bool],
+    capsys: pytest.CaptureFixture[str], begun: str, again: str, effect: str,
+) -> None:  # fmt: skip
+    stopped(data, tmp_path / "run", monkeypatch, compile=begun)
+    capsys.readouterr()
+    pretrain(settings(data, tmp_path / "run", compile=again))
+    assert compiled == [begun == "on", effect == "on"]
+    assert in_effect(tmp_path / "run")["compile"] == effect
+    line = f"the run was begun with compile {begun}; with {effect} its numbers differ by rounding\n"
+    assert (line in capsys.readouterr().err) == (begun != effect)
+
+
+def test_a_compiled_run_continues_where_no_compiler_works(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    compiled: list[bool],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stopped(data, tmp_path / "run", monkeypatch, compile="on")
+    monkeypatch.setattr(run, "compiler_error", lambda device: "InvalidCxxCompiler: none")
+    with one_line("compile on: the compiler does not work here (InvalidCxxCompiler: none); use compile off"):
+        pretrain(settings(data, tmp_path / "run", compile="on"))
+    assert pretrain(settings(data, tmp_path / "run"))["steps"] == 6
+    assert "training without compiled kernels: the compiler does not work here" in capsys.readouterr().err
+    assert compiled == [True, False]
+
+
+def test_intervals_and_sample_given_again_take_effect(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    stopped(data, out, monkeypatch, eval_every=2, save_every=3, sample="The")
+    pretrain(settings(data, out, eval_every=5, sample="An"))
+    rows = log.read(out)
+    assert [row["step"] for row in rows if "val_nats_per_token" in row] == [2, 5, 6]
+    assert [row["sample"][:2] for row in rows if "sample" in row] == ["Th", "An", "An"]
+    found = in_effect(out)
+    assert (found["eval_every"], found["save_every"], found["sample"]) == (5, 3, "An"), "what is left out stays"
+
+
+@pytest.mark.parametrize("changes", [{"minutes": 3.0}, {"epochs": 9.0}, {"steps": 7}])
+def test_another_length_is_refused(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    out = tmp_path / "run"
+    stopped(data, out, monkeypatch)
+    with one_line("was begun with steps 6", f"give init {out} and another out"):
+        pretrain(settings(data, out, **{"steps": None} | changes))
+    assert pretrain(settings(data, out, steps=None))["steps"] == 6, "without a length it stays"
+
+
+def test_the_same_minutes_continue(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "run"
+    stopped(data, out, monkeypatch, steps=None, minutes=0.01)
+    steps = in_effect(out)["steps"]
+    with one_line(f"was begun with steps {steps}"):
+        pretrain(settings(data, out, steps=None, minutes=0.02))
+    assert pretrain(settings(data, out, steps=None, minutes=0.01))["steps"] == steps
+    line = [str(data), "--out", str(tmp_path / "again"), "--config", str(out / "settings.json"), "--threads", "1"]
+    assert main(["pretrain", *line]) == 0, "settings.json gives the settings back"
+    assert in_effect(tmp_path / "again")["steps"] == steps
+
+
+# Runs of earlier versions
+
+
+def test_a_run_of_an_earlier_version_resumes(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It recorded its request in settings.json and in the state, the length beside the number of steps."""
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    paper = {"optim": Optim(warmup=2), "recipe": "paper"}
+    pretrain(settings(data, whole, **paper))
+    stopped(data, out, monkeypatch, **paper)
+    state = checkpoint.latest(out)
+    assert state is not None
+    fingerprint = json.loads((data / "manifest.json").read_text())["fingerprint"]
+    checkpoint.save(
+        out, 3, {name: value.clone() for name, value in checkpoint.load(state).items()}, {"data": fingerprint}
+    )
+    (out / checkpoint.FOLDER / "begun.json").unlink()
+    (out / "settings.json").write_text(json.dumps(in_effect(out) | {"epochs": 2.0}), encoding="utf-8")
+    with one_line("seed 1, not 2"):
+        pretrain(settings(data, out, **paper, seed=2))
+    pretrain(settings(data, out, **paper))
+    assert weights(out) == weights(whole)
+    (out / "settings.json").write_text("{")
+    with one_line("settings.json is damaged", "fresh"):
+        pretrain(settings(data, out, **paper))
+
+
+def test_momentum_kept_by_shape_is_refused(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "run"
+    stopped(data, out, monkeypatch)
+    state = checkpoint.latest(out)
+    assert state is not None
+    old = {name: value.clone() for name, value in checkpoint.load(state).items() if not name.startswith("muon.")}
+    checkpoint.save(out, 3, old | {"muon.32x32": torch.zeros(8, 32, 32), "muon.32x128": torch.zeros(4, 32, 128)}, {})
+    with one_line("earlier version of gpt1; start over with fresh"):
+        pretrain(settings(data, out))
+
+
+# One process a folder
+
+
+def test_a_second_process_is_told_who_works_in_the_folder(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = "--preset tiny --steps 100000 --threads 1 --batch 4 --eval-every 1000000 "
+    words += "--model.width 32 --model.inner 128 --model.heads 2 --model.context 16"
+    line = [sys.executable, "-m", "gpt1", "pretrain", str(data), "--out", str(out), *words.split()]
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(line, stderr=quiet, stdout=quiet) as process:
+        try:
+            while not (out / log.NAME).exists() and process.poll() is None:
+                time.sleep(0.01)
+            before = {path.name for path in out.rglob("*")}
+            for fresh in ([], ["--fresh"]):
+                second = subprocess.run([*line, *fresh], capture_output=True, text=True)
+                assert second.returncode == 2
+                assert second.stderr.startswith(f"gpt1 pretrain: {out} is in use by process {process.pid} on ")
+                assert second.stderr.count("\n") == 1
+            assert before == {path.name for path in out.rglob("*")}
+            assert process.poll() is None
+        finally:
+            process.kill()
+    assert pretrain(settings(data, tmp_path / "other", steps=1))["steps"] == 1
+
+
+# Out of memory
+
+
+OUT_OF_MEMORY = {
+    "gpu": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nGPU 0 has a total of ..."),
+    "cpu": RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory"),
+    "python": MemoryError(),
+}
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY.values(), ids=OUT_OF_MEMORY)
+@pytest.mark.parametrize("where", ["train", "likelihood", "build"])
+def test_running_out_of_memory_is_one_line(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    where: str, error: Exception,
+) -> None:  # fmt: skip
+    out = tmp_path / "run"
+    line = ["pretrain", str(data), "--out", str(out), *"--preset tiny --steps 2 --threads 1 --batch 4".split()]
+    line += "--model.width 32 --model.inner 128 --model.heads 2 --model.context 16 --save-every 5".split()
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job if where == "build" else run, where, fail)
+        assert main(line) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("gpt1 pretrain: out of memory; lower --micro-batch, --model.context or")
+    assert not any("Traceback" in line for line in lines)
+    assert checkpoint.latest(out) is None
+    left = {path.name for path in out.rglob("*") if path.is_file()}
+    assert left <= {"settings.json", "begun.json", log.NAME}, "no model, no state, no temporary file, no lock"
+    assert main([*line, "--micro-batch", "1"]) == 0, "the remedy works in the same folder"
+
+
+# Files
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells which files are open")
+def test_no_file_stays_open(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows removes no file that is open or mapped: of the data, of the run, of a temporary folder."""
+
+    closed = temporary_folders(monkeypatch)
+    copy, out = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(data, copy)
+    pretrain(settings(copy, out, steps=None, minutes=0.01))
+    assert closed == [True]
+    assert not is_open(copy)
+    assert not is_open(out)
+
+
+def test_neither_polars_nor_ftfy_is_needed() -> None:
+    script = "import sys, gpt1.commands.pretrain; sys.exit(bool({'polars', 'ftfy'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 0
