@@ -15,21 +15,21 @@ SEEDS = st.integers(0, 2**32 - 1)
 GRID = np.geomspace(0.05, 20, 101)
 
 
-def told(confidence: list[float]) -> np.ndarray:
+def two_classes(confidence: list[float]) -> np.ndarray:
     """Two classes, the first the likelier."""
     return np.stack([np.array(confidence), 1 - np.array(confidence)], axis=1)
 
 
 def test_error_by_hand() -> None:
     """Of four bins, (0.5, 0.75] holds three rows with 1 right (mean confidence 0.65), (0.75, 1] one that is right."""
-    p_NC, classes_N = told([0.6, 0.6, 0.75, 0.9]), np.array([0, 1, 1, 0])
+    p_NC, classes_N = two_classes([0.6, 0.6, 0.75, 0.9]), np.array([0, 1, 1, 0])
     expected = 3 / 4 * abs(1 / 3 - 0.65) + 1 / 4 * abs(1 - 0.9)
     assert expected_calibration_error(p_NC, classes_N, bins=4) == pytest.approx(expected)
 
 
 def test_error_of_the_sure_is_their_share_of_wrong() -> None:
-    assert expected_calibration_error(told([1, 1, 1, 1]), np.array([0, 0, 0, 1])) == pytest.approx(0.25)
-    assert expected_calibration_error(told([1, 1]), np.array([-1, -1])) == 1
+    assert expected_calibration_error(two_classes([1, 1, 1, 1]), np.array([0, 0, 0, 1])) == pytest.approx(0.25)
+    assert expected_calibration_error(two_classes([1, 1]), np.array([-1, -1])) == 1
 
 
 @given(SEEDS, st.integers(1, 20))
@@ -79,14 +79,14 @@ def test_no_temperature_of_a_grid_costs_fewer_nats(seed: int) -> None:
 @given(SEEDS)
 def test_no_label_temperature_of_a_grid_costs_fewer_nats(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    gold_NC = rng.random((30, 3)) < 0.4
-    scores_NC = rng.normal(size=(30, 3)) * rng.uniform(1, 10) + gold_NC
+    true_NC = rng.random((30, 3)) < 0.4
+    scores_NC = rng.normal(size=(30, 3)) * rng.uniform(1, 10) + true_NC
 
     def nats(t: float) -> float:
-        p_NC = expit(np.where(gold_NC, scores_NC, -scores_NC) / t)
+        p_NC = expit(np.where(true_NC, scores_NC, -scores_NC) / t)
         return -np.log(p_NC + 1e-300).mean()
 
-    assert nats(label_temperature(scores_NC, gold_NC)) <= min(nats(t) for t in GRID) + 1e-6
+    assert nats(label_temperature(scores_NC, true_NC)) <= min(nats(t) for t in GRID) + 1e-6
 
 
 def test_temperature_follows_the_scale_of_scores_and_not_their_height() -> None:
@@ -113,9 +113,9 @@ def test_too_few_rows_or_nothing_to_gain_leave_scores_alone() -> None:
 
 def test_thresholds_by_hand() -> None:
     p_NC = np.array([[0.1, 0.9, 0.3, 0.01], [0.3, 0.8, 0.6, 0.02], [0.4, 0.7, 0.7, 0.03]])
-    gold_NC = np.array([[0, 0, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1]], dtype=bool)
-    # between 0.1 and 0.3; below 0.7; below 0.3, as F1 4/5 beats 2/3; 0.05 tells no more than the middle of 0.03 and 1
-    assert thresholds(p_NC, gold_NC) == pytest.approx([0.2, 0.35, 0.15, 0.515])
+    true_NC = np.array([[0, 0, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1]], dtype=bool)
+    # between 0.1 and 0.3; below 0.7; below 0.3, as F1 4/5 beats 2/3; 0.05 predicts no more rows than the midpoint of 0.03 and 1
+    assert thresholds(p_NC, true_NC) == pytest.approx([0.2, 0.35, 0.15, 0.515])
 
 
 def test_a_label_that_never_or_always_occurs_keeps_one_half() -> None:
@@ -129,10 +129,10 @@ def test_a_label_that_never_or_always_occurs_keeps_one_half() -> None:
 def test_of_equal_thresholds_the_one_nearest_one_half(
     p: list[float], equals: tuple[float, ...], nearest: float
 ) -> None:
-    """The first and fourth row are gold: telling one row or four has F1 2/3."""
-    p_N, gold_N = np.array(p), np.array([True, False, False, True, False])
-    assert [sklearn.metrics.f1_score(gold_N, p_N >= t) for t in equals] == pytest.approx([2 / 3, 2 / 3])
-    assert thresholds(p_N[:, None], gold_N[:, None]) == pytest.approx([nearest])
+    """The first and fourth row are true: predicting one row or four has F1 2/3."""
+    p_N, true_N = np.array(p), np.array([True, False, False, True, False])
+    assert [sklearn.metrics.f1_score(true_N, p_N >= t) for t in equals] == pytest.approx([2 / 3, 2 / 3])
+    assert thresholds(p_N[:, None], true_N[:, None]) == pytest.approx([nearest])
 
 
 @given(SEEDS, st.integers(2, 30))
@@ -140,11 +140,11 @@ def test_thresholds_by_brute_force(seed: int, n: int) -> None:
     """No threshold of a fine grid has a higher F1, nor has 0.5."""
     rng = np.random.default_rng(seed)
     p_N = rng.integers(0, 101, n) / 100
-    gold_N = rng.random(n) < p_N
-    (found,) = thresholds(p_N[:, None], gold_N[:, None])
+    true_N = rng.random(n) < p_N
+    (found,) = thresholds(p_N[:, None], true_N[:, None])
     assert 0.05 <= found <= 0.95
-    if 0 < gold_N.sum() < n:
+    if 0 < true_N.sum() < n:
         # between hundredths, so that rounding decides nothing
-        told_TN = p_N >= np.array([0.5, *np.arange(0.055, 0.95, 0.01)])[:, None]
-        best = max(2 * (told_TN & gold_N).sum(1) / (told_TN.sum(1) + gold_N.sum()))
-        assert sklearn.metrics.f1_score(gold_N, p_N >= found, zero_division=0) >= best - 1e-12
+        predicted_TN = p_N >= np.array([0.5, *np.arange(0.055, 0.95, 0.01)])[:, None]
+        best = max(2 * (predicted_TN & true_N).sum(1) / (predicted_TN.sum(1) + true_N.sum()))
+        assert sklearn.metrics.f1_score(true_N, p_N >= found, zero_division=0) >= best - 1e-12

@@ -95,7 +95,7 @@ def of_classes(true: np.ndarray, predicted: np.ndarray, positive: str) -> dict[s
 
 
 def many_classes(names: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """20 rows, of which about two in three are told right."""
+    """20 rows, of which about two in three are predicted right."""
     rng = np.random.default_rng(seed)
     true = rng.choice(list(names), 20, p=(weights := rng.dirichlet(np.ones(len(names)))))
     return true, np.where(rng.random(20) < 2 / 3, true, rng.choice(list(names), 20, p=weights))

@@ -15,11 +15,10 @@ import numpy as np
 
 from gpt1.results import Result
 
+# `[low, high]` of each metric: the middle 95 % of its values on resampled rows.
 Intervals = dict[str, list[float]]
-"""`[low, high]` of each metric: the middle 95 % of its values on resampled rows."""
+# How often each outcome occurs in each resample, counts_DU -> value_D of each metric.
 Measure = Callable[[np.ndarray], dict[str, np.ndarray]]
-"""Counts of the outcomes in each resample, counts_DU -> value_D of each metric."""
-
 # Numbers that the bootstrap holds in memory at once.
 CHUNK = 2**20
 

@@ -16,9 +16,8 @@ from gpt1.errors import UserError, setting
 from gpt1.model.objectives import LabelKind
 from gpt1.tasks.columns import Columns
 
+# What the model reads of a row: a text; the two texts of a pair; or a context and its answers.
 Texts = tuple[str, ...]
-"""What the model reads of a row: a text; the two texts of a pair; or a context and its answers."""
-
 # Without validation rows, one training row in this many is used for validation.
 VALID_SHARE = 10
 # With fewer rows, a large number of classes is plausible, so there is no warning.

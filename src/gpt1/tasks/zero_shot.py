@@ -190,8 +190,7 @@ class Scorer:
 
     def __init__(self, network: GPT, tokenizer: Tokenizer, normalize: Normalize = "none") -> None:
         self.network, self.tokenizer, self.normalize = network.eval(), tokenizer, normalize
-        self.cut = 0
-        """contexts so far that did not fit beside their longest answer"""
+        self.cut = 0  # contexts so far that did not fit beside their longest answer
 
     def __call__(self, questions: Sequence[Question]) -> list[np.ndarray]:
         """Return scores_K of each question, float64. Raises UserError for an answer without tokens."""
