@@ -114,7 +114,7 @@ def test_too_few_rows_or_nothing_to_gain_leave_scores_alone() -> None:
 def test_thresholds_by_hand() -> None:
     p_NC = np.array([[0.1, 0.9, 0.3, 0.01], [0.3, 0.8, 0.6, 0.02], [0.4, 0.7, 0.7, 0.03]])
     true_NC = np.array([[0, 0, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1]], dtype=bool)
-    # between 0.1 and 0.3; below 0.7; below 0.3, as F1 4/5 beats 2/3; 0.05 predicts no more rows than the midpoint of 0.03 and 1
+    # between 0.1 and 0.3; below 0.7; below 0.3, as F1 4/5 beats 2/3; of equals the midpoint of 0.03 and 1, not 0.05
     assert thresholds(p_NC, true_NC) == pytest.approx([0.2, 0.35, 0.15, 0.515])
 
 
