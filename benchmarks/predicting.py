@@ -25,14 +25,13 @@ import torch
 from transformers import pipeline
 
 import gpt1
-from gpt1.config import PRESETS, Command, with_vocabulary
+from gpt1.config import PRESETS, Columns, Command, with_vocabulary
 from gpt1.data.tables import rows, table
 from gpt1.finetuning.predictor import load_predictor
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import save_run
 from gpt1.run_folder.metadata import RunMetadata
 from gpt1.storage import write_json
-from gpt1.tasks.columns import Columns
 from gpt1.tokenizer.tokenizer import Tokenizer
 from record import record
 

@@ -16,14 +16,13 @@ from gpt1.commands.evaluate import evaluate, show
 from gpt1.commands.predict import predict
 from gpt1.commands.prepare import prepare
 from gpt1.commands.pretrain import pretrain
-from gpt1.config import Evaluate, Model, Predict, Prepare, pretrain_defaults
+from gpt1.config import Columns, Evaluate, Model, Predict, Prepare, pretrain_defaults
 from gpt1.data.tables import rows, table
 from gpt1.errors import RunFailed, UserError
 from gpt1.finetuning.predictor import Predictor
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import load_run, save_run
 from gpt1.run_folder.metadata import RunMetadata
-from gpt1.tasks.columns import Columns
 from gpt1.tokenizer.train_bpe import train
 
 TEXT = "The dog ran; the cat sat.\r\nÉté, 春!\n"

@@ -12,13 +12,12 @@ import torch
 from rich.console import Console
 
 from gpt1.commands.explain import explain, show
-from gpt1.config import Explain, Model
+from gpt1.config import Columns, Explain, Model
 from gpt1.data.windows import Ids
 from gpt1.errors import UserError
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import load_run, save_run
 from gpt1.run_folder.metadata import RunMetadata
-from gpt1.tasks.columns import Columns
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.tokenizer.train_bpe import train
 from gpt1.training.likelihood import likelihood

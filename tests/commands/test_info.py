@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 
 from gpt1.commands.info import InfoResult, info, show
-from gpt1.config import Info
+from gpt1.config import Columns, Info
 from gpt1.data.shards import Manifest, Shard, Split, write_manifest
 from gpt1.errors import UserError
 from gpt1.run_folder.metadata import RunMetadata
-from gpt1.tasks.columns import Columns
 
 SHAPE = {"model_type": "openai-gpt", "n_positions": 16, "vocab_size": 40, "n_embd": 8, "n_layer": 2, "n_head": 2}
 

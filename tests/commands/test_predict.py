@@ -11,14 +11,13 @@ import torch
 
 from gpt1.commands import predict as job
 from gpt1.commands.predict import predict, show
-from gpt1.config import Model, Predict
+from gpt1.config import Columns, Model, Predict
 from gpt1.data.tables import rows, table
 from gpt1.errors import UserError
 from gpt1.finetuning.predictor import Predictor
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import load_run, save_run
 from gpt1.run_folder.metadata import RunMetadata
-from gpt1.tasks.columns import Columns
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.tokenizer.train_bpe import train
 

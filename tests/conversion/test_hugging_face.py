@@ -15,12 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from conftest import one_line
 from gpt1.commands.convert import convert
-from gpt1.config import Convert, Model
+from gpt1.config import Columns, Convert, Model
 from gpt1.errors import UserError
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import load_run, save_run
 from gpt1.run_folder.metadata import RunMetadata
-from gpt1.tasks.columns import Columns
 from gpt1.tokenizer.openai import write_bpe
 from gpt1.tokenizer.tokenizer import Tokenizer
 

@@ -13,13 +13,12 @@ from safetensors.torch import load_file
 
 from conftest import one_line
 from gpt1.commands.convert import convert
-from gpt1.config import Convert, Model, with_vocabulary
+from gpt1.config import Columns, Convert, Model, with_vocabulary
 from gpt1.conversion.verify import probe_words
 from gpt1.errors import UserError
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import load_run, save_run
 from gpt1.run_folder.metadata import RunMetadata
-from gpt1.tasks.columns import Columns
 from gpt1.tokenizer.openai import read_bpe, write_bpe
 from gpt1.tokenizer.tokenizer import END, PAD, Tokenizer
 from gpt1.tokenizer.train_bpe import train

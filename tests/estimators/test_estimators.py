@@ -27,14 +27,13 @@ import gpt1
 from gpt1.commands.evaluate import evaluate
 from gpt1.commands.finetune import finetune
 from gpt1.commands.predict import predict
-from gpt1.config import Evaluate, Finetune, Model, Predict
+from gpt1.config import Columns, Evaluate, Finetune, Model, Predict
 from gpt1.console import stderr
 from gpt1.estimators.base import TextEstimator
 from gpt1.estimators.inputs import pairs_of, texts_of
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import save_run
 from gpt1.run_folder.metadata import RunMetadata
-from gpt1.tasks.columns import Columns
 from gpt1.tokenizer.train_bpe import train as train_tokenizer
 
 SUBJECTS = ("the hare", "my old dog", "a green bird", "one grey cat", "the small fox")

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from gpt1.batch import IGNORE, Batch
-from gpt1.config import Model
+from gpt1.config import Columns, Model
 from gpt1.data.collate import Example, collate
 from gpt1.model.gpt import GPT
 from gpt1.model.kv_cache import generate_ids
@@ -17,7 +17,6 @@ from gpt1.model.sampling import Sampling, penalised, probabilities
 from gpt1.run_folder.folder import load_run, save_run
 from gpt1.run_folder.hugging_face import CHOICE_BIAS, CHOICE_HEAD, HEAD, TRANSPOSED, from_hf, from_hf_config, hf_name
 from gpt1.run_folder.metadata import RunMetadata
-from gpt1.tasks.columns import Columns
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.tokenizer.train_bpe import train
 

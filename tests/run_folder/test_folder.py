@@ -13,13 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conftest import one_line
-from gpt1.config import Model
+from gpt1.config import Columns, Model
 from gpt1.errors import UserError
 from gpt1.model.gpt import GPT
 from gpt1.run_folder import folder as run_folder
 from gpt1.run_folder.folder import load_run, save_run
 from gpt1.run_folder.metadata import FILES, FORMAT, RunMetadata
-from gpt1.tasks.columns import Columns
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.tokenizer.train_bpe import train
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from conftest import one_line
+from gpt1.config import Columns
 from gpt1.run_folder.metadata import (
     FinetuningData,
     PretrainingData,
@@ -19,7 +20,6 @@ from gpt1.run_folder.metadata import (
     Versions,
     read_metadata,
 )  # fmt: skip
-from gpt1.tasks.columns import Columns
 
 SIZE: dict[str, Any] = {
     "parameters": 10, "context": 4, "vocabulary": 5, "tokenizer": "ab", "tokenizer_kind": "bytes",

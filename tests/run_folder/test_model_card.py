@@ -15,12 +15,11 @@ import pytest
 import torch
 
 from gpt1.commands.predict import predict
-from gpt1.config import Long, Model, Predict, Task
+from gpt1.config import Columns, Long, Model, Predict, Task
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import load_run, save_run
 from gpt1.run_folder.metadata import FinetuningData, PretrainingData, RunMetadata, Source, SplitSummary
 from gpt1.run_folder.model_card import PAIRS, TEXTS
-from gpt1.tasks.columns import Columns
 from gpt1.tokenizer.train_bpe import train as train_tokenizer
 
 transformers = pytest.importorskip("transformers")

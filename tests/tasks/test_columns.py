@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from gpt1.config import Evaluate, Predict, Task
+from gpt1.config import Columns, Evaluate, Predict, Task
 from gpt1.data.tables import columns, table
 from gpt1.errors import UserError
-from gpt1.tasks.columns import ColumnNames, Columns, guess_columns, select_columns
+from gpt1.tasks.columns import ColumnNames, guess_columns, select_columns
 
 
 def csv_with(folder: Path, names: str) -> Path:

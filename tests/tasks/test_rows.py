@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from gpt1.config import Task
+from gpt1.config import Columns, Task
 from gpt1.errors import UserError
 from gpt1.model.objectives import LabelKind
-from gpt1.tasks.columns import Columns
 from gpt1.tasks.rows import LabelledRows, infer_label_kind, read_labelled_rows, split_train_valid, warn_of_faults
 
 

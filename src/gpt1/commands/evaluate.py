@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from gpt1 import console
-from gpt1.config import Evaluate
+from gpt1.config import Columns, Evaluate
 from gpt1.data.documents import ReadOptions, pieces
 from gpt1.data.files import File
 from gpt1.data.tables import columns, table
@@ -20,7 +20,7 @@ from gpt1.finetuning.predictor import load_predictor
 from gpt1.model.packed import pack
 from gpt1.results import INLINE, Result
 from gpt1.run_folder.folder import load_run, read_metadata
-from gpt1.tasks.columns import ColumnNames, Columns, select_columns
+from gpt1.tasks.columns import ColumnNames, select_columns
 from gpt1.tasks.labels import ClassLabels, LabelSets, LabelType
 from gpt1.tasks.metrics import ChoiceMetrics, ClassificationMetrics, Intervals, LabelSetMetrics, ScoreMetrics
 from gpt1.tasks.rows import LabelledRows, check_labels, read_labelled_rows

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from gpt1.commands.prepare import prepare
 from gpt1.commands.pretrain import pretrain
-from gpt1.config import Command, Long, Prepare, Select, Task, pretrain_defaults
+from gpt1.config import Columns, Command, Long, Prepare, Select, Task, pretrain_defaults
 from gpt1.data.files import sha256_of
 from gpt1.errors import UserError
 from gpt1.estimators.fitted import FittedModel, isolated
@@ -29,7 +29,6 @@ from gpt1.options import convert
 from gpt1.run_folder.folder import load_run, read_metadata, read_shape
 from gpt1.run_folder.metadata import Source
 from gpt1.storage import write_text
-from gpt1.tasks.columns import Columns
 from gpt1.tasks.labels import LabelType
 from gpt1.tasks.rows import LabelledRows, Texts, split_train_valid, warn_of_faults
 from gpt1.training.device import setup_device

@@ -9,6 +9,7 @@ from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils import ClassifierTags, Tags, check_consistent_length
 from sklearn.utils.metaestimators import available_if
 
+from gpt1.config import Columns
 from gpt1.estimators.base import Targets, TextEstimator
 from gpt1.estimators.fitted import FittedModel
 from gpt1.estimators.inputs import (
@@ -22,7 +23,6 @@ from gpt1.estimators.inputs import (
     score_values,
     texts_of,
 )
-from gpt1.tasks.columns import Columns
 from gpt1.tasks.labels import ChoiceLabels, ClassLabels, LabelSets, ScoreLabels
 from gpt1.tasks.rows import Texts
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from gpt1.config import Finetune, Task
+from gpt1.config import Columns, Finetune, Task
 from gpt1.console import say
 from gpt1.data.files import choose_splits, sha256_of
 from gpt1.data.tables import table
@@ -16,7 +16,7 @@ from gpt1.finetuning.defaults import FitOptions, keeps_last_epoch, selected_metr
 from gpt1.finetuning.predictor import Examples, RowEncoder
 from gpt1.run_folder.folder import LoadedRun
 from gpt1.run_folder.metadata import Source
-from gpt1.tasks.columns import ColumnNames, Columns, guess_columns
+from gpt1.tasks.columns import ColumnNames, guess_columns
 from gpt1.tasks.labels import ClassLabels, LabelSets, LabelType, class_weights, infer_label_type
 from gpt1.tasks.rows import (
     LabelledRows,

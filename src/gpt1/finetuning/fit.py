@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt1.config import Optim, with_vocabulary
+from gpt1.config import Columns, Optim, with_vocabulary
 from gpt1.data.collate import Epochs
 from gpt1.finetuning.defaults import ENOUGH_TO_VALIDATE, FitOptions, resolve_defaults, scratch_lrs, selected_metric
 from gpt1.finetuning.epochs import EpochTrainer, Progress, train_epochs
@@ -23,7 +23,6 @@ from gpt1.model.objectives import TaskModel
 from gpt1.run_folder.folder import LoadedRun, replacing_run, save_run
 from gpt1.run_folder.metadata import FinetuningData, PretrainingData, RunMetadata, Source
 from gpt1.storage import write_json
-from gpt1.tasks.columns import Columns
 from gpt1.tasks.labels import LabelType, to_metadata
 from gpt1.training import log
 from gpt1.training.device import prepare_for_training

@@ -11,14 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gpt1.config import Command, Long, Task
+from gpt1.config import Columns, Command, Long, Task
 from gpt1.data.collate import Example, Label, by_length, collate
 from gpt1.errors import UserError
 from gpt1.model.gpt import GPT
 from gpt1.model.objectives import TaskModel
 from gpt1.model.packed import pack
 from gpt1.run_folder.folder import LoadedRun, load_run
-from gpt1.tasks.columns import Columns
 from gpt1.tasks.inputs import TASKS, Frame, fits, truncate
 from gpt1.tasks.labels import LabelType, from_metadata
 from gpt1.tasks.rows import Texts

@@ -12,10 +12,9 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
-from gpt1.config import Long, Preset, Recipe, Task
+from gpt1.config import Columns, Long, Preset, Recipe, Task
 from gpt1.data.shards import Manifest, Split
 from gpt1.errors import UserError
-from gpt1.tasks.columns import Columns
 
 # Version of gpt1.json; a newer one is refused.
 FORMAT = 1

@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 
-from gpt1.config import Evaluate, Finetune, Predict, Task
+from gpt1.config import Columns, Evaluate, Finetune, Predict, Task
 from gpt1.console import say
 from gpt1.data.files import File
 from gpt1.data.tables import check_column, columns, table
@@ -56,22 +56,6 @@ class ColumnNames:
                 )
 
 
-@dataclass(frozen=True)
-class Columns:
-    """The columns that a task reads."""
-
-    texts: list[str]
-    """of the text, of the two texts of a pair, or of the parts of a context"""
-    label: list[str]
-    """one column; or of several labels a column of 0 and 1 each"""
-    choices: list[str] = field(default_factory=list)
-    """of multiple choice: the column that lists the answers, or one column for each answer"""
-
-    def __str__(self) -> str:
-        answers = f", the answers from {_listed(self.choices)}" if self.choices else ""
-        return f"reading the text from {_listed(self.texts)}{answers}, the label from {_listed(self.label)}"
-
-
 def guess_columns(path: str, task: Task, requested: ColumnNames, encoding: str = "utf-8") -> Columns:
     """Return the requested columns of a table and, for those not requested, the likely ones; print the result.
 
@@ -95,7 +79,8 @@ def guess_columns(path: str, task: Task, requested: ColumnNames, encoding: str =
     label = label or _only("label", _without(available, texts + choices), file)
     found = Columns(texts, label, choices)
     _check_count(task, found, file)
-    say(f"{file.path}: {found}")
+    answers = f", the answers from {_listed(choices)}" if choices else ""
+    say(f"{file.path}: reading the text from {_listed(texts)}{answers}, the label from {_listed(label)}")
     return found
 
 

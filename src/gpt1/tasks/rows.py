@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from gpt1.config import Task
+from gpt1.config import Columns, Task
 from gpt1.console import say
 from gpt1.data.tables import Row, check_column, columns, rows, table
 from gpt1.errors import UserError, setting
 from gpt1.model.objectives import LabelKind
-from gpt1.tasks.columns import Columns
 
 # What the model reads of a row: a text; the two texts of a pair; or a context and its answers.
 Texts = tuple[str, ...]
