@@ -1,14 +1,12 @@
-"""Generation beside transformers: tokens per second, the wait for a first token, and what 8-bit weights change.
+"""Generation beside transformers: tokens per second, time to the first token, and what 8-bit weights change.
 
 `python benchmarks/decode.py` measures random networks of the presets' sizes, with a gain that makes their distributions
 about as peaked as a trained model's, and writes benchmarks/results/decode.json; `--only` measures some parts again and
-keeps the others' figures. `--agree RUN TEXT` compares the 8-bit weights of a trained run with the others on a text.
-
-On a GPU 256 texts are generated too, and ours is also measured with compiled blocks. For a short trial use
-`--only "small bf16" --rows 1 2`.
+keeps the others' figures. `--agree RUN TEXT` compares the 8-bit weights of a trained run with the others on a text. On
+a GPU 256 texts at once are measured too. `--only "small bf16" --rows 1 2` is a short trial.
 
 The peers are `openai-gpt`, the same network with the same weights, for which transformers keeps no keys and values, so
-each step reads the whole text again; and `gpt2` of the same size, which keeps them. All are greedy but for "top-p".
+each step reads the whole text again; and `gpt2` of the same size, which keeps them. All are greedy except "top-p".
 """
 
 import argparse
@@ -37,18 +35,18 @@ from gpt1.run_folder.hugging_face import to_hf, to_hf_config
 from gpt1.training.device import setup_device
 from record import RESULTS, record
 
+# Number of texts, tokens of each prompt, new tokens of each; it is timed.
 Writer = Callable[[int, int, int], None]
-"""texts, tokens of each prompt, new tokens of each -> nothing; the time is what counts"""
 PROMPT, NEW, CONTEXT, REPEATS = 32, 128, 512, 5
 ROWS = {"cpu": [1, 16], "cuda": [1, 16, 256]}
 GREEDY, TOP_P = Sampling(temperature=0), Sampling(top_p=0.95)
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+# Preset and number format of a part -> its vocabulary.
 PARTS = {"gpt1 bf16": 40_478, "gpt1 fp32": 40_478, "small bf16": 8_192}
-"""Preset and number format of a part -> its vocabulary."""
+# Seconds after which a writer is not measured again: reading many texts again at every step takes minutes.
 ENOUGH = 10
-"""Seconds after which a writer is not measured again: reading many texts anew at every step takes minutes."""
+# Windows of a context's length that --agree reads.
 WINDOWS = 64
-"""Stretches of a context's length that --agree reads."""
 
 
 def main() -> None:
@@ -78,7 +76,7 @@ def _kept(name: str) -> dict[str, Any]:
 
 
 def measure(part: str, device: torch.device, rows_at_once: list[int]) -> dict[str, dict[str, float]]:
-    """Figures of each writer: tokens/s of one text and of many, ms to a first token, tokens/s of reading 512."""
+    """Measure each writer: tokens/s of one text and of many, ms to a first token, tokens/s of reading 512."""
     preset, dtype = part.split()
     model = PRESETS[preset]  # type: ignore[index]
     context = min(CONTEXT, model.context)
@@ -96,7 +94,7 @@ def measure(part: str, device: torch.device, rows_at_once: list[int]) -> dict[st
 
 
 def by_turns(writers: dict[str, Writer], device: torch.device, rows: int, prompt: int, new: int) -> dict[str, float]:
-    """Median seconds of each writer. In turns, so that a busy moment of the machine falls on all of them."""
+    """Return the median seconds of each writer, measured in turns, so that a busy moment of the machine affects all."""
     for write in writers.values():
         write(rows, prompt, min(new, 3))
     seconds: dict[str, list[float]] = {name: [] for name in writers}
@@ -108,14 +106,9 @@ def by_turns(writers: dict[str, Writer], device: torch.device, rows: int, prompt
 
 
 def all_writers(model: Model, device: torch.device, dtype: torch.dtype) -> dict[str, Writer]:
-    """Ours by way of writing, then the peers."""
+    """Return what is measured: ours, then the peers."""
     ours = pack(network(model).to(device, dtype))
     writers = {"gpt1": _ours(ours, GREEDY), "gpt1, top-p": _ours(ours, TOP_P)}
-    if device.type == "cuda":
-        compiled = network(model).to(device, dtype)
-        for block in compiled.blocks:
-            block.compile()
-        writers["gpt1, compiled blocks"] = _ours(compiled, GREEDY)
     if device.type == "cpu" and has_int8() and dtype == torch.bfloat16:
         writers["gpt1, int8"] = _ours(quantize_int8(network(model)).to(dtype), GREEDY)
     writers["transformers openai-gpt"] = _theirs(openai_gpt(network(model)).to(device, dtype))
@@ -125,14 +118,14 @@ def all_writers(model: Model, device: torch.device, dtype: torch.dtype) -> dict[
 
 @torch.no_grad()
 def network(model: Model) -> GPT:
-    """A random GPT whose next-token distribution has logits some 4 nats apart."""
+    """Return a random GPT whose next-token distribution has logits some 4 nats apart."""
     body = GPT(model).init_weights(torch.Generator().manual_seed(1)).eval()
     body.blocks[-1].feed_forward_norm.weight.fill_(4 / (INIT_STD * model.width**0.5))
     return body
 
 
 def openai_gpt(body: GPT) -> Any:
-    """The same weights in the peer."""
+    """Return the peer with the same weights."""
     from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
     model = OpenAIGPTLMHeadModel(OpenAIGPTConfig(**to_hf_config(body.config, {"end": 0, "pad": 0})))
@@ -142,7 +135,7 @@ def openai_gpt(body: GPT) -> Any:
 
 
 def gpt2(model: Model) -> Any:
-    """A random peer of the same size, which keeps keys and values."""
+    """Return a random peer of the same size, which keeps keys and values."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     shape = {"n_positions": model.context, "n_embd": model.width, "n_layer": model.depth, "n_head": model.heads}
@@ -174,7 +167,7 @@ def _prompt(tokens: int) -> list[int]:
 
 
 def timed(device: torch.device, work: Callable[[], None]) -> float:
-    """Seconds that `work` takes."""
+    """Return the seconds that `work` takes."""
     began = time.perf_counter()
     work()
     if device.type == "cuda":
@@ -184,7 +177,7 @@ def timed(device: torch.device, work: Callable[[], None]) -> float:
 
 @torch.inference_mode()
 def agreement(run: Path, text: Path) -> dict[str, Any]:
-    """How bf16 differs from fp32, and int8 from bf16, in predicting each token of a text from the true ones before it.
+    """Return how bf16 differs from fp32, and int8 from bf16, in predicting each token of a text from those before it.
 
     `same` is the share of equal most probable tokens, `kl` the mean divergence and `loss` the added loss, nats a token.
     """

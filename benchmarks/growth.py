@@ -41,16 +41,12 @@ AXES = {
     "vocabulary": (8_192, 16_384, 40_478),
 }
 RECIPE_NAMES = ("paper", "fast")
-TOKENS = 2_048
-"""Tokens an update."""
-WARM_UP = 2
-HEAD = 64
-"""Width of an attention head."""
+TOKENS = 2_048  # in an update
+WARM_UP = 2  # updates
+HEAD = 64  # width of an attention head
 LENGTHS = (16, 32, 64, 128, 256, 512)
-NEW = 16
-"""Tokens whose times are taken before a text reaches its length."""
-NEWTON_SCHULZ = 5
-"""Iterations of Muon's orthogonalisation."""
+NEW = 16  # tokens whose times are taken before a text reaches its length
+NEWTON_SCHULZ = 5  # iterations of Muon's orthogonalisation
 
 
 def main() -> None:
@@ -79,13 +75,13 @@ def main() -> None:
 
 
 def varied(axis: str, value: int) -> Model:
-    """`small` with one measure changed; heads and inner layers keep their proportion to the width."""
+    """Return `small` with one dimension changed; heads and inner width keep their proportion to the width."""
     shape = replace(BASE, **{axis: value})
     return replace(shape, heads=shape.width // HEAD, inner=4 * shape.width)
 
 
 def child(recipe: str, shape: Model, updates: int) -> dict[str, Any]:
-    """What `training` finds in a process of its own."""
+    """Run `training` in a process of its own."""
     line = [sys.executable, __file__, "--updates", str(updates), "--measure", json.dumps([recipe, asdict(shape)])]
     done = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -93,7 +89,7 @@ def child(recipe: str, shape: Model, updates: int) -> dict[str, Any]:
 
 
 def training(shape: Model, recipe: str, updates: int) -> dict[str, float]:
-    """Time, memory and arithmetic of updates on random ids."""
+    """Measure time, memory and arithmetic of updates on random ids."""
     device, dtype = setup_device("cpu")
     model = LanguageModel(GPT(shape).init_weights())
     optimizer = Optimizer(model, RECIPES[recipe], WARM_UP + updates)  # type: ignore[index]
@@ -117,7 +113,7 @@ def training(shape: Model, recipe: str, updates: int) -> dict[str, float]:
 
 
 def update_flops(shape: Model, recipe: str) -> float:
-    """Additions and multiplications of an update: three products a matrix, causal attention, Muon's own products."""
+    """Count the additions and multiplications of an update: three products a matrix, causal attention, Muon's own."""
     width, inner = shape.width, shape.inner
     matrices = 4 * [(width, width)] + 2 * [(width, inner)]
     weights = shape.depth * sum(rows * columns for rows, columns in matrices) + shape.vocabulary * width
@@ -131,7 +127,7 @@ def update_flops(shape: Model, recipe: str) -> float:
 
 
 def decoded(length: int) -> dict[str, float]:
-    """Seconds a token, by a network of the paper's size, of the last `NEW` tokens before a text has `length`."""
+    """Measure seconds a token, with a network of the paper's size, for the last `NEW` before a text has `length`."""
     device, dtype = setup_device("cpu")
     body = pack(GPT(PRESETS["gpt1"]).init_weights().eval().to(device, dtype))
     prompt = random.Random(length).choices(range(1000), k=max(1, length - NEW))
@@ -147,7 +143,7 @@ def decoded(length: int) -> dict[str, float]:
 
 
 def peak_megabytes() -> float:
-    """The most memory this process held (Linux)."""
+    """Return the peak memory of this process (Linux)."""
     with open("/proc/self/status") as status:  # noqa: PTH123
         kilobytes = next(line.split()[1] for line in status if line.startswith("VmHWM"))
     return int(kilobytes) * 1024 / 1e6

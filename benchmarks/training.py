@@ -1,4 +1,4 @@
-"""Training speed beside nanoGPT's model and transformers' openai-gpt: tokens a second, and the most memory held.
+"""Training speed beside nanoGPT's model and transformers' openai-gpt: tokens per second and peak memory.
 
     python benchmarks/training.py --nanogpt CHECKOUT [--preset gpt1] [--repeats 3] [--device cuda --batch 64]
 
@@ -36,10 +36,10 @@ PEERS = ("transformers", "nanogpt", "nanogpt-compiled")
 OURS = ("gpt1", "gpt1-uncompiled")
 VOCABULARY = {"gpt1": 40_478, "small": 8_192, "tiny": 1_024}
 WARM_UP = 2
+# Updates in one timing, elsewhere 1: waiting for a GPU after each update would slow down a program that does not.
 IN_A_ROW = {"cuda": 10}
-"""Updates that a time is taken over, elsewhere one: a program that does not wait for a GPU must not be made to."""
+# Makes one update on ids (batch, context + 1).
 Update = Callable[[torch.Tensor], object]
-"""Makes one update on ids (batch, context + 1)."""
 
 
 def main() -> None:
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def children(asked: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
-    """The measurements of one round: their names and command lines."""
+    """Yield the measurements of one round: their names and command lines."""
     for dropout in asked.attention_dropout:
         for who in asked.only:
             if who.startswith("nanogpt") and not asked.nanogpt:
@@ -84,14 +84,14 @@ def children(asked: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
 
 
 def child(line: list[str]) -> dict[str, float]:
-    """What one measuring process printed."""
+    """Run one measuring process and return what it prints."""
     done = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
 def measure(asked: argparse.Namespace) -> dict[str, float]:
-    """Tokens a second of `--measure WHO` in this process."""
+    """Measure the tokens per second of `--measure WHO` in this process."""
     dropout = asked.attention_dropout[0]
     shape = replace(
         PRESETS[asked.preset], vocabulary=VOCABULARY[asked.preset],
@@ -114,7 +114,7 @@ def measure(asked: argparse.Namespace) -> dict[str, float]:
 
 
 def builders(asked: argparse.Namespace) -> dict[str, Callable[[Model, torch.device], Update]]:
-    """How each contestant is set up."""
+    """Return how each contestant is set up."""
     return {
         "gpt1": lambda shape, device: ours(shape, device, compiled=True),
         "gpt1-uncompiled": ours,
@@ -201,7 +201,7 @@ def autocast(
 
 
 def timed(update: Update, batch: int, shape: Model, device: torch.device) -> float:
-    """Seconds of one update on random ids, which lie on the CPU."""
+    """Return the seconds of one update on random ids, which are on the CPU."""
     count = IN_A_ROW.get(device.type, 1)
     ids_NT = [torch.randint(0, shape.vocabulary, (batch, shape.context + 1)) for _ in range(count)]
     began = time.perf_counter()
@@ -213,7 +213,7 @@ def timed(update: Update, batch: int, shape: Model, device: torch.device) -> flo
 
 
 def peak_kilobytes() -> float:
-    """The most memory this process held."""
+    """Return the peak memory of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1024 if sys.platform == "darwin" else peak
 

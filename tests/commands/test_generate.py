@@ -1,4 +1,4 @@
-"""Generation as a user meets it: texts, endings, streaming, prompts too long, settings that mean nothing."""
+"""Generation as a user meets it: texts, endings, streaming, prompts too long, settings out of range."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -9,12 +9,12 @@ import torch
 
 from gpt1.commands.generate import generate, show
 from gpt1.config import Generate, Model
-from gpt1.errors import UserError
+from gpt1.errors import RunFailed, UserError
 from gpt1.model.gpt import GPT
 from gpt1.model.int8 import has_int8
-from gpt1.run_folder import generation as continuation
-from gpt1.run_folder.folder import save_run
-from gpt1.run_folder.generation import Continuation, kept_end
+from gpt1.run_folder import generation
+from gpt1.run_folder.folder import load_run, save_run
+from gpt1.run_folder.generation import Generation, GenerationOptions, Sample, keep_end
 from gpt1.run_folder.metadata import RunMetadata
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.tokenizer.train_bpe import train
@@ -22,6 +22,8 @@ from gpt1.tokenizer.train_bpe import train
 TEXT = "Once upon a time there was a cat. The cat sat on a mat; a dog, too: été 春 🤗. "
 CONTEXT = 32
 LOOSE = Generate(run="", temperature=1.0, top_p=1.0, max_new_tokens=20)
+OPTIONS = GenerationOptions(top_p=1.0, max_new_tokens=20)
+needs_int8 = pytest.mark.skipif(not has_int8(), reason="this CPU has no 8-bit product")
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +47,20 @@ def says(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
     def script(text: str) -> list[int]:
         ids = tokenizer.encode(text)
 
-        def decode(_body: object, prompts: list[list[int]], _how: object, _streams: object, steps: int) -> Iterator:
+        def generate_ids(
+            _body: object, prompts: list[list[int]], _how: object, _streams: object, steps: int
+        ) -> Iterator:
             for step in range(steps):
                 yield [ids[step] if step < len(ids) else tokenizer.end_id] * len(prompts)
 
-        monkeypatch.setattr(continuation, "generate_ids", decode)
+        monkeypatch.setattr(generation, "generate_ids", generate_ids)
         return ids
 
     return script
 
 
-def samples(run: str, **settings: object) -> list[dict]:
-    asked = replace(LOOSE, run=run, dtype="fp32", threads=1, **settings)  # type: ignore[arg-type]
+def samples(run: str, **settings: object) -> list[Sample]:
+    asked = replace(LOOSE, run=run, threads=1, **({"dtype": "fp32"} | settings))  # type: ignore[arg-type]
     return generate(asked)["samples"]
 
 
@@ -69,22 +73,89 @@ def test_several_prompts_and_samples_are_deterministic_and_independent(run: str)
     assert samples(run, prompts=["Once"], seed=2) != together[:1]
 
 
-def test_the_python_promise(run: str) -> None:
+# From Python
+
+
+def test_python_generates_what_the_command_does(run: str) -> None:
     import gpt1
 
     sample = gpt1.load(run).generate("Once upon a time", max_new_tokens=5, seed=3)
     assert sample == samples(run, prompts=["Once upon a time"], max_new_tokens=5, seed=3, top_p=0.95)[0]
 
 
-@pytest.mark.skipif(not has_int8(), reason="this CPU has no 8-bit product")
+FORMS = [{"dtype": "bf16"}, pytest.param({"quantize": "int8"}, marks=needs_int8)]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_python_uses_the_form_asked_for_and_leaves_the_loaded_network_alone(run: str, form: dict) -> None:
+    loaded = load_run(run)
+    before = {name: weight.clone() for name, weight in loaded.body.state_dict().items()}
+    sample = loaded.generate("Once", top_p=1.0, max_new_tokens=20, **form)
+    (wanted,) = samples(run, prompts=["Once"], **form)
+    assert sample == wanted
+    assert loaded.generate("Once", top_p=1.0, max_new_tokens=20) == samples(run, prompts=["Once"])[0]
+    after = loaded.body.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    first, second = (loaded._converted("cpu", form.get("dtype", "fp32"), form.get("quantize", "none")) for _ in "ab")
+    assert first is second is not loaded.body
+
+
+def test_python_streams_pieces_that_add_up_to_the_text(run: str, says: Callable) -> None:
+    says("The cat sat. 🤗")
+    loaded = load_run(run)
+    pieces = loaded.generate("a ", stream=True, max_new_tokens=30)
+    assert iter(pieces) is pieces
+    found = list(pieces)
+    assert len(found) > 3
+    assert "".join(found) == loaded.generate("a ", max_new_tokens=30).text == "The cat sat. 🤗"
+
+
+def test_python_threads_are_for_generating_only(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, before, seen = load_run(run), torch.get_num_threads(), []
+    real = GPT.forward
+    monkeypatch.setattr(GPT, "forward", lambda *args: seen.append(torch.get_num_threads()) or real(*args))
+    state = torch.get_rng_state()
+    loaded.generate("Once", threads=before + 1, max_new_tokens=3)
+    for _ in loaded.generate("Once", threads=before + 1, max_new_tokens=3, stream=True):
+        assert torch.get_num_threads() == before
+    assert set(seen) == {before + 1}
+    assert torch.get_num_threads() == before
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"device": "tpu"}, {"dtype": "fp16"}, {"threads": -1}, {"quantize": "int4"}, {"seed": -1}, {"top_p": 0.0},
+        {"max_new_tokens": 0}, {"stop": [""]},
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("stream", [True, False])
+def test_python_refuses_what_cannot_be(run: str, wrong: dict, stream: bool) -> None:
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        load_run(run).generate("a", stream=stream, **wrong)
+
+
+@pytest.mark.parametrize("unknown", [{"num": 3}, {"prompts": ["a"]}, {"max_tokens": 3}], ids=str)
+def test_python_refuses_settings_that_it_has_not(run: str, unknown: dict) -> None:
+    with pytest.raises(TypeError, match=next(iter(unknown))):
+        load_run(run).generate("a", **unknown)
+
+
+# The command
+
+
+@needs_int8
 def test_8_bit_weights_write_too(run: str) -> None:
     (sample,) = samples(run, prompts=["Once"], quantize="int8")
     assert sample["tokens"] == 20 or sample["finish_reason"] == "end"
 
 
 def test_8_bit_weights_without_the_product_are_refused(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpt1.commands.generate.has_int8", lambda: False)
-    with pytest.raises(UserError, match="--quantize int8: cpu has no 8-bit product") as caught:
+    monkeypatch.setattr("gpt1.model.int8.has_int8", lambda: False)
+    with pytest.raises(UserError, match="quantize int8: cpu has no 8-bit product") as caught:
         samples(run, quantize="int8")
     assert "\n" not in str(caught.value)
 
@@ -92,7 +163,7 @@ def test_8_bit_weights_without_the_product_are_refused(run: str, monkeypatch: py
 def test_every_ending_says_why(run: str, says: Callable) -> None:
     ids = says("The cat sat on a mat; a dog")
     (ended,) = samples(run, prompts=["x"], max_new_tokens=25)
-    assert ended == {
+    assert dict(ended) == {
         "prompt": "x", "text": "The cat sat on a mat; a dog", "tokens": len(ids), "finish_reason": "end",
     }  # fmt: skip
     (long,) = samples(run, prompts=["x"], max_new_tokens=3)
@@ -123,19 +194,19 @@ def test_a_prompt_too_long_keeps_its_end_and_says_so(
 
 @pytest.mark.parametrize(("size", "new", "keep"), [(32, 99, 32), (33, 1, 32), (33, 8, 25), (90, 99, 16)])
 def test_how_much_is_kept(size: int, new: int, keep: int) -> None:
-    ids, cut = kept_end(list(range(size)), new, CONTEXT)
+    ids, cut = keep_end(list(range(size)), new, CONTEXT)
     assert ids == list(range(size))[-keep:]
     assert cut == size - keep
 
 
 def pieces(tokenizer: Tokenizer, text: str, **settings: object) -> tuple[list[str], str]:
     """What streaming shows at each step, and the text in the end."""
-    asked = replace(LOOSE, max_new_tokens=500, **settings)  # type: ignore[arg-type]
-    row = Continuation(tokenizer, "a", 0, asked, context=1000)
+    options = replace(OPTIONS, max_new_tokens=500, **settings)  # type: ignore[arg-type]
+    row = Generation(tokenizer, "a", 0, options, context=1000)
     shown = []
     for token in [*tokenizer.encode(text), tokenizer.end_id]:
         row.add(token)
-        shown.append(row.fresh())
+        shown.append(row.next_piece())
     return shown, row.text
 
 
@@ -161,10 +232,10 @@ def test_what_only_began_like_a_stop_string_is_shown_in_the_end(tokenizer: Token
 
 
 def test_half_a_character_is_not_text(tokenizer: Tokenizer) -> None:
-    row = Continuation(tokenizer, "a", 0, replace(LOOSE, max_new_tokens=2), context=1000)
+    row = Generation(tokenizer, "a", 0, replace(OPTIONS, max_new_tokens=2), context=1000)
     for byte in tokenizer.encode("\N{SNOWMAN}")[:2]:
         row.add(byte)
-    assert (row.text, row.finish_reason, row.fresh()) == ("", "length", "")
+    assert (row.text, row.finish_reason, row.next_piece()) == ("", "length", "")
 
 
 def test_stream_prints_to_standard_output_what_the_result_holds(
@@ -175,12 +246,12 @@ def test_stream_prints_to_standard_output_what_the_result_holds(
     assert capsys.readouterr().out == "a The cat sat. 🤗\n\nb The cat sat. 🤗\n\n"
     assert [sample["text"] for sample in result["samples"]] == ["The cat sat. 🤗"] * 2
     assert show(result) is None
-    assert show({**result, "streamed": False}) == "a The cat sat. 🤗\n\nb The cat sat. 🤗"
+    assert show(replace(result, streamed=False)) == "a The cat sat. 🤗\n\nb The cat sat. 🤗"
 
 
 def test_gpt1s_own_kind_keeps_the_space_behind_the_prompt() -> None:
     tokenizer = train([TEXT * 30], "gpt1")
-    row = Continuation(tokenizer, "Once upon", 0, LOOSE, context=100)
+    row = Generation(tokenizer, "Once upon", 0, OPTIONS, context=100)
     for token in tokenizer.encode("a time"):
         row.add(token)
     assert row.text == " a time"
@@ -193,12 +264,28 @@ def test_gpt1s_own_kind_keeps_the_space_behind_the_prompt() -> None:
         {"max_new_tokens": 0}, {"num": 0}, {"stop": ["x", ""]},
     ],
 )  # fmt: skip
-def test_settings_that_mean_nothing(wrong: dict) -> None:
-    with pytest.raises(UserError, match="--" + next(iter(wrong)).replace("_", "-")) as caught:
+def test_settings_out_of_range(wrong: dict) -> None:
+    with pytest.raises(UserError, match=next(iter(wrong))) as caught:
         generate(replace(LOOSE, run="nowhere", **wrong))
     assert "\n" not in str(caught.value)
 
 
 def test_the_stream_of_random_numbers_is_the_samples_own(tokenizer: Tokenizer) -> None:
-    rows = [Continuation(tokenizer, prompt, n, LOOSE, 100) for prompt in ("a", "b") for n in range(2)]
+    rows = [Generation(tokenizer, prompt, n, OPTIONS, 100) for prompt in ("a", "b") for n in range(2)]
     assert len({row.stream.random() for row in rows}) == 4
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_running_out_of_memory_says_what_to_lower(run: str, monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
+    monkeypatch.setattr("gpt1.model.kv_cache.KVCache", lambda *_: torch.empty(2**55))
+    with pytest.raises(RunFailed, match=r"out of memory; lower .*max_new_tokens") as caught:
+        samples(run, stream=stream)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RunFailed, match="out of memory; lower max_new_tokens"):
+        load_run(run).generate("a")
+
+
+def test_the_result_is_one_json_document(run: str) -> None:
+    result = generate(replace(LOOSE, run=run, prompts=["Once"], max_new_tokens=2, threads=1))
+    assert list(result.to_json()) == ["samples", "tokens_per_second", "streamed"]
+    assert list(result.to_json()["samples"][0]) == ["prompt", "text", "tokens", "finish_reason"]

@@ -16,7 +16,8 @@ from gpt1.errors import RunFailed, UserError, setting
 from gpt1.model.gpt import GPT
 from gpt1.model.objectives import LanguageModel
 from gpt1.pretraining.defaults import PreparedData, count_parameters
-from gpt1.run_folder.folder import LoadedRun, load_run, save_run
+from gpt1.run_folder.folder import load_run, save_run
+from gpt1.run_folder.generation import Generation, GenerationOptions, generate_texts
 from gpt1.run_folder.metadata import PretrainingData, RunMetadata
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.training import checkpoint, log
@@ -171,9 +172,11 @@ def validate(body: GPT, val: Stream, end_id: int, step: int, windows: int = 0) -
 
 def sample(body: GPT, tokenizer: Tokenizer, prompt: str, seed: int) -> str:
     """Return the prompt and a short continuation."""
-    run = LoadedRun(body.eval(), tokenizer, RunMetadata(kind="pretrained"))
+    options = GenerationOptions(max_new_tokens=SAMPLE_TOKENS, seed=seed)
+    text = Generation(tokenizer, prompt, 0, options, body.config.context)
     with torch.compiler.set_stance("force_eager"):
-        return prompt + run.generate(prompt, max_new_tokens=SAMPLE_TOKENS, seed=seed)["text"]
+        generate_texts(body.eval(), [text])
+    return prompt + text.text
 
 
 def save(folder: Path, step: int, body: GPT, optimizer: Optimizer, tokenizer: Tokenizer, metadata: RunMetadata) -> None:

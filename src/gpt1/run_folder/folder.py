@@ -3,28 +3,38 @@
 gpt1.json (`metadata`) is written last, so a folder that has it is complete.
 """
 
+import copy
 import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from gpt1 import __version__
-from gpt1.config import Generate, Model
+from gpt1.config import Model
 from gpt1.errors import UserError
 from gpt1.model.gpt import GPT
-from gpt1.run_folder.generation import Sample, continue_texts
+from gpt1.options import check_threads_and_seed
+from gpt1.run_folder.generation import (
+    Generation,
+    GenerationOptions,
+    Sample,
+    check_quantize,
+    prepare_for_inference,
+    stream_text,
+)
 from gpt1.run_folder.hugging_face import CHOICE_BIAS, HEAD, TensorFile, from_hf, read_shape, to_hf, to_hf_config
 from gpt1.run_folder.metadata import RunMetadata, Versions, read_json, read_metadata
 from gpt1.run_folder.model_card import model_card
 from gpt1.storage import atomic, save_file, write_json, write_text
 from gpt1.tokenizer.tokenizer import Tokenizer
+from gpt1.training.device import choose_device
 
 # Keys of gpt1.json that stay the same while a run goes on; a folder where they differ holds another model.
 IDENTITY = ("kind", "task", "labels", "tokenizer", "data")
@@ -43,11 +53,57 @@ class LoadedRun:
     """gpt1.json"""
     head: Tensor | None = None
     """W_y (C, D) of a fine-tuned run; row i belongs to `metadata.labels[i]`, if it has labels"""
+    _copies: dict[tuple[torch.device, torch.dtype, str], GPT] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
-    def generate(self, prompt: str = "", **settings: Any) -> Sample:
-        """Continue one text: {prompt, text, tokens, finish_reason}. `settings` are those of `config.Generate`."""
-        asked = Generate(run="", prompts=[prompt], num=1, **settings)
-        return continue_texts(self.body, self.tokenizer, asked)[0]
+    @overload
+    def generate(self, prompt: str = "", *, stream: Literal[False] = False, **settings: Any) -> Sample: ...
+
+    @overload
+    def generate(self, prompt: str = "", *, stream: Literal[True], **settings: Any) -> Iterator[str]: ...
+
+    def generate(
+        self,
+        prompt: str = "",
+        *,
+        stream: bool = False,
+        device: str = "cpu",
+        dtype: str = "fp32",
+        threads: int | None = None,
+        quantize: str = "none",
+        **options: Any,
+    ) -> Sample | Iterator[str]:
+        """Generate one text: a Sample with prompt, text, tokens and finish_reason; or, with `stream`, its pieces.
+
+        `options` are the fields of `GenerationOptions`: max_new_tokens, temperature, top_k, top_p, repetition_penalty,
+        stop and seed. By default the network runs as it was loaded, fp32 on the CPU, with torch's own number of
+        threads; for another `device`, `dtype` or `quantize` (int8) it is copied and converted, and the last copy kept.
+        With `stream` an iterator yields whole words as they are generated; joined, they are the text.
+
+        Raises UserError for a value that is out of range or that this machine cannot do, TypeError for an unknown name.
+        """
+        chosen = GenerationOptions(**options)
+        check_threads_and_seed(threads or 0, chosen.seed)
+        body = self._converted(device, dtype, quantize)
+        text = Generation(self.tokenizer, prompt, 0, chosen, body.config.context)
+        pieces = stream_text(body, text, threads)
+        if stream:
+            return pieces
+        for _ in pieces:
+            pass
+        return text.sample()
+
+    def _converted(self, device: str, dtype: str, quantize: str) -> GPT:
+        """Return the network in the form that settings of `generate` ask for."""
+        form = *choose_device(device, dtype), quantize
+        check_quantize(quantize, form[0])
+        if form == (torch.device("cpu"), torch.float32, "none"):
+            return self.body
+        if form not in self._copies:
+            self._copies.clear()
+            self._copies[form] = prepare_for_inference(copy.deepcopy(self.body), *form)
+        return self._copies[form]
 
 
 def save_run(

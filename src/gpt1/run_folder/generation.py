@@ -1,48 +1,98 @@
-"""Texts that a model continues: from ids to text as it grows, and why it ended."""
+"""Text generation: token ids become text as they are generated, and each text ends for a reason."""
 
 import random
 import re
-from collections.abc import Iterator, Sequence
-from typing import Literal, TypedDict
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from gpt1.config import Generate
+import torch
+
 from gpt1.data.windows import keyed_number
-from gpt1.errors import UserError
+from gpt1.errors import UserError, setting
+from gpt1.model import int8
 from gpt1.model.gpt import GPT
 from gpt1.model.kv_cache import generate_ids
+from gpt1.model.packed import pack
 from gpt1.model.sampling import Sampling
+from gpt1.options import check_threads_and_seed
+from gpt1.results import Result
 from gpt1.tokenizer.tokenizer import Tokenizer
+from gpt1.training.device import out_of_memory, use_threads
 
+# The end token, a stop string, max_new_tokens reached, or a full context.
 FinishReason = Literal["end", "stop", "length", "context"]
-"""The end token, a stop string, max_new_tokens, or a full context."""
+# What a tokenizer decodes the first bytes of a character to.
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
-"""What a tokenizer makes of the first bytes of a character."""
+# Texts generated together: as many as make reading the weights from memory worthwhile.
+TEXTS_AT_ONCE = {"cpu": 64}
+TEXTS_AT_ONCE_ON_GPU = 256
 
 
-class Sample(TypedDict):
-    """A finished continuation: `text` comes after `prompt` and has `tokens` tokens, the end token not counted."""
+@dataclass(frozen=True)
+class GenerationOptions:
+    """How texts are generated. Raises UserError for a value outside its range."""
+
+    max_new_tokens: int = 100
+    temperature: float = 1.0
+    """0: greedy decoding"""
+    top_k: int = 0
+    """0: all tokens"""
+    top_p: float = 0.95
+    repetition_penalty: float = 1.0
+    stop: Sequence[str] = ()
+    """strings that end the text; they are not part of it"""
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        wrong = {
+            f"{setting('max_new_tokens')} must be at least 1": self.max_new_tokens < 1,
+            f"{setting('temperature')} must not be below 0 (0 is greedy)": self.temperature < 0,
+            f"{setting('top_k')} must not be below 0 (0 keeps every token)": self.top_k < 0,
+            f"{setting('top_p')} must be above 0 and at most 1": not 0 < self.top_p <= 1,
+            f"{setting('repetition_penalty')} must be above 0 (1 changes nothing)": self.repetition_penalty <= 0,
+            f"{setting('stop')} must not be empty": "" in self.stop,
+        }
+        if message := next((message for message, is_wrong in wrong.items() if is_wrong), None):
+            raise UserError(message)
+        check_threads_and_seed(0, self.seed)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How each token is drawn."""
+        return Sampling(self.temperature, self.top_k, self.top_p, self.repetition_penalty)
+
+
+@dataclass(frozen=True)
+class Sample(Result):
+    """A generated text."""
 
     prompt: str
     text: str
+    """what follows the prompt"""
     tokens: int
+    """number of tokens generated, without the end token"""
     finish_reason: FinishReason
+    """end (the end token), stop (a stop string), length (max_new_tokens) or context (it is full)"""
 
 
-class Continuation:
-    """One prompt and the text that grows behind it."""
+class Generation:
+    """One prompt and the text that is being generated after it."""
 
-    def __init__(self, tokenizer: Tokenizer, prompt: str, number: int, settings: Generate, context: int) -> None:
-        """Sample `number` of `prompt`; of a prompt longer than the context only the end is kept."""
-        self.tokenizer, self.prompt, self.settings = tokenizer, prompt, settings
+    def __init__(
+        self, tokenizer: Tokenizer, prompt: str, number: int, options: GenerationOptions, context: int
+    ) -> None:
+        """Start sample `number` of `prompt`. If the prompt is longer than the context, only its end is kept."""
+        self.tokenizer, self.prompt, self.options = tokenizer, prompt, options
         ids = tokenizer.encode(prompt)
-        # An empty prompt starts a document, and what stands before a document is an end token.
-        self.ids, self.cut = kept_end(ids or [tokenizer.end_id], settings.max_new_tokens, context)
+        # An empty prompt starts a document: in the training data an end token stands before each document.
+        self.ids, self.cut = keep_end(ids or [tokenizer.end_id], options.max_new_tokens, context)
         self.room = context - len(self.ids) + 1
-        self.stream = random.Random(keyed_number(settings.seed, number, *ids))
+        self.stream = random.Random(keyed_number(options.seed, number, *ids))
         self.new: list[int] = []
         self.text = ""
-        self.shown = 0
         self.finish_reason: FinishReason | None = None
+        self._returned = 0
 
     def add(self, token: int) -> None:
         """Append the next token, unless the text has ended."""
@@ -52,99 +102,96 @@ class Continuation:
             self.finish_reason = "end"
             return
         self.new.append(token)
-        # Decoded behind the prompt's last token, since some tokenizers drop a space in front of the first.
+        # Decoded after the prompt's last token, since some tokenizers drop a space before the first token.
         last = self.ids[-1:]
         text = self.tokenizer.decode(last + self.new)[len(self.tokenizer.decode(last)) :].rstrip(UNFINISHED)
-        ends = [text.find(stop) for stop in self.settings.stop if stop in text]
+        ends = [text.find(stop) for stop in self.options.stop if stop in text]
         self.text = text[: min(ends)] if ends else text
         if ends:
             self.finish_reason = "stop"
-        elif len(self.new) == self.settings.max_new_tokens:
+        elif len(self.new) == self.options.max_new_tokens:
             self.finish_reason = "length"
         elif len(self.new) == self.room:
             self.finish_reason = "context"
 
-    def fresh(self) -> str:
-        """The text not asked for before, in whole words, without what may become a stop string."""
-        safe = len(self.text) if self.finish_reason else self._safe()
-        fresh, self.shown = self.text[self.shown : safe], max(self.shown, safe)
-        return fresh
+    def next_piece(self) -> str:
+        """Return the text since the last call: whole words, without what may be the beginning of a stop string."""
+        safe = len(self.text)
+        if not self.finish_reason:
+            word = re.search(r"\w*\Z", self.text)
+            ends = [word.start() if word else 0]
+            for stop in self.options.stop:
+                begun = (size for size in range(len(stop) - 1, 0, -1) if self.text.endswith(stop[:size]))
+                ends.append(len(self.text) - next(begun, 0))
+            safe = min(ends)
+        piece, self._returned = self.text[self._returned : safe], max(self._returned, safe)
+        return piece
 
     def sample(self) -> Sample:
-        """The result; only of a text that has ended."""
+        """Return the result; the text must have ended."""
         assert self.finish_reason
-        return {
-            "prompt": self.prompt, "text": self.text, "tokens": len(self.new), "finish_reason": self.finish_reason,
-        }  # fmt: skip
-
-    def _safe(self) -> int:
-        word = re.search(r"\w*\Z", self.text)
-        ends = [word.start() if word else 0]
-        for stop in self.settings.stop:
-            begun = (size for size in range(len(stop) - 1, 0, -1) if self.text.endswith(stop[:size]))
-            ends.append(len(self.text) - next(begun, 0))
-        return min(ends)
+        return Sample(self.prompt, self.text, len(self.new), self.finish_reason)
 
 
-def continuations(body: GPT, tokenizer: Tokenizer, settings: Generate) -> list[Continuation]:
-    """The texts that `settings` ask for, not yet begun. Raises UserError for settings that mean nothing."""
-    check(settings)
-    context = body.config.context
-    return [
-        Continuation(tokenizer, prompt, number, settings, context)
-        for prompt in settings.prompts
-        for number in range(settings.num)
-    ]
+def generate_texts(body: GPT, texts: Sequence[Generation]) -> None:
+    """Generate all texts, which have the same options, to their ends, many at a time."""
+    at_once = TEXTS_AT_ONCE.get(body.tokens.weight.device.type, TEXTS_AT_ONCE_ON_GPU)
+    for low in range(0, len(texts), at_once):
+        for _ in grow(body, texts[low : low + at_once]):
+            pass
 
 
-def advance(body: GPT, rows: Sequence[Continuation], settings: Generate) -> Iterator[None]:
-    """Let all rows grow together, one token at each step, until every one has ended."""
-    sampling = Sampling(settings.temperature, settings.top_k, settings.top_p, settings.repetition_penalty)
-    prompts, streams = [row.ids for row in rows], [row.stream for row in rows]
-    for ids in generate_ids(body, prompts, sampling, streams, settings.max_new_tokens):
-        for row, token in zip(rows, ids, strict=True):
-            row.add(token)
+def grow(body: GPT, texts: Sequence[Generation]) -> Iterator[None]:
+    """Add one token to each text at every step, until all have ended."""
+    options = texts[0].options
+    prompts, streams = [text.ids for text in texts], [text.stream for text in texts]
+    for ids in generate_ids(body, prompts, options.sampling, streams, options.max_new_tokens):
+        for text, token in zip(texts, ids, strict=True):
+            text.add(token)
         yield
-        if all(row.finish_reason for row in rows):
+        if all(text.finish_reason for text in texts):
             return
 
 
-def rows_at_once(body: GPT) -> int:
-    """Texts to let grow together: as many as make the weights' way from memory worth it."""
-    return 64 if body.tokens.weight.device.type == "cpu" else 256
+def stream_text(body: GPT, text: Generation, threads: int | None = None) -> Generator[str, None, Sample]:
+    """Yield a text in pieces, as they are generated; they add up to `Sample.text`, and the Sample is returned.
+
+    `threads` are set while a token is generated, not while the caller works with it.
+    """
+    steps = grow(body, [text])
+    while not text.finish_reason:
+        with use_threads(threads), out_of_memory(f"lower {setting('max_new_tokens')}"):
+            next(steps)
+        if piece := text.next_piece():
+            yield piece
+    return text.sample()
 
 
-def continue_texts(body: GPT, tokenizer: Tokenizer, settings: Generate) -> list[Sample]:
-    """Every sample of every prompt, `num` of the first one first."""
-    rows = continuations(body, tokenizer, settings)
-    for low in range(0, len(rows), at_once := rows_at_once(body)):
-        for _ in advance(body, rows[low : low + at_once], settings):
-            pass
-    return [row.sample() for row in rows]
+def check_quantize(quantize: str, device: torch.device) -> None:
+    """Raise UserError if weights cannot be quantized so for the device."""
+    if quantize not in ("none", "int8"):
+        raise UserError(f"{setting('quantize')} {quantize}: give none or int8")
+    if quantize == "int8" and not (device.type == "cpu" and int8.has_int8()):
+        raise UserError(
+            f"{setting('quantize')} int8: {device} has no 8-bit product here; it needs a CPU with AVX-512 VNNI. "
+            "Leave it out"
+        )
 
 
-def kept_end(ids: list[int], new: int, context: int) -> tuple[list[int], int]:
-    """The last ids of a prompt longer than the context, with room for `new` ones but at least half a context kept.
+def prepare_for_inference(body: GPT, device: torch.device, dtype: torch.dtype, quantize: str = "none") -> GPT:
+    """Return `body`, fp32 on the CPU, in the form that runs fastest on `device`; it is changed, not copied."""
+    check_quantize(quantize, device)
+    if quantize == "int8":
+        return int8.quantize_int8(body).to(dtype)  # rounded once, from fp32
+    return pack(body.to(device, dtype))
 
-    Returns them and the number of ids cut off; a prompt that fits stays as it is.
+
+def keep_end(ids: list[int], new: int, context: int) -> tuple[list[int], int]:
+    """Cut a prompt longer than the context to its end, with room for `new` tokens but at least half a context kept.
+
+    Returns the ids and the number of ids cut off; a prompt that fits is returned whole.
     """
     if len(ids) <= context:
         return ids, 0
     keep = max(context - new + 1, (context + 1) // 2)
     return ids[-keep:], len(ids) - keep
-
-
-def check(settings: Generate) -> None:
-    """Raises UserError for a setting outside its range."""
-    wrong = {
-        "--max-new-tokens must be at least 1": settings.max_new_tokens < 1,
-        "--temperature must not be below 0 (0 is greedy)": settings.temperature < 0,
-        "--top-k must not be below 0 (0 keeps every token)": settings.top_k < 0,
-        "--top-p must be above 0 and at most 1": not 0 < settings.top_p <= 1,
-        "--repetition-penalty must be above 0 (1 changes nothing)": settings.repetition_penalty <= 0,
-        "--num must be at least 1": settings.num < 1,
-        "--stop must not be empty": "" in settings.stop,
-    }
-    for message, is_wrong in wrong.items():
-        if is_wrong:
-            raise UserError(message)

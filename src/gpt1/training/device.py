@@ -47,6 +47,19 @@ def setup_device(
 
 
 @contextmanager
+def use_threads(threads: int | None) -> Iterator[None]:
+    """Let torch use so many threads (0: every available core) for a while; None changes nothing."""
+    before = torch.get_num_threads()
+    if threads is not None:
+        check_threads_and_seed(threads, 0)
+        torch.set_num_threads(threads or available_cores())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def preserve_torch_state() -> Iterator[None]:
     """Restore torch's number of threads and the state of its random number generators.
 
