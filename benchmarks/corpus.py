@@ -69,7 +69,7 @@ def measured(text: str, size: int, tokenizer: str, vocabulary: int, pieces: Iter
 
 PROGRAM = """
 import sys
-from gpt1.cli import main
+from gpt1.cli.main import main
 code = main()
 peak = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(int(peak) * 1024 / 1e6, file=sys.stderr)

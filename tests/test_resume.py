@@ -77,4 +77,7 @@ def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
         assert "is in use by process" in refused.stderr
         assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK]
     assert not (tmp_path / "run").exists(), "an empty folder is removed again"
+    with hold(tmp_path / "new" / "er" / "run"):
+        pass
+    assert not (tmp_path / "new").exists(), "and those above it that were made for it"
     assert other().stdout == "held\n"

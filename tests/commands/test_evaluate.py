@@ -203,7 +203,7 @@ def test_what_a_person_sees(pretrained: Path, finetuned: Path, tmp_path: Path) -
         ("a.txt", "fine", {"as_": "rows"}, "a.txt: not a known kind of table"),
         ("a.csv", "text,class\na,9\n", {}, "a.csv: no column stars; the columns are text, class"),
         ("a.csv", "body,stars\na,9\n", {}, "a.csv: no column text; the columns are body, stars"),
-        ("a.csv", "text,stars\na,9\nb,\n", {}, "a.csv:3: column stars is empty, where a label must stand"),
+        ("a.csv", "text,stars\na,9\nb,\n", {}, "a.csv:3: column stars is empty; give it a label"),
         ("a.csv", "text,stars\n", {}, "a.csv: no rows"),
         ("a.csv", "text,stars\na,9\n", {"batch": 0}, "batch 0 must be at least 1"),
         ("a.csv", "text,stars\na,9\n", {"encoding": "utf8x"}, "encoding utf8x: no such text encoding"),

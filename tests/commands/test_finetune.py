@@ -528,8 +528,8 @@ def test_wrong_settings(base: Path, train: Path, tmp_path: Path, changes: dict[s
     [
         ([("a", "x"), ("b", "x")], None, "{train}: column label holds only the label 'x'; two classes or more are ne"),
         ([("a", "x"), ("b", "y")], [("c", "x"), ("d", "z")], "{valid}:3: label 'z' in column label does not occur in"),
-        ([("a", "x"), ("", "y")], None, "{train}:3: column text is empty, where a text must stand"),
-        ([("a", "x"), ("b", " ")], None, "{train}:3: column label is empty, where a label must stand"),
+        ([("a", "x"), ("", "y")], None, "{train}:3: column text is empty; give it a text"),
+        ([("a", "x"), ("b", " ")], None, "{train}:3: column label is empty; give it a label"),
         ([("a", "x"), ("b", "y")], [("c", "x"), (" ", "y")], "{valid}:3: column text is empty"),
         ([], None, "{train}: no rows"),
         ([("a", "x"), ("b", "y")], [], "{valid}: no rows"),

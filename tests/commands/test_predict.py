@@ -167,7 +167,7 @@ def test_a_column_of_any_value_survives(run: str, tmp_path: Path) -> None:
     [
         ([{"text": "a"}], "o.csv", {}, "a.jsonl: no column review; the columns are text"),
         ([{"review": "a"}], "o.csv", {"text": "body"}, "a.jsonl: no column body; the columns are review"),
-        ([{"review": "a"}, {"review": ""}], "o.csv", {}, "a.jsonl:2: column review is empty, where a text must stand"),
+        ([{"review": "a"}, {"review": ""}], "o.csv", {}, "a.jsonl:2: column review is empty; give it a text"),
         ([], "o.csv", {}, "a.jsonl: no rows"),
         ([{"review": "a"}], "a.jsonl/o.csv", {}, "a.jsonl is a file; name a folder"),
         ([{"review": "a"}], "o.csv", {"text": "review,review"}, "review,review names a column twice"),

@@ -651,7 +651,7 @@ def test_one_line_and_nothing_written(
     assert cli.main(["prepare", *line.split()]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.splitlines()[-1].startswith(f"gpt1 prepare: {answer}") or answer in err.splitlines()[-1]
+    assert answer in err.splitlines()[-1].replace(os.sep, "/")
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -245,7 +245,7 @@ def rename(folder: Path, *names: str) -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no file": (lambda d: part_of(d).unlink(), "/data-00000-of-00001.arrow: missing, though state.json names it; copy"),
+    "no file": (lambda d: part_of(d).unlink(), "data-00000-of-00001.arrow: missing, though state.json names it; copy"),
     "no end": (lambda d: cut(d, -8), ".arrow: damaged or truncated (it ends within a batch of rows); save or copy it"),
     "half a batch": (lambda d: cut(d, -500), "data-00000-of-00001.arrow: damaged or truncated (it ends within"),
     "half a schema": (lambda d: cut(d, 100), ".arrow: damaged or truncated (it ends within a batch of rows)"),

@@ -163,14 +163,14 @@ def test_files_that_are_no_tables(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "answer"),
     [
-        ({"label": 1}, ":1: column text is missing, where a text must stand; fill it or drop the row"),
-        ({"text": None, "label": 1}, ":1: column text is empty, where a text must stand"),
+        ({"label": 1}, ":1: column text is missing; give it a text or drop the row"),
+        ({"text": None, "label": 1}, ":1: column text is empty; give it a text"),
         ({"text": " \n", "label": 1}, ":1: column text is empty"),
-        ({"text": 5, "label": 1}, ":1: column text holds 5, where a text must stand"),
-        ({"text": "a"}, ":1: column label is missing, where a label must stand"),
+        ({"text": 5, "label": 1}, ":1: column text holds 5, not a text"),
+        ({"text": "a"}, ":1: column label is missing; give it a label"),
         ({"text": "a", "label": ""}, ":1: column label is empty"),
         ({"text": "a", "label": float("nan")}, ":1: column label is empty"),
-        ({"text": "a", "label": ["x", "y"]}, ":1: column label holds ['x', 'y'], where one label must stand"),
+        ({"text": "a", "label": ["x", "y"]}, ":1: column label holds ['x', 'y'], not one label"),
     ],
 )
 def test_rows_without_a_text_or_a_label(row: dict[str, object], answer: str, tmp_path: Path) -> None:

@@ -294,7 +294,7 @@ def test_class_weights_find_rare_classes(base: Path, tmp_path: Path) -> None:
         ({"class_weights": "rare=2,rare=3"}, "class_weights rare=2,rare=3: rare is named twice"),
         ({"seed": 2**63}, f"seed {2**63} must be from 0 to 2^63 - 1"),
         ({"threads": 10**6}, "threads 1000000 must be from 0 (every core)"),
-        ({"task": "regression"}, "column label holds 'rare', where a number must stand"),
+        ({"task": "regression"}, "column label holds 'rare', not a number"),
         ({"select": "pearson"}, "select pearson: this task has accuracy, f1, loss, macro_f1, matthews"),
         ({"seeds": 0}, "seeds 0 must be 1 or more"),
         ({"transfer_layers": 2}, "transfer_layers 2 must be from 0 to 1, the blocks of"),

@@ -167,7 +167,7 @@ def test_several_files_count_together(run: str, tmp_path: Path) -> None:
             {"as_": "pairs"},
             "the pair? Name them with good and bad; the columns are good, worse",
         ),
-        ({"good": "a", "bad": " "}, {}, "a.jsonl:1: column bad is empty, where a text must stand"),
+        ({"good": "a", "bad": " "}, {}, "a.jsonl:1: column bad is empty; give it a text"),
         ({"good": "a", "bad": "b"}, {"group": "kind"}, "no column kind; the columns are good, bad"),
         ({"context": "a", "choices": ["b"], "label": 0}, {}, "1 answer in choices; a choice needs two or more"),
         (

@@ -1,7 +1,7 @@
-"""Examples -> batches: right-padded, and put together so that almost nothing is padding.
+"""Collate examples into right-padded batches with little padding.
 
-The batch of step s is a pure function of (seed, s), as in pre-training: an epoch is a permutation of the examples,
-cut into chunks; within a chunk, examples of like length share a batch, and the batches come in random order.
+The batch of step s is a pure function of (seed, s), as in pre-training. An epoch is a random permutation of the
+examples, cut into chunks; within a chunk, examples of similar length share a batch. The batches come in random order.
 """
 
 from collections.abc import Sequence
@@ -13,38 +13,37 @@ import torch
 
 from gpt1.batch import IGNORE, Batch
 
-CHUNK = 128
-"""Batches whose examples are sorted by length together: of real sentences, less than 2 % are then padding."""
-MICRO_TOKENS = 8192
-"""Tokens, padding included, of one forward pass: what the activations of a 117M model may take on a laptop."""
+CHUNK = 128  # batches whose examples are sorted by length together; less than 2 % of real sentences is then padding
+MICRO_TOKENS = 8192  # tokens, with padding, of a forward pass; activations of a 117M model then fit a laptop's memory
+# A class or the index of the right sequence; a standardized score; 0 or 1 for each of several labels.
 Label = int | float | list[float]
-"""A class or the number of the right sequence; a standardised score; 0 or 1 for each of several labels."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """K sequences that end in the extract token, and what is to be told of them."""
+    """K sequences of token ids, each ending in the extract token, and their label."""
 
     sequences: list[list[int]]
     label: Label | None = None
 
     @property
     def length(self) -> int:
-        """Tokens of the longest sequence."""
+        """Number of tokens in the longest sequence."""
         return max(map(len, self.sequences))
 
 
 def rounded(length: int, limit: int) -> int:
-    """`length`, one token or up to a sixteenth longer, but within `limit`: even, and sixteen lengths an octave.
+    """Round `length` up by at most a sixteenth (or one token), but not beyond `limit`.
 
-    On CPUs oneDNN compiles, and keeps, kernels for every new shape of a batch; few shapes keep time and memory down.
+    There are sixteen results between a power of two and the next. On CPUs, oneDNN compiles and caches kernels for every
+    new shape of a batch, so few shapes save time and memory.
     """
     step = 1 << max(1, length.bit_length() - 5)
     return min(-(-length // step) * step, limit)
 
 
 def collate(examples: Sequence[Example], pad_id: int, limit: int) -> Batch:
-    """A Batch (N, K, T), T at most `limit`: the target of each token is the next one, extract included."""
+    """Return a Batch (N, K, T) with T at most `limit`. The target of each token is the next one, extract included."""
     T = rounded(max(e.length for e in examples), limit)
     K = max(len(e.sequences) for e in examples)
     tokens_NKT = np.full((len(examples), K, T), pad_id, np.int64)
@@ -66,7 +65,10 @@ def collate(examples: Sequence[Example], pad_id: int, limit: int) -> Batch:
 
 
 class Epochs:
-    """`epochs(step)` gives the step's `batch` examples, `micro_batch` at a time; 0: as many as come to MICRO_TOKENS."""
+    """Fine-tuning batches: `epochs(step)` returns `batch` examples as a list of micro-batches.
+
+    A micro-batch has `micro_batch` examples or, if that is 0, as many as fit into `MICRO_TOKENS`.
+    """
 
     def __init__(self, examples: Sequence[Example], batch: int, micro_batch: int, pad_id: int, seed: int) -> None:
         self.examples, self.batch, self.micro_batch, self.pad_id, self.seed = examples, batch, micro_batch, pad_id, seed
@@ -76,8 +78,8 @@ class Epochs:
         self._order = lru_cache(maxsize=1)(self._epoch)
 
     def __call__(self, step: int) -> list[Batch]:
-        epoch, turn = divmod(step, self.per_epoch)
-        chosen = [self.examples[i] for i in self._order(epoch)[turn]]
+        epoch, index = divmod(step, self.per_epoch)
+        chosen = [self.examples[i] for i in self._order(epoch)[index]]
         widest = max(rounded(e.length, self.longest) * len(e.sequences) for e in chosen)
         rows = self.micro_batch or max(1, MICRO_TOKENS // widest)
         return [collate(chosen[low : low + rows], self.pad_id, self.longest) for low in range(0, len(chosen), rows)]
@@ -95,6 +97,6 @@ class Epochs:
 
 
 def by_length(examples: Sequence[Example], batch: int) -> list[list[int]]:
-    """The numbers of the examples in batches of like length; longest first, so memory fails at once or never."""
+    """Return the indices of the examples in batches of similar length, longest first, so memory runs out early."""
     order = sorted(range(len(examples)), key=lambda i: -examples[i].length)
     return [order[low : low + batch] for low in range(0, len(order), batch)]

@@ -1,4 +1,4 @@
-"""The demo's data: the documentation that ships inside every Python, read from source without running it."""
+"""The demo's data: the documentation in Python's standard library, read from its source without running it."""
 
 import ast
 import random
@@ -9,30 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SKIPPED = {
-    "site-packages",
-    "dist-packages",
-    "test",
-    "tests",
-    "idlelib",
-    "lib2to3",
-    "turtledemo",
-    "ensurepip",
-    "distutils",
-}
-SHORTEST = 60
-"""Characters below which a docstring does not tell its package."""
+    "site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "ensurepip", "distutils",
+}  # fmt: skip
+SHORTEST = 60  # characters; shorter docstrings do not show which package they are from
 
 
 @dataclass(frozen=True)
 class Docstring:
-    """A docstring and the top-level package or module it stands in."""
+    """A docstring and the top-level package or module it is from."""
 
     text: str
     package: str
 
 
 def docstrings() -> list[Docstring]:
-    """Every distinct docstring of the standard library, in a fixed order."""
+    """Return every distinct docstring of the standard library, in a fixed order."""
     library = Path(sysconfig.get_paths()["stdlib"])
     found: dict[str, Docstring] = {}
     for path in sorted(library.rglob("*.py")):
@@ -45,14 +36,14 @@ def docstrings() -> list[Docstring]:
 
 
 def topics() -> list[str]:
-    """The language reference that `help()` prints, a text a topic."""
+    """Return the language reference that `help()` prints, one text per topic."""
     from pydoc_data import topics as module
 
     return [text for _, text in sorted(module.topics.items())]
 
 
 def labelled(found: list[Docstring], classes: int, train: int, test: int) -> tuple[list[Docstring], list[Docstring]]:
-    """`train` and at most `test` docstrings of each of the `classes` packages that have most; a fixed draw."""
+    """Return `train` and at most `test` docstrings of each of the `classes` largest packages, always the same."""
     usable = [d for d in found if len(d.text) >= SHORTEST and not d.package.startswith("_")]
     packages = [name for name, _ in Counter(d.package for d in usable).most_common(classes)]
     parts: tuple[list[Docstring], list[Docstring]] = ([], [])
@@ -68,7 +59,7 @@ def _of_file(path: Path) -> Iterator[str]:
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):
-        return  # a few files of some releases are broken on purpose
+        return  # some releases contain files that are invalid on purpose
     for node in ast.walk(tree):
         match node:
             case ast.Module() | ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():

@@ -44,7 +44,7 @@ class Row:
         value = self._value(column, "a text")
         if isinstance(value, str):
             return value
-        raise UserError(f"{self.where}: column {column} holds {repr(value)[:40]}, where a text must stand")
+        raise UserError(f"{self.where}: column {column} holds {repr(value)[:40]}, not a text")
 
     def label(self, column: str) -> str:
         """Return the class name in a column as text: 1, 1.0 and "1" are the same class. Raises UserError otherwise."""
@@ -53,7 +53,7 @@ class Row:
             return str(int(value))
         if isinstance(value, str | int | float):
             return str(value)
-        raise UserError(f"{self.where}: column {column} holds {repr(value)[:40]}, where one label must stand")
+        raise UserError(f"{self.where}: column {column} holds {repr(value)[:40]}, not one label")
 
     def number(self, column: str) -> float:
         """Return the number in a column. Raises UserError if it is not one, or larger than `LARGEST`."""
@@ -65,16 +65,14 @@ class Row:
         if abs(number) <= LARGEST:
             return number
         wanted = f"a number of at most {LARGEST:g}" if math.isfinite(number) else "a number"
-        raise UserError(f"{self.where}: column {column} holds {repr(value)[:40]}, where {wanted} must stand")
+        raise UserError(f"{self.where}: column {column} holds {repr(value)[:40]}, not {wanted}")
 
     def _value(self, column: str, wanted: str) -> Any:
         value = self.values.get(column)
         is_empty = value is None or (isinstance(value, str) and not value.strip())
         if is_empty or (isinstance(value, float) and math.isnan(value)):
             found = "is empty" if column in self.values else "is missing"
-            raise UserError(
-                f"{self.where}: column {column} {found}, where {wanted} must stand; fill it or drop the row"
-            )
+            raise UserError(f"{self.where}: column {column} {found}; give it {wanted} or drop the row")
         return value
 
 
