@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 
+from gpt1.cli.main import main
 from gpt1.commands.finetune import finetune, show
 from gpt1.commands.info import info
 from gpt1.commands.predict import predict
@@ -336,11 +337,13 @@ def test_with_lambda_0_the_auxiliary_loss_is_not_reported(
 # Stopped and continued
 
 
-def ended_at(monkeypatch: pytest.MonkeyPatch, update: int, how: Callable[[], None]) -> None:
-    """Let something happen once so many updates are made, whichever of several models they are of."""
+def ended_at(monkeypatch: pytest.MonkeyPatch, update: int, how: Callable[[], None], again: bool = False) -> None:
+    """Let something happen once so many updates are made, whichever of several models they are of; or in each."""
     real, made = epochs.train, itertools.count(1)
 
     def train(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        nonlocal made
+        made = itertools.count(1) if again else made
         for update_made in real(*args, **kwargs):
             if next(made) == update:
                 how()
@@ -386,6 +389,46 @@ def test_a_stop_is_invisible(
     assert not (out / "stopped").exists()
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_out_of_memory_is_one_line_and_the_old_model_stays(
+    base: Path,
+    train: Path,
+    tmp_path: Path,
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    finetune(settings(base, train, tmp_path / "old"))
+    before = everything(tmp_path / "old")
+    ended_at(monkeypatch, 5, lambda: raised(error), again=True)
+    for name in ("old", "new"):
+        words = f"finetune {base} --train {train} --out {tmp_path / name} --threads 1 --seed 2 --fresh"
+        assert main(words.split()) == 1
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said == "gpt1 finetune: out of memory; lower --micro-batch, or --batch"
+    assert everything(tmp_path / "old") == before
+    assert not (tmp_path / "new").exists()
+
+
+def raised(error: Exception) -> None:
+    raise error
+
+
+def test_after_running_out_of_memory_it_continues_with_a_smaller_micro_batch(
+    base: Path, train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    monkeypatch.setattr(epochs, "SAVE_SECONDS", 0.0)
+    with monkeypatch.context() as patch, pytest.raises(RunFailed, match="out of memory; lower micro_batch, or batch"):
+        ended_at(patch, 5, lambda: raised(MemoryError()))
+        finetune(settings(base, train, out))
+    with pytest.raises(UserError, match="was begun with batch 16, not 8"):
+        finetune(settings(base, train, out, batch=8))
+    finetune(settings(base, train, out, micro_batch=4))
+    assert "continuing after update 4 of 11" in capsys.readouterr().err
+    assert json.loads((out / "settings.json").read_text(encoding="utf-8"))["micro_batch"] == 4
+
+
 @pytest.mark.parametrize("update", [15, 40])
 def test_a_crash_loses_what_came_after_the_last_state(
     base: Path, train: Path, tmp_path: Path, update: int, monkeypatch: pytest.MonkeyPatch
@@ -395,7 +438,7 @@ def test_a_crash_loses_what_came_after_the_last_state(
     finetune(settings(base, train, whole, **usual))
     clock = itertools.count(0, epochs.SAVE_SECONDS / 5)
     monkeypatch.setattr(epochs.time, "monotonic", lambda: next(clock))
-    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+    with monkeypatch.context() as patch, pytest.raises(RunFailed, match="out of memory"):
         ended_at(patch, update, crash)
         finetune(settings(base, train, out, **usual))
     last = max(out.glob("stopped/seed-*"), key=lambda folder: folder.name)

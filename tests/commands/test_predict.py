@@ -13,7 +13,7 @@ from gpt1.commands import predict as job
 from gpt1.commands.predict import predict, show
 from gpt1.config import Columns, Model, Predict
 from gpt1.data.tables import rows, table
-from gpt1.errors import UserError
+from gpt1.errors import RunFailed, UserError
 from gpt1.finetuning.predictor import Predictor
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import load_run, save_run
@@ -195,6 +195,25 @@ def test_a_column_that_the_prediction_replaces(run: str, tmp_path: Path, capsys:
     source = written(tmp_path / "a.jsonl", [{"review": "a", "predicted_label": "mine"}])
     assert predicted(run, source, source)[0]["predicted_label"] in LABELS, "the file itself may be replaced"
     assert "has a column predicted_label already; the prediction replaces it" in capsys.readouterr().err
+
+
+def test_out_of_memory_is_one_line_and_the_old_file_stays(
+    run: str, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the second block of rows, when some are written already."""
+    out, answer = source.with_name("out.jsonl"), Predictor.predict
+    out.write_text("older", encoding="utf-8")
+    blocks = iter([answer, lambda *given: raised(torch.OutOfMemoryError("CUDA out of memory. Tried"))])
+    monkeypatch.setattr(job, "ROWS_AT_ONCE", 16)
+    monkeypatch.setattr(Predictor, "predict", lambda *given: next(blocks)(*given))
+    with pytest.raises(RunFailed, match=r"^out of memory; lower batch$"):
+        predicted(run, source, out)
+    assert out.read_text(encoding="utf-8") == "older"
+    assert sorted(source.parent.iterdir()) == [out, source]
+
+
+def raised(error: Exception) -> None:
+    raise error
 
 
 @pytest.mark.parametrize("text", ["the dog " * 600_000, "x" * 5_000_000, "春é" * 1_000_000])

@@ -15,7 +15,7 @@ from rich.table import Table
 from gpt1.config import Ablate, Predict
 from gpt1.console import say
 from gpt1.errors import UserError, setting
-from gpt1.finetuning.defaults import FitOptions, check_base, check_options
+from gpt1.finetuning.defaults import MEMORY_REMEDY, FitOptions, check_base, check_options
 from gpt1.finetuning.examples import TaskRows, input_hashes, read_rows, source_files, with_splits
 from gpt1.finetuning.sweep import VARIANTS, Cell, Place, fit_cell, guess, sample
 from gpt1.pages.report import VARIANTS as HEADINGS
@@ -27,7 +27,7 @@ from gpt1.storage import write_json
 from gpt1.tasks.labels import ClassLabels, LabelSets
 from gpt1.tasks.metrics import over_seeds
 from gpt1.tasks.rows import LabelledRows, check_labels, read_labelled_rows, warn_of_overlap
-from gpt1.training.device import setup_device
+from gpt1.training.device import out_of_memory, setup_device
 
 # Settings that may change when a table is continued: those that add models, and names of files, whose content counts.
 FREE = ELSEWHERE | {"run", "train", "valid", "test", "sizes", "seeds"}
@@ -159,7 +159,8 @@ def _fill_table(settings: Ablate, options: FitOptions, kept: _KeptTable) -> Abla
         size, variant, seed = place
         if (cell := kept.cells.get(place)) is None:
             at_lr = dataclasses.replace(options, lr=lrs.get((size, variant), options.lr))
-            cell = fit_cell(base, rows, scored, at_lr, place, batch=Predict.batch, device=device, dtype=dtype)
+            with out_of_memory(MEMORY_REMEDY):
+                cell = fit_cell(base, rows, scored, at_lr, place, batch=Predict.batch, device=device, dtype=dtype)
             shown = f"{metric} {cell.metrics[metric]:.4f}"
             say(f"{number} of {len(places)}: {size:,} rows, {HEADINGS[variant]}, seed {seed}: {shown}")
             kept.add(cell)

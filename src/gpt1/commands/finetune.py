@@ -14,7 +14,7 @@ from rich.console import RenderableType
 from gpt1.config import Finetune
 from gpt1.console import say, table
 from gpt1.errors import RunFailed, UserError, setting
-from gpt1.finetuning.defaults import FitOptions, check_base, check_options, check_place, resolve_defaults
+from gpt1.finetuning.defaults import MEMORY_REMEDY, FitOptions, check_base, check_options, check_place, resolve_defaults
 from gpt1.finetuning.examples import input_hashes, read_rows, source_files, with_splits
 from gpt1.finetuning.fit import save_finetuned
 from gpt1.finetuning.sweep import fit_best
@@ -22,7 +22,7 @@ from gpt1.results import INLINE, Result
 from gpt1.resume import ELSEWHERE, Record, hold
 from gpt1.run_folder.folder import load_run, read_metadata, read_shape
 from gpt1.run_folder.metadata import STOPPED, RunMetadata, read_json
-from gpt1.training.device import setup_device
+from gpt1.training.device import out_of_memory, setup_device
 
 BEGUN = "begun.json"  # what the states beside it were begun with
 FREE = ELSEWHERE | {"run", "train", "valid"}  # of files the content counts, not the name
@@ -89,7 +89,9 @@ def finetune(settings: Finetune) -> FinetuneResult:
         rows = read_rows(settings)
         options = resolve_defaults(FitOptions.of(settings), len(rows.train), base.body.config.width)
         settings = _in_effect(settings, options)
-        with _states(out, Record.of(settings, input_hashes(sources)), settings.fresh) as folder:
+        record = Record.of(settings, input_hashes(sources))
+        # `_states` is the inner one: it keeps the states of a training that runs out of memory.
+        with out_of_memory(MEMORY_REMEDY), _states(out, record, settings.fresh) as folder:
             tuned = fit_best(base, rows, options, seeds=settings.seeds, device=device, dtype=dtype, folder=folder)
             tuned = replace(tuned, metrics=tuned.metrics | {"seconds": time.perf_counter() - began})
             run = tuned.as_run(tuned.metadata(**sources))
@@ -163,15 +165,16 @@ def _has_states(folder: Path) -> bool:
 def _states(out: Path, record: Record, fresh: bool) -> Iterator[Path]:
     """Yield the folder for training states, which may hold those of an earlier call.
 
-    After a stop, a crash or a full disk they stay there for the same command to continue. They are removed once the
-    model is written, and if the training fails. Raises UserError if they are of another request, or not states at all.
+    After a stop, a crash or a full disk they stay there for the same command to continue, if need be with a smaller
+    micro-batch. They are removed once the model is written, and if the training fails. Raises UserError if they are of
+    another request, or no states at all.
     """
     folder = out / STOPPED
     if folder.exists() and any(folder.iterdir()) and not (folder / BEGUN).exists():
         raise UserError(f"{folder} holds something that `gpt1 finetune` did not write; choose another {setting('out')}")
     if _is_stopped(out) and not fresh:
         if began := Record.read(folder / BEGUN):
-            began.check(record, out, FREE)
+            began.check(record, out, FREE | {"micro_batch"})
     else:
         shutil.rmtree(folder, ignore_errors=True)
     is_over = True

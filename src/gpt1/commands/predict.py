@@ -20,6 +20,7 @@ from gpt1.results import Result
 from gpt1.tasks.columns import ColumnNames, select_columns
 from gpt1.tasks.labels import LabelType
 from gpt1.tasks.rows import LABEL_SEPARATOR, read_texts
+from gpt1.training.device import out_of_memory
 
 # Rows held in memory; among them, texts of similar length share a batch.
 ROWS_AT_ONCE = 2048
@@ -60,7 +61,8 @@ def predict(settings: Predict) -> PredictResult:
         task = progress.add_task("predict, rows", total=sizes.total())
         while block := list(islice(source, ROWS_AT_ONCE)):
             texts = [read_texts(row, wanted) for row in block]
-            predictions_NC, cut = predictor.predict(texts, settings.batch)
+            with out_of_memory(f"lower {setting('batch')}"):
+                predictions_NC, cut = predictor.predict(texts, settings.batch)
             found = [
                 _named(predictor.label_type, prediction_C, len(each) - 1)
                 for prediction_C, each in zip(predictions_NC, texts, strict=True)

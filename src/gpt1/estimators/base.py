@@ -19,7 +19,7 @@ from gpt1.commands.prepare import prepare
 from gpt1.commands.pretrain import pretrain
 from gpt1.config import Columns, Command, Long, Prepare, Select, Task, pretrain_defaults
 from gpt1.data.files import sha256_of
-from gpt1.errors import UserError
+from gpt1.errors import UserError, setting
 from gpt1.estimators.fitted import FittedModel, isolated
 from gpt1.estimators.inputs import names_of, texts_of
 from gpt1.finetuning.defaults import FitOptions, check_base, check_options, check_place
@@ -31,7 +31,7 @@ from gpt1.run_folder.metadata import Source
 from gpt1.storage import write_text
 from gpt1.tasks.labels import LabelType
 from gpt1.tasks.rows import LabelledRows, Texts, split_train_valid, warn_of_faults
-from gpt1.training.device import setup_device
+from gpt1.training.device import out_of_memory, setup_device
 
 # Continued pre-training: batches are made so small that one pass over the texts has at least so many updates, and at
 # most one update in ten warms up.
@@ -213,7 +213,8 @@ class TextEstimator(BaseEstimator):
         base = load_run(self.run)
         warn_of_faults(rows.train, rows.valid, rows.label_type.kind)
         device, dtype = setup_device(on.device, on.dtype, on.threads, on.seed)
-        tuned = fit_best(base, rows, options, device=device, dtype=dtype)
+        with out_of_memory(f"lower {setting('batch')}"):
+            tuned = fit_best(base, rows, options, device=device, dtype=dtype)
         weights = Path(self.run) / "model.safetensors"
         model = Source(path=str(weights), sha256=sha256_of(weights))
         metadata = tuned.metadata(model, train=Source(path=None, sha256=_hash(rows.train)))

@@ -26,6 +26,8 @@ SCRATCH_LR, SCRATCH_MULTIPLES = 2.5e-4, (0.25, 1.0, 4.0)
 # With fewer validation rows than this, chance would choose the epoch, so the last one is kept, as in the paper. Nor is
 # a temperature fitted: if every row happens to be right, the best one would make the model certain of everything.
 ENOUGH_TO_VALIDATE = 50
+# What to do if the memory does not suffice: parts of a batch in one forward pass leave the result as it is.
+MEMORY_REMEDY = f"lower {setting('micro_batch')}, or {setting('batch')}"
 # What `gpt1 finetune` itself leaves in its folder before there is a model.
 OWN_FILES = {STOPPED, STAGED, LOCK}
 
