@@ -2,7 +2,6 @@
 
 import copy
 import json
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -29,7 +28,6 @@ from gpt1.training import log
 from gpt1.training.device import available_cores, preserve_torch_state, setup_device
 
 _ONE_AT_A_TIME = RLock()
-FLAG = re.compile(r"--([a-z][a-z-]*)")  # in messages that do not yet use `errors.setting`
 
 
 @contextmanager
@@ -43,7 +41,7 @@ def isolated(verbose: bool = False) -> Iterator[None]:
         try:
             yield
         except UserError as error:
-            raise ValueError(FLAG.sub(lambda flag: flag[1].replace("-", "_"), str(error))) from None
+            raise ValueError(str(error)) from None
 
 
 @dataclass
