@@ -2,6 +2,8 @@
 
 import copy
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from gpt1.batch import Batch
 from gpt1.config import Model
 from gpt1.model import fused_cpu
+from gpt1.model import kernels as kernels_module
 from gpt1.model.fused_cpu import _attend, fuse, fuse_block, masked_dropout
 from gpt1.model.gpt import GPT, Block
 from gpt1.model.kernels import Kernels, mask_multipliers, new_seed
@@ -20,6 +23,10 @@ from gpt1.model.objectives import LanguageModel
 SHAPE = Model(context=24, width=32, depth=2, heads=2, inner=80, vocabulary=50)
 DROPPING = Model(context=24, width=32, heads=2, inner=80, attention_dropout=0.2, residual_dropout=0.3)
 CONTROL = Kernels(compiled=False)
+ALL_KERNELS = {
+    "gelu", "gelu_and_backward", "split_heads", "add_and_norm", "add_and_norm_backward", "norm_weight_gradients",
+    "drop", "transpose_into",
+}  # fmt: skip
 
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
 both = pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_compiler)])
@@ -136,6 +143,72 @@ def test_validation_and_generation_run_the_plain_network(compiled: bool) -> None
     fuse(model, compiled)
     with torch.inference_mode():
         assert torch.equal(model.eval().body(torch.arange(12)[None]), expected)
+
+
+def dropping_model() -> LanguageModel:
+    shape = replace(SHAPE, embedding_dropout=0.1, attention_dropout=0.2, residual_dropout=0.3)
+    model = LanguageModel(GPT(shape).init_weights(torch.Generator().manual_seed(1)))
+    for parameter in model.parameters():
+        parameter.data.mul_(8)
+    return model
+
+
+def loss_and_gradients(model: LanguageModel, seed: int) -> list[Tensor]:
+    ids = torch.randint(50, (3, 1, 13), generator=torch.Generator().manual_seed(2))
+    torch.manual_seed(seed)
+    loss = model(Batch(tokens_NKT=ids[..., :-1], targets_NKT=ids[..., 1:]))["lm"]
+    return [loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))]
+
+
+@needs_compiler
+def test_each_model_trains_as_if_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With dropout, taking turns in one thread: bit for bit what each gives alone, and only one runs compiled code."""
+    alone = {}
+    for name in ("plain", "uncompiled", "compiled"):
+        model = dropping_model()
+        if name != "plain":
+            fuse(model, name == "compiled")
+        alone[name] = [loss_and_gradients(model, seed) for seed in range(2)]
+    calls: list[str] = []
+    real = kernels_module._compiled
+
+    def counted(function: Callable[..., object]) -> Callable[..., object]:
+        compiled = real(function)
+        return lambda *args: calls.append(function.__name__) or compiled(*args)
+
+    monkeypatch.setattr(kernels_module, "_compiled", counted)
+    models = {name: dropping_model() for name in alone}
+    fuse(models["uncompiled"], compiled=False)
+    fuse(models["compiled"], compiled=True)
+    for seed in range(2):
+        for name in ("compiled", "plain", "uncompiled", "plain", "compiled"):
+            calls.clear()
+            found = loss_and_gradients(models[name], seed)
+            assert all(torch.equal(a, b) for a, b in zip(found, alone[name][seed], strict=True)), name
+            assert set(calls) == (ALL_KERNELS if name == "compiled" else set()), name
+
+
+@both
+def test_with_dropout_the_mean_is_that_of_the_plain_network(compiled: bool) -> None:
+    """Over many masks; the difference is measured in its own standard error."""
+    torch.manual_seed(1)
+    block, x = a_block(), torch.randn(1, 6, 32, requires_grad=True)
+    ours, theirs = (torch.stack([made(x).detach() for _ in range(1500)]) for made in (fused(block, compiled), block))
+    z = (ours.mean(0) - theirs.mean(0)) / ((ours.var(0) + theirs.var(0)) / 1500).sqrt()
+    assert z.abs().max() < 5
+    assert z.square().mean().sqrt().item() == pytest.approx(1, abs=0.5)
+
+
+@needs_compiler
+def test_many_shapes_are_compiled_and_dynamos_settings_stay() -> None:
+    limit = torch._dynamo.config.recompile_limit
+    block = fused(a_block(), True)
+    torch._dynamo.utils.counters.clear()
+    for tokens in range(2, 2 + limit + 3):
+        block(torch.randn(1, tokens, 32, requires_grad=True)).sum().backward()
+    frames = torch._dynamo.utils.counters["frames"]
+    assert frames["ok"] == frames["total"] > limit
+    assert torch._dynamo.config.recompile_limit == limit
 
 
 # Kernels

@@ -1,10 +1,13 @@
 """The network: its size, its initialisation, what may look at what."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from gpt1.config import PRESETS, Model
-from gpt1.model.gpt import GPT
+from gpt1.model import gpt
+from gpt1.model.gpt import GPT, Attention
 
 TINY = Model(context=16, width=32, depth=2, heads=4, inner=128, vocabulary=50)
 
@@ -46,6 +49,26 @@ def test_no_token_sees_the_future() -> None:
     (gradient_NTD,) = torch.autograd.grad(h_NTD[:, 5].square().sum(), embedded)
     assert (gradient_NTD[:, 6:] == 0).all()
     assert (gradient_NTD[:, :6].abs().sum(-1) > 0).all()
+
+
+def test_attention_is_the_formula() -> None:
+    q, k, v = (torch.randn(3, 4, 9, 8, generator=torch.Generator().manual_seed(n)).double() for n in range(3))
+    scores = q @ k.mT / 8**0.5
+    past = torch.ones(9, 9, dtype=torch.bool).tril()
+    torch.testing.assert_close(
+        Attention.attend(q, k, v, None, 0.0), scores.masked_fill(~past, -torch.inf).softmax(-1) @ v
+    )
+    mask = torch.rand(3, 9, 9, generator=torch.Generator().manual_seed(4)) < 0.5
+    mask |= torch.eye(9, dtype=torch.bool)
+    torch.testing.assert_close(
+        Attention.attend(q, k, v, mask, 0.0), scores.masked_fill(~mask[:, None], -torch.inf).softmax(-1) @ v
+    )
+
+
+def test_the_network_stands_in_one_file() -> None:
+    """Of the project only its configuration is imported; see the docstring of model/gpt.py."""
+    lines = Path(gpt.__file__).read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if "import" in line and "gpt1" in line] == ["from gpt1.config import Model"]
 
 
 def test_padding_on_the_right_reaches_nothing() -> None:

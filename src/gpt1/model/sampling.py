@@ -1,4 +1,4 @@
-"""Which token comes next: logits -> what may be drawn, how probably -> one token.
+"""Sampling: from logits to the probabilities of the tokens that may be drawn, to one token.
 
 Legend: N sequences, M of them, V vocabulary, K tokens in falling order of probability.
 """
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# On a CPU the nucleus is first searched among so many tokens: sorting a whole vocabulary costs as much as three blocks.
 HEADS = (64, 1024)
-"""The nucleus is looked for among so many tokens first: sorting a whole vocabulary costs as much as three blocks."""
 
 
 @dataclass(frozen=True)
@@ -21,24 +21,23 @@ class Sampling:
     top_k: int = 0
     """keep the k most probable tokens; 0 keeps all"""
     top_p: float = 1.0
-    """keep the fewest most probable tokens that together reach this probability (Holtzman et al. 2020)"""
+    """keep the fewest most probable tokens whose probabilities add up to this (Holtzman et al. 2020)"""
     repetition_penalty: float = 1.0
-    """above 1: tokens already seen become less likely (Keskar et al. 2019)"""
+    """above 1: tokens already in the text become less likely (Keskar et al. 2019)"""
 
 
 def penalised(logits_NV: Tensor, seen_NV: Tensor, penalty: float) -> Tensor:
-    """Logits of seen tokens divided by the penalty if positive, multiplied by it if negative."""
+    """Return the logits, those of seen tokens divided by the penalty if positive and multiplied by it if negative."""
     lowered_NV = torch.where(logits_NV < 0, logits_NV * penalty, logits_NV / penalty)
     return torch.where(seen_NV, lowered_NV, logits_NV)
 
 
 def probabilities(logits_NV: Tensor, sampling: Sampling) -> Tensor:
-    """p_NV after temperature, top-k and top-p, in this order; 0 for a dropped token, each row sums to 1.
+    """Return p_NV after temperature, top-k and top-p, in this order; 0 for a dropped token, each row sums to 1.
 
-    Tokens as probable as the last one kept are kept too, so the result depends on no order of the vocabulary. On a GPU
-    nothing here waits for a result, so that it can be part of a CUDA graph.
+    Tokens as probable as the last one kept are kept too, so the result does not depend on the vocabulary's order.
     """
-    # The largest logit is taken off first, since a small temperature would make it infinite.
+    # Subtract the largest logit first, since dividing it by a small temperature would give infinity.
     wide_NV = logits_NV.double().sub_(logits_NV.amax(-1, keepdim=True))
     p_NV = wide_NV.div_(sampling.temperature).softmax(-1)
     if 0 < sampling.top_k < p_NV.shape[-1]:
@@ -50,15 +49,15 @@ def probabilities(logits_NV: Tensor, sampling: Sampling) -> Tensor:
 
 
 def draw(logits_NV: Tensor, sampling: Sampling, uniform_N: Tensor) -> Tensor:
-    """One id a row: the most probable at temperature 0, else the token that `uniform_N`, in [0, 1), falls on.
+    """Return one id for each row: at temperature 0 the most probable, else the one that `uniform_N`, in [0, 1), hits.
 
-    One number a row decides, so a row's token depends on no other row.
+    One random number decides each row, so a row's token does not depend on the other rows.
     """
     if sampling.temperature == 0:
         return logits_NV.max(-1).indices  # the first of equals, as argmax, in a third of its time
     sum_NV = probabilities(logits_NV, sampling).cumsum(-1)
     total_N1 = sum_NV[:, -1:]
-    # Rounding may leave the last sum beside 1, and a number next to 1 on the sum itself: past every token.
+    # Rounding may leave the last sum different from 1; a number close to 1 would then fall beyond every token.
     below_N1 = total_N1.nextafter(torch.zeros_like(total_N1))
     target_N1 = (uniform_N[:, None] * total_N1).minimum(below_N1)
     return torch.searchsorted(sum_NV, target_N1, right=True)[:, 0]
@@ -70,17 +69,17 @@ def _at_least(p_NV: Tensor, floor_N1: Tensor) -> Tensor:
 
 
 def sorted_nucleus_floor(p_NV: Tensor, top_p: float) -> Tensor:
-    """The probability of the last token that top-p keeps: before it, less than `top_p` has been gathered."""
+    """Return floor_N1, the probability of the last token that top-p keeps: the sum before it is less than `top_p`."""
     sorted_NV = p_NV.sort(-1, descending=True).values
     before_NV = sorted_NV.cumsum(-1) - sorted_NV
     return sorted_NV.gather(-1, (before_NV < top_p).sum(-1, keepdim=True) - 1)
 
 
 def nucleus_floor(p_NV: Tensor, top_p: float) -> Tensor:
-    """The same; it looks how far each row has come, which a CPU tells at once."""
+    """Return the same as `sorted_nucleus_floor`; faster on a CPU, while a GPU would wait at every `if`."""
     V = p_NV.shape[-1]
     floor_N1 = torch.zeros_like(p_NV[:, :1])
-    open_N = torch.ones_like(floor_N1[:, 0], dtype=torch.bool)
+    open_N = torch.ones_like(floor_N1[:, 0], dtype=torch.bool)  # rows whose nucleus is not found yet
     for size in (*(head for head in HEADS if head < V), V):
         sorted_MK = (p_NV if open_N.all() else p_NV[open_N]).topk(size).values
         before_MK = sorted_MK.cumsum(-1) - sorted_MK

@@ -68,6 +68,7 @@ class Sample(Result):
     """A generated text."""
 
     prompt: str
+    """the whole prompt, even if only its end was read"""
     text: str
     """what follows the prompt"""
     tokens: int
