@@ -1,4 +1,4 @@
-"""The report page: self-contained, escaped, and its chart drawn to scale."""
+"""The report page: self-contained, escaped, with every figure, and one line for what cannot be drawn."""
 
 import json
 import re
@@ -15,7 +15,6 @@ from conftest import one_line
 from gpt1.commands.report import report
 from gpt1.config import Report
 from gpt1.errors import UserError
-from gpt1.pages.charts import POINTS, line_chart, thinned, ticks
 from gpt1.run_folder.metadata import FILES
 from gpt1.tasks.metrics import classification_metrics, label_set_metrics, score_metrics
 
@@ -78,30 +77,8 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
     assert not (tmp_path / "page.html").exists()
 
 
-def test_chart_keeps_proportions() -> None:
-    svg = line_chart({"a": [(0, 0), (5, 5), (10, 10)]}, "x", "y")
-    points = re.search(r'points="([^"]+)"', svg)
-    assert points is not None
-    (x0, y0), (x1, y1), (x2, y2) = (map(float, p.split(",")) for p in points[1].split())
-    assert x1 == pytest.approx((x0 + x2) / 2, abs=0.11)
-    assert y1 == pytest.approx((y0 + y2) / 2, abs=0.11)
-    assert y0 > y2  # larger values stand higher
-
-
-def test_long_lines_are_thinned_to_means() -> None:
-    points = [(float(i), float(i)) for i in range(10_000)]
-    thin = thinned(points)
-    assert len(thin) <= POINTS
-    assert thin[0] == (12.0, 12.0)
-
-
-def test_ticks_are_round() -> None:
-    assert ticks(0.13, 4.9) == [1.0, 2.0, 3.0, 4.0]
-    assert line_chart({}, "x", "y") == ""
-
-
+# Names of classes that would break a page that does not escape them.
 NASTY = [f'</td><script>"{n}"&\'\N{SNOWMAN}' for n in range(100)]
-"""Names of classes that would break a page that does not escape them."""
 
 
 class Strict(HTMLParser):
@@ -112,9 +89,12 @@ class Strict(HTMLParser):
         self.open: list[str] = []
         self.tags: list[str] = []
         self.text = ""
+        self.unboxed = 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
+        # The two columns of `pairs` wrap instead.
+        self.unboxed += tag == "table" and self.open[-1] != "div" and ("class", "pairs") not in attrs
         # In SVG what has no content closes itself; the parser reports those as `startendtag`.
         if tag != "meta":
             self.open.append(tag)
@@ -129,7 +109,7 @@ class Strict(HTMLParser):
         self.text += f" {data}"
 
 
-def tuned(folder: Path, **facts: Any) -> Path:
+def tuned(folder: Path, **metadata: Any) -> Path:
     """A fine-tuned run of which only gpt1.json matters."""
     folder.mkdir()
     for name in FILES:
@@ -139,7 +119,7 @@ def tuned(folder: Path, **facts: Any) -> Path:
         "columns": {"texts": ["text"], "label": ["label"]}, "parameters": 1234, "context": 16, "vocabulary": 40,
         "tokenizer": "",
     }  # fmt: skip
-    (folder / "gpt1.json").write_text(json.dumps(usual | facts), encoding="utf-8")
+    (folder / "gpt1.json").write_text(json.dumps(usual | metadata), encoding="utf-8")
     return folder
 
 
@@ -151,13 +131,14 @@ def parsed(out: Path, *given: Path) -> Strict:
     for svg in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
         ElementTree.fromstring(svg)
     assert "script" not in found.tags
+    assert found.unboxed == 0, "on a narrow screen a table scrolls in a box of its own"
     return found
 
 
 def metrics_of(names: list[str]) -> dict[str, Any]:
     gold = [name for name in names for _ in range(3)]
-    told = [*gold[1:], gold[0]]
-    found = classification_metrics(gold, told, names).to_json()
+    predicted = [*gold[1:], gold[0]]
+    found = classification_metrics(gold, predicted, names).to_json()
     return found | {"ece": 0.25, "reliability": [{"n": 3, "confidence": 0.75, "accuracy": 1.0}]}
 
 
@@ -173,7 +154,7 @@ def test_classes_are_drawn(tmp_path: Path) -> None:
     page = parsed(tmp_path / "page.html", run)
     for words in (
         "accuracy 0.667",
-        "0.500 majority class",
+        "0.500 always the most common",
         "ECE 0.250",
         "6 validation rows",
         "a 3 0.667",
@@ -192,11 +173,11 @@ def test_a_final_test_counts_if_there_is_one(tmp_path: Path) -> None:
         written = {"run": str(run / ".." / "run"), "scored_on": ["<held>.csv"], **found}
         test.write_text(json.dumps(written), encoding=encoding)
         page = parsed(tmp_path / "page.html", run, other, test)
-        told = " ".join(page.text.split())
-        assert "Scores on 9 rows of <held>.csv" in told
-        assert "accuracy 0.625 0.500 to 0.750 0.400 majority class" in told
-        assert "0.123" not in told
-        assert "0.875 validation" in told, "the other run has only its validation"
+        text = " ".join(page.text.split())
+        assert "Scores on 9 rows of <held>.csv" in text
+        assert "accuracy 0.625 0.500 to 0.750 0.400 always the most common" in text
+        assert "0.123" not in text
+        assert "0.875 validation" in text, "the other run has only its validation"
     alone = parsed(tmp_path / "page.html", test)
     assert "Scores on 9 rows of <held>.csv" in " ".join(alone.text.split()), "without its run it is drawn all the same"
 
@@ -211,18 +192,21 @@ def test_scores_label_sets_seeds_and_rates_are_drawn(tmp_path: Path) -> None:
         selected_by="pearson",
     )  # fmt: skip
     page = parsed(tmp_path / "page.html", score)
-    told = " ".join(page.text.split())
+    text = " ".join(page.text.split())
     for words in (
         "0.816 always the mean",
         "0.500 ± 0.250 0.250 0.750",
         "0.004 0.750 selected",
         "2 seeds, on the validation rows",
     ):
-        assert words in told, words
+        assert words in text, words
     sets = label_set_metrics(np.array([[True, False]]), np.array([[True, True]]), ["x", "y"]).to_json()
     labels = tuned(tmp_path / "labels", goal="labels", labels=["x", "y"], thresholds=[0.25, 0.5], metrics=sets)
     page = parsed(tmp_path / "page.html", labels)
     assert "x 1 1.000 1.000 1.000 0.250" in " ".join(page.text.split())
+
+
+SCORES = {"precision": 1.0, "recall": 1.0, "f1": 1.0, "n": 3}
 
 
 def cell(rows: int, variant: str, accuracy: float) -> dict[str, Any]:
@@ -233,23 +217,30 @@ def test_an_unfinished_ablation_is_drawn(tmp_path: Path) -> None:
     cells = [cell(10, "full", 0.25), cell(10, "full", 0.75), cell(100, "full", 0.5), cell(10, "no_lm", 0.125)]
     path = tmp_path / "table.json"
     path.write_text(json.dumps({"format": 1, "cells": cells}))
-    told = " ".join(parsed(tmp_path / "page.html", path).text.split())
-    assert "10 0.500 ± 0.354 0.125" in told
-    assert "100 0.500" in told
+    text = " ".join(parsed(tmp_path / "page.html", path).text.split())
+    assert "10 0.500 ± 0.354 0.125" in text
+    assert "100 0.500" in text
     path.write_text(json.dumps({"format": 1, "cells": []}))
     parsed(tmp_path / "page.html", path)
 
 
 @pytest.mark.parametrize(
-    ("facts", "words"),
+    ("metadata", "words"),
     [
         ({"metrics": "x"}, "metrics must be an object"),
         ({"metrics": {"accuracy": "high", "n": 3}, "goal": "classes"}, "cannot be drawn"),
+        ({"metrics": {"per_class": {"a": SCORES | {"n": None}}}, "goal": "classes"}, "cannot be drawn"),
+        ({"metrics": {"per_class": {"a": SCORES | {"f1": None}}}, "goal": "classes"}, "cannot be drawn"),
+        ({"metrics": {"per_class": {"a": SCORES, "b": SCORES}, "confusion": [[3]]}, "goal": "classes"}, "IndexError"),
+        ({"metrics": {"reliability": [{"n": 0, "confidence": 1, "accuracy": 1}]}, "goal": "classes"}, "ZeroDivision"),
+        ({"metrics": {"joint": {"low": 0, "high": float("inf"), "counts": [[1]]}}, "goal": "score"}, "OverflowError"),
     ],
 )
-def test_facts_that_cannot_be_drawn_are_answered(run: Path, tmp_path: Path, facts: dict[str, Any], words: str) -> None:
+def test_facts_that_cannot_be_drawn_are_answered(
+    run: Path, tmp_path: Path, metadata: dict[str, Any], words: str
+) -> None:
     known = json.loads((run / "gpt1.json").read_text())
-    (run / "gpt1.json").write_text(json.dumps(known | facts))
+    (run / "gpt1.json").write_text(json.dumps(known | metadata))
     with one_line(str(run), words):
         report(Report(runs=[str(run)], out=str(tmp_path / "r.html")))
     assert not (tmp_path / "r.html").exists()
@@ -260,6 +251,21 @@ def test_a_curve_that_is_damaged_is_answered(run: Path, tmp_path: Path) -> None:
         file.write("garbage\n")
     with one_line("metrics.jsonl:", "delete the line"):
         report(Report(runs=[str(run)], out=str(tmp_path / "r.html")))
+
+
+def test_a_sample_without_a_step_is_answered(run: Path, tmp_path: Path) -> None:
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": null, "sample": "text"}\n')
+    with one_line(str(run), "cannot be drawn"):
+        report(Report(runs=[str(run)], out=str(tmp_path / "r.html")))
+
+
+@pytest.mark.parametrize("found", [{"run": 5, "scored_on": ["a.csv"]}, {"run": "\0", "scored_on": 5}])
+def test_an_odd_evaluation_is_answered(run: Path, tmp_path: Path, found: dict[str, Any]) -> None:
+    path = tmp_path / "test.json"
+    path.write_text(json.dumps(found))
+    with one_line(str(path), "cannot be drawn"):
+        report(Report(runs=[str(run), str(path)], out=str(tmp_path / "r.html")))
 
 
 def test_only_a_page_is_replaced(run: Path, tmp_path: Path) -> None:
@@ -281,8 +287,8 @@ def test_damaged_settings_are_named(tmp_path: Path) -> None:
 
 def test_a_run_that_knows_little(tmp_path: Path) -> None:
     """Of a model from elsewhere, or an older run, pieces are missing."""
-    for number, facts in enumerate([{}, {"metrics": {"n": 0}}, {"metrics": {"per_class": {}, "confusion": []}}]):
-        parsed(tmp_path / "page.html", tuned(tmp_path / str(number), **facts))
+    for number, metadata in enumerate([{}, {"metrics": {"n": 0}}, {"metrics": {"per_class": {}, "confusion": []}}]):
+        parsed(tmp_path / "page.html", tuned(tmp_path / str(number), **metadata))
 
 
 @pytest.mark.parametrize("content", ["text", "[1]", '{"a": 1}', "", '{"cells": [{}], "nbformat": 4}'])

@@ -29,7 +29,7 @@ PROMPT = "Return the"
 
 @dataclass(frozen=True)
 class DemoResult(Result):
-    """What `gpt1 demo` returns."""
+    """What `gpt1 demo` prints: accuracy with and without pre-training."""
 
     accuracy_pretrained: float
     """mean test accuracy from the pre-trained model"""

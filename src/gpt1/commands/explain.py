@@ -26,18 +26,18 @@ SUMMARY = ("nats_per_token", "perplexity", "bits_per_byte", "tokens", "bytes", "
 
 @dataclass(frozen=True)
 class ExplainResult(Result):
-    """What `gpt1 explain` returns."""
+    """What `gpt1 explain` prints: the probability of each token, and the loss they add up to."""
 
     nats_per_token: float
-    """mean loss"""
+    """the loss: -log P of a token, on average"""
     perplexity: float
     """e to the loss"""
     bits_per_byte: float
-    """total surprise in bits, divided by the bytes of the text"""
+    """the loss in bits, per UTF-8 byte of the text"""
     comparable: bool
-    """whether bits per byte compare with other models: false for a lossy tokenizer"""
+    """whether bits_per_byte can be compared between tokenizers: false for a lossy one"""
     nats: float
-    """total surprise"""
+    """-log P, summed over the tokens"""
     tokens: int
     """predicted tokens, the end token included"""
     bytes: int
@@ -51,7 +51,7 @@ class ExplainResult(Result):
     windows: list[dict[str, Any]]
     """each window's `start`, `stop` and what it `predicts`, [first, last + 1)"""
     positions: list[dict[str, Any]]
-    """each predicted token: `id`, `token`, `probability`, `nats`, `rank`, `alternatives`, `product` and `sum` so far"""
+    """tokens: `position`, `id`, `token`, `probability`, `nats`, `rank`, `alternatives`; `product` and `sum` so far"""
     product_is_zero_at: int | None = field(metadata=NULLABLE)
     """first position at which the product so far is 0 in float32"""
     page: str | None = None
@@ -90,7 +90,7 @@ def explain(settings: Explain) -> ExplainResult:
         windows=windows,
         positions=positions,
         product_is_zero_at=next((p["position"] for p in positions if p["product"] == 0), None),
-        page=settings.html,
+        page=settings.html or None,
     )
     if settings.html:
         write_text(settings.html, explain_page(result, Path(settings.run).name))

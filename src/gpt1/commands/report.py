@@ -1,9 +1,9 @@
 """`gpt1 report`: runs, evaluations and ablations -> one self-contained HTML page."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ DOCUMENTS = ({"run", "scored_on"}, {"format", "cells"}, {"metric", "table"})
 
 @dataclass(frozen=True)
 class ReportResult(Result):
-    """What `gpt1 report` returns."""
+    """What `gpt1 report` prints: where the page is, and what is on it."""
 
     page: str
     """the page written"""
@@ -32,23 +32,25 @@ class ReportResult(Result):
 def report(settings: Report) -> ReportResult:
     """Write the page.
 
-    Raises UserError for a folder that is not a run, and a file that holds neither an evaluation nor an ablation.
+    Raises UserError for a folder that is not a run, a file that holds neither an evaluation nor an ablation, and values
+    that cannot be drawn.
     """
     check_page(settings.out, "out")
     given = list(dict.fromkeys(settings.runs))
     documents = {name: _read_document(Path(name)) for name in given if Path(name).is_file()}
     runs = {name: RunResults(read_metadata(Path(name)).to_json()) for name in given if name not in documents}
     folders = {Path(name).resolve(): run for name, run in runs.items()}
-    alone = []
+    sections, others = [], []
     for name, found in documents.items():
-        run = folders.get(Path(found["run"]).resolve()) if "run" in found else None
-        if run:
-            run.tests.append(found)
-        else:
-            alone.append(name)
+        with _refusing_odd_values(name):
+            if "run" in found and (run := folders.get(Path(found["run"]).resolve())):
+                run.tests.append(found)
+            else:
+                others.append(document_section(name, found))
+    for name, run in runs.items():
+        with _refusing_odd_values(name):
+            sections.append(run_section(Path(name), run))
     title = "gpt1: " + ", ".join(Path(name).name for name in runs or given)
-    sections = [_arrange(name, partial(run_section, Path(name), runs[name])) for name in runs]
-    others = [_arrange(name, partial(document_section, name, documents[name])) for name in alone]
     write_text(settings.out, report_page(title, sections, others, comparison(runs)))
     return ReportResult(str(settings.out), given)
 
@@ -58,11 +60,12 @@ def show(result: ReportResult) -> str:
     return f"report of {', '.join(result.runs)}: {result.page}"
 
 
-def _arrange(name: str, arrange: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Arrange a run or a document. Raises UserError if its content is not what gpt1 writes there."""
+@contextmanager
+def _refusing_odd_values(name: str) -> Iterator[None]:
+    """Raise UserError if the content of a run or a document is not what gpt1 writes there."""
     try:
-        return arrange()
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         what = f"holds values that cannot be drawn, or its evaluations do ({type(error).__name__}: {error})"
         raise UserError(f"{name}: {what}; write them again") from error
 

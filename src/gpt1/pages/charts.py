@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 Point = tuple[float, float]
-Place = Callable[[Point], Point]  # maps a data value to a pixel coordinate
+ToPixel = Callable[[Point], Point]  # maps a data value to a pixel coordinate
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 720, 280, 56, 34, 26, 14
 SQUARE = 330  # width of a square chart
 GAUGE = 220  # width of a gauge
@@ -79,7 +79,7 @@ def gauge(
     return Markup("".join(parts))
 
 
-def square(low: float, high: float, x_label: str, y_label: str, inside: Callable[[Place], str], words: str) -> Markup:
+def square(low: float, high: float, x_label: str, y_label: str, inside: Callable[[ToPixel], str], words: str) -> Markup:
     """Draw a square chart with the same scale on both axes and its diagonal; `inside` returns the marks in it."""
     size = SQUARE - LEFT - RIGHT
 
@@ -109,7 +109,7 @@ def dot(x: float, y: float, radius: float, words: str) -> str:
     return f'<circle class="dot" {where}><title>{html.escape(words)}</title></circle>'
 
 
-def tile(place: Place, corner: Point, step: float, share: float, words: str) -> str:
+def tile(place: ToPixel, corner: Point, step: float, share: float, words: str) -> str:
     """Draw a square of side `step`, shaded by a share of the largest, with a tooltip."""
     (x, y), (right, top) = place(corner), place((corner[0] + step, corner[1] + step))
     where = f'x="{x:.1f}" y="{top:.1f}" width="{right - x:.1f}" height="{y - top:.1f}"'
@@ -133,7 +133,7 @@ def ticks(low: float, high: float) -> list[float]:
     return [round(step * i, 10) for i in range(first, math.floor(high / step) + 1)]
 
 
-def _line(number: int, name: str, points: Sequence[Point], place: Place, bars: Sequence[float]) -> str:
+def _line(number: int, name: str, points: Sequence[Point], place: ToPixel, bars: Sequence[float]) -> str:
     at = list(map(place, points))
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
     parts = [f'<polyline class="line-{number}" points="{path}"><title>{html.escape(name)}</title></polyline>']

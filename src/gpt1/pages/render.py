@@ -11,8 +11,11 @@ if TYPE_CHECKING:
 
 
 def render(template: str, **data: Any) -> str:
-    """Fill a template of this package. Text is escaped, and a name that the data lacks raises an error."""
-    return _environment().get_template(template).render(**data)
+    """Fill a template of this package. Text is escaped, and a name that the data lacks raises an error.
+
+    Characters that UTF-8 cannot express, such as the undecodable bytes of a file's name, become `?`.
+    """
+    return _environment().get_template(template).render(**data).encode("utf-8", "replace").decode("utf-8")
 
 
 def check_page(path: str, name: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from gpt1.pages.charts import Place, Point, dot, gauge, line_chart, square, tile
+from gpt1.pages.charts import Point, ToPixel, dot, gauge, line_chart, square, tile
 from gpt1.pages.render import number, render
 from gpt1.run_folder.metadata import read_json
 from gpt1.tasks.metrics import over_seeds
@@ -25,8 +25,9 @@ SHAPE = ("kind", "task", "preset", "recipe", "parameters", "steps", "seed", "lr"
 SCORES = ("accuracy", "macro_f1", "micro_f1", "f1", "matthews", "pearson", "spearman", "rmse", "mae")
 ERRORS = ("rmse", "mae", "loss")  # lower is better, so the scale ends just above the largest value, not at 1
 BASELINES = {
-    "accuracy": {"majority": "majority class", "chance": "chance"}, "rmse": {"mean_baseline_rmse": "always the mean"},
-}  # fmt: skip
+    "accuracy": {"majority": "always the most common", "chance": "chance"},
+    "rmse": {"mean_baseline_rmse": "always the mean"},
+}
 # Metrics that have their own place on the page.
 PLACED = (*SCORES, "n", "ece", "majority", "mean_baseline_rmse", "chance", "run")
 MOST_CLASSES = 50  # a larger confusion matrix shows the classes with the most mistakes
@@ -59,10 +60,10 @@ class DataTable:
 
 @dataclass(frozen=True)
 class DataRow:
-    """A row: its name, its cells and a drawing of them."""
+    """A row: its name, its cells and a drawing of them. A cell that is a float, from 0 to 1, also shows as a bar."""
 
     name: str
-    cells: Sequence[str]
+    cells: Sequence[str | float]
     drawing: Markup = field(default_factory=Markup)
 
 
@@ -94,7 +95,7 @@ def run_section(run: Path, results: RunResults) -> dict[str, Any]:
         "losses": line_chart({name: line for name, line in curves.items() if len(line) > 1}, "updates", "nats"),
         "selected": line_chart({metric.replace("val_", "validation "): selected}, "updates", ""),
         "trained": [(name, value) for name, value in flat(metrics) if name not in PLACED],
-        "samples": [(row["step"], row["sample"]) for row in rows if "sample" in row],
+        "samples": [(f"{row['step']:,}", row["sample"]) for row in rows if "sample" in row],
         "settings": json.dumps(read_json(settings), indent=2) if settings.exists() else "",
     }
 
@@ -154,17 +155,14 @@ def scores_table(found: Mapping[str, Any], caption: str) -> DataTable:
     return DataTable(caption, ("metric", "value", "95 % interval" if intervals else "", "baseline", ""), rows)
 
 
-def class_table(found: Mapping[str, Any], thresholds: Mapping[str, float]) -> dict[str, Any] | None:
+def class_table(found: Mapping[str, Any], thresholds: Mapping[str, float]) -> DataTable:
     """Arrange precision, recall and F1 of each class, and the threshold of each label."""
-    rows = [
-        {
-            "name": name, "n": of["n"], "shares": [of[key] for key in ("precision", "recall", "f1")],
-            "threshold": thresholds.get(name),
-        }
-        for name, of in (found.get("per_class") or {}).items()
-    ]  # fmt: skip
+    rows = []
+    for name, of in (found.get("per_class") or {}).items():
+        shares = [float(of[key]) for key in ("precision", "recall", "f1")]
+        rows.append(DataRow(name, [f"{of['n']:,}", *shares, *([number(thresholds.get(name))] if thresholds else [])]))
     head = ["class", "rows", "precision", "recall", "F1", *(["threshold"] if thresholds else [])]
-    return {"head": head, "rows": rows, "thresholds": bool(thresholds)} if rows else None
+    return DataTable("Each class", head, rows)
 
 
 def confusion_matrix(found: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -178,7 +176,7 @@ def confusion_matrix(found: Mapping[str, Any]) -> dict[str, Any] | None:
     def cell(i: int, j: int) -> dict[str, Any]:
         count, total = counts[i][j], sum(counts[i])
         kind = ("right" if i == j else "wrong") if count else "none"
-        return {"kind": kind, "share": f"{count / total if total else 0.0:.0%}", "count": count}
+        return {"kind": kind, "share": f"{count / total if total else 0.0:.0%}", "rows": f"{count:,}"}
 
     rows = [(names[i], [cell(i, j) for j in shown]) for i in shown]
     return {"names": [names[j] for j in shown], "rows": rows, "hidden": len(names) - len(shown)}
@@ -194,7 +192,7 @@ def calibration_figure(found: Mapping[str, Any]) -> dict[str, Any] | None:
         f"{each['n']:,} rows with confidence {each['confidence']:.2f}: {each['accuracy']:.2f} right" for each in bins
     ]
 
-    def inside(place: Place) -> str:
+    def inside(place: ToPixel) -> str:
         return "".join(
             dot(*place((each["confidence"], each["accuracy"])), 3 + 9 * math.sqrt(each["n"] / largest), said)
             for each, said in zip(bins, words, strict=True)
@@ -214,7 +212,7 @@ def joint_figure(found: Mapping[str, Any]) -> dict[str, Any] | None:
     low, high, counts = histogram["low"], histogram["high"], histogram["counts"]
     largest, step = max(map(max, counts)), (high - low) / len(counts)
 
-    def inside(place: Place) -> str:
+    def inside(place: ToPixel) -> str:
         return "".join(
             tile(place, (low + i * step, low + j * step), step, count / largest, f"{count:,} rows")
             for i, row in enumerate(counts)
