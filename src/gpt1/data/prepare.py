@@ -42,8 +42,8 @@ from gpt1.tokenizer.tokenizer import Tokenizer
 
 SHARD_TOKENS = 1 << 26  # tokens after which shards are closed: the most work that an interruption can cost
 CONTEXT = 512  # the longest text in tokenizer_config.json; a run writes its own
-WINDOW = 1000  # characters on either side of a cut that are encoded to test it
-TRIES = 100  # places that are tested
+WINDOW = 1000  # characters on either side of a possible cut that are encoded to test it
+TRIES = 100  # most places of each kind that are tested
 
 BEGUN, STATE = "begun.json", "state.json"  # files in `unfinished`: the request, and how far it is done
 # Recorded settings that do not decide the result by themselves: of files and tokenizers, the content does.
@@ -94,9 +94,10 @@ def prepare_folder(
     """
     with hold(out):
         inputs, free, work = _describe_inputs(corpus), FREE, out / UNFINISHED
-        record = Record(dict(settings), _input_hashes(inputs))
+        hashes = _input_hashes(inputs)
         if isinstance(tokenizer, Tokenizer):
-            record.inputs["tokenizer"], free = tokenizer.hash, free | {"tokenizer"}
+            hashes["tokenizer"], free = tokenizer.hash, free | {"tokenizer"}
+        record = Record(dict(settings), hashes)
         if not fresh and _is_done(out, record, free):
             return True
         began = None if fresh else Record.read(work / BEGUN)
@@ -363,4 +364,4 @@ def _publish(work: Path, out: Path) -> None:
                 (work / name).replace(out / name)
     except PermissionError as error:  # on Windows, while a training has the earlier shards open
         raise RunFailed(f"{error.filename}: cannot be replaced ({error.strerror}); repeat the command later") from None
-    shutil.rmtree(work)
+    shutil.rmtree(work, ignore_errors=True)
