@@ -1,6 +1,6 @@
 """What a person sees while a job runs: always on standard error, so standard output stays machine-readable."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,11 +50,16 @@ def bar(*columns: str) -> Progress:
     )  # fmt: skip
 
 
-def table(rows: dict[str, Any], title: str = "") -> Table:
-    """Two columns, name and value."""
+def table(rows: Mapping[str, Any], title: str = "") -> Table:
+    """Make a table of two columns, name and value."""
     out = Table(title=title or None, show_header=False, title_justify="left")
     for name, value in rows.items():
-        out.add_row(
-            name, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
-        )
+        out.add_row(name, formatted(value))
     return out
+
+
+def formatted(value: Any) -> str:
+    """Format a value for people: thousands separated, fractions to four digits."""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
+    return f"{value:,}" if type(value) is int else str(value)

@@ -105,9 +105,7 @@ def show(result: EvaluateResult) -> RenderableType:
         out.add_column(name)
     for name, found in result["per_class"].items():
         out.add_row(name, f"{found['n']:,}", *(f"{found[key]:.3f}" for key in ("precision", "recall", "f1")))
-    out.caption = "\n".join(
-        f"{name} {value if isinstance(value, str) else f'{value:,.4g}'}" for name, value in plain.items()
-    )
+    out.caption = "\n".join(f"{name} {console.formatted(value)}" for name, value in plain.items())
     return out
 
 

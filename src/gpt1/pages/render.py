@@ -4,6 +4,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt1.console import formatted
 from gpt1.errors import UserError, setting
 
 if TYPE_CHECKING:
@@ -33,13 +34,6 @@ def number(value: Any) -> str:
     return f"{value:.3f}" if abs(value) < 10 else f"{value:,.4g}"
 
 
-def plain(value: Any) -> str:
-    """Format any value of a run's metadata."""
-    if isinstance(value, float):
-        return f"{value:,.4g}"
-    return f"{value:,}" if type(value) is int else str(value)
-
-
 def percent(probability: float) -> str:
     """Format a probability; a tiny one by its power of ten."""
     return f"{probability:.1%}" if probability >= 0.001 else f"{probability:.0e}"
@@ -53,6 +47,6 @@ def _environment() -> "Environment":
         loader=PackageLoader("gpt1.pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    found.filters |= {"number": number, "plain": plain, "percent": percent}
+    found.filters |= {"number": number, "plain": formatted, "percent": percent}
     found.tests["numeric"] = lambda value: isinstance(value, int | float)
     return found
