@@ -12,16 +12,16 @@ from gpt1.cli.main import COMMANDS
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 FILES = sorted(SOURCE.rglob("*.py"))
 
+# Single files that every package may import; they may import each other.
 GROUND = {"config", "batch", "errors", "options", "storage", "console", "resume", "results"}
-"""Single files that every package may import; among themselves they may meet."""
 PACKAGES = [
     "tokenizer", "model", "data", "training", "tasks", "run_folder", "pretraining", "finetuning", "conversion", "pages",
     "commands", "estimators", "cli", "__init__", "__main__",
 ]  # fmt: skip
 FLOORS = dict.fromkeys(GROUND, 0) | {name: floor for floor, name in enumerate(PACKAGES, 1)}
 
+# Packages, and what they must not import even though it is above them.
 NEVER = [("tokenizer", "torch"), ("model", "tokenizers"), ("model", "gpt1.tokenizer"), ("data", "gpt1.model")]
-"""Packages, and what they must not know of although it stands above them."""
 WITHOUT_TORCH = [
     "gpt1", "gpt1.config", "gpt1.cli.main", "gpt1.tokenizer.tokenizer", "gpt1.tokenizer.train_bpe",
     "gpt1.tokenizer.bulk", "gpt1.tokenizer.clean", "gpt1.data.shards", "gpt1.data.documents", "gpt1.commands.prepare",

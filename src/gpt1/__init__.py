@@ -1,8 +1,8 @@
 """gpt1: pre-train a GPT on your own text, then fine-tune it on your labels (Radford et al. 2018).
 
-The public names are found when first used, so that `import gpt1` costs nothing. A verb takes its settings
-(`gpt1.config`) and returns a dictionary: `gpt1.pretrain(gpt1.config.Pretrain(data="data", out="run"))`. A task is also
-an estimator under scikit-learn's contract: `gpt1.Classifier("run").fit(texts, labels)`.
+Public names are imported on first use, so `import gpt1` is fast. A command is a function that takes its settings
+(`gpt1.config`) and returns a `gpt1.results.Result`: `gpt1.pretrain(gpt1.config.Pretrain(data="data", out="run"))`. Each
+task is also an estimator that follows scikit-learn's contract: `gpt1.Classifier("run").fit(texts, labels)`.
 """
 
 import os
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from gpt1.run_folder.folder import load_run as load
 
 if "OMP_WAIT_POLICY" not in os.environ:
-    # How long OpenMP's threads spin while they wait. libgomp's 300,000 rounds make two trainings on one machine five
-    # times slower than one; 1,000 cost nothing alone. Read once, when torch is loaded. See docs/benchmarks.md.
+    # How long OpenMP's threads spin while they wait. With libgomp's 300,000 rounds, two trainings on one machine take
+    # five times as long as one; 1,000 rounds slow down neither. Read once, when torch is loaded. docs/benchmarks.md
+    # has the measurements.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 __version__ = "0.1.0"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-# A target that no loss counts: padding, or a token that is only context.
+# Target that every loss skips: padding, or a token that is only context.
 IGNORE = -100
 
 

@@ -1,4 +1,4 @@
-"""What a person sees while a job runs: always on standard error, so standard output stays machine-readable."""
+"""Messages, progress bars and tables. Progress goes to standard error, so standard output stays machine-readable."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ _spelling = {"flags": False}
 
 
 def say(message: str) -> None:
-    """Print one line of news. `message` is plain text, never markup; it names settings by `errors.setting`."""
+    """Print a line to standard error. `message` is plain text, never markup; it names settings by `errors.setting`."""
     stderr.print(spell(message, flags=_spelling["flags"]), markup=False, soft_wrap=True)
 
 
@@ -31,7 +31,7 @@ def settings_as_flags() -> Iterator[None]:
 
 @contextmanager
 def quiet(silent: bool = True) -> Iterator[None]:
-    """Say nothing for a while, or, inside such a while, speak all the same."""
+    """Silence `say` and progress bars within the block; `silent=False` enables them again inside a silenced block."""
     before, stderr.quiet = stderr.quiet, silent
     try:
         yield
@@ -40,9 +40,9 @@ def quiet(silent: bool = True) -> Iterator[None]:
 
 
 def bar(*columns: str) -> Progress:
-    """A progress bar with elapsed and remaining time; `columns` name task fields to show, `{task.fields[loss]}`.
+    """Return a progress bar with elapsed and remaining time; `columns` are further texts, `{task.fields[loss]}`.
 
-    Shown to a terminal only: in a file it would be a line of its own beside the one that says what was wrong.
+    It is shown on a terminal only: redirected to a file, it would add lines to a one-line error message.
     """
     return Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *map(TextColumn, columns),
@@ -51,7 +51,7 @@ def bar(*columns: str) -> Progress:
 
 
 def table(rows: Mapping[str, Any], title: str = "") -> Table:
-    """Make a table of two columns, name and value."""
+    """Return a table of two columns, name and value."""
     out = Table(title=title or None, show_header=False, title_justify="left")
     for name, value in rows.items():
         out.add_row(name, formatted(value))

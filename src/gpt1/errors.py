@@ -1,13 +1,13 @@
-"""The two ways a job can end badly, and how a message names a setting."""
+"""The two errors that end a job, and how a message names a setting."""
 
 import re
 
+# Encloses a setting's name inside a message; see `setting`.
 MARK = "\x1f"
-"""Stands around a setting's name inside a message; see `setting`."""
 
 
 class Gpt1Error(Exception):
-    """Base of both. Settings in a message are marked by `setting`: `str(error)` names them as Python does (`top_p`)."""
+    """Base of both. `setting` marks the settings in a message: `str(error)` names them as Python does (`top_p`)."""
 
     exit_code: int
 
@@ -15,7 +15,7 @@ class Gpt1Error(Exception):
         return spell(super().__str__())
 
     def as_flags(self) -> str:
-        """The message with settings as command-line flags (`--top-p`)."""
+        """Return the message with settings named as command-line flags (`--top-p`)."""
         return spell(super().__str__(), flags=True)
 
 
@@ -35,15 +35,15 @@ class RunFailed(Gpt1Error):
 
 
 def setting(name: str) -> str:
-    """A setting's full name (`optim.lr`) for use in a message, to be spelled where the message is shown."""
+    """Mark a setting's full name (`optim.lr`) in a message, for `spell` to format when the message is shown."""
     return f"{MARK}{name}{MARK}"
 
 
 def spell(message: str, flags: bool = False) -> str:
-    """A message as it is shown: its settings as Python names or as command-line flags."""
+    """Return a message to show, with its settings named as in Python or as command-line flags."""
     return re.sub(f"{MARK}([^{MARK}]+){MARK}", lambda found: flag(found[1]) if flags else found[1], message)
 
 
 def flag(name: str) -> str:
-    """`--optim.matrix-lr` for `optim.matrix_lr`."""
+    """Return the command-line flag of a setting: `--optim.matrix-lr` for `optim.matrix_lr`."""
     return "--" + name.rstrip("_").replace("_", "-")

@@ -9,8 +9,8 @@ import inspect
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
 from functools import cache
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -35,11 +35,11 @@ class Option:
     """One setting: a field of a settings dataclass, or of a section of it."""
 
     key: str
-    """its full name, `optim.lr`"""
+    """full name, `optim.lr`"""
     kind: Any
-    """its type hint"""
+    """type hint"""
     default: Any
-    """its default value; MISSING if it is required"""
+    """default value; MISSING if the setting is required"""
     help: str
     """the text under the field"""
     group: str
@@ -95,12 +95,16 @@ def build(settings: type[T], positionals: Sequence[str], values: dict[str, Any])
     return _nested(settings, "", values)
 
 
-def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the values of settings by full name, the inverse of `build`."""
+def flat(settings: Any) -> dict[str, Any]:
+    """Return the values of a settings dataclass by full name, the inverse of `build`."""
+    return flatten(asdict(settings))
+
+
+def flatten(settings: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by full name: `{"optim": {"lr": 1}}` -> `{"optim.lr": 1}`."""
     found: dict[str, Any] = {}
-    for field in fields(settings):
-        value = getattr(settings, field.name)
-        found |= flat(value, f"{prefix}{field.name}.") if is_dataclass(value) else {prefix + field.name: value}
+    for name, value in settings.items():
+        found |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
     return found
 
 

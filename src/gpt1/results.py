@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-# `field(metadata=INLINE)`: the named values of this field, a mapping or a result, stand among the result's own.
+# `field(metadata=INLINE)`: the entries of this field, a mapping or a result, become entries of the result itself.
 INLINE = {"inline": True}
-# `field(metadata=NULLABLE)`: None is a value of this field, which is kept.
+# `field(metadata=NULLABLE)`: None is a value of this field and is kept.
 NULLABLE = {"nullable": True}
 
 
@@ -22,8 +22,10 @@ class Result(Mapping[str, Any]):
         return self._values()[name]
 
     def __getattr__(self, name: str) -> Any:
-        # Called only for what is no field: a value of an inline field, if the object is complete.
-        values = self._values() if not name.startswith("_") and self.__dict__.keys() >= self._field_names() else {}
+        # Called for names that are not attributes: look among the entries of inline fields. While the object is being
+        # unpickled its fields are missing, and looking would recurse.
+        is_complete = all(field.name in self.__dict__ for field in fields(self))
+        values = self._values() if is_complete and not name.startswith("_") else {}
         if name in values:
             return values[name]
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -35,18 +37,15 @@ class Result(Mapping[str, Any]):
         return len(self._values())
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, nested results included, in the order of the fields."""
+        """Return the entries as JSON values, in the order of the fields."""
         return {name: _plain(value) for name, value in self._values().items()}
 
     def _values(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        for one in fields(self):
-            if (value := getattr(self, one.name)) is not None or one.metadata.get("nullable"):
-                found |= dict(value) if one.metadata.get("inline") else {one.name: value}
+        for field in fields(self):
+            if (value := getattr(self, field.name)) is not None or field.metadata.get("nullable"):
+                found |= dict(value) if field.metadata.get("inline") else {field.name: value}
         return found
-
-    def _field_names(self) -> set[str]:
-        return {one.name for one in fields(self)}
 
 
 def _plain(value: Any) -> Any:

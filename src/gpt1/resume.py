@@ -1,8 +1,8 @@
-"""One protocol by which `prepare`, `pretrain`, `finetune` and `ablate` continue after a stop.
+"""How `prepare`, `pretrain`, `finetune` and `ablate` resume after a stop: one protocol for all.
 
 A job keeps three things in its folder: a *record* of the settings and inputs it was begun with, a *state* to continue
-from (the job's own affair), and a *lock* that one process at a time holds. The same request continues the job; another
-request is refused with the first difference named, and `fresh` starts over.
+from (whose form is up to the job), and a *lock* that one process at a time holds. Repeating the request continues the
+job; a different request is refused with a message that names the first difference, and `fresh` starts over.
 """
 
 import dataclasses
@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from gpt1.errors import UserError, setting
+from gpt1.options import flatten
 from gpt1.storage import write_json
 
+# File in a job's folder while a process works there; checks of a folder's content must ignore it.
 LOCK = ".lock"
-"""File in a job's folder while a process works there; checks of a folder's content must ignore it."""
-ELSEWHERE = frozenset({"out", "fresh", "device", "threads"})
-"""Settings of every job that say where and how it runs, not what it makes."""
+# Settings of every job that say where and how it runs and do not affect its result.
+RUNTIME_SETTINGS = frozenset({"out", "fresh", "device", "threads"})
 
 
 @dataclass(frozen=True)
@@ -31,18 +32,18 @@ class Record:
     """What a job was begun with."""
 
     settings: dict[str, Any]
-    """as JSON holds them, sections nested"""
+    """JSON values, with sections nested"""
     inputs: dict[str, str]
-    """role, such as the setting `train`, -> sha256 of the content; a file that only moved is the same input"""
+    """role, such as the setting `train`, -> sha256 of the content, so a file that was only moved is the same input"""
 
     @classmethod
     def of(cls, settings: Any, inputs: Mapping[str, str]) -> "Record":
-        """The record of a settings dataclass and the hashes of its inputs."""
+        """Return the record of a settings dataclass and the hashes of its inputs."""
         return cls(json.loads(json.dumps(dataclasses.asdict(settings))), dict(inputs))
 
     @classmethod
     def read(cls, path: Path) -> "Record | None":
-        """The record at `path`, None if there is none. Raises UserError if it is damaged."""
+        """Return the record at `path`, or None if there is none. Raises UserError if it is damaged."""
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             return cls(dict(found["settings"]), dict(found["inputs"]))
@@ -55,45 +56,37 @@ class Record:
         """Write the record, atomically."""
         write_json(path, {"settings": self.settings, "inputs": self.inputs})
 
-    def fingerprint(self, free: Set[str] = ELSEWHERE) -> str:
-        """sha256 of everything that decides the result; settings named in `free` do not."""
-        decisive = {name: value for name, value in flatten(self.settings).items() if name not in free}
+    def fingerprint(self, may_change: Set[str] = RUNTIME_SETTINGS) -> str:
+        """Return a sha256 of everything that decides the result, which settings named in `may_change` do not."""
+        decisive = {name: value for name, value in flatten(self.settings).items() if name not in may_change}
         return hashlib.sha256(json.dumps([decisive, self.inputs], sort_keys=True).encode()).hexdigest()
 
-    def difference(self, now: "Record", free: Set[str] = ELSEWHERE) -> str:
-        """The first difference that matters, `lr 0.1, not 0.2`; empty if `now` asks for the same result."""
+    def difference(self, now: "Record", may_change: Set[str] = RUNTIME_SETTINGS) -> str:
+        """Return the first difference that matters, `lr 0.1, not 0.2`; empty if `now` asks for the same result."""
         for role in sorted(self.inputs.keys() | now.inputs.keys()):
             if self.inputs.get(role) != now.inputs.get(role):
                 return f"other content of {setting(role) if role in now.settings else role}"
         before, after = flatten(self.settings), flatten(now.settings)
         for name in after:
-            if name not in free and before.get(name) != after[name]:
+            if name not in may_change and before.get(name) != after[name]:
                 return f"{setting(name)} {_shown(before.get(name))}, not {_shown(after[name])}"
         return ""
 
-    def check(self, now: "Record", place: str | Path, free: Set[str] = ELSEWHERE) -> None:
+    def check(self, now: "Record", place: str | Path, may_change: Set[str] = RUNTIME_SETTINGS) -> None:
         """Raise UserError, naming the first difference, unless `now` continues what this record began at `place`."""
-        if found := self.difference(now, free):
+        if found := self.difference(now, may_change):
             raise UserError(
                 f"{place} was begun with {found}; repeat the earlier request to continue, choose another "
                 f"{setting('out')}, or start over with {setting('fresh')}"
             )
 
 
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by full name: `{"optim": {"lr": 1}}` -> `{"optim.lr": 1}`."""
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        found |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return found
-
-
 @contextmanager
 def hold(place: str | Path, *, file: bool = False) -> Iterator[None]:
-    """Lock a job's folder, which is created if need be; one that the job leaves empty is removed.
+    """Lock a job's folder, creating it if necessary; a folder that is empty at the end is removed.
 
-    With `file`, the place is the one file that the job writes, and the lock lies hidden beside it. Raises UserError at
-    once, and changes nothing, if another process holds the place; the message says which.
+    With `file`, `place` is the single file that the job writes, and the lock is a hidden file beside it. If another
+    process holds the lock, raises UserError at once, naming the process, and changes nothing.
     """
     from filelock import FileLock, Timeout
 
@@ -110,12 +103,12 @@ def hold(place: str | Path, *, file: bool = False) -> Iterator[None]:
         raise UserError(f"{place} is in use by {_holder(path)}; wait until it has finished") from None
     try:
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        with suppress(OSError):  # a full disk: the lock holds all the same
+        with suppress(OSError):  # on a full disk the lock still holds
             path.write_text(json.dumps(holder), encoding="utf-8")
         yield
     finally:
-        # While the lock is still held, since whoever acquires an unlinked file tries again. Windows refuses, and needs
-        # it after the release.
+        # Unlink before the release: a process that acquires an unlinked file tries again. Windows cannot unlink an
+        # open file, so there it is done after the release.
         with suppress(OSError):
             path.unlink()
         lock.release()

@@ -14,7 +14,7 @@ from gpt1.model.gpt import GPT
 from gpt1.model.int8 import has_int8
 from gpt1.run_folder import generation
 from gpt1.run_folder.folder import load_run, save_run
-from gpt1.run_folder.generation import Generation, GenerationOptions, Sample, keep_end
+from gpt1.run_folder.generation import Generation, GenerationOptions, Sample, truncate_prompt
 from gpt1.run_folder.metadata import RunMetadata
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.tokenizer.train_bpe import train
@@ -194,7 +194,7 @@ def test_a_prompt_too_long_keeps_its_end_and_says_so(
 
 @pytest.mark.parametrize(("size", "new", "keep"), [(32, 99, 32), (33, 1, 32), (33, 8, 25), (90, 99, 16)])
 def test_how_much_is_kept(size: int, new: int, keep: int) -> None:
-    ids, cut = keep_end(list(range(size)), new, CONTEXT)
+    ids, cut = truncate_prompt(list(range(size)), new, CONTEXT)
     assert ids == list(range(size))[-keep:]
     assert cut == size - keep
 
@@ -272,7 +272,7 @@ def test_settings_out_of_range(wrong: dict) -> None:
 
 def test_the_stream_of_random_numbers_is_the_samples_own(tokenizer: Tokenizer) -> None:
     rows = [Generation(tokenizer, prompt, n, OPTIONS, 100) for prompt in ("a", "b") for n in range(2)]
-    assert len({row.stream.random() for row in rows}) == 4
+    assert len({row.random.random() for row in rows}) == 4
 
 
 @pytest.mark.parametrize("stream", [True, False])

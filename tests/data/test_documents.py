@@ -123,7 +123,7 @@ def test_documents_do_not_depend_on_blocks(text: str, size: int) -> None:
 def test_blocks_are_small_and_leave_empty_documents_out(texts: list[str], size: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(documents, "BLOCK", size)
-        patch.setattr(documents, "LONGEST_HELD", 2 * size)
+        patch.setattr(documents, "MAX_HELD", 2 * size)
         found = list(gather(((text, True) for text in texts), at_whitespace))
     kept = [text for text in texts if text.strip()]
     assert joined(iter(found)) == kept
@@ -144,7 +144,7 @@ def test_a_document_is_open_over_blocks(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_document_without_a_place_to_cut_is_cut_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documents, "BLOCK", 10)
-    monkeypatch.setattr(documents, "LONGEST_HELD", 30)
+    monkeypatch.setattr(documents, "MAX_HELD", 30)
     found = list(gather(iter([("x" * 10, False)] * 4 + [("", True)]), at_whitespace))
     assert [(len(block.texts[0]), block.is_open) for block in found] == [(30, True), (10, False)]
 

@@ -57,7 +57,7 @@ def test_odd_lists(tokenizer: Tokenizer, texts: list[str]) -> None:
 
 def test_pieces_and_forgetting_change_nothing(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulk, "PIECE", 40)
-    monkeypatch.setattr(bulk, "MOST_WORDS", 10)
+    monkeypatch.setattr(bulk, "MAX_WORDS", 10)
     check(tokenizer, ["".join(CORPUS) * 5, "\n\n cat\n" * 50, *CORPUS, "\n" * 500, "the cat " * 100])
     check(tokenizer, ["".join(CORPUS), "other words\r\n\r\nwith new letters xyz"])
 

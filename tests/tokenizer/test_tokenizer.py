@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import models, trainers
 
 from gpt1.errors import UserError
-from gpt1.tokenizer.pretokenize import LONGEST_RUN, WORDS
+from gpt1.tokenizer.pretokenize import MAX_RUN, WORDS
 from gpt1.tokenizer.tokenizer import DELIMITER, END, EXTRACT, PAD, START, Tokenizer, byte_symbols
 from gpt1.tokenizer.train_bpe import choose_vocabulary, train
 
@@ -65,7 +65,7 @@ def test_polars_and_tokenizers_split_alike(plain: Tokenizer, text: str) -> None:
     assert "".join(words) == text
     symbols = byte_symbols()
     assert ["".join(symbols[byte] for byte in word.encode()) for word in words] == plain.pretokenize(text)
-    assert all(len(word) <= 2 * LONGEST_RUN + 2 for word in words)
+    assert all(len(word) <= 2 * MAX_RUN + 2 for word in words)
 
 
 def test_words_are_split_as_documented() -> None:
@@ -224,14 +224,14 @@ def test_order_and_chunks_of_the_corpus_do_not_matter(monkeypatch: pytest.Monkey
 
 def test_counting_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpt1.tokenizer.train_bpe.CHUNK", 1)
-    monkeypatch.setattr("gpt1.tokenizer.train_bpe.MOST_WORDS", 5)
+    monkeypatch.setattr("gpt1.tokenizer.train_bpe.MAX_WORDS", 5)
     rare = [f"{word}" for word in "abcdefghijklmnop"]
     tokenizer = train([*["the"] * 50, *rare], "bytes")
     assert tokenizer.pieces(tokenizer.encode("the")) == ["the"]
 
 
 def test_bytes_that_are_learnt_from_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpt1.tokenizer.train_bpe.MOST_BYTES", 100_000)
+    monkeypatch.setattr("gpt1.tokenizer.train_bpe.MAX_BYTES", 100_000)
     monkeypatch.setattr("gpt1.tokenizer.train_bpe.CHUNK", 20_000)
     rng = random.Random(1)
     texts = [*[" cat"] * 50_000, *("".join(rng.choices("漢字仮名交じり文", k=30)) for _ in range(4_000))]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gpt1.errors import UserError
-from gpt1.options import Option, convert, nearest, options, summary
+from gpt1.options import Option, convert, flatten, nearest, options, summary
 
 
 @dataclass(frozen=True)
@@ -139,16 +139,9 @@ def _from_file(path: str, known: dict[str, Option]) -> dict[str, Any]:
         raise UserError(f"--config {path}: expected settings, one `name: value` per line")
     names = {key.rstrip("_"): key for key in known}
     given = {}
-    for key, value in _leaves(read).items():
+    for key, value in flatten(read).items():
         name = key.replace("-", "_").rstrip("_")
         if name not in names:
             raise UserError(f"--config {path}: unknown setting {key}{nearest(name, names)}")
         given[names[name]] = convert(known[names[name]].kind, value, f"--config {path}: {key}")
     return given
-
-
-def _leaves(tree: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found

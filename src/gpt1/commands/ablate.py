@@ -20,7 +20,7 @@ from gpt1.finetuning.examples import TaskRows, input_hashes, read_rows, source_f
 from gpt1.finetuning.sweep import VARIANTS, Cell, Place, fit_cell, guess, sample
 from gpt1.pages.report import VARIANTS as HEADINGS
 from gpt1.results import Result
-from gpt1.resume import ELSEWHERE, Record, hold
+from gpt1.resume import RUNTIME_SETTINGS, Record, hold
 from gpt1.run_folder.folder import load_run
 from gpt1.run_folder.metadata import FORMAT, Source, read_json
 from gpt1.storage import write_json
@@ -30,7 +30,7 @@ from gpt1.tasks.rows import LabelledRows, check_labels, read_labelled_rows, warn
 from gpt1.training.device import out_of_memory, setup_device
 
 # Settings that may change when a table is continued: those that add models, and names of files, whose content counts.
-FREE = ELSEWHERE | {"run", "train", "valid", "test", "sizes", "seeds"}
+MAY_CHANGE = RUNTIME_SETTINGS | {"run", "train", "valid", "test", "sizes", "seeds"}
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _open_table(settings: Ablate) -> _KeptTable:
     if not {"cells", "data", "settings"} <= found.keys():
         raise UserError(f"{out} is no table of `gpt1 ablate`; choose another {setting('out')}")
     began = Record(found["settings"], input_hashes({name: Source(**one) for name, one in found["data"].items()}))
-    began.check(Record.of(settings, input_hashes(data)), out, FREE)
+    began.check(Record.of(settings, input_hashes(data)), out, MAY_CHANGE)
     cells = [Cell(**values) for values in found["cells"]]
     return _KeptTable(settings, data, {cell.place: cell for cell in cells})
 

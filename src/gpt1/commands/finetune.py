@@ -19,13 +19,13 @@ from gpt1.finetuning.examples import input_hashes, read_rows, source_files, with
 from gpt1.finetuning.fit import save_finetuned
 from gpt1.finetuning.sweep import fit_best
 from gpt1.results import INLINE, Result
-from gpt1.resume import ELSEWHERE, Record, hold
+from gpt1.resume import RUNTIME_SETTINGS, Record, hold
 from gpt1.run_folder.folder import load_run, read_metadata, read_shape
 from gpt1.run_folder.metadata import STOPPED, RunMetadata, read_json
 from gpt1.training.device import out_of_memory, setup_device
 
 BEGUN = "begun.json"  # what the states beside it were begun with
-FREE = ELSEWHERE | {"run", "train", "valid"}  # of files the content counts, not the name
+MAY_CHANGE = RUNTIME_SETTINGS | {"run", "train", "valid"}  # of files the content counts, not the name
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _is_done(settings: Finetune, inputs: dict[str, str]) -> bool:
         rows = sources["train"].rows if "train" in sources else None
         options = resolve_defaults(FitOptions.of(settings), rows or 1, read_shape(Path(settings.run)).width)
         began = Record(read_json(out / "settings.json"), input_hashes(sources))
-        if difference := began.difference(Record.of(_in_effect(settings, options), inputs), FREE):
+        if difference := began.difference(Record.of(_in_effect(settings, options), inputs), MAY_CHANGE):
             raise UserError(
                 f"{out} was made with {difference}; choose another {setting('out')}, or start over with "
                 f"{setting('fresh')}"
@@ -174,7 +174,7 @@ def _states(out: Path, record: Record, fresh: bool) -> Iterator[Path]:
         raise UserError(f"{folder} holds something that `gpt1 finetune` did not write; choose another {setting('out')}")
     if _is_stopped(out) and not fresh:
         if began := Record.read(folder / BEGUN):
-            began.check(record, out, FREE | {"micro_batch"})
+            began.check(record, out, MAY_CHANGE | {"micro_batch"})
     else:
         shutil.rmtree(folder, ignore_errors=True)
     is_over = True

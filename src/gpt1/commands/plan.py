@@ -17,9 +17,9 @@ from gpt1.errors import UserError, setting
 from gpt1.pretraining.defaults import PreparedData, count_parameters, epoch_steps, open_data, resolve_defaults
 from gpt1.pretraining.run import build, is_long, resolve_compile
 from gpt1.pretraining.throughput import (
-    MANY,
     PAIR,
     REMEDY,
+    SCHEDULE_STEPS,
     available_memory,
     measure,
     memory_parts,
@@ -105,7 +105,7 @@ def plan(settings: Plan) -> PlanResult:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         train, val, tokenizer = _streams(data, chosen)
-        model, optimizer = build(chosen, MANY, device, dtype)
+        model, optimizer = build(chosen, SCHEDULE_STEPS, device, dtype)
         speed = measure(model, optimizer, chosen, train, val, tokenizer, device, SECONDS)
         # Updates after a pause need more memory than those before it, as the heap has become fragmented.
         for _ in itertools.islice(update_pairs(model, optimizer, chosen, train, device), PAIR):

@@ -13,7 +13,7 @@ from gpt1.console import say, table
 from gpt1.errors import UserError, setting
 from gpt1.pretraining.defaults import (
     BEGUN,
-    FREE,
+    MAY_CHANGE,
     PreparedData,
     begun_record,
     epoch_steps,
@@ -69,7 +69,7 @@ def pretrain(settings: Pretrain) -> PretrainResult:
             settings = _begin(settings, data, device, dtype, started)
         else:
             record = read_record(folder, state)
-            record.check(begun_record(settings, data), folder, FREE)
+            record.check(begun_record(settings, data), folder, MAY_CHANGE)
             result = _finished(folder, record.settings["steps"])
             settings = resume_settings(settings, record, len(data.train), is_finished=result is not None)
             if result is not None:

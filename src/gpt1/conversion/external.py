@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gpt1.config import Model
 from gpt1.errors import UserError
-from gpt1.run_folder.hugging_face import INNER
+from gpt1.run_folder.hugging_face import BLOCK_NAMES
 from gpt1.tokenizer.tokenizer import END, PAD, Tokenizer
 
 TOKENS, POSITIONS = "transformer.tokens_embed.weight", "transformer.positions_embed.weight"
@@ -53,7 +53,7 @@ def tensor_shapes(model: Model) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield POSITIONS, (model.context, D)
     yield TOKENS, (model.vocabulary, D)
     for layer in range(model.depth):
-        for module in INNER.values():
+        for module in BLOCK_NAMES.values():
             shape = sizes.get(module, (D,))
             yield f"transformer.h.{layer}.{module}.weight", shape
             yield f"transformer.h.{layer}.{module}.bias", shape[-1:]

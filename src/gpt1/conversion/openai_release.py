@@ -28,7 +28,7 @@ from gpt1.conversion.external import (
 )  # fmt: skip
 from gpt1.errors import UserError, setting
 from gpt1.run_folder.hugging_face import TensorFile
-from gpt1.run_folder.metadata import parsed
+from gpt1.run_folder.metadata import parse_json
 from gpt1.storage import atomic, write_text
 from gpt1.tokenizer.openai import RELEASED, read_bpe, write_bpe
 from gpt1.tokenizer.tokenizer import Tokenizer, bpe_tokenizer
@@ -125,7 +125,7 @@ def _model(folder: Path, heads: int) -> Model:
     """Return the network that the list of shapes describes."""
     path = folder / SHAPES
     try:
-        shapes = parsed(path)
+        shapes = parse_json(path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
     if not isinstance(shapes, list) or not all(

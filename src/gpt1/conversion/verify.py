@@ -16,7 +16,7 @@ from gpt1.config import Model
 from gpt1.errors import RunFailed
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import uninitialised
-from gpt1.run_folder.hugging_face import INNER, TRANSPOSED
+from gpt1.run_folder.hugging_face import BLOCK_NAMES, TRANSPOSED
 from gpt1.tokenizer.openai import TOKENIZER, read_bpe
 from gpt1.tokenizer.tokenizer import UNKNOWN, Tokenizer
 
@@ -49,7 +49,7 @@ def named_by_place(model: Model, arrays: Iterable[Tensor]) -> Iterator[tuple[str
 
     On the way to a run folder weights are found by Hugging Face's names, here by their place, so a wrong name shows.
     """
-    modules = [f"blocks.{layer}.{module}" for layer in range(model.depth) for module in INNER]
+    modules = [f"blocks.{layer}.{module}" for layer in range(model.depth) for module in BLOCK_NAMES]
     inner = [f"{module}.{kind}" for module in modules for kind in ("weight", "bias")]
     for name, array in zip(["positions.weight", "tokens.weight", *inner], arrays, strict=True):
         yield name, (array.T if name.endswith(TRANSPOSED) else array).float()

@@ -11,7 +11,7 @@ from pathlib import Path
 SKIPPED = {
     "site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "ensurepip", "distutils",
 }  # fmt: skip
-SHORTEST = 60  # characters; shorter docstrings do not show which package they are from
+MIN_LENGTH = 60  # characters; shorter docstrings do not show which package they are from
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def topics() -> list[str]:
 
 def labelled(found: list[Docstring], classes: int, train: int, test: int) -> tuple[list[Docstring], list[Docstring]]:
     """Return `train` and at most `test` docstrings of each of the `classes` largest packages, always the same."""
-    usable = [d for d in found if len(d.text) >= SHORTEST and not d.package.startswith("_")]
+    usable = [d for d in found if len(d.text) >= MIN_LENGTH and not d.package.startswith("_")]
     packages = [name for name, _ in Counter(d.package for d in usable).most_common(classes)]
     parts: tuple[list[Docstring], list[Docstring]] = ([], [])
     for package in packages:

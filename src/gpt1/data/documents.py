@@ -24,7 +24,7 @@ Cut = Callable[[str], int]
 Piece = tuple[str, bool]  # a part of a document, and whether the document ends with it
 
 BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
-LONGEST_HELD = 2 * BLOCK  # characters after which a document without a place to cut is cut anyway, to bound memory
+MAX_HELD = 2 * BLOCK  # characters after which a document without a place to cut is cut anyway, to bound memory
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _cut(text: str, cut: Cut) -> int:
     at = cut(text)
     if at and not text[:at].isspace():
         return at
-    return len(text) if len(text) >= LONGEST_HELD else 0
+    return len(text) if len(text) >= MAX_HELD else 0
 
 
 def at_whitespace(text: str) -> int:

@@ -34,7 +34,7 @@ from gpt1.data.shards import (
     write_manifest,
 )  # fmt: skip
 from gpt1.errors import RunFailed, UserError, setting
-from gpt1.resume import ELSEWHERE, Record, hold
+from gpt1.resume import RUNTIME_SETTINGS, Record, hold
 from gpt1.storage import write_json
 from gpt1.tokenizer.bulk import encode_bulk
 from gpt1.tokenizer.clean import clean
@@ -47,7 +47,7 @@ TRIES = 100  # most places of each kind that are tested
 
 BEGUN, STATE = "begun.json", "state.json"  # files in `unfinished`: the request, and how far it is done
 # Recorded settings that do not decide the result by themselves: of files and tokenizers, the content does.
-FREE = ELSEWHERE | {"inputs", "val", "dtype", "words"}
+MAY_CHANGE = RUNTIME_SETTINGS | {"inputs", "val", "dtype", "words"}
 
 Learn = Callable[[Iterable[str]], Tokenizer]  # learns a tokenizer from the training texts
 
@@ -93,23 +93,23 @@ def prepare_folder(
     works in the folder; RunFailed if an input changes meanwhile.
     """
     with hold(out):
-        inputs, free, work = _describe_inputs(corpus), FREE, out / UNFINISHED
+        inputs, may_change, work = _describe_inputs(corpus), MAY_CHANGE, out / UNFINISHED
         hashes = _input_hashes(inputs)
         if isinstance(tokenizer, Tokenizer):
-            hashes["tokenizer"], free = tokenizer.hash, free | {"tokenizer"}
+            hashes["tokenizer"], may_change = tokenizer.hash, may_change | {"tokenizer"}
         record = Record(dict(settings), hashes)
-        if not fresh and _is_done(out, record, free):
+        if not fresh and _is_done(out, record, may_change):
             return True
         began = None if fresh else Record.read(work / BEGUN)
-        continues = began is not None and not began.difference(record, free)
+        continues = began is not None and not began.difference(record, may_change)
         if not fresh and not continues:
-            _check_replacing(out, began, record, free)
+            _check_replacing(out, began, record, may_change)
         if not (continues and (work / "manifest.json").exists()):
             state = State.load(work) if continues else None
             if state:
                 say(f"{work}: continuing after the {state.blocks:,} blocks that an interrupted run encoded")
             state = _make(corpus, tokenizer, repair, work, record, state)
-            write_manifest(work, _manifest(corpus, work, state, inputs, record, free))
+            write_manifest(work, _manifest(corpus, work, state, inputs, record, may_change))
         _publish(work, out)
     return False
 
@@ -134,12 +134,12 @@ def _input_hashes(inputs: list[dict[str, Any]]) -> dict[str, str]:
     return found
 
 
-def _is_done(out: Path, record: Record, free: Set[str]) -> bool:
+def _is_done(out: Path, record: Record, may_change: Set[str]) -> bool:
     """Return whether `out` holds the complete result of this request."""
     if not (out / "manifest.json").exists():
         return False
     manifest = read_manifest(out)
-    if _record_of(manifest, record).difference(record, free):
+    if _record_of(manifest, record).difference(record, may_change):
         return False
     try:
         check_shards(out, manifest.train.shards + manifest.val.shards, manifest.dtype)
@@ -156,16 +156,16 @@ def _record_of(manifest: Manifest, now: Record) -> Record:
     return Record(manifest.settings, _input_hashes(manifest.inputs) | tokenizer)
 
 
-def _check_replacing(out: Path, began: Record | None, record: Record, free: Set[str]) -> None:
+def _check_replacing(out: Path, began: Record | None, record: Record, may_change: Set[str]) -> None:
     """Raise UserError if `out` holds the result of another request, or `began` one that has encoded something."""
     if (out / "manifest.json").exists():
-        if difference := _record_of(read_manifest(out), record).difference(record, free):
+        if difference := _record_of(read_manifest(out), record).difference(record, may_change):
             raise UserError(
                 f"{out} was made with {difference}; choose another {setting('out')}, or start over with "
                 f"{setting('fresh')}"
             )
     elif began and any((out / UNFINISHED).glob("*.bin")):
-        began.check(record, out, free)
+        began.check(record, out, may_change)
 
 
 # Encoding
@@ -329,7 +329,7 @@ def _places(text: str, mark: str) -> Iterator[int]:
 
 
 def _manifest(
-    corpus: Corpus, work: Path, state: State, inputs: list[dict[str, Any]], record: Record, free: Set[str]
+    corpus: Corpus, work: Path, state: State, inputs: list[dict[str, Any]], record: Record, may_change: Set[str]
 ) -> Manifest:
     tokenizer = Tokenizer.load(work)
     return Manifest(
@@ -344,7 +344,7 @@ def _manifest(
         unknown_tokens=state.unknown,
         inputs=inputs,
         settings=record.settings,
-        fingerprint=record.fingerprint(free),
+        fingerprint=record.fingerprint(may_change),
         seconds={"tokenizer": state.seconds_tokenizer, "encoding": state.seconds_encoding},
     )
 

@@ -80,20 +80,6 @@ class Manifest:
     seconds: dict[str, float]
     """how long training the tokenizer and encoding took"""
 
-    def summary(self) -> dict[str, Any]:
-        """Return what a run records about its data."""
-        return {
-            "fingerprint": self.fingerprint,
-            "tokenizer": self.tokenizer,
-            **{
-                name: {
-                    "tokens": split.tokens, "documents": split.documents, "bytes": split.bytes,
-                    "sha256": [shard.sha256 for shard in split.shards],
-                }
-                for name, split in (("train", self.train), ("val", self.val))
-            },
-        }  # fmt: skip
-
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json`. It is written last, so a folder that has it is complete."""

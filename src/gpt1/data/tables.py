@@ -16,11 +16,11 @@ from typing import Any
 
 from gpt1.data.files import File, check_single_split, content, dataset_splits, is_dataset, lines_of, text_of
 from gpt1.errors import UserError
-from gpt1.tokenizer.tokenizer import valid
+from gpt1.tokenizer.tokenizer import replace_surrogates
 
 PARQUET_ROWS = 4096  # rows that are read at a time
-LARGEST = 1e30  # largest number: squares of larger ones may overflow, as the model computes in float32
-LONGEST_FIELD = 2**31 - 1  # characters of a csv field; Python's default is 131,072
+MAX_NUMBER = 1e30  # largest number: squares of larger ones may overflow, as the model computes in float32
+MAX_FIELD = 2**31 - 1  # characters of a csv field; Python's default is 131,072
 _csv_limit = threading.Lock()
 
 
@@ -56,15 +56,15 @@ class Row:
         raise UserError(f"{self.where}: column {column} holds {repr(value)[:40]}, not one label")
 
     def number(self, column: str) -> float:
-        """Return the number in a column. Raises UserError if it is not one, or larger than `LARGEST`."""
+        """Return the number in a column. Raises UserError if it is not one, or larger than `MAX_NUMBER`."""
         value = self._value(column, "a number")
         try:
             number = float(value)
         except (TypeError, ValueError, OverflowError):
             number = math.nan
-        if abs(number) <= LARGEST:
+        if abs(number) <= MAX_NUMBER:
             return number
-        wanted = f"a number of at most {LARGEST:g}" if math.isfinite(number) else "a number"
+        wanted = f"a number of at most {MAX_NUMBER:g}" if math.isfinite(number) else "a number"
         raise UserError(f"{self.where}: column {column} holds {repr(value)[:40]}, not {wanted}")
 
     def _value(self, column: str, wanted: str) -> Any:
@@ -154,7 +154,7 @@ def _jsonl(file: File, encoding: str) -> Iterator[Row]:
         if not isinstance(value, dict):
             raise UserError(f'{file.path}:{number}: not a JSON object; a line must look like {{"text": "..."}}')
         if "\\ud" in line.lower():  # JSON can escape half a surrogate pair, which cannot be encoded
-            value = json.loads(valid(json.dumps(value, ensure_ascii=False)))
+            value = json.loads(replace_surrogates(json.dumps(value, ensure_ascii=False)))
         yield Row(file.path, number, value)
 
 
@@ -193,7 +193,7 @@ def _records(file: File, encoding: str) -> Iterator[tuple[int, list[str]]]:
 def _next_record(reader: Iterator[list[str]]) -> list[str] | None:
     # The limit belongs to the process, and so to other people's code, which may rely on it.
     with _csv_limit:
-        before = csv.field_size_limit(LONGEST_FIELD)
+        before = csv.field_size_limit(MAX_FIELD)
         try:
             return next(reader, None)
         finally:

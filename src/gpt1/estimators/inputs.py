@@ -11,7 +11,7 @@ from scipy.sparse import issparse
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
-from gpt1.data.tables import LARGEST
+from gpt1.data.tables import MAX_NUMBER
 from gpt1.tasks.rows import Texts
 
 
@@ -144,8 +144,8 @@ def score_values(y: Any) -> np.ndarray:
     y = _one_column(y)
     if y.dtype.kind in "cOUTSmM":
         y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
-    if (largest := float(np.abs(y.astype(np.float64)).max())) > LARGEST:
-        raise ValueError(f"y holds a number as large as {largest:g}; {LARGEST:g} is the most")
+    if (largest := float(np.abs(y.astype(np.float64)).max())) > MAX_NUMBER:
+        raise ValueError(f"y holds a number as large as {largest:g}; {MAX_NUMBER:g} is the most")
     return y.astype(np.float64)
 
 

@@ -10,7 +10,7 @@ from gpt1.config import PRESETS, Model, Pretrain, with_vocabulary
 from gpt1.data.shards import Manifest, TokenStream, read_manifest
 from gpt1.errors import UserError, setting
 from gpt1.options import flat
-from gpt1.resume import ELSEWHERE, Record
+from gpt1.resume import RUNTIME_SETTINGS, Record
 from gpt1.run_folder.folder import read_metadata, read_shape
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.training import checkpoint
@@ -20,7 +20,7 @@ MICRO_BATCH_TOKENS = 4096
 DEFAULT_EPOCHS = 1.0
 # Settings of which at most one is given.
 LENGTHS = ("steps", "epochs", "minutes")
-AT_LEAST = {
+MINIMUM = {
     "model.context": 2, "model.width": 1, "model.depth": 1, "model.heads": 1, "model.vocabulary": 2, "batch": 1,
 }  # fmt: skip
 # Settings that are at least 0 and less than 1.
@@ -32,7 +32,7 @@ FRACTIONS = {
 BEGUN = "begun.json"
 # Settings that may change when a run resumes: they do not change its weights (`compile` but for rounding), or, as its
 # length, are compared by `resume_settings`.
-FREE = ELSEWHERE | {"data", "eval_every", "save_every", "sample", "compile", *LENGTHS}
+MAY_CHANGE = RUNTIME_SETTINGS | {"data", "eval_every", "save_every", "sample", "compile", *LENGTHS}
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ def resolve_defaults(settings: Pretrain, data: PreparedData | None) -> Pretrain:
 
 def _check_ranges(settings: Pretrain) -> None:
     for name, value in flat(settings).items():
-        if name in AT_LEAST and value < AT_LEAST[name]:
-            raise UserError(f"{setting(name)} {value} must be at least {AT_LEAST[name]}")
+        if name in MINIMUM and value < MINIMUM[name]:
+            raise UserError(f"{setting(name)} {value} must be at least {MINIMUM[name]}")
         if name in FRACTIONS and not 0 <= value < 1:
             raise UserError(f"{setting(name)} {value} must be at least 0 and less than 1")
     given = [name for name in LENGTHS if getattr(settings, name) is not None]

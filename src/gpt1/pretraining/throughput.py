@@ -26,7 +26,7 @@ from gpt1.training.loop import StepReport, train
 from gpt1.training.optimizer import Optimizer
 
 # Updates of the run that is measured, which ends long before.
-MANY = 10_000
+SCHEDULE_STEPS = 10_000
 # Updates of one micro-batch and of two alternate; the first pair warms up, at least so many more are measured.
 PAIR, MIN_PAIRS = 2, 3
 MIN_UPDATES, MAX_UPDATES = 10, 10**9
@@ -72,7 +72,7 @@ def steps_in_time(
 ) -> int:
     """Return the updates that fit into `minutes` since `started`, measured on a model that is then discarded."""
     seconds = 60 * (settings.minutes or 0)
-    model, optimizer = build(settings, MANY, device, dtype)
+    model, optimizer = build(settings, SCHEDULE_STEPS, device, dtype)
     speed = measure(model, optimizer, settings, data.train, data.val, data.tokenizer, device, min(5.0, 0.05 * seconds))
     left = max(0.0, seconds - (time.perf_counter() - started))
     steps = speed.steps(left, settings.eval_every, settings.save_every)
@@ -111,7 +111,7 @@ def update_pairs(
     )
     return train(
         model, lambda step: (one, two)[step % PAIR](step), optimizer,
-        weights={"lm": 1.0}, steps=MANY, seed=settings.seed, device=device,
+        weights={"lm": 1.0}, steps=SCHEDULE_STEPS, seed=settings.seed, device=device,
     )  # fmt: skip
 
 

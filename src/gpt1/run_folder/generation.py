@@ -23,7 +23,7 @@ from gpt1.training.device import out_of_memory, use_threads
 # The end token, a stop string, max_new_tokens reached, or a full context.
 FinishReason = Literal["end", "stop", "length", "context"]
 # What a tokenizer decodes the first bytes of a character to.
-UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+PARTIAL_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 # Texts generated together: as many as make reading the weights from memory worthwhile.
 TEXTS_AT_ONCE = {"cpu": 64}
 TEXTS_AT_ONCE_ON_GPU = 256
@@ -87,9 +87,9 @@ class Generation:
         self.tokenizer, self.prompt, self.options = tokenizer, prompt, options
         ids = tokenizer.encode(prompt)
         # An empty prompt starts a document: in the training data an end token stands before each document.
-        self.ids, self.cut = keep_end(ids or [tokenizer.end_id], options.max_new_tokens, context)
+        self.ids, self.cut = truncate_prompt(ids or [tokenizer.end_id], options.max_new_tokens, context)
         self.room = context - len(self.ids) + 1
-        self.stream = random.Random(keyed_number(options.seed, number, *ids))
+        self.random = random.Random(keyed_number(options.seed, number, *ids))
         self.new: list[int] = []
         self.text = ""
         self.finish_reason: FinishReason | None = None
@@ -105,7 +105,7 @@ class Generation:
         self.new.append(token)
         # Decoded after the prompt's last token, since some tokenizers drop a space before the first token.
         last = self.ids[-1:]
-        text = self.tokenizer.decode(last + self.new)[len(self.tokenizer.decode(last)) :].rstrip(UNFINISHED)
+        text = self.tokenizer.decode(last + self.new)[len(self.tokenizer.decode(last)) :].rstrip(PARTIAL_CHARACTER)
         ends = [text.find(stop) for stop in self.options.stop if stop in text]
         self.text = text[: min(ends)] if ends else text
         if ends:
@@ -138,14 +138,14 @@ def generate_texts(body: GPT, texts: Sequence[Generation]) -> None:
     """Generate all texts, which have the same options, to their ends, many at a time."""
     at_once = TEXTS_AT_ONCE.get(body.tokens.weight.device.type, TEXTS_AT_ONCE_ON_GPU)
     for low in range(0, len(texts), at_once):
-        for _ in grow(body, texts[low : low + at_once]):
+        for _ in generate_steps(body, texts[low : low + at_once]):
             pass
 
 
-def grow(body: GPT, texts: Sequence[Generation]) -> Iterator[None]:
+def generate_steps(body: GPT, texts: Sequence[Generation]) -> Iterator[None]:
     """Add one token to each text at every step, until all have ended."""
     options = texts[0].options
-    prompts, streams = [text.ids for text in texts], [text.stream for text in texts]
+    prompts, streams = [text.ids for text in texts], [text.random for text in texts]
     for ids in generate_ids(body, prompts, options.sampling, streams, options.max_new_tokens):
         for text, token in zip(texts, ids, strict=True):
             text.add(token)
@@ -159,7 +159,7 @@ def stream_text(body: GPT, text: Generation, threads: int | None = None) -> Gene
 
     `threads` are set while a token is generated, not while the caller works with it.
     """
-    steps = grow(body, [text])
+    steps = generate_steps(body, [text])
     while not text.finish_reason:
         with use_threads(threads), out_of_memory(f"lower {setting('max_new_tokens')}"):
             next(steps)
@@ -187,7 +187,7 @@ def prepare_for_inference(body: GPT, device: torch.device, dtype: torch.dtype, q
     return pack(body.to(device, dtype))
 
 
-def keep_end(ids: list[int], new: int, context: int) -> tuple[list[int], int]:
+def truncate_prompt(ids: list[int], new: int, context: int) -> tuple[list[int], int]:
     """Cut a prompt longer than the context to its end, with room for `new` tokens but at least half a context kept.
 
     Returns the ids and the number of ids cut off; a prompt that fits is returned whole.

@@ -25,8 +25,8 @@ ARCHITECTURES = {None: "OpenAIGPTLMHeadModel", "choice": "OpenAIGPTDoubleHeadsMo
 PROBLEMS = {
     "classes": "single_label_classification", "labels": "multi_label_classification", "score": "regression",
 }  # fmt: skip
-OUTER = {"tokens.weight": "tokens_embed.weight", "positions.weight": "positions_embed.weight"}
-INNER = {
+EMBEDDING_NAMES = {"tokens.weight": "tokens_embed.weight", "positions.weight": "positions_embed.weight"}
+BLOCK_NAMES = {
     "attention.qkv": "attn.c_attn",
     "attention.out": "attn.c_proj",
     "attention_norm": "ln_1",
@@ -71,11 +71,11 @@ class TensorFile(Mapping[str, Tensor]):
 
 def hf_name(name: str) -> str:
     """Return Hugging Face's name of a weight: `blocks.3.attention.out.bias` -> `transformer.h.3.attn.c_proj.bias`."""
-    if name in OUTER:
-        return f"transformer.{OUTER[name]}"
+    if name in EMBEDDING_NAMES:
+        return f"transformer.{EMBEDDING_NAMES[name]}"
     _, layer, rest = name.split(".", 2)
     module, _, kind = rest.rpartition(".")
-    return f"transformer.h.{layer}.{INNER[module]}.{kind}"
+    return f"transformer.h.{layer}.{BLOCK_NAMES[module]}.{kind}"
 
 
 def to_hf(body: GPT, head: Tensor | None = None, goal: str | None = None) -> dict[str, Tensor]:

@@ -248,7 +248,7 @@ def read_metadata(folder: Path) -> RunMetadata:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object of a run folder. Raises UserError if it is missing or damaged."""
     try:
-        value = parsed(path)
+        value = parse_json(path)
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a complete run: {path.name} is missing") from None
     if not isinstance(value, dict):
@@ -256,7 +256,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def parsed(path: Path) -> Any:
+def parse_json(path: Path) -> Any:
     """Read a JSON file. Raises UserError if it is damaged, FileNotFoundError if it is missing."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -16,12 +16,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from gpt1.tokenizer.pretokenize import PATTERNS
-from gpt1.tokenizer.tokenizer import Tokenizer, valid
+from gpt1.tokenizer.tokenizer import Tokenizer, replace_surrogates
 
 PIECE = 2_000_000  # characters that one thread works on at once
 # Distinct words, and ids of words (which may be long), in the cache; when it is larger it is emptied.
-MOST_WORDS = 1_000_000
-MOST_IDS = 16 * MOST_WORDS
+MAX_WORDS = 1_000_000
+MAX_IDS = 16 * MAX_WORDS
 
 Piece = list[tuple[int, str]]  # texts, or parts of texts, each with the index of the text it belongs to
 Ids = NDArray[np.uint32]
@@ -79,7 +79,7 @@ class _WordCache:
 
     @property
     def full(self) -> bool:
-        return len(self._start) > MOST_WORDS or len(self._ids) > MOST_IDS
+        return len(self._start) > MAX_WORDS or len(self._ids) > MAX_IDS
 
     def encode(self, piece: Piece) -> tuple[list[int], Counts, Ids]:
         """Return the owner of each part of `piece`, its number of ids, and the ids of all."""
@@ -96,7 +96,7 @@ class _WordCache:
     def _look_up(self, words: pl.Series, number: Ids) -> tuple[Counts, NDArray[np.int32], Ids]:
         """Add new words; return where the ids of each numbered word start, how many there are, and the ids.
 
-        The arrays stay valid while other threads add words: entries of known words never change.
+        The arrays stay replace_surrogates while other threads add words: entries of known words never change.
         """
         with self._lock:
             unseen = int(number.max(initial=0)) + 1 - len(self._start)
@@ -165,4 +165,4 @@ def _series(texts: list[str]) -> pl.Series:
     try:
         return pl.Series(texts, dtype=pl.String)
     except UnicodeEncodeError:
-        return pl.Series([valid(text) for text in texts], dtype=pl.String)
+        return pl.Series([replace_surrogates(text) for text in texts], dtype=pl.String)

@@ -10,10 +10,10 @@ from typing import Any
 from gpt1.config import Words
 from gpt1.errors import UserError, setting
 from gpt1.storage import write_text
-from gpt1.tokenizer.tokenizer import UNKNOWN, Own, Tokenizer, bpe_tokenizer
+from gpt1.tokenizer.tokenizer import UNKNOWN, OwnKind, Tokenizer, bpe_tokenizer
 
 # hf: as transformers' `OpenAIGPTTokenizer` does (BERT's rule, accents dropped); 2018: as the release did.
-KINDS: dict[Words, Own] = {"hf": "gpt1", "2018": "openai2018"}
+KINDS: dict[Words, OwnKind] = {"hf": "gpt1", "2018": "openai2018"}
 
 TOKENIZER = "tokenizer.json"
 RELEASED = ("encoder_bpe_40000.json", "vocab_40000.bpe")

@@ -7,7 +7,7 @@ ranges, not `\p{L}`, because two regex engines may follow two editions of Unicod
 - Every character matches one alternative, so the words of a text, joined, are the text.
 - It has no look-around and no anchor, so a word alone is split as it was in its text. `tokenizer.bulk` relies on this
   to encode each distinct word once.
-- No word is longer than `2 * LONGEST_RUN + 2` characters, so a text without spaces takes linear time.
+- No word is longer than `2 * MAX_RUN + 2` characters, so a text without spaces takes linear time.
 
 `gpt1`: BERT's rule, which `tokenizers` implements.
 
@@ -18,8 +18,8 @@ changed a little. Two differences keep the time linear:
 
 - Each piece between spaces is split by itself, as spaCy did in 2018, and results are cached. Today's spaCy also looks
   for its special cases (":D") across spaces; it discards those it finds there, and may then miss one that overlaps.
-- spaCy takes time quadratic in the number of marks, so a piece of more than `LONGEST_PIECE` characters is cut: between
-  two marks or, where there are none, after `LONGEST_WORD` characters.
+- spaCy takes time quadratic in the number of marks, so a piece of more than `MAX_PIECE` characters is cut: between
+  two marks or, where there are none, after `MAX_WORD` characters.
 """
 
 import functools
@@ -31,7 +31,7 @@ from typing import Any
 
 from gpt1.errors import UserError
 
-LONGEST_RUN = 32  # letters, or symbols, in one word of kind `bytes`; a longer run continues as the next word
+MAX_RUN = 32  # letters, or symbols, in one word of kind `bytes`; a longer run continues as the next word
 
 # Letters of every script. Outside ASCII, symbols lie in blocks of their own, so a few ranges suffice.
 _LETTER_RANGES = (
@@ -39,7 +39,7 @@ _LETTER_RANGES = (
     (0x2C00, 0x2DFF), (0x3040, 0xD7FF), (0xF900, 0xFDFF), (0xFE70, 0xFEFE), (0x10000, 0x1EFFF), (0x20000, 0x3FFFF),
 )  # fmt: skip
 _LETTERS = "".join(rf"\x{{{first:X}}}-\x{{{last:X}}}" for first, last in _LETTER_RANGES)
-_RUN = f"{{1,{LONGEST_RUN}}}"
+_RUN = f"{{1,{MAX_RUN}}}"
 _APOSTROPHES = r"['\x{2019}]"
 _BLANKS = r" \t\x0B\x0C"
 
@@ -57,8 +57,8 @@ WORDS = "|".join((
 # blank). `openai2018` applies to standardized text, where "\n" stands between blanks as words do.
 PATTERNS = {"bytes": WORDS, "gpt1": r"[^ \t\r\n]+", "openai2018": "[^ ]+"}
 
-LONGEST_PIECE = 300  # characters that spaCy splits at once
-LONGEST_WORD = 10_000  # characters after which a longer piece is cut anywhere; no English word is as long
+MAX_PIECE = 300  # characters that spaCy splits at once
+MAX_WORD = 10_000  # characters after which a longer piece is cut anywhere; no English word is as long
 CACHED_LENGTH, CACHED_PIECES = 64, 1 << 17  # longest piece whose words are cached, and how many pieces
 CACHED_STRINGS = 300_000  # strings that spaCy may cache; it never drops any, so beyond this it is reloaded
 
@@ -70,14 +70,14 @@ _EXTRA_BLANKS = re.compile(r" [^\S\n]+|[^\S\n ][^\S\n]*")  # everything but a sp
 _spacy_lock = threading.Lock()
 
 # What tokenizer.json holds for kind `openai2018`, since ftfy and spaCy do not fit into it: an approximation, for tools
-# that read nothing else. The kind of a file is recognised by NEAR_WORDS, so a change of it is a change of format.
-NEAR_TEXT = (
+# that read nothing else. APPROXIMATE_WORDS identifies a file of this kind, so changing it changes the format.
+APPROXIMATE_NORMALIZER = (
     ("[\u02bc\u2018-\u201b´]", "'"), ("[\u201c-\u201f]", '"'), ("[—–―]", "-"), ("…", "..."),
     (r"\A\s+|\s+\z", ""), (r"\s*\n\s*", "\n"),
 )  # fmt: skip
 _END = r"(?!\w)"
 _CLITIC = rf"'(?:m|d|re|ve|ll){_END}"
-NEAR_WORDS = "|".join((
+APPROXIMATE_WORDS = "|".join((
     r"\n", r"-+", r"~+", r"\\+", r"/+", r"\|+", r"_+", r"\.\.+",
     rf"n't{_END}|\w+?(?=n't{_END})|'s{_END}|{_CLITIC}",
     rf"(?:i|s?he|it|we|you|they|th[ai][st]|th[eo]se|there|wh[oy]|what|where|when|how)(?={_CLITIC})",
@@ -141,9 +141,9 @@ _cached_split = functools.lru_cache(CACHED_PIECES)(_split)
 
 def _short_parts(piece: str) -> Iterator[str]:
     start = 0
-    while len(piece) - start > LONGEST_PIECE:
-        found = _BETWEEN_MARKS.search(piece, start + LONGEST_PIECE, start + LONGEST_WORD)
-        end = found.start() if found else start + LONGEST_WORD
+    while len(piece) - start > MAX_PIECE:
+        found = _BETWEEN_MARKS.search(piece, start + MAX_PIECE, start + MAX_WORD)
+        end = found.start() if found else start + MAX_WORD
         yield piece[start:end]
         start = end
     yield piece[start:]

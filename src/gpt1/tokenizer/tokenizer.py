@@ -19,8 +19,8 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 from gpt1.errors import UserError
 from gpt1.storage import write_json, write_text
 from gpt1.tokenizer.pretokenize import (
-    NEAR_TEXT,
-    NEAR_WORDS,
+    APPROXIMATE_NORMALIZER,
+    APPROXIMATE_WORDS,
     WORDS,
     check_spacy,
     split_piece_2018,
@@ -32,8 +32,8 @@ END, PAD = "<|end|>", "<|pad|>"
 START, DELIMITER, EXTRACT = "<|start|>", "<|delimiter|>", "<|extract|>"
 UNKNOWN = "<unk>"
 
-Own = Literal["bytes", "gpt1", "openai2018"]
-Kind = Literal[Own, "custom"]
+OwnKind = Literal["bytes", "gpt1", "openai2018"]
+Kind = Literal[OwnKind, "custom"]
 
 WORDS_PER_GROUP = 1_000  # words that one thread of `tokenizers` encodes at a time
 
@@ -171,13 +171,13 @@ class Tokenizer:
         """Return the same tokenizer with start, delimiter and extract appended (the paper, section 3.3)."""
         return Tokenizer(_with_tokens(self._definition, [START, DELIMITER, EXTRACT]))
 
-    def with_pretokenizer(self, kind: Own) -> "Tokenizer":
+    def with_pretokenizer(self, kind: OwnKind) -> "Tokenizer":
         """Return a tokenizer with the same vocabulary that pre-tokenizes as `kind` does."""
         return Tokenizer(_with_pretokenizer(tokenizers.Tokenizer.from_str(self.text), kind))
 
     def _prepared(self, text: str) -> str | list[str]:
         """Return the input for `tokenizers`: valid text, or words that are split already."""
-        return words_2018(text) if self._is_2018 else valid(text)
+        return words_2018(text) if self._is_2018 else replace_surrogates(text)
 
     def _piece(self, i: int) -> str:
         token = self._tokenizer.id_to_token(i) if i >= 0 else None
@@ -217,7 +217,7 @@ class Tokenizer:
         return config | (task_tokens if self.start_id is not None else {})
 
 
-def bpe_tokenizer(kind: Own, vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:
+def bpe_tokenizer(kind: OwnKind, vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:
     """Return a tokenizer of one of our own kinds with the given BPE table."""
     if kind == "bytes":
         model = models.BPE(vocabulary, merges)
@@ -226,7 +226,7 @@ def bpe_tokenizer(kind: Own, vocabulary: dict[str, int], merges: list[tuple[str,
     return Tokenizer(_with_pretokenizer(tokenizers.Tokenizer(model), kind))
 
 
-def _with_pretokenizer(tokenizer: tokenizers.Tokenizer, kind: Own) -> dict[str, Any]:
+def _with_pretokenizer(tokenizer: tokenizers.Tokenizer, kind: OwnKind) -> dict[str, Any]:
     """Set normalizer, pre-tokenizer and decoder of `tokenizer` to those of `kind`; return its definition."""
     if kind == "bytes":
         split = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
@@ -239,9 +239,9 @@ def _with_pretokenizer(tokenizer: tokenizers.Tokenizer, kind: Own) -> dict[str, 
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
     else:
-        near = [normalizers.Replace(Regex(pattern), by) for pattern, by in NEAR_TEXT]
+        near = [normalizers.Replace(Regex(pattern), by) for pattern, by in APPROXIMATE_NORMALIZER]
         tokenizer.normalizer = normalizers.Sequence([*near, normalizers.Lowercase()])
-        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(NEAR_WORDS), behavior="removed", invert=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(APPROXIMATE_WORDS), behavior="removed", invert=True)
         lines = decoders.Replace(Regex(" ?\\n ?"), "\n")
         tokenizer.decoder = decoders.Sequence([decoders.BPEDecoder(suffix="</w>"), decoders.Fuse(), lines])
     definition: dict[str, Any] = json.loads(tokenizer.to_str())
@@ -265,7 +265,7 @@ def _kind(definition: dict[str, Any]) -> Kind:
         part.get("pattern") == {"Regex": WORDS} for part in pre_tokenizer.get("pretokenizers", [])
     ):
         return "bytes"
-    if pre_tokenizer.get("pattern") == {"Regex": NEAR_WORDS}:
+    if pre_tokenizer.get("pattern") == {"Regex": APPROXIMATE_WORDS}:
         return "openai2018"
     own = pre_tokenizer.get("type") == "BertPreTokenizer" and model.get("end_of_word_suffix") == "</w>"
     return "gpt1" if own else "custom"
@@ -290,7 +290,7 @@ def _with_tokens(definition: dict[str, Any], tokens: list[str]) -> dict[str, Any
     return definition | {"added_tokens": [*added, *({"id": i, "content": token} | flags for token, i in new.items())]}
 
 
-def valid(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """Return `text` with lone surrogates, which UTF-8 cannot encode, replaced by U+FFFD."""
     try:
         text.encode()

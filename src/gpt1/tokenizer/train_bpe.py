@@ -16,14 +16,14 @@ from gpt1.tokenizer.tokenizer import UNKNOWN, Tokenizer, bpe_tokenizer, byte_sym
 CHUNK = 8_000_000  # characters of text that are split and counted at once
 # Most distinct words to learn from, the most frequent ones. While counting, twice as many are kept: counts of words
 # that occur once or twice in a large corpus become approximate, words frequent enough to be merged stay.
-MOST_WORDS = 1_000_000
+MAX_WORDS = 1_000_000
 # Most bytes of all distinct words, for scripts without spaces, whose "words" are long and mostly occur once. Of words
 # that are equally frequent a sample is kept, which does not depend on the order of the texts.
-MOST_BYTES = 16_000_000
-MOST_CHARACTERS = 1_000  # characters in a `gpt1` vocabulary, at most a quarter of its size; others become <unk>
+MAX_BYTES = 16_000_000
+MAX_CHARACTERS = 1_000  # characters in a `gpt1` vocabulary, at most a quarter of its size; others become <unk>
 SPECIALS = 2  # end and pad, which every tokenizer of ours appends
-SMALLEST = 256 + SPECIALS  # ids that a `bytes` vocabulary needs; `gpt1` has the same minimum
-FEWEST_PAIRS = 2  # occurrences that a pair needs to be merged
+MIN_VOCABULARY = 256 + SPECIALS  # ids that a `bytes` vocabulary needs; `gpt1` has the same minimum
+MIN_PAIR_COUNT = 2  # occurrences that a pair needs to be merged
 NONE = -1  # as a neighbour: a word's edge; as a symbol: a place that a merge has emptied
 
 Ints = NDArray[np.integer]
@@ -35,9 +35,9 @@ def train(texts: Iterable[str], kind: Literal["bytes", "gpt1"], vocabulary: int 
     The same texts in any order give the same tokenizer. Raises UserError if `vocabulary` is below the minimum, or
     larger than the corpus supports.
     """
-    if 0 < vocabulary < SMALLEST:
+    if 0 < vocabulary < MIN_VOCABULARY:
         raise UserError(
-            f"{setting('vocabulary')} {vocabulary} must be at least {SMALLEST}: one token per byte, end and pad"
+            f"{setting('vocabulary')} {vocabulary} must be at least {MIN_VOCABULARY}: one token per byte, end and pad"
         )
     words, seen_bytes = _count(texts, kind)
     wanted = vocabulary or choose_vocabulary(seen_bytes)
@@ -78,13 +78,13 @@ def _count(texts: Iterable[str], kind: str) -> tuple[pl.DataFrame, int]:
 def _frequent(table: pl.DataFrame, times: int) -> pl.DataFrame:
     """Return the table if it is within `times` the limits, else as many of its most frequent words as they allow."""
     size = pl.col("word").str.len_bytes()
-    if len(table) <= times * MOST_WORDS and table.select(size.sum()).item() <= times * MOST_BYTES:
+    if len(table) <= times * MAX_WORDS and table.select(size.sum()).item() <= times * MAX_BYTES:
         return table
     # Drop "words" so long (text without spaces) that one would take the place of all others.
-    table = table.filter(size <= MOST_BYTES // 1000)
+    table = table.filter(size <= MAX_BYTES // 1000)
     # By hash, since in alphabetical order a tie at the limit would keep one end of the alphabet.
     order = table.sort("n", pl.col("word").hash(), descending=[True, False])
-    return order.head(MOST_WORDS).filter(size.cum_sum() <= MOST_BYTES)
+    return order.head(MAX_WORDS).filter(size.cum_sum() <= MAX_BYTES)
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -117,7 +117,7 @@ def _learn_gpt1(table: pl.DataFrame, size: int) -> Tokenizer:
     for word, n in counts.items():
         for character in word:
             characters[character] += n
-    kept = sorted(characters, key=lambda c: (-characters[c], c))[: min(MOST_CHARACTERS, size // 4)]
+    kept = sorted(characters, key=lambda c: (-characters[c], c))[: min(MAX_CHARACTERS, size // 4)]
     names = [UNKNOWN, *sorted(kept), *(f"{c}</w>" for c in sorted(kept))]
     ids = {name: i for i, name in enumerate(names)}
     known = {word: n for word, n in sorted(counts.items()) if all(c in ids for c in word)}
@@ -142,7 +142,7 @@ def learn_merges(symbols: Ints, lengths: Ints, counts: Ints, names: list[str], s
     """Return the pairs of ids to merge, in order, until `names` (id -> string, extended in place) has `size` entries.
 
     symbols: the ids of all words' symbols, joined; lengths: symbols in each word; counts: how often each word occurs.
-    Stops early when no pair occurs `FEWEST_PAIRS` times. Two merges that spell the same string share its id.
+    Stops early when no pair occurs `MIN_PAIR_COUNT` times. Two merges that spell the same string share its id.
 
     This is byte-pair encoding (Sennrich et al. 2016, algorithm 1), with the merges of `tokenizers.trainers.BpeTrainer`:
     the most frequent pair first; of equally frequent ones, the one with the smaller ids. That trainer takes texts only,
@@ -187,10 +187,10 @@ class _PairTable:
         while self.heap:
             count, key = self.heap[0]
             now = self.count.get(key, 0)
-            if -count == now >= FEWEST_PAIRS:
+            if -count == now >= MIN_PAIR_COUNT:
                 heapq.heappop(self.heap)
                 return key >> 32, key & 0xFFFFFFFF
-            if now < FEWEST_PAIRS:
+            if now < MIN_PAIR_COUNT:
                 heapq.heappop(self.heap)
             else:
                 heapq.heapreplace(self.heap, (-now, key))

@@ -20,7 +20,7 @@ from gpt1.training.optimizer import Optimizer
 
 CPU = torch.device("cpu")
 # Updates in a row that may be skipped because their gradient is not finite.
-PATIENCE = 10
+MAX_SKIPPED = 10
 
 
 class Objective(Protocol):
@@ -100,8 +100,8 @@ def train(
 
     The loss is the sum over names of weight * (sum of losses) / (count over the whole update); a loss of weight 0 is
     not computed. Random numbers (dropout) depend on (seed, step) alone, so a run that stops and resumes equals one
-    that did not stop. Raises RunFailed after ten updates in a row with a gradient that is not finite; the weights are
-    those before the first of them. On a GPU this is noticed one update later, to avoid waiting for the last launch.
+    that did not stop. Raises RunFailed after `MAX_SKIPPED` updates in a row with a gradient that is not finite; the
+    weights are those before the first of them. A GPU's norm is read one update late, so as not to wait for it.
     """
     weights = {name: weight for name, weight in weights.items() if weight}
     previous: StepReport | None = None
@@ -121,10 +121,10 @@ def train(
         yield (report := StepReport(step + 1, tokens, sums, counts, norm, started, Timer(device)))
         finished, previous = report if device.type == "cpu" else previous, report
         skipped = 0 if finished is None or math.isfinite(finished.grad_norm) else skipped + 1
-        if skipped == PATIENCE:
+        if skipped == MAX_SKIPPED:
             raise RunFailed(
-                f"the gradient was not finite in {PATIENCE} updates in a row, up to update {step + 1}; the weights are "
-                f"those before them. Lower {setting('optim.lr')}, or use {setting('dtype')} fp32."
+                f"the gradient was not finite in {MAX_SKIPPED} updates in a row, up to update {step + 1}; the weights "
+                f"are those before them. Lower {setting('optim.lr')}, or use {setting('dtype')} fp32."
             )
 
 
