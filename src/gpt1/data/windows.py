@@ -49,7 +49,7 @@ class Windows:
     def __call__(self, step: int) -> list[Batch]:
         numbers = range(step * self.batch, (step + 1) * self.batch)
         rows = np.stack([self.window(number) for number in numbers])
-        # IGNORE is only valid as a target. As an input it comes after the last target, where any token will do.
+        # IGNORE is not a token id. As an input it stands only after the last target, where any id will do.
         tokens, targets = rows[:, :-1].clip(min=0), rows[:, 1:].copy()
         parts = (slice(low, low + self.micro_batch) for low in range(0, self.batch, self.micro_batch))
         return [_batch(tokens[part], targets[part]) for part in parts]
@@ -61,7 +61,7 @@ class Windows:
         offset = keyed_number(self.seed, epoch, 0) % size
         start = permutation(index, self.per_epoch, keyed_number(self.seed, epoch, 1)) * self.context
         stop = min(start + self.context, size)
-        # One id more, the one before: the first prediction needs an input.
+        # One more id, the one before the window: the first prediction needs an input.
         ids = read_ring(self.stream, offset + start - 1, stop - start + 1)
         return np.pad(ids, (0, self.context + 1 - len(ids)), constant_values=IGNORE)
 
@@ -73,12 +73,17 @@ def strided(stream: Stream, context: int, before: int, batch: int, limit: int = 
     has at least half a context. `before` is the token before the stream. With `limit`, only that many windows are
     taken, evenly spaced.
     """
-    stride = context // 2
-    count = 1 + -(-max(0, len(stream) - context) // stride)
+    count = strided_count(len(stream), context)
     chosen = range(count) if not 0 < limit < count else np.linspace(0, count - 1, limit).astype(int).tolist()
     rows = (_strided_row(stream, context, before, int(number)) for number in chosen)
-    while some := list(itertools.islice(rows, batch)):
-        yield _batch(*(np.stack(side) for side in zip(*some, strict=True)))
+    while chunk := list(itertools.islice(rows, batch)):
+        tokens, targets = zip(*chunk, strict=True)
+        yield _batch(np.stack(tokens), np.stack(targets))
+
+
+def strided_count(tokens: int, context: int) -> int:
+    """Return the number of windows in which `strided` covers a stream of so many tokens."""
+    return 1 + -(-max(0, tokens - context) // (context // 2))
 
 
 def _strided_row(stream: Stream, context: int, before: int, number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -88,8 +93,8 @@ def _strided_row(stream: Stream, context: int, before: int, number: int) -> tupl
     first = before if start == 0 else stream.read(start - 1, start)[0]
     tokens = np.concatenate([[first], targets[:-1]])
     scored = np.where(np.arange(len(targets)) < predicted, IGNORE, targets)
-    missing = (0, context - len(targets))
-    return np.pad(tokens, missing), np.pad(scored, missing, constant_values=IGNORE)
+    padding = (0, context - len(targets))
+    return np.pad(tokens, padding), np.pad(scored, padding, constant_values=IGNORE)
 
 
 def read_ring(stream: Stream, start: int, count: int) -> np.ndarray:

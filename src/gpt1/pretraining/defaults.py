@@ -28,10 +28,10 @@ FRACTIONS = {
     "model.embedding_dropout", "model.residual_dropout", "model.attention_dropout",
     "optim.beta1", "optim.beta2", "optim.momentum",
 }  # fmt: skip
-# File beside the training state: the settings as requested, with the number of updates they came to.
+# File beside the training state: the settings as requested, with the resulting number of updates.
 BEGUN = "begun.json"
-# Settings that may change when a run resumes: they do not change its weights (`compile` but for rounding), or, as its
-# length, are compared by `resume_settings`.
+# Settings that may change when a run resumes: they do not affect its weights (`compile` only by rounding), except its
+# length, which `resume_settings` compares.
 MAY_CHANGE = RUNTIME_SETTINGS | {"data", "eval_every", "save_every", "sample", "compile", *LENGTHS}
 
 
@@ -57,7 +57,7 @@ def open_data(folder: Path) -> Iterator[PreparedData]:
 
 
 def resolve_defaults(settings: Pretrain, data: PreparedData | None) -> Pretrain:
-    """Fill in the settings that prepared data or a starting model (`init`) decides, and check all of them.
+    """Fill in the settings that follow from the prepared data or from a starting model (`init`), and check them all.
 
     Without data the vocabulary stays as it is. Raises UserError if the settings cannot work.
     """
@@ -71,7 +71,7 @@ def resolve_defaults(settings: Pretrain, data: PreparedData | None) -> Pretrain:
             )
         model = with_vocabulary(model, data.tokenizer.vocabulary)
     if settings.init:
-        model = _shape_of_init(settings, model, data)
+        model = _shape_of_init(Path(settings.init), model, data, settings.data)
     micro_batch = settings.micro_batch or min(settings.batch, max(1, MICRO_BATCH_TOKENS // model.context))
     if micro_batch > settings.batch:
         raise UserError(
@@ -109,12 +109,14 @@ def _check_ranges(settings: Pretrain) -> None:
             raise UserError(f"{setting(name)} {getattr(settings, name)} must be more than 0")
 
 
-def _shape_of_init(settings: Pretrain, model: Model, data: PreparedData | None) -> Model:
-    """Return the shape of the run to start from, with the dropout rates of `model`."""
-    init = Path(settings.init or "")
+def _shape_of_init(init: Path, model: Model, data: PreparedData | None, folder: str) -> Model:
+    """Return the shape of the run `init`, with the dropout rates of `model`.
+
+    Raises UserError if `data`, prepared in `folder`, was made with another tokenizer.
+    """
     if data is not None and read_metadata(init).tokenizer != data.tokenizer.hash:
         raise UserError(
-            f"{setting('init')} {init}: {settings.data} was prepared with another tokenizer than this run's; "
+            f"{setting('init')} {init}: {folder} was prepared with another tokenizer than this run's; "
             f"prepare the text with {setting('tokenizer')} {init}"
         )
     return replace(
@@ -126,24 +128,24 @@ def _shape_of_init(settings: Pretrain, model: Model, data: PreparedData | None) 
 
 
 def epoch_steps(settings: Pretrain, tokens: int) -> int:
-    """Return the number of updates for the requested epochs (one by default) over so many training tokens."""
+    """Return the number of updates in the requested epochs (one by default) over `tokens` training tokens."""
     return max(1, round((settings.epochs or DEFAULT_EPOCHS) * tokens / (settings.batch * settings.model.context)))
 
 
 def count_parameters(model: Model) -> tuple[int, int]:
-    """Return the number of parameters, and of those in the blocks' matrices; by arithmetic, so any size is quick."""
+    """Return the number of parameters, and how many of them are in the blocks' matrices, without building the model."""
     in_matrices = model.depth * (4 * model.width**2 + 2 * model.width * model.inner)
     in_vectors = model.depth * (9 * model.width + model.inner)
     return (model.vocabulary + model.context) * model.width + in_matrices + in_vectors, in_matrices
 
 
 def begun_record(settings: Pretrain, data: PreparedData) -> Record:
-    """Return the record of a request with resolved settings."""
+    """Return the record of a run with resolved settings."""
     return Record.of(settings, {"data": data.manifest.fingerprint})
 
 
 def read_record(folder: Path, state: Path) -> Record:
-    """Return the record that the run with this training state was begun with. Raises UserError if it is damaged."""
+    """Return the record of the run whose newest training state is `state`. Raises UserError if it is damaged."""
     if (found := Record.read(folder / checkpoint.FOLDER / BEGUN)) is not None:
         return found
     path = folder / "settings.json"  # a run of an earlier version, which kept the record there and in the state
@@ -154,10 +156,10 @@ def read_record(folder: Path, state: Path) -> Record:
 
 
 def resume_settings(settings: Pretrain, record: Record, tokens: int, is_finished: bool) -> Pretrain:
-    """Return the settings with which a run continues that `record` says how it was begun.
+    """Return the settings with which to continue the run that `record` describes.
 
-    Its length is fixed. `eval_every`, `save_every`, `sample` and `compile` take effect if they are given again; left at
-    their defaults they stay as they were. Raises UserError for another length, unless the run is finished, where only
+    Its length is fixed. `eval_every`, `save_every`, `sample` and `compile` take effect if they are
+    given again and otherwise stay as they were. Raises UserError for another length, unless the run is finished, where only
     another number of `steps` is refused.
     """
     begun = record.settings

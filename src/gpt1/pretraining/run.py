@@ -32,7 +32,7 @@ VALIDATIONS = 10
 # Windows that an interim validation reads; the last one reads all of the validation text.
 VALIDATION_WINDOWS = 64
 SAMPLE_TOKENS = 40
-# A run of so many minutes, or floating-point operations, is long enough to repay half a minute of compiling.
+# Minutes, or floating-point operations, from which a run is long enough to repay half a minute of compiling.
 LONG_MINUTES, LONG_WORK = 5.0, 3e14
 
 
@@ -50,7 +50,7 @@ class PretrainingRun:
     device: torch.device
 
     def train(self, start: int) -> None:
-        """Make the updates from `start` on, with validations, samples and checkpoints between them.
+        """Make the updates from `start` to the end, with validations, samples and checkpoints in between.
 
         Raises KeyboardInterrupt, after saving, if a stop is requested, and RunFailed if a loss is not finite.
         """
@@ -68,8 +68,8 @@ class PretrainingRun:
         with stop_requested() as is_stopping, bar("{task.fields[state]}") as progress:
             task = progress.add_task("pretrain", total=steps, completed=start, state="")
 
-            def log_pending(left: int) -> None:
-                while len(pending) > left:
+            def log_pending(keep: int) -> None:
+                while len(pending) > keep:
                     report = pending.pop(0)
                     self._log_update(report)
                     speeds.append(report.tokens / report.seconds)
@@ -81,7 +81,7 @@ class PretrainingRun:
                 is_last, is_validation = report.step == steps, report.step % eval_every == 0
                 log_pending(0 if is_last or is_validation else lag)
                 if is_last:
-                    break  # what remains is `finish`, which saves
+                    break  # `finish` validates and saves
                 if is_validation:
                     self.validate(report.step, VALIDATION_WINDOWS)
                 stopping = is_stopping()
@@ -120,7 +120,7 @@ class PretrainingRun:
         return metrics
 
     def save(self, step: int, metrics: dict[str, float] | None = None) -> None:
-        """Write the training state, then the model that others load."""
+        """Write the training state, then the model."""
         settings = self.settings
         metadata = RunMetadata(
             kind="pretrained",
@@ -160,7 +160,7 @@ def validate(body: GPT, val: Stream, end_id: int, step: int, windows: int = 0) -
 
     Raises RunFailed, naming the update `step`, if it is not finite.
     """
-    with torch.compiler.set_stance("force_eager"):  # no kernels are compiled for shapes other than those of training
+    with torch.compiler.set_stance("force_eager"):  # compile no kernels for shapes that training does not use
         found = likelihood(body, val, end_id, windows)
     if not math.isfinite(found.nats_per_token):
         raise RunFailed(

@@ -14,7 +14,7 @@ import torch
 
 from gpt1.config import Pretrain
 from gpt1.console import say
-from gpt1.data.windows import Stream, Windows
+from gpt1.data.windows import Stream, Windows, strided_count
 from gpt1.errors import setting
 from gpt1.model.objectives import LanguageModel
 from gpt1.pretraining.defaults import PreparedData, count_parameters
@@ -25,9 +25,9 @@ from gpt1.training.likelihood import TOKENS_AT_ONCE
 from gpt1.training.loop import StepReport, train
 from gpt1.training.optimizer import Optimizer
 
-# Updates of the run that is measured, which ends long before.
+# Length of the learning-rate schedule while measuring, which stops long before its end.
 SCHEDULE_STEPS = 10_000
-# Updates of one micro-batch and of two alternate; the first pair warms up, at least so many more are measured.
+# Updates of one micro-batch and of two alternate. The first pair warms up; at least `MIN_PAIRS` more are measured.
 PAIR, MIN_PAIRS = 2, 3
 MIN_UPDATES, MAX_UPDATES = 10, 10**9
 # Files that hold a container's memory limit, of cgroups v2 and v1.
@@ -70,7 +70,7 @@ class Throughput:
 def steps_in_time(
     settings: Pretrain, data: PreparedData, device: torch.device, dtype: torch.dtype, started: float
 ) -> int:
-    """Return the updates that fit into `minutes` since `started`, measured on a model that is then discarded."""
+    """Return how many updates fit into `minutes` from `started`, measured on a model that is then discarded."""
     seconds = 60 * (settings.minutes or 0)
     model, optimizer = build(settings, SCHEDULE_STEPS, device, dtype)
     speed = measure(model, optimizer, settings, data.train, data.val, data.tokenizer, device, min(5.0, 0.05 * seconds))
@@ -86,14 +86,14 @@ def measure(
 ) -> Throughput:  # fmt: skip
     """Measure about `seconds` of updates, then a validation, a sample and a save into a temporary folder.
 
-    The model is trained by this, so it must be one that is discarded.
+    This trains the model, so pass one that is discarded afterwards.
     """
-    context, tokens = settings.model.context, len(val_stream)
+    context = settings.model.context
     update = _seconds_per_update(update_pairs(model, optimizer, settings, train_stream, device), settings, seconds)
-    windows = 1 + -(-max(0, tokens - context) // (context // 2))
+    windows = strided_count(len(val_stream), context)
     tried = min(windows, VALIDATION_WINDOWS, max(1, TOKENS_AT_ONCE // context))
     body, end_id = model.body, tokenizer.end_id
-    validate(body, val_stream, end_id, 1, tried)  # the first pass prepares kernels, which a run does once
+    validate(body, val_stream, end_id, 1, tried)  # warm up: kernels are prepared in the first pass, once in a run
     window = _timed(lambda: validate(body, val_stream, end_id, 1, tried)) / tried
     sampled = _timed(lambda: sample(body, tokenizer, settings.sample, settings.seed))
     with tempfile.TemporaryDirectory() as folder:
@@ -105,7 +105,7 @@ def measure(
 def update_pairs(
     model: LanguageModel, optimizer: Optimizer, settings: Pretrain, stream: Stream, device: torch.device
 ) -> Iterator[StepReport]:
-    """Make updates of one micro-batch and of two, by turns."""
+    """Make updates of one micro-batch and of two, alternately."""
     one, two = (
         Windows(stream, settings.model.context, rows, settings.micro_batch, settings.seed) for rows in _rows(settings)
     )
@@ -147,7 +147,7 @@ def _timed(work: Callable[[], object]) -> float:
 
 
 def memory_parts(settings: Pretrain, dtype: torch.dtype) -> dict[str, int]:
-    """Return the bytes that a run holds at all times, by part; see `training.optimizer`."""
+    """Return the bytes that a run holds throughout, by part; see `training.optimizer`."""
     count, in_matrices = count_parameters(settings.model)
     # Muon keeps one number for each of its weights, Adam two.
     moments = 2 * count - (in_matrices if settings.optim.method == "muon" else 0)
@@ -155,7 +155,7 @@ def memory_parts(settings: Pretrain, dtype: torch.dtype) -> dict[str, int]:
 
 
 def available_memory(device: torch.device) -> int:
-    """Return the bytes that this process can have on the device, those it holds included; 0 if unknown."""
+    """Return the bytes of device memory available to this process, including what it holds already; 0 if unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     if device.type == "mps":
@@ -168,13 +168,13 @@ def available_memory(device: torch.device) -> int:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the most bytes held so far, of tensors on a GPU, of the process on a CPU; 0 if unknown."""
+    """Return the peak memory so far in bytes: of tensors on a GPU, of the process on a CPU; 0 if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if device.type == "mps":
-        return torch.mps.driver_allocated_memory()  # it is never returned, so this is the peak
+        return torch.mps.driver_allocated_memory()  # the driver never gives memory back, so this is the peak
     if sys.platform == "linux":
-        return _proc("/proc/self/status")["VmHWM"]  # getrusage would include the process that started this one
+        return _proc("/proc/self/status")["VmHWM"]  # getrusage would include the parent process
     if sys.platform == "win32":
         return 0
     import resource

@@ -1,4 +1,4 @@
-"""Training state on disk: one safetensors file for the newest update, without pickle, apart from the model."""
+"""Training state on disk: a safetensors file for the newest update, without pickle, separate from the model."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def clear(folder: Path) -> None:
 
 
 def latest(folder: Path) -> Path | None:
-    """Return the file of a run's newest training state, None if there is none."""
+    """Return the file of a run's newest training state, or None if there is none."""
     return max((folder / FOLDER).glob("step-*.safetensors"), default=None)
 
 
@@ -43,11 +43,11 @@ def read_notes(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             notes: dict[str, Any] = json.loads(file.metadata()["gpt1"])
     except Exception as error:
-        raise UserError(f"{path} is no readable training state ({error}); start over with {setting('fresh')}") from None
+        raise UserError(f"{path} is damaged ({error}); start over with {setting('fresh')}") from None
     return notes
 
 
 def load(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a state, on the CPU. They are views of the file: copy what must outlive it."""
+    """Return the tensors of a state, on the CPU. They are mapped from the file: copy what must outlive it."""
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

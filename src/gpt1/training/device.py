@@ -1,7 +1,7 @@
-"""Where the work runs: device, number format, threads, seed, allocator; and how a model is prepared for training there.
+"""Set up the device, number format, threads, seed and allocator, and prepare models for training on the device.
 
-`setup_device` is the one place that changes the process: commands call it once, at their start. Code that runs inside
-somebody else's program wraps it in `preserve_torch_state`.
+Only `setup_device` changes the state of the process: commands call it once, when they start. Code that runs inside
+another program wraps it in `preserve_torch_state`.
 """
 
 import ctypes
@@ -48,7 +48,7 @@ def setup_device(
 
 @contextmanager
 def use_threads(threads: int | None) -> Iterator[None]:
-    """Let torch use so many threads (0: every available core) for a while; None changes nothing."""
+    """Set torch's number of threads within the block (0: every available core); None changes nothing."""
     before = torch.get_num_threads()
     if threads is not None:
         check_threads_and_seed(threads, 0)

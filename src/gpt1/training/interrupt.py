@@ -41,7 +41,7 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
-    """Yield a function that tells whether Ctrl-C or SIGTERM came; a second one ends the program at once."""
+    """Yield a function that returns whether Ctrl-C or SIGTERM has arrived; a second one ends the program at once."""
     arrived: list[int] = []
 
     def note(number: int) -> None:

@@ -34,14 +34,14 @@ class Likelihood:
         return math.exp(self.nats_per_token) if self.nats_per_token < 700 else math.inf
 
     def bits_per_byte(self, tokens_per_byte: float) -> float:
-        """Bits for each byte of text, which lossless tokenizers can be compared by."""
+        """Return bits per byte of text, by which models with different lossless tokenizers can be compared."""
         return self.nats_per_token * tokens_per_byte / math.log(2)
 
 
 def likelihood(body: GPT, stream: Stream, end_id: int, limit: int = 0) -> Likelihood:
     """Predict every token of `stream` once, the first one after an end token; see `data.windows.strided`.
 
-    A `limit` above 0 estimates it from that many windows, evenly spaced. Leaves the network in evaluation mode.
+    With a `limit` above 0, estimate it from that many windows, evenly spaced. Leaves the network in evaluation mode.
     """
     body.eval()
     device = next(body.parameters()).device

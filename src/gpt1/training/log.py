@@ -1,4 +1,4 @@
-"""metrics.jsonl: a run's measurements, one JSON object a line, each with the `step` after which it was made."""
+"""metrics.jsonl: a run's measurements, one JSON object per line, each with the `step` after which it was made."""
 
 import json
 from pathlib import Path
@@ -48,7 +48,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
     """
     path = folder / NAME
     rows = []
-    # Bytes end a line only there; text would also at U+2028, which a sample may hold.
+    # Split as bytes: str.splitlines would also split at U+2028, which a sample may contain.
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     for number, line in enumerate(lines, 1):
         if not line.endswith(b"\n"):
@@ -57,7 +57,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
             rows.append(row := json.loads(line))
             row["step"]
         except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path}:{number} is damaged: it is no JSON object with a step; delete the line") from None
+            raise UserError(f"{path}:{number} is damaged: not a JSON object with a step; delete the line") from None
     return rows
 
 

@@ -1,9 +1,8 @@
 """From gradients to weights: fp32 master weights, the optimizers of the two recipes, the learning-rate schedule.
 
 Muon (Jordan et al. 2024) replaces each matrix's momentum by the nearest orthogonal matrix. `torch.optim.Muon` handles
-one matrix at a time, and the fused query-key-value matrix as one; here its three parts are three matrices, and all
-matrices of one shape are orthogonalised in one batch, without which many small matrices would spend their time on call
-overhead.
+one matrix at a time, and the fused query-key-value matrix as one. Here its three parts are three matrices, and all
+matrices of one shape are orthogonalised in one batch; one at a time, small matrices would cost mostly call overhead.
 
 Legend: B matrices of one shape, R rows, C columns (R <= C).
 """
@@ -28,23 +27,23 @@ ITERATIONS = 5
 class Optimizer:
     """Adam, or Muon with AdamW beside it, on fp32 masters of a model whose weights may be bfloat16.
 
-    A model in bfloat16 computes fast but is too coarse to accumulate small steps; its masters are not. Gradients of
-    the micro-batches are summed in fp32 as each backward pass finishes them, clipped by their global norm and applied
-    by `update`. Weights that need no gradient are left unchanged, also by weight decay.
+    bfloat16 weights make the model fast, but are too coarse to accumulate small steps, which the masters do. Gradients
+    of the micro-batches are summed in fp32 as each backward pass finishes them, then clipped by their global norm and
+    applied by `update`. Weights that need no gradient are left unchanged, also by weight decay.
     """
 
     def __init__(self, model: nn.Module, settings: Optim, steps: int) -> None:
         self.settings, self.steps = settings, steps
         self.weights = dict(model.named_parameters())
-        # In fp32 a weight could be its own master, but then its gradient would be cleared between micro-batches.
+        # An fp32 weight cannot be its own master: its gradient is cleared after each micro-batch.
         self.masters = {name: nn.Parameter(weight.detach().float().clone()) for name, weight in self.weights.items()}
         self.gradients = {name: torch.zeros_like(master) for name, master in self.masters.items()}
         self.norms: dict[str, Tensor] = {}
-        """norm of each gradient that this update has received so far"""
+        """norm of each gradient accumulated so far in this update"""
         for name, master in self.masters.items():
             master.grad = self.gradients[name]
             if self.weights[name].requires_grad:
-                self.weights[name].register_post_accumulate_grad_hook(functools.partial(self._take, name))
+                self.weights[name].register_post_accumulate_grad_hook(functools.partial(self._accumulate, name))
         trained = {n: m for n, m in self.masters.items() if self.weights[n].requires_grad}
         hidden = {n: m for n, m in trained.items() if settings.method == "muon" and m.dim() == 2 and "blocks." in n}
         rest = {n: m for n, m in trained.items() if n not in hidden}
@@ -55,16 +54,16 @@ class Optimizer:
             lr=settings.lr, betas=(settings.beta1, settings.beta2), eps=1e-8, fused=True,
         )  # fmt: skip
         self.on_device = not hidden and all(master.is_cuda for master in trained.values())
-        """whether AdamW's kernel clips and skips, so that the program need not wait for the norm"""
+        """whether AdamW's kernel clips and skips updates, so the program need not wait for the norm"""
 
-    def _take(self, name: str, weight: Tensor) -> None:
+    def _accumulate(self, name: str, weight: Tensor) -> None:
         """Add a gradient that a backward pass has just finished to its master's, and free it."""
-        assert weight.grad is not None, "called once the gradient is complete"
+        assert weight.grad is not None, "the hook runs once the gradient is complete"
         gradient = self.gradients[name]
         if name in self.norms:
             gradient.add_(weight.grad)
         else:
-            gradient.copy_(weight.grad)  # one pass over memory fewer than adding to zeros
+            gradient.copy_(weight.grad)  # saves a pass over memory compared with adding to zeros
         flat = gradient.view(-1)
         self.norms[name] = torch.dot(flat, flat).sqrt()  # half the time of vector_norm
         weight.grad = None
@@ -88,10 +87,10 @@ class Optimizer:
         for group in self.adam.param_groups:
             group["lr"] = self.settings.lr * rate
         clip = self.settings.clip
-        is_small = clip == 0 or (not self.on_device and norm.item() <= clip)
-        divisor = None if is_small else (norm / clip).clamp(min=1)
-        # AdamW's fused kernel divides gradients by `grad_scale` and skips on `found_inf` as it reads them, which saves
-        # passes over all gradients. Both are made for loss scaling.
+        is_unclipped = clip == 0 or (not self.on_device and norm.item() <= clip)
+        divisor = None if is_unclipped else (norm / clip).clamp(min=1)
+        # AdamW's fused kernel divides gradients by `grad_scale` and skips the update on `found_inf` as it reads them,
+        # which saves passes over all gradients. Both attributes are meant for loss scaling.
         vars(self.adam)["grad_scale"] = divisor
         vars(self.adam)["found_inf"] = (~norm.isfinite()).float() if self.on_device else None
         self.adam.step()
@@ -100,7 +99,7 @@ class Optimizer:
             torch._foreach_copy_(list(self.weights.values()), list(self.masters.values()))
 
     def state(self) -> dict[str, Tensor]:
-        """Return everything an exact continuation needs, by name.
+        """Return all that is needed to resume exactly, by name.
 
         `master.NAME` is a parameter's fp32 value, `muon.NAME` its momentum, and `adam.exp_avg.NAME`,
         `adam.exp_avg_sq.NAME` and `adam.step.NAME` are Adam's moments and step count.
