@@ -616,7 +616,7 @@ def test_an_input_that_changes_meanwhile(corpus: Path, tmp_path: Path, monkeypat
         ("tiny.txt --tokenizer tokenizer.json --out out", "one document of 2 characters is too small"),
         (
             "a.txt b.txt --val-fraction 0.999 --out out",
-            "all 2 documents fell to validation; lower --val-fraction or",
+            "all 2 documents were assigned to validation; lower --val-fraction or",
         ),
         ("a.txt --val-fraction 0 --out out", "--val-fraction 0 must be between 0 and 1"),
         ("a.txt --val-fraction 1.5 --out out", "--val-fraction 1.5 must be between 0 and 1"),

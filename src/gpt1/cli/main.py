@@ -1,4 +1,4 @@
-"""The command line: read settings, call the function named after the command, print its result.
+"""The command line: parse settings, call the function named after the command, print its result.
 
 Standard output carries the result only; progress and errors go to standard error. Just the chosen command's module is
 imported, so that help does not wait for torch.
@@ -60,10 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with sigterm_as_ctrl_c(), settings_as_flags():
             _run(argv)
-        sys.stdout.flush()  # report a full disk here, not while Python shuts down
+        sys.stdout.flush()  # report a full disk here, not at interpreter shutdown
         return 0
     except BrokenPipeError:
-        # The reader of our output is gone (`| head`). Python would fail once more when it flushes standard output.
+        # The reader of our output is gone (`| head`). Python would fail again when it flushes standard output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (Gpt1Error, OSError, MemoryError, KeyboardInterrupt) as error:

@@ -1,4 +1,4 @@
-"""A model that another program wrote, on its way to a run folder: what all layouts have in common."""
+"""A model written by another program, to be converted to a run folder: what all layouts have in common."""
 
 import math
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ class ExternalCheckpoint:
     def take_tensors(self) -> tuple[Model, dict[str, Tensor]]:
         """Return the network over the tokenizer's whole vocabulary, with rows of their own for end and pad.
 
-        `tensors` is emptied on the way, so that no tensor is held twice.
+        Empties `tensors`, so that no tensor is held twice.
         """
         tensors = {name: self.tensors.pop(name) for name, _ in tensor_shapes(self.model)}
         if number := self.tokenizer.vocabulary - self.model.vocabulary:
@@ -67,8 +67,8 @@ def parameter_count(model: Model) -> int:
 def new_rows(rows_VD: Tensor, number: int) -> Tensor:
     """Return embeddings for tokens that a model does not know yet: the mean of all others, the same on every machine.
 
-    The logit of a new token is then the mean logit, so by Jensen's inequality its probability is at most 1 / V, and no
-    text that the model writes or scores is disturbed. A random row, much shorter than a trained one, would get a logit
+    The logit of a new token is then the mean logit, so by Jensen's inequality its probability is at most 1 / V, which
+    hardly affects what the model writes or scores. A random row, much shorter than a trained one, would get a logit
     near 0, which may be far above the others.
     """
     mean_D = rows_VD.numpy().mean(0, dtype=np.float64).astype(np.float32)
@@ -92,7 +92,7 @@ def checked(name: str, tensor: Tensor, shape: tuple[int, ...], source: object) -
         raise UserError(f"{source}: tensor {name} has shape {tuple(tensor.shape)}; it must be {shape}")
     if not tensor.is_floating_point():
         raise UserError(f"{source}: tensor {name} holds {tensor.dtype}, not floating-point numbers")
-    if not all(torch.isfinite(end) for end in tensor.aminmax()):  # NaN is both; isfinite of all would be a copy
+    if not all(torch.isfinite(end) for end in tensor.aminmax()):  # NaN is in both; isfinite of all would be a copy
         place = tuple((~torch.isfinite(tensor)).nonzero()[0].tolist())
         raise UserError(f"{source}: tensor {name} holds {tensor[place].item()} at {place}; such a model cannot be used")
     return tensor.float().contiguous()

@@ -1,4 +1,4 @@
-"""`openai-gpt` models of other people: a folder that transformers wrote, now or years ago, or a hub id."""
+"""Read `openai-gpt` models: a folder that any version of transformers wrote, or a model on the hub."""
 
 import pickle
 import re
@@ -80,7 +80,7 @@ def download(name: str) -> Path:
         folder = Path(snapshot_download(name, allow_patterns=WANTED))
         if not (folder / SAFE).exists() and not (folder / INDEX).exists():
             folder = Path(snapshot_download(name, allow_patterns=[*WANTED, PICKLE]))
-    except Exception as error:  # of the hub, or of whatever library carries its requests
+    except Exception as error:  # from the hub or any HTTP library beneath it
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"{name}: no such folder, and Hugging Face's hub does not provide it ({reason})") from None
     return folder
@@ -132,7 +132,7 @@ def _recognised(found: Mapping[str, Tensor], model: Model, file: Path) -> tuple[
             heads.append(name)
         elif name != OUTPUT:
             _check_constant(full, found[name], model, f"{file}: tensor {name}")
-    if OUTPUT in found and TOKENS not in tensors:  # transformers saves tied tensors under either name
+    if OUTPUT in found and TOKENS not in tensors:  # tied tensors are saved under either name
         tensors[TOKENS] = checked(OUTPUT, found[OUTPUT], shapes[TOKENS], file)
     if missing := [name for name in shapes if name not in tensors]:
         raise UserError(f"{file}: tensor {missing[0]} is missing")
@@ -142,7 +142,7 @@ def _recognised(found: Mapping[str, Tensor], model: Model, file: Path) -> tuple[
 
 
 def _full(name: str) -> str:
-    """Return a tensor's name with the prefix, which models without an output layer are saved without."""
+    """Return a tensor's name with the prefix, which transformers leaves out for models without an output layer."""
     return name if name.startswith(PREFIX) or name in (OUTPUT, *HEADS) else PREFIX + name
 
 

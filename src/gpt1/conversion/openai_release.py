@@ -1,7 +1,7 @@
 """OpenAI's 2018 release: ten files of plain float32, a list of shapes, and the vocabulary as two files.
 
-The ten `params_N.npy` are one row of numbers, cut into ten wherever it came; `params_shapes.json` says how it divides
-into tensors: positions, tokens, then twelve for each block. Matrices are 1-wide convolutions, (1, in, out). Format:
+The ten `params_N.npy` are one row of numbers, cut into ten regardless of tensors; `params_shapes.json` divides it into
+tensors: positions, tokens, then twelve for each block. Matrices are 1-wide convolutions, (1, in, out). Format:
 docs/formats.md.
 """
 
@@ -37,7 +37,7 @@ PARTS = tuple(f"params_{number}.npy" for number in range(10))
 SHAPES = "params_shapes.json"
 VOCABULARY, MERGES = RELEASED
 TENSORS_PER_BLOCK = 12
-# Width of a head in the release; no file says it.
+# Width of a head in the release, which no file records.
 HEAD_WIDTH = 64
 
 
@@ -114,7 +114,7 @@ def release_shape(name: str, shape: tuple[int, ...]) -> list[int]:
 
 
 def _kept_tokens(rows_VD: Tensor, tokenizer: Tokenizer) -> int:
-    """Return how many rows to write: all but end and pad if these are what reading the release would append again."""
+    """Return how many rows to write: without end and pad if reading the release would append the same two again."""
     plain = len(rows_VD) - 2
     are_last = sorted([tokenizer.end_id, tokenizer.pad_id]) == [plain, plain + 1]
     untrained = plain > 0 and torch.equal(rows_VD[plain:], new_rows(rows_VD[:plain], 2))

@@ -1,4 +1,4 @@
-"""Check a converted model against its source: the same weights, logits and token ids. Otherwise it is not kept.
+"""Check that a converted model has the weights, logits and token ids of its source; otherwise it is not kept.
 
 Legend: T tokens, P positions, V vocabulary.
 """
@@ -110,7 +110,7 @@ def check_tokens(tokenizer: Tokenizer, source: Path, pair: tuple[Path, Path] | N
     """
     if tokenizer.kind == "openai2018":
         tokenizer = tokenizer.with_pretokenizer("gpt1")  # no file says how spaCy splits; the vocabulary must agree
-    if pair:  # which does not say how a text is split into words, so only words are compared
+    if pair:  # these files do not say how text is split into words, so only words are compared
         ids, merges = read_bpe(*pair)
         model = tokenizers.models.BPE(ids, merges, unk_token=UNKNOWN, end_of_word_suffix="</w>")
         expected, texts = tokenizers.Tokenizer(model), probe_words(ids)
@@ -142,7 +142,7 @@ def probe_words(vocabulary: dict[str, int], most: int = 1000) -> list[str]:
 
 @contextmanager
 def _silent(transformers: Any) -> Iterator[None]:
-    """Keep transformers from printing notes on heads that it does not need, and a progress bar."""
+    """Keep transformers from printing a progress bar and warnings about heads that are not used."""
     logging = transformers.utils.logging
     before, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

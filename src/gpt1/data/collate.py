@@ -67,7 +67,7 @@ def collate(examples: Sequence[Example], pad_id: int, limit: int) -> Batch:
 class Epochs:
     """Fine-tuning batches: `epochs(step)` returns `batch` examples as a list of micro-batches.
 
-    A micro-batch has `micro_batch` examples or, if that is 0, as many as fit into `MICRO_TOKENS`.
+    A micro-batch has `micro_batch` examples or, if that is 0, as many as fit in `MICRO_TOKENS`.
     """
 
     def __init__(self, examples: Sequence[Example], batch: int, micro_batch: int, pad_id: int, seed: int) -> None:
@@ -97,6 +97,6 @@ class Epochs:
 
 
 def by_length(examples: Sequence[Example], batch: int) -> list[list[int]]:
-    """Return the indices of the examples in batches of similar length, longest first, so memory runs out early."""
+    """Return the examples' indices in batches of similar length, longest first: memory runs out at once, if at all."""
     order = sorted(range(len(examples)), key=lambda i: -examples[i].length)
     return [order[low : low + batch] for low in range(0, len(order), batch)]

@@ -1,7 +1,7 @@
 """Read the rows of datasets that Hugging Face's `datasets` saved to disk, in bounded memory; no torch.
 
-Their files are Arrow streams: a schema, then batches of (usually 1,000) rows. polars can read a stream only as a whole,
-and `save_to_disk` writes up to 500 MB into one; pyarrow reads it in batches, but would be a new dependency for everyone
+Their files are Arrow streams: a schema, then batches of (usually 1,000) rows. polars can only read a whole stream, and
+`save_to_disk` writes up to 500 MB into one; pyarrow reads it in batches, but would be one more dependency for everyone
 who has a saved dataset. So `_messages` splits a stream into its messages, and polars reads the schema with one batch.
 """
 
@@ -22,7 +22,7 @@ END_OF_STREAM = CONTINUATION + bytes(4)
 RECORD_BATCH = 3  # kind of a message that is a batch of rows
 UNKNOWN_CLASS = -1  # what `datasets` stores where the class is not known
 
-ToNames = Callable[[Any], Any]  # a value with class numbers -> the same value with class names
+ToNames = Callable[[Any], Any]  # replaces the class numbers in a value by class names
 
 
 def dataset_rows(path: Path, only: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
@@ -79,7 +79,7 @@ def _messages(path: Path) -> Iterator[tuple[int, bytes]]:
     def read(size: int) -> bytes:
         nonlocal left
         left -= size
-        if size < 0 or left < 0:  # tested first, since a damaged size may be larger than memory
+        if size < 0 or left < 0:  # before reading, since a damaged size may be larger than memory
             raise EOFError("it ends within a batch of rows")
         return file.read(size)
 

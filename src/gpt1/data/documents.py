@@ -72,7 +72,8 @@ def gather(found: Iterable[Piece], cut: Cut) -> Iterator[TextBlock]:
     texts: list[str] = []
     held: list[str] = []
     size = empty = 0
-    is_continued = html = False  # of the document in `held`: an earlier block has its beginning; that contained "<"
+    # Whether an earlier block has the beginning of the held document, and whether that contained "<".
+    is_continued = html = False
     for text, ends in found:
         held.append(text)
         size += len(text)
@@ -97,7 +98,7 @@ def gather(found: Iterable[Piece], cut: Cut) -> Iterator[TextBlock]:
 
 
 def _cut(text: str, cut: Cut) -> int:
-    # White space alone stays out of a block: the document may turn out to be empty.
+    # White space alone waits: the document may turn out to be empty.
     at = cut(text)
     if at and not text[:at].isspace():
         return at
@@ -105,7 +106,7 @@ def _cut(text: str, cut: Cut) -> int:
 
 
 def at_whitespace(text: str) -> int:
-    """Cut before the last space or line end, where the two sides need not be tokenized alike."""
+    """Return where to cut if ids do not matter: before the last space or line end."""
     return max(text.rfind(" "), text.rfind("\n"), 0)
 
 
@@ -202,7 +203,7 @@ class Corpus:
     """Training and validation documents, which can be read any number of times.
 
     Without validation files, a seeded hash of a document's number, in [0, 1), assigns it to validation if it is below
-    `val_fraction`, but at least one document is assigned. Of a single document, the last `val_fraction` validates.
+    `val_fraction`; at least one document is assigned. A single document is cut: its last `val_fraction` is validation.
     """
 
     train: list[File]
@@ -223,7 +224,7 @@ class Corpus:
                 more = f" and {len(files) - 1} more" if len(files) > 1 else ""
                 raise UserError(f"{files[0].path}{more}: no text, {found.empty} empty documents; give files with text")
         if not self.val:
-            self._check(train)
+            self._check_split(train)
         characters, size = train.characters + val.characters, train.bytes + val.bytes
         return replace(train, empty=train.empty + val.empty, characters=characters, bytes=size)
 
@@ -248,11 +249,12 @@ class Corpus:
         """Return how much of a single document is training text."""
         return int((1 - self.val_fraction) * found.characters)
 
-    def _check(self, found: Survey) -> None:
+    def _check_split(self, found: Survey) -> None:
+        """Raise UserError if training or validation would be empty."""
         if found.documents > 1 and found.chosen == found.documents:
             raise UserError(
-                f"all {found.documents} documents fell to validation; lower {setting('val_fraction')} or change "
-                f"{setting('seed')}"
+                f"all {found.documents} documents were assigned to validation; lower {setting('val_fraction')} or "
+                f"change {setting('seed')}"
             )
         too_small = self.val_fraction * found.characters < 1 or self._train_characters(found) < 1
         if found.documents == 1 and too_small:

@@ -27,7 +27,7 @@ KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".
 ADVICE = f"give the file's encoding with {setting('encoding')} (cp1252, utf-16, ...) or leave the file out"
 
 STATE, INFO, SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
-TRAIN, VALIDATION = "train", ("validation", "valid", "val", "dev")  # usual names of splits
+TRAIN, VALIDATION = "train", ("validation", "valid", "val", "dev")  # common names of splits
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class File:
 
     path: Path
     named: bool
-    """whether the user named it, rather than a folder that holds it"""
+    """whether the user named the file itself, not a folder that holds it"""
 
     @property
     def kind(self) -> str:

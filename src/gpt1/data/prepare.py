@@ -1,4 +1,4 @@
-"""Make a prepared folder from documents: a tokenizer, token shards, a manifest; no torch.
+"""Write a prepared folder from documents: a tokenizer, token shards and a manifest; no torch.
 
 The corpus is read three times as a stream: to survey and split it, to train the tokenizer, and to encode it. The result
 is made in the folder `unfinished` and moved into place when it is complete, so an earlier result stays until then. The
@@ -114,7 +114,7 @@ def prepare_folder(
     return False
 
 
-# Whether there is something to do
+# What is already done
 
 
 def _describe_inputs(corpus: Corpus) -> list[dict[str, Any]]:
@@ -151,13 +151,13 @@ def _is_done(out: Path, record: Record, may_change: Set[str]) -> bool:
 
 
 def _record_of(manifest: Manifest, now: Record) -> Record:
-    """Return the request that a prepared folder is the result of, to be compared with the one of now."""
+    """Return the record of the request that made a prepared folder, to compare with that of the current one."""
     tokenizer = {"tokenizer": manifest.tokenizer} if "tokenizer" in now.inputs else {}
     return Record(manifest.settings, _input_hashes(manifest.inputs) | tokenizer)
 
 
 def _check_replacing(out: Path, began: Record | None, record: Record, may_change: Set[str]) -> None:
-    """Raise UserError if `out` holds the result of another request, or `began` one that has encoded something."""
+    """Raise UserError if `out` holds the result of another request, or `began` another that has encoded something."""
     if (out / "manifest.json").exists():
         if difference := _record_of(read_manifest(out), record).difference(record, may_change):
             raise UserError(
@@ -217,7 +217,7 @@ def _training_texts(found: Iterable[SplitBlock], repair: bool) -> Iterator[str]:
 
 
 def _watched(found: Iterable[SplitBlock], progress: Progress, name: str, characters: int) -> Iterator[SplitBlock]:
-    """Yield the same blocks, and show progress."""
+    """Yield the same blocks and show progress."""
     task = progress.add_task(name, total=characters / 1e3)
     for block, is_val in found:
         yield block, is_val
@@ -225,8 +225,9 @@ def _watched(found: Iterable[SplitBlock], progress: Progress, name: str, charact
 
 
 def _write_shards(found: Iterator[SplitBlock], tokenizer: Tokenizer, repair: bool, work: Path, state: State) -> None:
-    """Encode what `state` does not have yet. Both splits close their shards after the same block, to save the state."""
-    dtype, since = dtype_for(tokenizer.vocabulary), time.perf_counter() - state.seconds_encoding
+    """Encode what `state` does not cover. Both splits close their shards after the same block, to save the state."""
+    # As if encoding had begun without an interruption.
+    dtype, started = dtype_for(tokenizer.vocabulary), time.perf_counter() - state.seconds_encoding
     with (
         ShardWriter(work, "train", dtype, state.train) as train_shards,
         ShardWriter(work, "val", dtype, state.val) as val_shards,
@@ -237,7 +238,7 @@ def _write_shards(found: Iterator[SplitBlock], tokenizer: Tokenizer, repair: boo
             for writer in writers:
                 writer.close_shard()
             state.train, state.val = train_shards.shards, val_shards.shards
-            state.seconds_encoding = time.perf_counter() - since
+            state.seconds_encoding = time.perf_counter() - started
             state.save(work)
 
         for parts in encode(islice(found, state.blocks, None), tokenizer, repair):
@@ -255,7 +256,7 @@ def encode(
 ) -> Iterator[tuple[EncodedPart, EncodedPart]]:
     """Yield the training and the validation part of each block, in order. With `repair`, texts are cleaned first.
 
-    A thread encodes one block, mostly without Python's lock, while the next is read and cleaned, which needs the lock.
+    A thread encodes one block, mostly without the GIL, while the next is read and cleaned, which needs the GIL.
     """
     with ThreadPoolExecutor(1) as thread:
         waiting: Future[tuple[EncodedPart, EncodedPart]] | None = None
@@ -296,8 +297,8 @@ def safe_cut(tokenizer: Tokenizer, repair: bool) -> Cut:
     """Return a `Cut` that changes no id: the two sides, cleaned and encoded apart, give the same as together.
 
     Our own tokenizers end a word where white space follows another character, and cleaning works line by line, so the
-    last line end of that kind will do; a space is second best, for text without lines. As a tokenizer may be anyone's,
-    each place is tested on `WINDOW` characters on either side.
+    last such line end will do, or a space if the text has no lines. Since custom tokenizers may differ, each place is
+    tested on `WINDOW` characters on either side.
     """
 
     def ids(text: str) -> list[int]:
@@ -350,7 +351,7 @@ def _manifest(
 
 
 def _publish(work: Path, out: Path) -> None:
-    """Move the complete result into place, the manifest last. It may be repeated after an interruption."""
+    """Move the complete result into place, the manifest last. If interrupted, it can be repeated."""
     (out / "manifest.json").unlink(missing_ok=True)
     manifest = read_manifest(work)
     current = {shard.file for shard in manifest.train.shards + manifest.val.shards}

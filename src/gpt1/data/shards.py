@@ -128,13 +128,13 @@ class ShardWriter:
     def __init__(self, folder: Path, split: SplitName, dtype: str, shards: Iterable[Shard] = ()) -> None:
         self.folder, self.split, self.dtype = folder, split, np.dtype(dtype).newbyteorder("<")
         self.shards = list(shards)
-        """the closed ones, including those of an interrupted run"""
+        """closed shards, including those of an interrupted run"""
         self.tokens = self._documents = self._bytes = 0
         self._file: BinaryIO | None = None
         self._stack, self._sha256 = ExitStack(), hashlib.sha256()
 
     def write(self, ids: np.ndarray, documents: int, size: int) -> None:
-        """Append `ids`, which `documents` documents end in and which come from `size` bytes of text."""
+        """Append `ids`, which encode `size` bytes of text and in which `documents` documents end."""
         if len(ids):
             self._file = self._file or self._open()
             raw = np.ascontiguousarray(ids, self.dtype).view(np.uint8).data

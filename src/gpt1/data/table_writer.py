@@ -96,7 +96,7 @@ def _tsv_line(file: IO[str], out: str) -> Callable[[str, list[Any]], None]:
 @contextmanager
 def _parquet(out: str, path: Path) -> Iterator[Write]:
     """Write each block to a file of its own; join them at the end, when the type of each column is known."""
-    import polars  # takes half a second, which other formats need not wait for
+    import polars  # takes half a second, which other formats do not need
 
     blocks: list[polars.LazyFrame] = []
     # On Windows a block cannot be removed while polars has it open, as after an error.

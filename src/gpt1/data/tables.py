@@ -191,7 +191,7 @@ def _records(file: File, encoding: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _next_record(reader: Iterator[list[str]]) -> list[str] | None:
-    # The limit belongs to the process, and so to other people's code, which may rely on it.
+    # The limit is global to the process, and other code may rely on it, so restore it.
     with _csv_limit:
         before = csv.field_size_limit(MAX_FIELD)
         try:
@@ -216,7 +216,7 @@ def _check_header(names: list[str], file: File) -> None:
 
 
 def _parquet(file: File, only: Sequence[str]) -> Iterator[Row]:
-    import polars  # takes half a second, which other formats need not wait for
+    import polars  # takes half a second, which other formats do not need
 
     number = 0
     with _decompressed(file) as path, _parquet_errors(file):

@@ -158,9 +158,8 @@ def read_record(folder: Path, state: Path) -> Record:
 def resume_settings(settings: Pretrain, record: Record, tokens: int, is_finished: bool) -> Pretrain:
     """Return the settings with which to continue the run that `record` describes.
 
-    Its length is fixed. `eval_every`, `save_every`, `sample` and `compile` take effect if they are
-    given again and otherwise stay as they were. Raises UserError for another length, unless the run is finished, where only
-    another number of `steps` is refused.
+    Its length is fixed. `eval_every`, `save_every`, `sample` and `compile` take effect if they are given again and
+    otherwise stay as they were. Raises UserError for another length; for a finished run, only for other `steps`.
     """
     begun = record.settings
     steps: int = begun["steps"]

@@ -36,7 +36,7 @@ from gpt1.storage import atomic, save_file, write_json, write_text
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.training.device import choose_device
 
-# Keys of gpt1.json that stay the same while a run goes on; a folder where they differ holds another model.
+# Keys of gpt1.json that stay the same throughout a run; a folder in which they differ holds another model.
 IDENTITY = ("kind", "task", "labels", "tokenizer", "data")
 # Folder inside a run folder where new files wait to replace the old ones.
 STAGED = ".unfinished"
@@ -120,7 +120,7 @@ def save_run(
 def save_tensors(
     folder: str | Path, model: Model, tensors: dict[str, Tensor], tokenizer: Tokenizer, metadata: RunMetadata
 ) -> None:
-    """Do as `save_run` with a model given as Hugging Face's tensors, the head included."""
+    """Write a run folder as `save_run` does, from Hugging Face's tensors, head included."""
     special_ids = {"end": tokenizer.end_id, "pad": tokenizer.pad_id}
     config = to_hf_config(model, special_ids, metadata.goal, metadata.labels or ())
     metadata = replace(
@@ -146,9 +146,9 @@ def save_tensors(
 
 @contextmanager
 def replacing_run(folder: Path) -> Iterator[Path]:
-    """Yield a hidden folder to write a run into. On success its files move to `folder`; on any error none is left.
+    """Yield a hidden folder to write a run into. On success its files move to `folder`; on any error they are removed.
 
-    All files are complete on the disk before the first one moves, so a full disk leaves the old model as it was.
+    All files are complete on disk before the first one moves, so a full disk leaves the old model as it was.
     """
     staged, is_new = folder / STAGED, not folder.exists()
     shutil.rmtree(staged, ignore_errors=True)
@@ -204,7 +204,7 @@ class _NoInit(TorchFunctionMode):
 
     Module constructors fill their parameters by functions of `torch.nn.init`. Under this mode PyTorch hands us every
     such call, and we return the tensor as it is; all other calls go through. At GPT-1's size this saves drawing 117
-    million random numbers. Building on the "meta" device would do too, but imports torch's compiler and sympy.
+    million random numbers. Building on the "meta" device also works, but imports torch's compiler and sympy.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""Text generation: token ids become text as they are generated, and each text ends for a reason."""
+"""Text generation: decode token ids as they are generated, and end each text for a reason."""
 
 import random
 import re
@@ -22,11 +22,10 @@ from gpt1.training.device import out_of_memory, use_threads
 
 # The end token, a stop string, max_new_tokens reached, or a full context.
 FinishReason = Literal["end", "stop", "length", "context"]
-# What a tokenizer decodes the first bytes of a character to.
+# What a tokenizer decodes the first bytes of an unfinished character to.
 PARTIAL_CHARACTER = "\N{REPLACEMENT CHARACTER}"
-# Texts generated together: as many as make reading the weights from memory worthwhile.
-TEXTS_AT_ONCE = {"cpu": 64}
-TEXTS_AT_ONCE_ON_GPU = 256
+# Texts generated together, enough to repay reading the weights from memory for each token: on a CPU, on a GPU.
+CPU_BATCH, GPU_BATCH = 64, 256
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Generation:
         """Start sample `number` of `prompt`. If the prompt is longer than the context, only its end is kept."""
         self.tokenizer, self.prompt, self.options = tokenizer, prompt, options
         ids = tokenizer.encode(prompt)
-        # An empty prompt starts a document: in the training data an end token stands before each document.
+        # An empty prompt starts a document: in the training data an end token precedes each document.
         self.ids, self.cut = truncate_prompt(ids or [tokenizer.end_id], options.max_new_tokens, context)
         self.room = context - len(self.ids) + 1
         self.random = random.Random(keyed_number(options.seed, number, *ids))
@@ -103,7 +102,7 @@ class Generation:
             self.finish_reason = "end"
             return
         self.new.append(token)
-        # Decoded after the prompt's last token, since some tokenizers drop a space before the first token.
+        # Decode after the prompt's last token, since some tokenizers drop a space before the first token.
         last = self.ids[-1:]
         text = self.tokenizer.decode(last + self.new)[len(self.tokenizer.decode(last)) :].rstrip(PARTIAL_CHARACTER)
         ends = [text.find(stop) for stop in self.options.stop if stop in text]
@@ -116,7 +115,7 @@ class Generation:
             self.finish_reason = "context"
 
     def next_piece(self) -> str:
-        """Return the text since the last call: whole words, without what may be the beginning of a stop string."""
+        """Return the text since the last call: whole words, up to what may be the beginning of a stop string."""
         safe = len(self.text)
         if not self.finish_reason:
             word = re.search(r"\w*\Z", self.text)
@@ -135,10 +134,10 @@ class Generation:
 
 
 def generate_texts(body: GPT, texts: Sequence[Generation]) -> None:
-    """Generate all texts, which have the same options, to their ends, many at a time."""
-    at_once = TEXTS_AT_ONCE.get(body.tokens.weight.device.type, TEXTS_AT_ONCE_ON_GPU)
-    for low in range(0, len(texts), at_once):
-        for _ in generate_steps(body, texts[low : low + at_once]):
+    """Generate all texts to their ends, a batch at a time; they must have the same options."""
+    batch = CPU_BATCH if body.tokens.weight.device.type == "cpu" else GPU_BATCH
+    for low in range(0, len(texts), batch):
+        for _ in generate_steps(body, texts[low : low + batch]):
             pass
 
 
@@ -155,9 +154,9 @@ def generate_steps(body: GPT, texts: Sequence[Generation]) -> Iterator[None]:
 
 
 def stream_text(body: GPT, text: Generation, threads: int | None = None) -> Generator[str, None, Sample]:
-    """Yield a text in pieces, as they are generated; they add up to `Sample.text`, and the Sample is returned.
+    """Yield a text piece by piece as it is generated; joined, the pieces are `Sample.text`. Returns the Sample.
 
-    `threads` are set while a token is generated, not while the caller works with it.
+    `threads` is in effect while a token is generated, not while the caller handles a piece.
     """
     steps = generate_steps(body, [text])
     while not text.finish_reason:
@@ -169,7 +168,7 @@ def stream_text(body: GPT, text: Generation, threads: int | None = None) -> Gene
 
 
 def check_quantize(quantize: str, device: torch.device) -> None:
-    """Raise UserError if weights cannot be quantized so for the device."""
+    """Raise UserError for an unknown kind of quantization, or one that the device does not support."""
     if quantize not in ("none", "int8"):
         raise UserError(f"{setting('quantize')} {quantize}: give none or int8")
     if quantize == "int8" and not (device.type == "cpu" and int8.has_int8()):
@@ -180,10 +179,10 @@ def check_quantize(quantize: str, device: torch.device) -> None:
 
 
 def prepare_for_inference(body: GPT, device: torch.device, dtype: torch.dtype, quantize: str = "none") -> GPT:
-    """Return `body`, fp32 on the CPU, in the form that runs fastest on `device`; it is changed, not copied."""
+    """Convert `body`, fp32 on the CPU, in place to the form that runs fastest on `device`, and return it."""
     check_quantize(quantize, device)
     if quantize == "int8":
-        return int8.quantize_int8(body).to(dtype)  # rounded once, from fp32
+        return int8.quantize_int8(body).to(dtype)  # quantize first: weights are then rounded once, from fp32
     return pack(body.to(device, dtype))
 
 

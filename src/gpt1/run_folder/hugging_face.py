@@ -14,7 +14,7 @@ from gpt1.model.gpt import EPSILON, GPT, INIT_STD
 from gpt1.run_folder.metadata import read_json
 
 MODEL_TYPE = "openai-gpt"
-# W_y: (C, D), or for multiple choice (1, D), with a bias that Hugging Face has and we have not: it is 0.
+# W_y: (C, D), or for multiple choice (1, D) with a bias, which our network does not have: it is 0.
 HEAD, CHOICE_HEAD, CHOICE_BIAS = (
     "score.weight",
     "multiple_choice_head.summary.weight",
@@ -39,10 +39,10 @@ TRANSPOSED = ("attention.qkv.weight", "attention.out.weight", "feed_forward.up.w
 
 
 class TensorFile(Mapping[str, Tensor]):
-    """A safetensors file as name -> tensor. Each tensor is read when it is asked for.
+    """A safetensors file as name -> tensor. Each tensor is read on access.
 
-    The file is opened for one tensor at a time: its memory can then be given back, and no open file keeps Windows from
-    replacing it.
+    The file is opened anew for each tensor: its memory can then be freed, and no open file keeps Windows from replacing
+    it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -123,7 +123,7 @@ def to_hf_config(
     config: dict[str, Any] = {
         "model_type": MODEL_TYPE,
         "architectures": [ARCHITECTURES.get(goal, "OpenAIGPTForSequenceClassification")],
-        "afn": "gelu",  # in this architecture the name means the tanh form
+        "afn": "gelu",  # in this architecture, gelu means the tanh approximation
         "vocab_size": model.vocabulary,
         "n_positions": model.context,
         "n_ctx": model.context,

@@ -197,7 +197,7 @@ class RunMetadata(Section):
     def to_json(self) -> dict[str, Any]:
         """Return the object that gpt1.json holds."""
         found = super().to_json()
-        if self.converted_from is None:  # the other writers have always named these two, null if there is none
+        if self.converted_from is None:  # other runs have always had these two keys, null if there is no value
             found |= {"preset": self.preset, "recipe": self.recipe}
         # Pre-training has always written preset, recipe, seed, fine-tuning seed, preset, recipe.
         order = [item.name for item in fields(self)]
@@ -237,7 +237,7 @@ def read_metadata(folder: Path) -> RunMetadata:
     if "gpt1.json" in missing and (folder / "config.json").exists():
         from gpt1.run_folder.hugging_face import read_shape  # imports torch, hence only here
 
-        read_shape(folder)  # another architecture is a clearer answer than a missing gpt1.json
+        read_shape(folder)  # "another architecture" is a clearer error than "gpt1.json is missing"
     if (folder / STOPPED).exists() and "gpt1.json" in missing:
         raise UserError(f"{folder}: a fine-tuning was stopped here; repeat its command to continue")
     if missing:
@@ -273,7 +273,7 @@ def _plain(value: Any) -> Any:
 def _object(
     cls: Any, value: Any, source: str | Path, key: str, required: tuple[str, ...], types: dict[str, Any]
 ) -> Any:
-    """Return `value`, a JSON object, as the dataclass `cls`; `types` replaces annotations."""
+    """Return `value`, a JSON object, as the dataclass `cls`; `types` overrides annotations."""
     if not isinstance(value, dict):
         raise _wrong(source, key or "the file", "an object", value)
     prefix, found, other = key and f"{key}.", {}, {}
@@ -293,7 +293,7 @@ def _object(
 
 
 def _typed(kind: Any, value: Any, source: str | Path, key: str) -> Any:
-    """Return `value` as the annotation `kind` says. Raises UserError for another type."""
+    """Return `value` as the type `kind`. Raises UserError if it has another."""
     if isinstance(kind, UnionType) or (get_origin(kind) is not None and NoneType in get_args(kind)):
         if value is None:
             return None

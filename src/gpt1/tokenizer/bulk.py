@@ -1,8 +1,8 @@
 """Encode many texts fast: encode each distinct word once, then gather its ids at every occurrence.
 
 The ids are those of `Tokenizer.encode`, because both split text with one pattern, whose words do not depend on their
-surroundings (`tokenizer.pretokenize`). polars splits and numbers the words, numpy gathers; both release Python's lock,
-so there is one thread per core. Apart from the ids, memory holds a few megabytes of text per thread.
+surroundings (`tokenizer.pretokenize`). polars splits text into words and numbers them, numpy gathers the ids. Both
+release the GIL, so there is one thread per core. Apart from the ids, memory holds a few megabytes of text per thread.
 """
 
 import functools
@@ -19,7 +19,7 @@ from gpt1.tokenizer.pretokenize import PATTERNS
 from gpt1.tokenizer.tokenizer import Tokenizer, replace_surrogates
 
 PIECE = 2_000_000  # characters that one thread works on at once
-# Distinct words, and ids of words (which may be long), in the cache; when it is larger it is emptied.
+# Distinct words in the cache, and ids of these words (which may be long); a larger cache is emptied.
 MAX_WORDS = 1_000_000
 MAX_IDS = 16 * MAX_WORDS
 
@@ -42,7 +42,7 @@ _BORDERS = {
 def encode_bulk(tokenizer: Tokenizer, texts: list[str]) -> tuple[Ids, Counts]:
     """Return the ids of all texts in one array, and offsets: text i is `ids[offsets[i] : offsets[i + 1]]`.
 
-    `offsets` has len(texts) + 1 entries. A custom tokenizer, of whose words nothing is known, encodes whole texts.
+    `offsets` has len(texts) + 1 entries. A custom tokenizer, whose words are unknown, encodes whole texts.
     """
     sizes = np.zeros(len(texts), np.int64)
     parts = [np.zeros(0, np.uint32)]
@@ -71,7 +71,7 @@ class _WordCache:
         self._tokenizer = tokenizer
         self._lock = threading.Lock()
         self._type = pl.Categorical(pl.Categories.random())
-        # The numbers last as long as some series of this type exists; "" is never a word.
+        # polars keeps the numbers as long as a series of this type exists; "" is never a word.
         self._first = pl.Series([""], dtype=self._type)
         self._start = np.full(1, -1)
         self._length = np.zeros(1, np.int32)
@@ -109,7 +109,8 @@ class _WordCache:
                 lengths, ids = self._tokenizer.encode_words(words.gather(fresh[first]).to_list())
                 place, self._ids = len(self._ids), np.concatenate((self._ids, ids))
                 self._length[new] = lengths
-                self._start[new] = place + np.cumsum(lengths) - lengths  # last, in case memory runs out
+                # Last, since this marks the words as known, and memory may run out before.
+                self._start[new] = place + np.cumsum(lengths) - lengths
             return self._start, self._length, self._ids
 
 
@@ -162,6 +163,7 @@ def _parts(text: str, border: re.Pattern[str]) -> Iterator[str]:
 
 
 def _series(texts: list[str]) -> pl.Series:
+    """Return the texts as a series, with lone surrogates replaced, which polars cannot hold."""
     try:
         return pl.Series(texts, dtype=pl.String)
     except UnicodeEncodeError:

@@ -1,7 +1,7 @@
-r"""Fix broken Unicode with ftfy, at the speed of a regex search: lines that ftfy would not change skip it.
+r"""Fix broken Unicode with ftfy, at the speed of a regex search: lines that ftfy would not change are skipped.
 
-Damage is fixed: mojibake, HTML entities, control characters, terminal escapes, lone surrogates, ligatures from a PDF,
-foreign line ends, characters not composed (NFC). What a writer chose is kept: curly quotes and full-width punctuation,
+Damage is fixed: mojibake, HTML entities, control characters, terminal escapes, lone surrogates, ligatures from PDFs,
+`\r\n` line ends, decomposed characters (to NFC). What a writer chose is kept: curly quotes and full-width punctuation,
 which ftfy by default, and so GPT-1's release, turns into ASCII. A lossless model should see the quotes of its text.
 
 Why a line may be skipped: ftfy works line by line (the one state that passes on is "<", see `clean`). On a line of
@@ -47,7 +47,7 @@ def clean(text: str, html: bool = False, config: ftfy.TextFixerConfig = CONFIG) 
     `html` says that an earlier part of the same document held "<", so a document may be cleaned in parts, cut at line
     ends. One difference: ftfy cuts a line of over a million characters, and may make two line ends of a `\\r\\n` there.
     """
-    # After "<", ftfy takes the rest of the text for HTML and keeps its entities.
+    # After "<", ftfy treats the rest of the text as HTML and keeps its entities.
     opened = -1 if html else text.find("<") if "<" in text else len(text)
     parts = []
     done = 0

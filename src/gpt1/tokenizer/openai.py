@@ -1,4 +1,4 @@
-"""OpenAI's vocabulary for GPT-1: a JSON object of ids and a file of merges, one per line.
+"""OpenAI's vocabulary files for GPT-1: a JSON object of ids and a text file with one merge per line.
 
 The files do not say how text is pre-tokenized; `words` chooses between two ways.
 """
@@ -31,8 +31,8 @@ def find_tokenizer(path: str | Path, words: Words | None = None) -> Tokenizer:
     if vocabulary_files(Path(path)):
         return read_vocabulary(path, words or "hf")
     if Path(path).is_dir() and not (Path(path) / TOKENIZER).exists():
-        looked = "; ".join([TOKENIZER, *(" and ".join(pair) for pair in PAIRS)])
-        raise UserError(f"{path}: a folder without a tokenizer; it must hold one of {looked}")
+        known = "; ".join([TOKENIZER, *(" and ".join(pair) for pair in PAIRS)])
+        raise UserError(f"{path}: a folder without a tokenizer; it must hold one of {known}")
     tokenizer = Tokenizer.load(path)
     return tokenizer if words is None else with_words(tokenizer, words, path)
 
@@ -50,14 +50,14 @@ def with_words(tokenizer: Tokenizer, words: Words, path: str | Path) -> Tokenize
 
 
 def read_vocabulary(folder: str | Path, words: Words = "hf") -> Tokenizer:
-    """Return the tokenizer of a folder's vocabulary and merges; end and pad follow as the next two ids.
+    """Return the tokenizer made of a folder's vocabulary and merges; end and pad become the next two ids.
 
     Raises UserError if there are no such files, and as `read_bpe` does.
     """
     names = vocabulary_files(Path(folder))
     if names is None:
-        looked = " nor ".join(" and ".join(pair) for pair in PAIRS)
-        raise UserError(f"{folder}: holds neither {looked}; name the folder of a vocabulary")
+        known = " nor ".join(" and ".join(pair) for pair in PAIRS)
+        raise UserError(f"{folder}: holds neither {known}; name the folder of a vocabulary")
     return bpe_tokenizer(KINDS[words], *read_bpe(*names))
 
 
@@ -81,7 +81,7 @@ def read_bpe(vocabulary: Path, merges: Path) -> tuple[dict[str, int], list[tuple
 
 
 def write_bpe(tokenizer: Tokenizer, tokens: int, vocabulary: Path, merges: Path) -> None:
-    """Write the first `tokens` ids, and the merges. Raises UserError if two such files cannot hold the tokenizer."""
+    """Write the first `tokens` ids, and the merges. Raises UserError if these files cannot express the tokenizer."""
     if tokenizer.kind == "openai2018":
         tokenizer = tokenizer.with_pretokenizer("gpt1")  # the files are the same
     definition = json.loads(tokenizer.text)
@@ -89,7 +89,7 @@ def write_bpe(tokenizer: Tokenizer, tokens: int, vocabulary: Path, merges: Path)
     own = tokenizer.kind == "gpt1"
     pairs = [tuple(pair) for pair in model["merges"]] if own else []
     ids = {token: i for token, i in model["vocab"].items() if i < tokens} if own else {}
-    # A tokenizer that looks like GPT-1's own kind may still have another normalizer or model setting.
+    # A tokenizer of kind gpt1 may still have a different normalizer or model setting.
     if not own or _behavior(definition) != _behavior(json.loads(bpe_tokenizer("gpt1", ids, pairs).text)):
         raise UserError(
             f"a tokenizer of kind {tokenizer.kind} cannot be written as {vocabulary.name} and {merges.name}: "
@@ -131,7 +131,7 @@ def _merge(ids: dict[str, int], line: str, where: str) -> tuple[str, str]:
 
 
 def _behavior(definition: dict[str, Any]) -> list[Any]:
-    """Return everything in which two `</w>` tokenizers may differ apart from ids and merges."""
+    """Return all that may differ between two `</w>` tokenizers besides ids and merges."""
     model = {key: value for key, value in definition["model"].items() if key not in ("vocab", "merges")}
     return [definition["normalizer"], definition["pre_tokenizer"], model]
 

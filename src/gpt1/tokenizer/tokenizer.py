@@ -46,9 +46,9 @@ class Tokenizer:
     """
 
     def __init__(self, definition: dict[str, Any]) -> None:
-        """Build from a parsed tokenizer.json; the end and pad tokens are appended if it lacks them.
+        """Build from a parsed tokenizer.json, appending the end and pad tokens if it lacks them.
 
-        Raises UserError if it needs spaCy and that is not installed.
+        Raises UserError if it needs spaCy and spaCy is not installed.
         """
         bare = definition | {"truncation": None, "padding": None, "post_processor": None}
         self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(_with_tokens(bare, [END, PAD])))
@@ -56,7 +56,7 @@ class Tokenizer:
         """tokenizer.json, without truncation and template"""
         self._definition: dict[str, Any] = json.loads(self.text)
         self.hash = hashlib.sha256(self.text.encode()).hexdigest()
-        """sha256 of `text`, which is all that decides the ids"""
+        """sha256 of `text`, which alone determines the ids"""
         self.vocabulary = max(self._tokenizer.get_vocab().values()) + 1
         """number of ids, special tokens included"""
         self.kind: Kind = _kind(self._definition)
@@ -71,7 +71,7 @@ class Tokenizer:
         self.pad_id = self._id(PAD)
         unknown = self._definition["model"].get("unk_token")
         self.unknown_id: int | None = None if unknown is None else self._tokenizer.token_to_id(unknown)
-        """id of text that the vocabulary cannot spell; None if there is none, as in a lossless tokenizer"""
+        """id for text that the vocabulary cannot spell; None if there is none, as in a lossless tokenizer"""
         self.start_id, self.delimiter_id, self.extract_id = map(
             self._tokenizer.token_to_id, (START, DELIMITER, EXTRACT)
         )
@@ -176,7 +176,7 @@ class Tokenizer:
         return Tokenizer(_with_pretokenizer(tokenizers.Tokenizer.from_str(self.text), kind))
 
     def _prepared(self, text: str) -> str | list[str]:
-        """Return the input for `tokenizers`: valid text, or words that are split already."""
+        """Return the input for `tokenizers`: text without lone surrogates, or words that are already split."""
         return words_2018(text) if self._is_2018 else replace_surrogates(text)
 
     def _piece(self, i: int) -> str:
@@ -285,7 +285,7 @@ def _with_tokens(definition: dict[str, Any], tokens: list[str]) -> dict[str, Any
     new = {token: size + i for i, token in enumerate(t for t in tokens if t not in known)}
     if model["type"] == "BPE" and not model["ignore_merges"]:
         return definition | {"model": model | {"vocab": vocabulary | new}}
-    # Other models look up whole words in their vocabulary; there a special token is safer as an added one.
+    # Other models look up whole words in their vocabulary, where text could forge a token; an added one is safer.
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     return definition | {"added_tokens": [*added, *({"id": i, "content": token} | flags for token, i in new.items())]}
 

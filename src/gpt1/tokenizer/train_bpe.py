@@ -14,17 +14,17 @@ from gpt1.tokenizer.pretokenize import PATTERNS
 from gpt1.tokenizer.tokenizer import UNKNOWN, Tokenizer, bpe_tokenizer, byte_symbols
 
 CHUNK = 8_000_000  # characters of text that are split and counted at once
-# Most distinct words to learn from, the most frequent ones. While counting, twice as many are kept: counts of words
-# that occur once or twice in a large corpus become approximate, words frequent enough to be merged stay.
+# Number of distinct words to learn from, the most frequent ones. While counting, twice as many are kept, so only counts
+# of words that occur once or twice in a large corpus become approximate; words frequent enough to be merged stay.
 MAX_WORDS = 1_000_000
-# Most bytes of all distinct words, for scripts without spaces, whose "words" are long and mostly occur once. Of words
-# that are equally frequent a sample is kept, which does not depend on the order of the texts.
+# Total bytes of the distinct words, a limit for scripts without spaces, whose "words" are long and mostly occur once.
+# Among equally frequent words, a sample that does not depend on the order of the texts is kept.
 MAX_BYTES = 16_000_000
 MAX_CHARACTERS = 1_000  # characters in a `gpt1` vocabulary, at most a quarter of its size; others become <unk>
-SPECIALS = 2  # end and pad, which every tokenizer of ours appends
+SPECIALS = 2  # end and pad, which `Tokenizer` appends
 MIN_VOCABULARY = 256 + SPECIALS  # ids that a `bytes` vocabulary needs; `gpt1` has the same minimum
 MIN_PAIR_COUNT = 2  # occurrences that a pair needs to be merged
-NONE = -1  # as a neighbour: a word's edge; as a symbol: a place that a merge has emptied
+NONE = -1  # as a neighbour: the edge of a word; as a symbol: a place that a merge has emptied
 
 Ints = NDArray[np.integer]
 
@@ -272,7 +272,7 @@ class _PairTable:
 
 
 def _smallest(largest: int) -> type[np.signedinteger]:
-    """Return an integer type for values up to `largest` + 1."""
+    """Return the smaller of two integer types that holds values up to `largest` + 1."""
     return np.int32 if largest < np.iinfo(np.int32).max else np.int64
 
 
