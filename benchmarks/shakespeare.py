@@ -29,8 +29,8 @@ RECIPE = (
     "config/train_shakespeare_char.py --device=cpu --compile=False --eval_iters=20 --log_interval=100 --block_size=64 "
     "--batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --max_iters=2000 --lr_decay_iters=2000 --dropout=0.0"
 )
+# Seconds of our budget kept for what `--minutes` does not count: starting and ending two processes.
 START_UP = 3.0
-"""Seconds of our budget kept for what `--minutes` does not count: starting and ending two processes."""
 
 
 def main() -> None:

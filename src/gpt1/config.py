@@ -382,11 +382,11 @@ class Columns:
     """The columns of a table that a task reads; a fine-tuned run remembers those of its training rows."""
 
     texts: list[str]
-    """of the text, of the two texts of a pair, or of the parts of a context"""
+    """columns of the text, of the two texts of a pair, or of the parts of a context"""
     label: list[str]
-    """one column; or of several labels a column of 0 and 1 each"""
+    """one column; for several labels, a column of 0 and 1 for each"""
     choices: list[str] = field(default_factory=list)
-    """of multiple choice: the column that lists the answers, or one column for each answer"""
+    """multiple choice: the column that lists the answers, or one column for each answer"""
 
 
 PRESETS: dict[Preset, Model] = {

@@ -10,7 +10,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from functools import cache
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -77,7 +77,8 @@ def options(settings: type, prefix: str = "") -> dict[str, Option]:
             found |= options(kind, key + ".")  # type: ignore[arg-type]
         else:
             owner = next(c for c in settings.__mro__ if field.name in inspect.get_annotations(c))
-            found[key] = Option(key, kind, _default(field), _documented(owner)[field.name], summary(owner))
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            found[key] = Option(key, kind, default, _documented(owner)[field.name], summary(owner))
     return found
 
 
@@ -175,10 +176,6 @@ def _nested(settings: type[T], prefix: str, values: dict[str, Any]) -> T:
         elif key in values:
             made[field.name] = values[key]
     return settings(**made)
-
-
-def _default(field: Field[Any]) -> Any:
-    return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
 def _without_none(kind: Any) -> Any:

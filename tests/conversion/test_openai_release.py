@@ -24,12 +24,12 @@ from gpt1.tokenizer.tokenizer import END, PAD, Tokenizer
 from gpt1.tokenizer.train_bpe import train
 
 CONTEXT, WIDTH, DEPTH, HEADS = 24, 32, 3, 4
+# Shapes of a block in the released params_shapes.json, at another width.
 PER_BLOCK = [
     [1, 32, 96], [96], [1, 32, 32], [32], [32], [32], [1, 32, 128], [128], [1, 128, 32], [32], [32], [32],
 ]  # fmt: skip
-"""What the released params_shapes.json says of a block, at another width."""
+# Tokens of the `tokenizer` fixture, without end and pad.
 TOKENS = 81
-"""What the `tokenizer` fixture has, end and pad not counted."""
 
 
 @pytest.fixture

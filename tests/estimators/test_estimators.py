@@ -594,8 +594,8 @@ class SpeltRegressor(Spelt, gpt1.Regressor):
     pass
 
 
+# Checks that scikit-learn skips where pandas is not installed.
 NEED_PANDAS = ("check_classifier_data_not_an_array", "check_regressor_data_not_an_array")
-"""Checks that scikit-learn skips where pandas is not installed."""
 
 
 @pytest.mark.parametrize("kind", [SpeltClassifier, SpeltRegressor])

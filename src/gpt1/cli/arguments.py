@@ -16,7 +16,7 @@ from gpt1.options import Option, convert, flatten, nearest, options, summary
 
 
 @dataclass(frozen=True)
-class Line:
+class CommandLine:
     """A parsed command line."""
 
     given: dict[str, Any]
@@ -30,7 +30,7 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message.removeprefix("argument ").replace("ignored explicit argument", "takes no value, not"))
 
 
-def parse(settings: type, positionals: Sequence[str], argv: Iterable[str]) -> Line:
+def parse(settings: type, positionals: Sequence[str], argv: Iterable[str]) -> CommandLine:
     """Parse a command line and its `--config` file; the command line takes precedence.
 
     Raises UserError, in one line, for an unknown name or a value of the wrong type.
@@ -50,7 +50,7 @@ def parse(settings: type, positionals: Sequence[str], argv: Iterable[str]) -> Li
     for key, value in words.items():
         name = known[key].metavar if key in positionals else known[key].flag
         given[key] = convert(known[key].kind, value, name)
-    return Line(given, found.json, found.help)
+    return CommandLine(given, found.json, found.help)
 
 
 def help_text(settings: type, positionals: Sequence[str], prog: str, defaults: dict[str, Any]) -> str:

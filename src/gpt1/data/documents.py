@@ -230,17 +230,17 @@ class Corpus:
 
     def split_blocks(self, cut: Cut = at_whitespace) -> Iterator[SplitBlock]:
         """Yield all blocks, each text assigned to training or validation; `cut` divides long documents."""
-        found = self._blocks(self.train, cut)
+        train = self._blocks(self.train, cut)
         if self.val:
-            yield from ((block, np.full(len(block.texts), False)) for block in found)
+            yield from ((block, np.full(len(block.texts), False)) for block in train)
             yield from ((block, np.full(len(block.texts), True)) for block in self._blocks(self.val, cut))
         elif self.survey.documents > 1:
             first = 0
-            for block in found:
+            for block in train:
                 yield block, document_hash(self.seed, first, len(block.texts)) < self.survey.limit
                 first += block.ends
         else:
-            yield from _split_document(found, self._train_characters(self.survey))
+            yield from _split_document(train, self._train_characters(self.survey))
 
     def _blocks(self, files: list[File], cut: Cut = at_whitespace) -> Iterator[TextBlock]:
         return blocks(files, self.options, cut)

@@ -195,36 +195,39 @@ def _make(
         if state is None:
             started = time.perf_counter()
             if not isinstance(tokenizer, Tokenizer):
-                found = _watched(corpus.split_blocks(), progress, "reading for the tokenizer, kB", characters)
-                tokenizer = tokenizer(_training_texts(found, repair))
+                blocks = _with_progress(corpus.split_blocks(), progress, "reading for the tokenizer, kB", characters)
+                tokenizer = tokenizer(_training_texts(blocks, repair))
             shutil.rmtree(work, ignore_errors=True)
             tokenizer.save(work, CONTEXT)
             record.write(work / BEGUN)
             state = State(seconds_tokenizer=time.perf_counter() - started)
             state.save(work)
         tokenizer = Tokenizer.load(work)
-        found = _watched(corpus.split_blocks(safe_cut(tokenizer, repair)), progress, "encoding, kB", characters)
-        _write_shards(found, tokenizer, repair, work, state)
+        cut = safe_cut(tokenizer, repair)
+        blocks = _with_progress(corpus.split_blocks(cut), progress, "encoding, kB", characters)
+        _write_shards(blocks, tokenizer, repair, work, state)
     if sum(shard.bytes for shard in state.train + state.val) != corpus.survey.bytes:
         shutil.rmtree(work)
         raise RunFailed("an input changed while it was read; prepare again")
     return state
 
 
-def _training_texts(found: Iterable[SplitBlock], repair: bool) -> Iterator[str]:
-    for block, is_val in found:
+def _training_texts(blocks: Iterable[SplitBlock], repair: bool) -> Iterator[str]:
+    for block, is_val in blocks:
         yield from (text for text, val in zip(_texts(block, repair), is_val, strict=True) if not val)
 
 
-def _watched(found: Iterable[SplitBlock], progress: Progress, name: str, characters: int) -> Iterator[SplitBlock]:
+def _with_progress(
+    blocks: Iterable[SplitBlock], progress: Progress, name: str, characters: int
+) -> Iterator[SplitBlock]:
     """Yield the same blocks and show progress."""
     task = progress.add_task(name, total=characters / 1e3)
-    for block, is_val in found:
+    for block, is_val in blocks:
         yield block, is_val
         progress.advance(task, sum(map(len, block.texts)) / 1e3)
 
 
-def _write_shards(found: Iterator[SplitBlock], tokenizer: Tokenizer, repair: bool, work: Path, state: State) -> None:
+def _write_shards(blocks: Iterator[SplitBlock], tokenizer: Tokenizer, repair: bool, work: Path, state: State) -> None:
     """Encode what `state` does not cover. Both splits close their shards after the same block, to save the state."""
     # As if encoding had begun without an interruption.
     dtype, started = dtype_for(tokenizer.vocabulary), time.perf_counter() - state.seconds_encoding
@@ -241,7 +244,7 @@ def _write_shards(found: Iterator[SplitBlock], tokenizer: Tokenizer, repair: boo
             state.seconds_encoding = time.perf_counter() - started
             state.save(work)
 
-        for parts in encode(islice(found, state.blocks, None), tokenizer, repair):
+        for parts in encode(islice(blocks, state.blocks, None), tokenizer, repair):
             for part, writer in zip(parts, writers, strict=True):
                 writer.write(part.ids, part.documents, part.bytes)
                 state.unknown += part.unknown
@@ -252,7 +255,7 @@ def _write_shards(found: Iterator[SplitBlock], tokenizer: Tokenizer, repair: boo
 
 
 def encode(
-    found: Iterable[SplitBlock], tokenizer: Tokenizer, repair: bool
+    blocks: Iterable[SplitBlock], tokenizer: Tokenizer, repair: bool
 ) -> Iterator[tuple[EncodedPart, EncodedPart]]:
     """Yield the training and the validation part of each block, in order. With `repair`, texts are cleaned first.
 
@@ -260,7 +263,7 @@ def encode(
     """
     with ThreadPoolExecutor(1) as thread:
         waiting: Future[tuple[EncodedPart, EncodedPart]] | None = None
-        for block, is_val in found:
+        for block, is_val in blocks:
             texts = _texts(block, repair)
             before, waiting = waiting, thread.submit(_encode_block, block, is_val, texts, tokenizer)
             if before:

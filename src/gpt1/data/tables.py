@@ -98,7 +98,9 @@ def rows(file: File, encoding: str = "utf-8", only: Sequence[str] = ()) -> Itera
     if file.kind == "parquet":
         return _parquet(file, only)
     if file.kind == "arrow":
-        return _dataset(file, only)
+        from gpt1.data.datasets import dataset_rows
+
+        return (Row(file.path, number, values) for number, values in enumerate(dataset_rows(file.path, only), 1))
     return _jsonl(file, encoding) if file.kind == "jsonl" else _separated(file, encoding)
 
 
@@ -131,13 +133,6 @@ def check_column(name: str, there: Sequence[str], file: File) -> str:
     if name not in there:
         raise UserError(f"{file.path}: no column {name}; the columns are {', '.join(there)}")
     return name
-
-
-def _dataset(file: File, only: Sequence[str]) -> Iterator[Row]:
-    from gpt1.data.datasets import dataset_rows
-
-    for number, values in enumerate(dataset_rows(file.path, only), 1):
-        yield Row(file.path, number, values)
 
 
 # jsonl, csv, tsv

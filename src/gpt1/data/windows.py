@@ -82,7 +82,7 @@ def strided(stream: Stream, context: int, before: int, batch: int, limit: int = 
 
 
 def strided_count(tokens: int, context: int) -> int:
-    """Return the number of windows in which `strided` covers a stream of so many tokens."""
+    """Return the number of windows in which `strided` covers a stream of `tokens` tokens."""
     return 1 + -(-max(0, tokens - context) // (context // 2))
 
 

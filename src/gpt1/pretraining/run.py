@@ -195,7 +195,7 @@ def intervals(steps: int, eval_every: int, save_every: int) -> tuple[int, int]:
 
 
 def is_long(settings: Pretrain, steps: int) -> bool:
-    """Return whether a run of so many updates takes long enough for compiled kernels to repay their compilation."""
+    """Return whether a run of `steps` updates is long enough for compiled kernels to repay their compilation."""
     if settings.minutes:
         return settings.minutes >= LONG_MINUTES
     model = settings.model

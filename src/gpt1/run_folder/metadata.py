@@ -33,10 +33,10 @@ NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """An object of gpt1.json. A field without a default is always written, another one unless it is None."""
+    """An object of gpt1.json. Fields without a default are always written, others unless they are None."""
 
     other: dict[str, Any] = field(default_factory=dict)
-    """keys that this version does not know, from a later writer of the same format; they are written back"""
+    """keys that this version does not know, from a later version of the same format; they are written back"""
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object: the fields in order, then `other`."""
@@ -53,13 +53,13 @@ class SplitSummary(Section):
     """Size and content of one split of prepared data."""
 
     tokens: int
-    """tokens, end tokens included"""
+    """number of tokens, end tokens included"""
     documents: int
-    """documents"""
+    """number of documents"""
     bytes: int
-    """UTF-8 bytes of the text as it was given"""
+    """UTF-8 bytes of the input text"""
     sha256: list[str]
-    """of each shard"""
+    """sha256 of each shard"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +71,9 @@ class PretrainingData(Section):
     tokenizer: str
     """sha256 of the data's tokenizer.json"""
     train: SplitSummary
-    """the part it was trained on"""
+    """the training split"""
     val: SplitSummary
-    """the part it was validated on"""
+    """the validation split"""
 
     @classmethod
     def of(cls, manifest: Manifest) -> Self:
@@ -89,19 +89,19 @@ class PretrainingData(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Source(Section):
-    """A file that a fine-tuning was made from."""
+    """An input file of a fine-tuning."""
 
     path: str | None
-    """as it was given; null for rows that were in memory"""
+    """path as given; null for rows passed in memory"""
     sha256: str
-    """of its content"""
+    """sha256 of the content"""
     rows: int | None = None
-    """number of rows, of training rows only"""
+    """number of rows; given for training rows only"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuningData(Section):
-    """What a fine-tuning was made from."""
+    """The inputs of a fine-tuning."""
 
     model: Source | None = None
     """the pre-trained weights"""
@@ -110,7 +110,7 @@ class FinetuningData(Section):
     valid: Source | None = None
     """validation rows, if they were given separately"""
     pretraining: PretrainingData | None
-    """the data of the model that was fine-tuned; null if it is not known"""
+    """the data that the fine-tuned model was pre-trained on; null if unknown"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +127,7 @@ class Versions(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class RunMetadata(Section):
-    """gpt1.json of a run: one field for each key; None means that it does not apply or is not known."""
+    """gpt1.json of a run: one field for each key; None means that it does not apply or is unknown."""
 
     format: int = FORMAT
     """version of this file's format: 1; a newer one is refused"""
@@ -144,11 +144,11 @@ class RunMetadata(Section):
     scale: float | None = None
     """score: standard deviation of the training rows, by which the output is multiplied"""
     thresholds: list[float] | None = None
-    """several labels: the probability from which each label is predicted"""
+    """several labels: the lowest probability at which each label is predicted"""
     columns: Columns | None = None
     """fine-tuned: the columns it was trained on, `texts`, `label` and `choices`"""
     long: Long | None = None
-    """fine-tuned: what is read of a text longer than the context, `head`, `tail`, `head+tail` or `windows`"""
+    """fine-tuned: which part of a text longer than the context is read, `head`, `tail`, `head+tail` or `windows`"""
     lm_coef: float | None = None
     """fine-tuned: lambda, the weight of the auxiliary language-model loss"""
     lr: float | None = None
@@ -166,19 +166,19 @@ class RunMetadata(Section):
     of_steps: int | None = None
     """pre-trained: updates planned; a run with fewer `steps` is still training"""
     tokens_seen: int | None = None
-    """pre-trained: tokens read"""
+    """pre-trained: tokens trained on"""
     converted_from: str | None = None
-    """a model that `gpt1 convert` read: the kind of the source and where it was"""
+    """converted by `gpt1 convert`: the kind of source and where it was"""
     data: PretrainingData | FinetuningData | None = None
-    """hashes and sizes of the data; of a fine-tuned run also of the data its base was pre-trained on"""
+    """hashes and sizes of the data; for a fine-tuned run, also of the data its base was pre-trained on"""
     selected_by: str | None = None
-    """fine-tuned: the metric that chose the epoch (if at least 50 rows validate), the learning rate and the seed"""
+    """fine-tuned: the metric that selected the epoch (given at least 50 validation rows), learning rate and seed"""
     metrics: dict[str, Any] = field(default_factory=dict)
-    """the last validation"""
+    """results of the last validation"""
     learning_rates: dict[str, float] | None = None
-    """several learning rates tried: the metric at each"""
+    """if several learning rates were tried: the metric at each"""
     seeds: dict[str, dict[str, Any]] | None = None
-    """several seeds: `mean`, `deviation` and `values` of each metric"""
+    """if several seeds were run: `mean`, `deviation` and `values` of each metric"""
     label_type: str | None = None
     """saved by an estimator: the Python type of the labels"""
     parameters: int = 0
@@ -199,7 +199,7 @@ class RunMetadata(Section):
         found = super().to_json()
         if self.converted_from is None:  # other runs have always had these two keys, null if there is no value
             found |= {"preset": self.preset, "recipe": self.recipe}
-        # Pre-training has always written preset, recipe, seed, fine-tuning seed, preset, recipe.
+        # The order of keys is part of the format: preset, recipe, seed; in a fine-tuned run seed, preset, recipe.
         order = [item.name for item in fields(self)]
         if self.kind == "finetuned":
             order.remove("seed")

@@ -10,7 +10,7 @@ from gpt1.data.windows import Stream, strided
 from gpt1.model.cross_entropy import token_nats
 from gpt1.model.gpt import GPT
 
-# Tokens in one forward pass.
+# Tokens per forward pass.
 TOKENS_AT_ONCE = 2048
 
 
