@@ -11,7 +11,8 @@ import pytest
 from jinja2 import UndefinedError
 
 from conftest import one_line
-from gpt1.pages.render import check_page, number, percent, plain, render
+from gpt1.console import formatted
+from gpt1.pages.render import check_page, number, percent, render
 
 EMPTY = {"runs": [], "documents": [], "comparison": None}
 TEMPLATES = {path.name: path.read_text("utf-8") for path in (files("gpt1.pages") / "templates").iterdir()}
@@ -52,7 +53,8 @@ def test_the_template_engine_is_loaded_by_the_first_page() -> None:
 
 def test_numbers() -> None:
     assert [number(value) for value in (None, 0.12345, -9.5, 12345.678)] == ["", "0.123", "-9.500", "1.235e+04"]
-    assert [plain(value) for value in (12345, 0.5, "a", True)] == ["12,345", "0.5", "a", "True"]
+    assert [formatted(value) for value in (12345, 0.5, "a", True)] == ["12,345", "0.5", "a", "True"]
+    assert [formatted(value) for value in (12345.678, -1000.0, 999.96)] == ["12,346", "-1,000", "1000"]
     assert [percent(value) for value in (0.5, 0.001, 0.00001)] == ["50.0%", "0.1%", "1e-05"]
 
 
