@@ -270,6 +270,17 @@ def test_data_that_is_not_there(tmp_path: Path) -> None:
         pretrain(settings(tmp_path / "nodata", tmp_path / "run"))
 
 
+def test_shards_of_another_tokenizer_are_refused(data: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("one two three four five. " * 200, encoding="utf-8")
+    prepare(Prepare(inputs=[str(text)], out=str(tmp_path / "other"), val_fraction=0.1, vocabulary=260))
+    shutil.copytree(data, tmp_path / "data")
+    shutil.copy(tmp_path / "other" / "tokenizer.json", tmp_path / "data")
+    with pytest.raises(UserError, match=r"tokenizer\.json is not the one that the shards were encoded with"):
+        pretrain(settings(tmp_path / "data", tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
 def test_a_compiled_run_repeats_itself_and_learns_the_same(data: Path, tmp_path: Path) -> None:
     compiled = pretrain(settings(data, tmp_path / "a", compile="on", dtype="bf16"))

@@ -49,9 +49,14 @@ class PreparedData:
 def open_data(folder: Path) -> Iterator[PreparedData]:
     """Open prepared data and close its files at the end, since Windows cannot remove a file that is mapped.
 
-    Raises UserError if the folder is missing, incomplete or of a newer format.
+    Raises UserError if the folder is missing, incomplete, of a newer format, or holds another tokenizer.
     """
     manifest, tokenizer = read_manifest(folder), Tokenizer.load(folder)
+    if tokenizer.hash != manifest.tokenizer:
+        raise UserError(
+            f"{folder}: tokenizer.json is not the one that the shards were encoded with; copy the whole folder again, "
+            "or repeat `gpt1 prepare`"
+        )
     with closing(TokenStream(folder, "train")) as train, closing(TokenStream(folder, "val")) as val:
         yield PreparedData(manifest, tokenizer, train, val)
 
