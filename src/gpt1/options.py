@@ -51,7 +51,7 @@ class Option:
         return flag(self.key)
 
     @property
-    def many(self) -> bool:
+    def is_list(self) -> bool:
         """Whether the setting is a list."""
         return get_origin(self.kind) is list
 
@@ -64,7 +64,7 @@ class Option:
         if kind in METAVARS:
             return METAVARS[kind]
         name = self.key.rpartition(".")[2].rstrip("_").upper()
-        return name.removesuffix("S") if self.many else name
+        return name.removesuffix("S") if self.is_list else name
 
 
 def options(settings: type, prefix: str = "") -> dict[str, Option]:

@@ -303,7 +303,7 @@ def test_a_switch_with_a_value(capsys: pytest.CaptureFixture[str]) -> None:
         (RunFailed("the loss is not a number"), 1, "the loss is not a number"),
         (OSError(28, "No space left on device", "run/model"), 1, "No space left on device: run/model"),
         (FileNotFoundError(2, "No such file or directory", "x.csv"), 2, "No such file or directory: x.csv"),
-        (MemoryError(), 1, "out of memory; close other programs, or give it less at once"),
+        (MemoryError(), 1, "out of memory; close other programs, or process less at once"),
         (KeyboardInterrupt(), 130, "stopped"),
         (KeyboardInterrupt("stopped after update 5"), 130, "stopped after update 5"),
     ],

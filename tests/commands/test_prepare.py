@@ -143,7 +143,7 @@ def test_every_kind_gives_the_same_shards(kind: str, packing: str, corpus: Path,
 def test_blocks_and_shards_change_no_token(
     corpus: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(making, "WINDOW", 20)
+    monkeypatch.setattr(making, "CUT_WINDOW", 20)
     run(tmp_path / "whole", corpus)
     request.getfixturevalue("in_small_steps")
     monkeypatch.setattr(documents, "BLOCK", 100)
@@ -212,7 +212,7 @@ def test_one_document_at_least_validates(corpus: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("block", [1 << 20, 300, 270])
 def test_of_one_document_the_tail_validates(block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documents, "BLOCK", block)
-    monkeypatch.setattr(making, "WINDOW", 20)
+    monkeypatch.setattr(making, "CUT_WINDOW", 20)
     text = STORIES[0] + STORIES[1]
     (tmp_path / "a.txt").write_text(text, encoding="utf-8", newline="")
     run(tmp_path / "out", tmp_path / "a.txt", repair=False, vocabulary=0)
@@ -254,7 +254,7 @@ TOKENIZERS = [train(STORIES, "bytes", VOCABULARY), train(STORIES, "gpt1")]
 def test_a_safe_cut_changes_no_id(text: str, tokenizer: Tokenizer, cleaned: bool) -> None:
     fix: Callable[[str], str] = clean if cleaned else str
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(making, "WINDOW", 30)
+        patch.setattr(making, "CUT_WINDOW", 30)
         at = safe_cut(tokenizer, cleaned)(text)
     assert tokenizer.encode(fix(text)) == tokenizer.encode(fix(text[:at])) + tokenizer.encode(fix(text[at:]))
 
@@ -262,7 +262,7 @@ def test_a_safe_cut_changes_no_id(text: str, tokenizer: Tokenizer, cleaned: bool
 def test_a_long_document_is_repaired_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ftfy leaves the entities of a document alone once it has met "<", however far back."""
     monkeypatch.setattr(documents, "BLOCK", 100)
-    monkeypatch.setattr(making, "WINDOW", 20)
+    monkeypatch.setattr(making, "CUT_WINDOW", 20)
     text = "one &lt; two\n" * 20 + "<p>\n" + "three &gt; two\n" * 100
     for number, part in enumerate((text, text.replace("<", "{"))):
         (tmp_path / f"{number}.txt").write_text(part)

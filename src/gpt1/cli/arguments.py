@@ -67,7 +67,7 @@ def usage(settings: type, positionals: Sequence[str]) -> str:
     known = options(settings)
     names = []
     for key in positionals:
-        name = known[key].metavar + ("..." if known[key].many else "")
+        name = known[key].metavar + ("..." if known[key].is_list else "")
         names.append(name if known[key].default is MISSING else f"[{name}]")
     must = [o for key, o in known.items() if o.default is MISSING and key not in positionals]
     return " ".join(names + [f"{option.flag} {option.metavar}" for option in must])
@@ -79,7 +79,9 @@ def _parser(
     parser = _Parser(description=summary(settings), allow_abbrev=False, add_help=False)
     for key in positionals:
         option = known[key]
-        parser.add_argument(key, nargs="*" if option.many else "?", metavar=option.metavar, help=_escaped(option.help))
+        parser.add_argument(
+            key, nargs="*" if option.is_list else "?", metavar=option.metavar, help=_escaped(option.help)
+        )
     general = parser.add_argument_group("options")
     groups = {summary(settings): general}
     for key, option in known.items():
@@ -100,7 +102,7 @@ def _add(group: Any, option: Option, default: Any) -> None:
     if option.kind is bool:
         # BooleanOptionalAction adds both `--repair` and `--no-repair`.
         group.add_argument(option.flag, action=argparse.BooleanOptionalAction, **how)
-    elif option.many:
+    elif option.is_list:
         group.add_argument(option.flag, action="extend", nargs="+", metavar=option.metavar, **how)
     else:
         group.add_argument(option.flag, metavar=option.metavar, **how)

@@ -27,8 +27,8 @@ class Verb:
     settings: type
     positionals: tuple[str, ...] = ()
     """settings given by position"""
-    text: str = ""
-    """setting in which `-` stands for standard input"""
+    stdin: str = ""
+    """setting in which `-` means standard input"""
 
 
 COMMANDS = {
@@ -36,12 +36,12 @@ COMMANDS = {
     "prepare": Verb(config.Prepare, ("inputs",)),
     "plan": Verb(config.Plan, ("data",)),
     "pretrain": Verb(config.Pretrain, ("data",)),
-    "generate": Verb(config.Generate, ("run", "prompts"), text="prompts"),
+    "generate": Verb(config.Generate, ("run", "prompts"), stdin="prompts"),
     "finetune": Verb(config.Finetune, ("run",)),
     "ablate": Verb(config.Ablate, ("run",)),
     "predict": Verb(config.Predict, ("run", "input")),
     "evaluate": Verb(config.Evaluate, ("run", "files")),
-    "explain": Verb(config.Explain, ("run", "text"), text="text"),
+    "explain": Verb(config.Explain, ("run", "text"), stdin="text"),
     "convert": Verb(config.Convert, ("src",)),
     "report": Verb(config.Report, ("runs",)),
     "info": Verb(config.Info, ("path",)),
@@ -94,8 +94,8 @@ def _run(argv: list[str]) -> None:
     if line.json and line.given.get("stream"):
         raise UserError("--stream prints words as they come, --json one document at the end; give one of them")
     given = dict(line.given)
-    if verb.text in given:
-        given[verb.text] = _read_stdin(given[verb.text])
+    if verb.stdin in given:
+        given[verb.stdin] = _read_stdin(given[verb.stdin])
     settings: Any = options.build(verb.settings, verb.positionals, defaults | given)
     options.check_threads_and_seed(settings.threads, settings.seed)
     if settings.threads:
@@ -149,7 +149,7 @@ def _message(error: BaseException) -> str:
     if isinstance(error, Gpt1Error):
         return error.as_flags().replace("\n", " ")
     if isinstance(error, MemoryError):
-        return "out of memory; close other programs, or give it less at once"
+        return "out of memory; close other programs, or process less at once"
     if isinstance(error, KeyboardInterrupt):
         return str(error) or "stopped"
     if isinstance(error, OSError) and error.strerror:

@@ -42,8 +42,8 @@ from gpt1.tokenizer.tokenizer import Tokenizer
 
 SHARD_TOKENS = 1 << 26  # tokens after which shards are closed: the most work that an interruption can cost
 CONTEXT = 512  # the longest text in tokenizer_config.json; a run writes its own
-WINDOW = 1000  # characters on either side of a possible cut that are encoded to test it
-TRIES = 100  # most places of each kind that are tested
+CUT_WINDOW = 1000  # characters on either side of a possible cut that are encoded to test it
+MAX_CUTS_TRIED = 100  # most places of each kind that are tested
 
 BEGUN, STATE = "begun.json", "state.json"  # files in `unfinished`: the request, and how far it is done
 # Recorded settings that do not decide the result by themselves: of files and tokenizers, the content does.
@@ -108,7 +108,7 @@ def prepare_folder(
             state = State.load(work) if continues else None
             if state:
                 say(f"{work}: continuing after the {state.blocks:,} blocks that an interrupted run encoded")
-            state = _make(corpus, tokenizer, repair, work, record, state)
+            state = _train_and_encode(corpus, tokenizer, repair, work, record, state)
             write_manifest(work, _manifest(corpus, work, state, inputs, record, may_change))
         _publish(work, out)
     return False
@@ -184,7 +184,7 @@ class EncodedPart:
     """number of unknown tokens"""
 
 
-def _make(
+def _train_and_encode(
     corpus: Corpus, tokenizer: Tokenizer | Learn, repair: bool, work: Path, record: Record, state: State | None
 ) -> State:
     """Fill the folder `work` with a tokenizer and shards, continuing from `state` if there is one."""
@@ -301,7 +301,7 @@ def safe_cut(tokenizer: Tokenizer, repair: bool) -> Cut:
 
     Our own tokenizers end a word where white space follows another character, and cleaning works line by line, so the
     last such line end will do, or a space if the text has no lines. Since custom tokenizers may differ, each place is
-    tested on `WINDOW` characters on either side.
+    tested on `CUT_WINDOW` characters on either side.
     """
 
     def ids(text: str) -> list[int]:
@@ -309,7 +309,7 @@ def safe_cut(tokenizer: Tokenizer, repair: bool) -> Cut:
 
     def cut(text: str) -> int:
         for at in chain(_places(text, "\n"), _places(text, " ")):
-            left, right = text[max(0, at - WINDOW) : at], text[at : at + WINDOW]
+            left, right = text[max(0, at - CUT_WINDOW) : at], text[at : at + CUT_WINDOW]
             if ids(left) + ids(right) == ids(left + right):
                 return at
         return 0
@@ -319,8 +319,8 @@ def safe_cut(tokenizer: Tokenizer, repair: bool) -> Cut:
 
 def _places(text: str, mark: str) -> Iterator[int]:
     """Yield places where `mark` follows a character that is not white space, from the end, but not too close to it."""
-    at = len(text) - WINDOW
-    for _ in range(TRIES):
+    at = len(text) - CUT_WINDOW
+    for _ in range(MAX_CUTS_TRIED):
         at = text.rfind(mark, 0, max(0, at))
         if at <= 0:
             return
