@@ -57,6 +57,18 @@ def test_it_is_the_likelihood_that_evaluate_measures(run: Path, tokenizer: Token
     json.dumps(result.to_json(), allow_nan=False)
 
 
+def test_keys_of_the_result(run: Path, tmp_path: Path) -> None:
+    """Their order, and that a product that is never 0 is null; `page` only if one is written."""
+    keys = [
+        "nats_per_token", "perplexity", "bits_per_byte", "comparable", "nats", "tokens", "bytes", "context", "model",
+        "text", "product_is_zero_at", "windows", "positions",
+    ]  # fmt: skip
+    result = asked(run, "a").to_json()
+    assert list(result) == keys
+    assert result["product_is_zero_at"] is None
+    assert list(asked(run, "a", html=str(tmp_path / "page.html"))) == [*keys, "page"]
+
+
 def test_windows_predict_every_token_once(run: Path) -> None:
     result = asked(run, TEXT * 5)
     predicted = [t for w in result["windows"] for t in range(*w["predicts"])]
@@ -153,8 +165,8 @@ def test_bad_requests(run: Path, tmp_path: Path) -> None:
 def test_a_fine_tuned_run_is_said_to_be_one(tokenizer: Tokenizer, tmp_path: Path) -> None:
     tuned = tokenizer.with_task_tokens()
     model = Model(context=16, width=32, depth=1, heads=4, inner=128, vocabulary=tuned.vocabulary)
-    facts = RunMetadata(
+    metadata = RunMetadata(
         kind="finetuned", task="classification", goal="classes", labels=["a", "b"], columns=Columns(["text"], ["label"])
     )
-    save_run(tmp_path, GPT(model).init_weights(), tuned, facts, torch.zeros(2, 32))
+    save_run(tmp_path, GPT(model).init_weights(), tuned, metadata, torch.zeros(2, 32))
     assert "fine-tuned" in asked(tmp_path, "The cat")["model"]

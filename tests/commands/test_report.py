@@ -236,7 +236,7 @@ def test_an_unfinished_ablation_is_drawn(tmp_path: Path) -> None:
         ({"metrics": {"joint": {"low": 0, "high": float("inf"), "counts": [[1]]}}, "goal": "score"}, "OverflowError"),
     ],
 )
-def test_facts_that_cannot_be_drawn_are_answered(
+def test_metadata_that_cannot_be_drawn_is_refused(
     run: Path, tmp_path: Path, metadata: dict[str, Any], words: str
 ) -> None:
     known = json.loads((run / "gpt1.json").read_text())
@@ -246,14 +246,14 @@ def test_facts_that_cannot_be_drawn_are_answered(
     assert not (tmp_path / "r.html").exists()
 
 
-def test_a_curve_that_is_damaged_is_answered(run: Path, tmp_path: Path) -> None:
+def test_a_damaged_curve_is_refused(run: Path, tmp_path: Path) -> None:
     with (run / "metrics.jsonl").open("a") as file:
         file.write("garbage\n")
     with one_line("metrics.jsonl:", "delete the line"):
         report(Report(runs=[str(run)], out=str(tmp_path / "r.html")))
 
 
-def test_a_sample_without_a_step_is_answered(run: Path, tmp_path: Path) -> None:
+def test_a_sample_without_a_step_is_refused(run: Path, tmp_path: Path) -> None:
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": null, "sample": "text"}\n')
     with one_line(str(run), "cannot be drawn"):
@@ -261,7 +261,7 @@ def test_a_sample_without_a_step_is_answered(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("found", [{"run": 5, "scored_on": ["a.csv"]}, {"run": "\0", "scored_on": 5}])
-def test_an_odd_evaluation_is_answered(run: Path, tmp_path: Path, found: dict[str, Any]) -> None:
+def test_an_odd_evaluation_is_refused(run: Path, tmp_path: Path, found: dict[str, Any]) -> None:
     path = tmp_path / "test.json"
     path.write_text(json.dumps(found))
     with one_line(str(path), "cannot be drawn"):
@@ -285,7 +285,7 @@ def test_damaged_settings_are_named(tmp_path: Path) -> None:
         report(Report(runs=[str(run)], out=str(tmp_path / "page.html")))
 
 
-def test_a_run_that_knows_little(tmp_path: Path) -> None:
+def test_a_run_with_little_metadata(tmp_path: Path) -> None:
     """Of a model from elsewhere, or an older run, pieces are missing."""
     for number, metadata in enumerate([{}, {"metrics": {"n": 0}}, {"metrics": {"per_class": {}, "confusion": []}}]):
         parsed(tmp_path / "page.html", tuned(tmp_path / str(number), **metadata))

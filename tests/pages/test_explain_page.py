@@ -13,13 +13,13 @@ def position(number: int, token: str, probability: float, nats: float, **more: A
     } | more  # fmt: skip
 
 
-def page(positions: list[dict[str, Any]], **more: Any) -> str:
+def page(positions: list[dict[str, Any]], run: str = "run", **more: Any) -> str:
     windows = [{"start": 0, "stop": len(positions), "predicts": [0, len(positions)]}]
     result = {
         "model": "a language model", "context": 16, "comparable": True, "nats_per_token": 1.25, "perplexity": 3.5,
         "bits_per_byte": 0.875, "tokens": len(positions), "positions": positions, "windows": windows,
     }  # fmt: skip
-    return explain_page(result | more, "run")
+    return explain_page(result | more, run)
 
 
 def test_surprise_becomes_colour() -> None:
@@ -54,3 +54,11 @@ def test_of_many_windows_the_first_are_shown() -> None:
 
 def test_a_lossy_tokenizer_is_named() -> None:
     assert "not comparable: lossy tokenizer" in page([position(0, "a", 0.25, 1.4)], comparable=False)
+
+
+def test_names_and_tokens_are_escaped() -> None:
+    nasty = "</title></style><script>\"&'"
+    text = page([position(0, nasty, 0.25, 1.4), position(1, "a", 0.25, 1.4)], run=nasty, model=nasty)
+    assert "<script" not in text
+    # The run in title and heading; the model; the token in the text, as a candidate, and before the next one.
+    assert text.count("&lt;script&gt;") == 6

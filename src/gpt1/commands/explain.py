@@ -48,12 +48,12 @@ class ExplainResult(Result):
     """what kind of model it is"""
     text: str
     """the text explained"""
+    product_is_zero_at: int | None = field(metadata=NULLABLE)
+    """first position at which the product so far is 0 in float32"""
     windows: list[dict[str, Any]]
     """each window's `start`, `stop` and what it `predicts`, [first, last + 1)"""
     positions: list[dict[str, Any]]
     """tokens: `position`, `id`, `token`, `probability`, `nats`, `rank`, `alternatives`; `product` and `sum` so far"""
-    product_is_zero_at: int | None = field(metadata=NULLABLE)
-    """first position at which the product so far is 0 in float32"""
     page: str | None = None
     """page written"""
 
@@ -87,9 +87,9 @@ def explain(settings: Explain) -> ExplainResult:
         context=body.config.context,
         model="the language-model part of a fine-tuned run" if run.head is not None else "a language model",
         text=settings.text,
+        product_is_zero_at=next((p["position"] for p in positions if p["product"] == 0), None),
         windows=windows,
         positions=positions,
-        product_is_zero_at=next((p["position"] for p in positions if p["product"] == 0), None),
         page=settings.html or None,
     )
     if settings.html:

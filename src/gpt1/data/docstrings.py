@@ -30,7 +30,7 @@ def docstrings() -> list[Docstring]:
         parts = path.relative_to(library).parts
         if not SKIPPED & set(parts) and not parts[0].startswith("config-"):
             package = parts[0].removesuffix(".py")
-            for text in filter(None, _of_file(path)):
+            for text in filter(None, _read_docstrings(path)):
                 found.setdefault(text, Docstring(text, package))
     return list(found.values())
 
@@ -55,7 +55,7 @@ def labelled(found: list[Docstring], classes: int, train: int, test: int) -> tup
     return parts
 
 
-def _of_file(path: Path) -> Iterator[str]:
+def _read_docstrings(path: Path) -> Iterator[str]:
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):

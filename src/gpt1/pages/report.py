@@ -1,7 +1,7 @@
-"""The report page: what runs, evaluations and ablations know, arranged for `templates/report.html`.
+"""The report page: arrange the data of runs, evaluations and ablations for `templates/report.html`.
 
-Only plain data is read (gpt1.json, metrics.jsonl and what commands print with `--json`), so no torch is needed. A part
-about which nothing is known is empty.
+The data are gpt1.json, metrics.jsonl and the `--json` output of commands, so torch is not needed. A part without data
+is empty, and the template leaves it out.
 """
 
 import json
@@ -60,11 +60,11 @@ class DataTable:
 
 @dataclass(frozen=True)
 class DataRow:
-    """A row: its name, its cells and a drawing of them. A cell that is a float, from 0 to 1, also shows as a bar."""
+    """A row: its name, its cells and a gauge of its value. A cell that is a float, from 0 to 1, also shows as a bar."""
 
     name: str
     cells: Sequence[str | float]
-    drawing: Markup = field(default_factory=Markup)
+    gauge: Markup = field(default_factory=Markup)
 
 
 def report_page(title: str, runs: Sequence[Mapping[str, Any]], documents: Sequence[Any], compared: Any) -> str:
@@ -149,9 +149,8 @@ def scores_table(found: Mapping[str, Any], caption: str) -> DataTable:
         known = ((found[key], words) for key, words in BASELINES.get(name, {}).items() if key in found)
         baseline, source = next(known, (None, ""))
         span = _span(name, [found[name], *interval, *([] if baseline is None else [baseline])])
-        drawing = gauge(span, (), found[name], interval, baseline)
         cells = (number(found[name]), " to ".join(map(number, interval)), f"{number(baseline)} {source}".strip())
-        rows.append(DataRow(name, cells, drawing))
+        rows.append(DataRow(name, cells, gauge(span, (), found[name], interval, baseline)))
     return DataTable(caption, ("metric", "value", "95 % interval" if intervals else "", "baseline", ""), rows)
 
 
@@ -166,7 +165,7 @@ def class_table(found: Mapping[str, Any], thresholds: Mapping[str, float]) -> Da
 
 
 def confusion_matrix(found: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Arrange which class was taken for which: a row for each true class, shaded by the share of its rows."""
+    """Arrange the confusion matrix: a row for each true class, shaded by the share of its rows."""
     names, counts = list(found.get("per_class") or {}), found.get("confusion") or []
     if not counts:
         return None
@@ -272,7 +271,7 @@ def ablation(found: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def flat(metrics: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Return the metrics that are single values."""
+    """Return the metrics that are single values, not lists or objects."""
     return [(name, value) for name, value in metrics.items() if not isinstance(value, dict | list)]
 
 
