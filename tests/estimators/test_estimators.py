@@ -447,7 +447,7 @@ def test_names_of_columns(base: str, tmp_path: Path) -> None:
         (["a", 3], TypeError, "row 1 of X is 3, a int; a text must be a string"),
         (["a", b"c"], TypeError, "row 1 of X is b'c', a bytes; a text must be a string"),
         (np.array([[1.0], [2.0]]), TypeError, "row 0 of X is 1.0, a float"),
-        ([("a", "b"), ("c", "d")], ValueError, "row 0 of X has 2 columns, where one text must stand"),
+        ([("a", "b"), ("c", "d")], ValueError, "row 0 of X has 2 columns; it must be one text"),
     ],
 )
 def test_wrong_texts(classifier: gpt1.Classifier, X: Any, error: type[Exception], answer: str) -> None:
@@ -459,8 +459,8 @@ def test_wrong_texts(classifier: gpt1.Classifier, X: Any, error: type[Exception]
 @pytest.mark.parametrize(
     ("name", "X", "answer"),
     [
-        ("Entailment", ["a", "b"], "row 0 of X is 'a', where two texts must stand"),
-        ("Similarity", [("a", "b"), ("a", "b", "c")], "row 1 of X has 3 columns, where two texts must stand"),
+        ("Entailment", ["a", "b"], "row 0 of X is 'a'; it must hold two texts"),
+        ("Similarity", [("a", "b"), ("a", "b", "c")], "row 1 of X has 3 columns; it must hold two texts"),
         ("Similarity", [("a", "b"), ("a", " ")], "row 1 of X is empty"),
         ("MultipleChoice", [("a", "b"), ("c", "d")], "row 0 of X has 'b' as its second part, where a list of answers"),
         ("MultipleChoice", [("a", ["b"]), ("c", ["d"])], "row 0 of X has 1 answers; a choice needs two or more"),

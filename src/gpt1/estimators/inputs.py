@@ -69,23 +69,23 @@ def _only(row: Any, where: str) -> Any:
     if not isinstance(row, list | tuple | np.ndarray):
         return row
     if len(row) != 1:
-        raise ValueError(f"{where} has {len(row)} columns, where one text must stand")
+        raise ValueError(f"{where} has {len(row)} columns; it must be one text")
     return row[0]
 
 
 def _parts(row: Any, where: str, wanted: str) -> list[Any]:
     if isinstance(row, str | bytes) or not isinstance(row, Iterable):
-        raise ValueError(f"{where} is {_short(row)}, where {wanted} must stand")
+        raise ValueError(f"{where} is {_short(row)}; it must hold {wanted}")
     parts = list(row)
     if len(parts) != 2:
-        raise ValueError(f"{where} has {len(parts)} columns, where {wanted} must stand")
+        raise ValueError(f"{where} has {len(parts)} columns; it must hold {wanted}")
     return parts
 
 
 def _choice(row: Any, where: str) -> Texts:
     context, answers = _parts(row, where, "a context and a list of answers")
     if isinstance(answers, str | bytes) or not isinstance(answers, Iterable):
-        raise ValueError(f"{where} has {_short(answers)} as its second part, where a list of answers must stand")
+        raise ValueError(f"{where} has {_short(answers)} as its second part; this must be a list of answers")
     found = tuple(_text(answer, where) for answer in answers)
     if len(found) < 2:
         raise ValueError(f"{where} has {len(found)} answers; a choice needs two or more")
@@ -95,10 +95,10 @@ def _choice(row: Any, where: str) -> Texts:
 def _text(value: Any, where: str) -> str:
     if isinstance(value, str):
         if not value.strip():
-            raise ValueError(f"{where} is empty, where a text must stand; fill it or drop the row")
+            raise ValueError(f"{where} is empty; fill in a text or drop the row")
         return str(value)
     if is_missing(value):
-        raise ValueError(f"{where} is missing (None or NaN), where a text must stand; fill it or drop the row")
+        raise ValueError(f"{where} is missing (None or NaN); fill in a text or drop the row")
     raise TypeError(f"{where} is {_short(value)}, a {type(value).__name__}; a text must be a string")
 
 
@@ -188,7 +188,7 @@ def _named_sets(rows: list[Any]) -> tuple[list[frozenset[str]], np.ndarray]:
     for number, row in enumerate(rows):
         for name in row:
             if not isinstance(name, str) or not name.strip():
-                raise ValueError(f"row {number} of y holds {name!r}, where the name of a label must stand")
+                raise ValueError(f"row {number} of y holds {name!r}; it must be the name of a label")
     sets = [frozenset(map(str, row)) for row in rows]
     return sets, np.array(sorted({name for row in sets for name in row}), dtype=np.str_)
 
@@ -208,7 +208,7 @@ def _check_alike(y: np.ndarray) -> None:
     if len(kinds) > 1:
         raise TypeError(f"y mixes {' and '.join(kinds)}; its classes must be uniformly strings or numbers")
     if kinds == ["str"] and any(not value.strip() for value in y.tolist()):
-        raise ValueError("y holds an empty string, where the name of a class must stand")
+        raise ValueError("y holds an empty string; it must be the name of a class")
 
 
 def _dense(y: Any) -> Any:

@@ -32,7 +32,7 @@ FinetuneSettings = TypeVar("FinetuneSettings", bound=Finetune)
 
 @dataclass(frozen=True)
 class TaskRows:
-    """Labelled rows, and what is to be learned of them."""
+    """Labelled rows and their label type."""
 
     task: Task
     label_type: LabelType

@@ -40,7 +40,7 @@ class Cell:
 
     @property
     def place(self) -> Place:
-        """Where it stands in the table."""
+        """Its cell in the table."""
         return self.rows, self.variant, self.seed
 
 

@@ -1,8 +1,8 @@
-"""What training maximises: L1, L2 and L3 of the paper as named sums, and how many terms each sum has.
+"""Training objectives: L1, L2 and L3 of the paper, as named sums of losses with the number of their terms.
 
-A module here maps a Batch to `{name: sum of losses in nats}` and `counts` tells, from the batch alone, how many
-terms the sums hold. The loop divides once, by the counts of the whole step, so neither gradient accumulation nor
-the number of processes changes a gradient. L3 = L2 + lambda L1 is `{"task": 1, "lm": lambda}` in that loop.
+A module here maps a Batch to `{name: sum of losses in nats}`; its `counts` returns, from the batch alone, how many terms
+each sum has. The loop divides once, by the counts of the whole update, so neither gradient accumulation nor the number
+of processes changes a gradient. L3 = L2 + lambda L1 is `{"task": 1, "lm": lambda}` in that loop.
 """
 
 from collections.abc import Callable, Collection
@@ -22,28 +22,27 @@ LabelKind = Literal["classes", "labels", "score", "choice"]
 
 
 class LanguageModel(nn.Module):
-    """L1: the negative log-likelihood of every next token (section 3.1, equation 1)."""
+    """L1: negative log-likelihood of every next token (section 3.1, equation 1)."""
 
     def __init__(self, body: GPT) -> None:
         super().__init__()
         self.body = body
-        self.cross_entropy: CrossEntropy = cross_entropy
-        """replaced from outside where another computes it faster"""
+        self.cross_entropy: CrossEntropy = cross_entropy  # `model.fused_cpu` replaces it by a faster one
 
     def forward(self, batch: Batch, terms: Collection[str] = ("lm",)) -> dict[str, Tensor]:
-        """`lm`, the only term: nats summed over all targets."""
+        """Return `lm`, the only term: nats summed over all targets."""
         tokens_NT, targets_NT = batch.tokens_NKT.flatten(0, 1), batch.targets_NKT.flatten(0, 1)
         weights_NT = (targets_NT != IGNORE).float()
         return {"lm": self.cross_entropy(self.body(tokens_NT), self.body.tokens.weight, targets_NT, weights_NT)}
 
     @staticmethod
     def counts(batch: Batch) -> dict[str, int]:
-        """`lm`: the number of targets."""
+        """Return the number of targets, as `lm`."""
         return {"lm": int((batch.targets_NKT != IGNORE).sum())}
 
 
 class TaskModel(nn.Module):
-    """L2 and, beside it, L1: the body, and W_y over the hidden state at the extract token (section 3.2)."""
+    """L2 and L1: the network, and W_y over the hidden state at the extract token (section 3.2)."""
 
     def __init__(
         self,
@@ -58,21 +57,19 @@ class TaskModel(nn.Module):
         self.cross_entropy: CrossEntropy = cross_entropy
         self.head_dropout = nn.Dropout(head_dropout)
         self.head = nn.Linear(body.config.width, outputs, bias=False)
-        self.class_weights_C = class_weights_C  # no buffer: it stays in fp32 when the model becomes bfloat16
+        self.class_weights_C = class_weights_C  # not a buffer, so that it stays in fp32 when the model becomes bfloat16
 
     @torch.no_grad()
     def init_head(self, generator: torch.Generator | None = None) -> "TaskModel":
-        """W_y drawn from N(0, 0.02), as the released code does; returns self."""
+        """Draw W_y from N(0, 0.02), as the released code does; return self."""
         self.head.weight.normal_(0.0, INIT_STD, generator=generator)
         return self
 
     def forward(self, batch: Batch, terms: Collection[str] = ("task", "lm")) -> dict[str, Tensor]:
         """Return the losses named in `terms`; the others are not computed.
 
-        `task`: L2 summed over the examples. `lm`: each sequence's mean nats a token, summed over the sequences.
-
-        The auxiliary loss counts every next token of the transformed sequence, delimiter and extract included,
-        averaged within a sequence first, as OpenAI's train.py does.
+        `task`: L2, summed over the examples. `lm`: the mean nats per token of each sequence, summed over the sequences;
+        as in OpenAI's train.py, it counts every next token of the transformed sequence, delimiter and extract included.
         """
         assert batch.labels_N is not None, "stage two needs labels"
         tokens_MT, targets_MT = batch.tokens_NKT.flatten(0, 1), batch.targets_NKT.flatten(0, 1)
@@ -90,17 +87,17 @@ class TaskModel(nn.Module):
 
     @staticmethod
     def counts(batch: Batch) -> dict[str, int]:
-        """`task`: examples; `lm`: sequences that have a target."""
+        """Return the number of examples as `task`, and of sequences with a target as `lm`."""
         return {"task": len(batch.tokens_NKT), "lm": int((batch.targets_NKT != IGNORE).any(-1).sum())}
 
     def scores(self, batch: Batch) -> Tensor:
-        """scores_NC: of the classes or labels, or the one score; of choices scores_NK, -inf where there is none."""
+        """Return scores_NC of classes, labels or the one score; of choices scores_NK, -inf where there is no answer."""
         return self._scores(self.body(batch.tokens_NKT.flatten(0, 1)), batch)
 
     def _scores(self, h_MTD: Tensor, batch: Batch) -> Tensor:
         assert batch.extract_NK is not None, "stage two reads the hidden state at the extract token"
         h_MD = h_MTD[torch.arange(len(h_MTD), device=h_MTD.device), batch.extract_NK.flatten()]
-        # In bfloat16 a score would have three digits: close rows would tie, and a number come in steps.
+        # Scores in bfloat16 would have three digits: close rows would tie, and predicted numbers come in steps.
         wide = torch.promote_types(h_MD.dtype, torch.float32)
         h_NKD, head_CD = h_MD.unflatten(0, batch.extract_NK.shape).to(wide), self.head.weight.to(wide)
         if self.label_kind == "choice":
@@ -110,11 +107,10 @@ class TaskModel(nn.Module):
 
 
 def task_loss(label_kind: LabelKind, scores_NC: Tensor, labels_N: Tensor, weights_C: Tensor | None = None) -> Tensor:
-    """L2 (section 3.2, equation 4): -log P of the labels in nats, summed over the examples.
+    """Return L2 (section 3.2, equation 4): -log P of the labels in nats, summed over the examples.
 
-    `weights_C` multiplies the terms of a class; of independent labels, those of the rows that have the label.
-    A score is standardised, and its loss the squared error, which is -log P under a normal distribution but for
-    constants.
+    `weights_C` weights the terms of each class; for independent labels, those of the rows that have the label. Scores are
+    standardised, and their loss is the squared error: -log P under a normal distribution, up to constants.
     """
     weights_C = None if weights_C is None else weights_C.to(scores_NC)
     if label_kind == "classes" or label_kind == "choice":

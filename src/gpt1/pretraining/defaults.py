@@ -111,7 +111,7 @@ def _check_ranges(settings: Pretrain) -> None:
         raise UserError(f"{' and '.join(map(setting, given))} contradict each other; give one of them")
     for name in given:
         if not getattr(settings, name) > 0:
-            raise UserError(f"{setting(name)} {getattr(settings, name)} must be more than 0")
+            raise UserError(f"{setting(name)} {getattr(settings, name):g} must be more than 0")
 
 
 def _shape_of_init(init: Path, model: Model, data: PreparedData | None, folder: str) -> Model:
