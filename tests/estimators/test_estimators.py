@@ -462,7 +462,11 @@ def test_wrong_texts(classifier: gpt1.Classifier, X: Any, error: type[Exception]
         ("Entailment", ["a", "b"], "row 0 of X is 'a'; it must hold two texts"),
         ("Similarity", [("a", "b"), ("a", "b", "c")], "row 1 of X has 3 columns; it must hold two texts"),
         ("Similarity", [("a", "b"), ("a", " ")], "row 1 of X is empty"),
-        ("MultipleChoice", [("a", "b"), ("c", "d")], "row 0 of X has 'b' as its second part, where a list of answers"),
+        (
+            "MultipleChoice",
+            [("a", "b"), ("c", "d")],
+            "row 0 of X has 'b' as its second part; this must be a list of answers",
+        ),
         ("MultipleChoice", [("a", ["b"]), ("c", ["d"])], "row 0 of X has 1 answers; a choice needs two or more"),
         ("MultipleChoice", [("a", ["b", None]), ("c", ["d", "e"])], "row 0 of X is missing"),
     ],
@@ -495,7 +499,12 @@ def test_wrong_rows(base: str, name: str, X: Any, answer: str) -> None:
         ("MultiLabelClassifier", [[], [], []], ValueError, "y holds no label at all"),
         ("MultiLabelClassifier", np.zeros((3, 2)), ValueError, "y holds no label at all"),
         ("MultiLabelClassifier", [[0, 2], [1, 0], [1, 1]], ValueError, "y must hold 1 where a label applies"),
-        ("MultiLabelClassifier", [{"x"}, {""}, {"y"}], ValueError, "row 1 of y holds '', where the name of a label"),
+        (
+            "MultiLabelClassifier",
+            [{"x"}, {""}, {"y"}],
+            ValueError,
+            "row 1 of y holds ''; it must be the name of a label",
+        ),
     ],
 )
 def test_wrong_labels(base: str, name: str, y: Any, error: Any, answer: str) -> None:

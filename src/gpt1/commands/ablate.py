@@ -187,8 +187,8 @@ def _scored_rows(settings: Ablate, rows: TaskRows) -> LabelledRows:
     """Return the rows that the table's scores are of."""
     if not settings.test:
         say(
-            f"warning: without {setting('test')}, models are scored on the validation rows, which also select the epochs, "
-            "so the scores are slightly too good"
+            f"warning: without {setting('test')}, models are scored on the validation rows, which also select the "
+            "epochs, so the scores are slightly too good"
         )
         return rows.valid
     scored = read_labelled_rows(settings.test, rows.columns, rows.label_type.kind, settings.encoding)

@@ -143,7 +143,8 @@ def _is_done(out: Path, record: Record, may_change: Set[str]) -> bool:
         return False
     try:
         check_shards(out, manifest.train.shards + manifest.val.shards, manifest.dtype)
-        Tokenizer.load(out)
+        if Tokenizer.load(out).hash != manifest.tokenizer:
+            raise UserError(f"{out / 'tokenizer.json'} is not the one that the shards were encoded with")
     except UserError as error:
         say(f"{error}: preparing again")
         return False

@@ -1,8 +1,8 @@
 """Training objectives: L1, L2 and L3 of the paper, as named sums of losses with the number of their terms.
 
-A module here maps a Batch to `{name: sum of losses in nats}`; its `counts` returns, from the batch alone, how many terms
-each sum has. The loop divides once, by the counts of the whole update, so neither gradient accumulation nor the number
-of processes changes a gradient. L3 = L2 + lambda L1 is `{"task": 1, "lm": lambda}` in that loop.
+A module here maps a Batch to `{name: sum of losses in nats}`; its `counts` returns, from the batch alone, how many
+terms each sum has. The loop divides once, by the counts of the whole update, so neither gradient accumulation nor the
+number of processes changes a gradient. L3 = L2 + lambda L1 is `{"task": 1, "lm": lambda}` in that loop.
 """
 
 from collections.abc import Callable, Collection
@@ -109,8 +109,8 @@ class TaskModel(nn.Module):
 def task_loss(label_kind: LabelKind, scores_NC: Tensor, labels_N: Tensor, weights_C: Tensor | None = None) -> Tensor:
     """Return L2 (section 3.2, equation 4): -log P of the labels in nats, summed over the examples.
 
-    `weights_C` weights the terms of each class; for independent labels, those of the rows that have the label. Scores are
-    standardised, and their loss is the squared error: -log P under a normal distribution, up to constants.
+    `weights_C` weights the terms of each class; for independent labels, those of the rows that have the label. Scores
+    are standardised, and their loss is the squared error: -log P under a normal distribution, up to constants.
     """
     weights_C = None if weights_C is None else weights_C.to(scores_NC)
     if label_kind == "classes" or label_kind == "choice":

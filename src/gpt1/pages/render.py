@@ -31,7 +31,7 @@ def number(value: Any) -> str:
     """Format a metric for a table: three decimals below 10, else four digits; empty for None."""
     if value is None:
         return ""
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.4g}"
+    return f"{value:.3f}" if abs(value) < 10 else formatted(float(value))
 
 
 def percent(probability: float) -> str:
