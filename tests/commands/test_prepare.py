@@ -343,7 +343,7 @@ def test_changes_are_noticed(corpus: Path, tmp_path: Path, in_small_steps: None)
 def test_a_tokenizer_that_was_swapped_is_made_again(corpus: Path, tmp_path: Path) -> None:
     run(tmp_path / "out", corpus)
     run(tmp_path / "new", corpus)
-    run(tmp_path / "other", corpus, tokenizer="gpt1")
+    run(tmp_path / "other", corpus, vocabulary=290)
     (tmp_path / "out" / "tokenizer.json").write_bytes((tmp_path / "other" / "tokenizer.json").read_bytes())
     assert run(tmp_path / "out", corpus)["unchanged"] is False
     assert result_bytes(tmp_path / "out") == result_bytes(tmp_path / "new")
