@@ -1,8 +1,9 @@
 """Results are dataclasses and mappings at once."""
 
 import copy
+import json
 import pickle
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -36,6 +37,20 @@ def test_it_reads_like_a_dictionary() -> None:
     }  # fmt: skip
     assert WHOLE.get("seeds", 3) == 3, "what does not apply is left out"
     assert WHOLE.seeds is None
+
+
+def test_json_makes_it_again() -> None:
+    @dataclass(frozen=True)
+    class Holder(Result):
+        by_name: dict[str, Part]
+        parts: list[Part] | None
+        part: Part
+        counts: list[list[int]]
+        seeds: int | None = None
+
+    holder = Holder({"a": Part(0.1)}, [Part(0.2), Part(0.3)], Part(0.4), [[1, 2], [3, 4]])
+    assert Holder.from_json(json.loads(json.dumps(holder.to_json()))) == holder
+    assert Holder.from_json(holder.to_json() | {"parts": None, "more": 1}) == replace(holder, parts=None)
 
 
 def test_what_it_does_not_hold() -> None:

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
 # `field(metadata=INLINE)`: the entries of this field, a mapping or a result, become entries of the result itself.
 INLINE = {"inline": True}
@@ -40,12 +41,30 @@ class Result(Mapping[str, Any]):
         """Return the entries as JSON values, in the order of the fields."""
         return {name: _plain(value) for name, value in self._values().items()}
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return the result whose `to_json` these values are; it must have no inline fields. Others are left out."""
+        hints = get_type_hints(cls)
+        return cls(**{field.name: _typed(hints[field.name], values.get(field.name)) for field in fields(cls)})
+
     def _values(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for field in fields(self):
             if (value := getattr(self, field.name)) is not None or field.metadata.get("nullable"):
                 found |= dict(value) if field.metadata.get("inline") else {field.name: value}
         return found
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    """Return a JSON value as `kind` holds it, with the results inside it; `kind` has no alternative but None."""
+    if isinstance(value, Mapping) and isinstance(kind, type) and issubclass(kind, Result):
+        return kind.from_json(value)
+    if isinstance(kind, UnionType):
+        (kind,) = (one for one in get_args(kind) if one is not NoneType)
+        return _typed(kind, value)
+    if get_origin(kind) is dict and isinstance(value, Mapping):
+        return {name: _typed(get_args(kind)[1], one) for name, one in value.items()}
+    return [_typed(get_args(kind)[0], one) for one in value] if get_origin(kind) is list and value else value
 
 
 def _plain(value: Any) -> Any:

@@ -110,7 +110,7 @@ def tuned(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Tas
                 run=str(base), train=str(train), valid=str(valid), out=str(folder / "run"), task=task, epochs=12,
                 batch=8, lr=3e-3, dtype="fp32", threads=1,
             )  # fmt: skip
-            made[task] = folder / "run", valid, finetune(asked)
+            made[task] = folder / "run", valid, finetune(asked).to_json()
         return made[task]
 
     return tuned_for

@@ -3,7 +3,7 @@
 import dataclasses
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,13 +18,18 @@ from gpt1.finetuning.defaults import MEMORY_REMEDY, FitOptions, check_base, chec
 from gpt1.finetuning.examples import input_hashes, read_rows, source_files, with_splits
 from gpt1.finetuning.fit import save_finetuned
 from gpt1.finetuning.sweep import fit_best
+from gpt1.model.objectives import LabelKind
 from gpt1.results import INLINE, Result
 from gpt1.resume import RUNTIME_SETTINGS, Record, hold
 from gpt1.run_folder.folder import load_run, read_metadata, read_shape
 from gpt1.run_folder.metadata import STOPPED, RunMetadata, read_json
+from gpt1.tasks.metrics import ChoiceMetrics, ClassificationMetrics, LabelSetMetrics, ScoreMetrics
 from gpt1.training.device import out_of_memory, setup_device
 
 BEGUN = "begun.json"  # what the states beside it were begun with
+METRICS: dict[LabelKind, Any] = {
+    "classes": ClassificationMetrics, "labels": LabelSetMetrics, "score": ScoreMetrics, "choice": ChoiceMetrics,
+}  # fmt: skip
 MAY_CHANGE = RUNTIME_SETTINGS | {"run", "train", "valid"}  # of files the content counts, not the name
 
 
@@ -46,8 +51,7 @@ class FinetuneResult(Result):
     """mean, deviation and values of each metric, if there are several seeds"""
     learning_rates: dict[str, float] | None
     """the selecting metric at each learning rate, if several were tried"""
-    scores: dict[str, Any] = field(metadata=INLINE)
-    """the metrics of the label type, see `tasks.labels`"""
+    metrics: ClassificationMetrics | LabelSetMetrics | ScoreMetrics | ChoiceMetrics = field(metadata=INLINE)
     loss: float
     """L2 on the validation rows, in nats a row"""
     task_loss: float
@@ -64,10 +68,10 @@ class FinetuneResult(Result):
     @classmethod
     def of(cls, metadata: RunMetadata) -> "FinetuneResult":
         """Return the result that gpt1.json of a finished run describes."""
-        names = [one.name for one in dataclasses.fields(cls) if one.name != "scores"]
-        scores = {name: value for name, value in metadata.metrics.items() if name not in names}
-        values = {"lm_loss": None} | vars(metadata) | metadata.metrics
-        return cls(scores=scores, **{name: values[name] for name in names})
+        assert metadata.goal is not None, "a fine-tuned run has a label type"
+        metrics = METRICS[metadata.goal].from_json(metadata.metrics)
+        values = {"lm_loss": None} | vars(metadata) | metadata.metrics | {"metrics": metrics}
+        return cls(**{one.name: values[one.name] for one in dataclasses.fields(cls)})
 
 
 def finetune(settings: Finetune) -> FinetuneResult:
@@ -101,7 +105,7 @@ def finetune(settings: Finetune) -> FinetuneResult:
 
 def show(result: FinetuneResult) -> RenderableType:
     """The closing table: what was measured, then mean and deviation over seeds."""
-    plain = {name: value for name, value in result.items() if not isinstance(value, dict | list)}
+    plain = {name: value for name, value in result.items() if not isinstance(value, Mapping | list)}
     for name, found in result.get("seeds", {}).items():
         plain[f"{name}, {len(found['values'])} seeds"] = f"{found['mean']:.4f} ± {found['deviation']:.4f}"
     for rate, value in result.get("learning_rates", {}).items():

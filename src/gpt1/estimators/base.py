@@ -35,7 +35,7 @@ from gpt1.training.device import out_of_memory, setup_device
 
 # Continued pre-training: batches are made so small that one pass over the texts has at least so many updates, and at
 # most one update in ten warms up.
-FEWEST_UPDATES, WARMUP_SHARE = 20, 10
+MIN_UPDATES, WARMUP_SHARE = 20, 10
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class TextEstimator(BaseEstimator):
             write_text(corpus, "".join(json.dumps({"text": text}) + "\n" for (text,) in texts_of(texts)))
             prepared = prepare(Prepare(inputs=[str(corpus)], out=data, tokenizer=run, seed=settings["seed"]))
             usual = pretrain_defaults(metadata.preset or "small", metadata.recipe, data=data, out=str(out))
-            batch = max(1, min(usual.batch, prepared["train_tokens"] // (context * FEWEST_UPDATES)))
+            batch = max(1, min(usual.batch, prepared["train_tokens"] // (context * MIN_UPDATES)))
             steps = max(1, round(epochs * prepared["train_tokens"] / (batch * context)))
             optim = replace(usual.optim, warmup=min(usual.optim.warmup, max(1, steps // WARMUP_SHARE)))
             passes = None if {"steps", "minutes"} & settings.keys() else epochs

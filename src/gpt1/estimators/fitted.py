@@ -25,7 +25,7 @@ from gpt1.tasks.labels import LabelType, from_metadata
 from gpt1.tasks.rows import Texts
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.training import log
-from gpt1.training.device import available_cores, preserve_torch_state, setup_device
+from gpt1.training.device import preserve_torch_state, setup_device, use_threads
 
 _ONE_AT_A_TIME = RLock()
 
@@ -72,8 +72,7 @@ class FittedModel:
                 # A copy, since the fp32 weights must stay as they are for `save`.
                 run = replace(self.run, body=copy.deepcopy(self.run.body))
                 self._predictor = on, Predictor.of_run(run, *setup_device(on.device, on.dtype, on.threads, on.seed))
-        with preserve_torch_state():
-            torch.set_num_threads(on.threads or available_cores())
+        with use_threads(on.threads):
             return self._predictor[1].predict(rows, Predict.batch)[0]
 
     def save(self, folder: Path) -> None:

@@ -18,14 +18,14 @@ from gpt1.tasks.labels import LabelType
 
 # The paper, section 4.1: what it fine-tunes with, and the width of its network.
 PAPER_LR, PAPER_WIDTH, PAPER_BATCH, PAPER_EPOCHS = 6.25e-5, 768, 32, 3
-LARGEST_LR = 1e-3
+MAX_LR = 1e-3
 # With fewer rows than this, batches are small and there are at least so many updates.
-FEW_ROWS, SMALL_BATCH, FEWEST_UPDATES = 1_000, 8, 120
+FEW_ROWS, SMALL_BATCH, MIN_UPDATES = 1_000, 8, 120
 # Random weights start from pre-training's learning rate, or from fine-tuning's if that is higher; multiples are tried.
 SCRATCH_LR, SCRATCH_MULTIPLES = 2.5e-4, (0.25, 1.0, 4.0)
 # With fewer validation rows than this, chance would choose the epoch, so the last one is kept, as in the paper. Nor is
 # a temperature fitted: if every row happens to be right, the best one would make the model certain of everything.
-ENOUGH_TO_VALIDATE = 50
+MIN_VALID_ROWS = 50
 # What to do if the memory does not suffice: parts of a batch in one forward pass leave the result as it is.
 MEMORY_REMEDY = f"lower {setting('micro_batch')}, or {setting('batch')}"
 # What `gpt1 finetune` itself leaves in its folder before there is a model.
@@ -100,14 +100,14 @@ def resolve_defaults(options: FitOptions, rows: int, width: int) -> FitOptions:
     so batches are smaller and epochs more. The learning rate stays 0 with `from_scratch`: a sweep tries several.
     """
     batch = options.batch or (PAPER_BATCH if rows >= FEW_ROWS else SMALL_BATCH)
-    epochs = options.epochs or max(PAPER_EPOCHS, -(-FEWEST_UPDATES // -(-rows // batch)))
+    epochs = options.epochs or max(PAPER_EPOCHS, -(-MIN_UPDATES // -(-rows // batch)))
     lr = options.lr or (0.0 if options.from_scratch else usual_lr(width))
     return replace(options, batch=batch, epochs=epochs, micro_batch=min(options.micro_batch, batch), lr=lr)
 
 
 def usual_lr(width: int) -> float:
     """Return the paper's learning rate, raised for a narrower network: measured best at width 384 on SST-2 and SNLI."""
-    return min(LARGEST_LR, PAPER_LR * (PAPER_WIDTH / width) ** 4)
+    return min(MAX_LR, PAPER_LR * (PAPER_WIDTH / width) ** 4)
 
 
 def scratch_lrs(width: int) -> list[float]:
@@ -126,7 +126,7 @@ def selected_metric(options: FitOptions, label_type: LabelType) -> str:
 
 def keeps_last_epoch(options: FitOptions, valid_rows: int) -> bool:
     """Return whether the last epoch is kept: too few rows validate, and the request does not insist on selecting."""
-    return valid_rows < ENOUGH_TO_VALIDATE and options.select == "auto" and not options.patience
+    return valid_rows < MIN_VALID_ROWS and options.select == "auto" and not options.patience
 
 
 def rank(metrics: dict[str, Any], metric: str) -> tuple[float, float]:

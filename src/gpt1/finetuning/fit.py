@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gpt1.config import Columns, Optim, with_vocabulary
 from gpt1.data.collate import Epochs
-from gpt1.finetuning.defaults import ENOUGH_TO_VALIDATE, FitOptions, resolve_defaults, scratch_lrs, selected_metric
+from gpt1.finetuning.defaults import MIN_VALID_ROWS, FitOptions, resolve_defaults, scratch_lrs, selected_metric
 from gpt1.finetuning.epochs import EpochTrainer, Progress, train_epochs
 from gpt1.finetuning.examples import TaskExamples, TaskRows, build_examples
 from gpt1.finetuning.predictor import Predictor, RowEncoder
@@ -202,7 +202,7 @@ def _calibrated(
     assert best is not None, "there is at least one epoch"
     weights = {name: weight.cpu() for name, weight in progress.weights.items()}
     label_type, temperature = examples.label_type, 1.0
-    if len(examples.valid_labels) >= ENOUGH_TO_VALIDATE:
+    if len(examples.valid_labels) >= MIN_VALID_ROWS:
         labels = [examples.valid_labels[row] for row in examples.valid.rows_N]
         label_type, temperature = label_type.calibrated(best.scores_NC, labels)
     predictions_NC = examples.valid.mean_by_row(label_type.predictions(best.scores_NC / temperature))
