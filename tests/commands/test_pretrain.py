@@ -176,7 +176,7 @@ def test_killed_in_the_middle_goes_on(data: Path, tmp_path: Path) -> None:
     [
         ({"steps": 5, "epochs": 1.0}, "steps and epochs contradict"),
         ({"steps": 0}, "steps 0 must be more than 0"),
-        ({"steps": None, "minutes": -1.0}, "minutes -1.0 must be more"),
+        ({"steps": None, "minutes": -1.0}, "minutes -1 must be more"),
         ({"model": replace(SIZE, heads=3)}, "model.width 32 is not a multiple of model.heads 3"),
         ({"model": replace(SIZE, context=10**6)}, "not enough for a window of 1000000"),
         ({"model": replace(SIZE, heads=0)}, "model.heads 0 must be at least 1"),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -21,20 +21,15 @@ from gpt1.config import Model
 from gpt1.errors import UserError
 from gpt1.model.gpt import GPT
 from gpt1.options import check_threads_and_seed
-from gpt1.run_folder.generation import (
-    Generation,
-    GenerationOptions,
-    Sample,
-    check_quantize,
-    prepare_for_inference,
-    stream_text,
-)
 from gpt1.run_folder.hugging_face import CHOICE_BIAS, HEAD, TensorFile, from_hf, read_shape, to_hf, to_hf_config
 from gpt1.run_folder.metadata import RunMetadata, Versions, read_json, read_metadata
 from gpt1.run_folder.model_card import model_card
 from gpt1.storage import atomic, save_file, write_json, write_text
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.training.device import choose_device
+
+if TYPE_CHECKING:
+    from gpt1.run_folder.generation import Sample
 
 # Keys of gpt1.json that stay the same throughout a run; a folder in which they differ holds another model.
 IDENTITY = ("kind", "task", "labels", "tokenizer", "data")
@@ -58,7 +53,7 @@ class LoadedRun:
     )
 
     @overload
-    def generate(self, prompt: str = "", *, stream: Literal[False] = False, **settings: Any) -> Sample: ...
+    def generate(self, prompt: str = "", *, stream: Literal[False] = False, **settings: Any) -> "Sample": ...
 
     @overload
     def generate(self, prompt: str = "", *, stream: Literal[True], **settings: Any) -> Iterator[str]: ...
@@ -73,7 +68,7 @@ class LoadedRun:
         threads: int | None = None,
         quantize: str = "none",
         **options: Any,
-    ) -> Sample | Iterator[str]:
+    ) -> "Sample | Iterator[str]":
         """Generate one text: a Sample with prompt, text, tokens and finish_reason; or, with `stream`, its pieces.
 
         `options` are the fields of `GenerationOptions`: max_new_tokens, temperature, top_k, top_p, repetition_penalty,
@@ -83,6 +78,8 @@ class LoadedRun:
 
         Raises UserError for a value that is out of range or that this machine cannot do, TypeError for an unknown name.
         """
+        from gpt1.run_folder.generation import Generation, GenerationOptions, stream_text  # not every run generates
+
         chosen = GenerationOptions(**options)
         check_threads_and_seed(threads or 0, chosen.seed)
         body = self._converted(device, dtype, quantize)
@@ -96,6 +93,8 @@ class LoadedRun:
 
     def _converted(self, device: str, dtype: str, quantize: str) -> GPT:
         """Return the network in the form that settings of `generate` ask for."""
+        from gpt1.run_folder.generation import check_quantize, prepare_for_inference
+
         form = *choose_device(device, dtype), quantize
         check_quantize(quantize, form[0])
         if form == (torch.device("cpu"), torch.float32, "none"):

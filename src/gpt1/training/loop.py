@@ -124,7 +124,7 @@ def train(
         if skipped == MAX_SKIPPED:
             raise RunFailed(
                 f"the gradient was not finite in {MAX_SKIPPED} updates in a row, up to update {step + 1}; the weights "
-                f"are those before them. Lower {setting('optim.lr')}, or use {setting('dtype')} fp32."
+                f"are those before them. Lower the learning rate, or use {setting('dtype')} fp32."
             )
 
 
