@@ -29,7 +29,8 @@ from gpt1.tasks.metrics import over_seeds
 from gpt1.tasks.rows import LabelledRows, check_labels, read_labelled_rows, warn_of_overlap
 from gpt1.training.device import out_of_memory, setup_device
 
-# Settings that may change when a table is continued: those that add models, and names of files, whose content counts.
+# Settings that may change when a table is continued: those that add models, and names of files, which are
+# compared by content.
 MAY_CHANGE = RUNTIME_SETTINGS | {"run", "train", "valid", "test", "sizes", "seeds"}
 
 
@@ -88,7 +89,7 @@ def ablate(settings: Ablate) -> AblateResult:
 
 
 def show(result: AblateResult) -> RenderableType:
-    """Numbers of training rows down, variants across; mean and deviation over seeds."""
+    """Return the table: numbers of training rows down, variants across; mean and deviation over seeds."""
     metric = result.metric
     out = Table(title=f"ablate: {metric}", title_justify="left")
     for name in ("rows", "guess", *HEADINGS.values(), "at rate"):
@@ -148,7 +149,7 @@ def _fill_table(settings: Ablate, options: FitOptions, kept: _KeptTable) -> Abla
     sizes = _sizes(settings.sizes, len(rows.train))
     seeds = range(settings.seed, settings.seed + settings.seeds)
     for size, seed in product(sizes, seeds):
-        sample(rows.train, rows.label_type, size, seed)  # a size that cannot be is refused now, not after an hour
+        sample(rows.train, rows.label_type, size, seed)  # refuses an impossible size now, not after an hour
     device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
     base = load_run(settings.run)
     possible = rows.label_type.selection_metrics
@@ -184,7 +185,7 @@ def _checked_options(settings: Ablate) -> FitOptions:
 
 
 def _scored_rows(settings: Ablate, rows: TaskRows) -> LabelledRows:
-    """Return the rows that the table's scores are of."""
+    """Return the rows that the models are scored on."""
     if not settings.test:
         say(
             f"warning: without {setting('test')}, models are scored on the validation rows, which also select the "

@@ -97,7 +97,7 @@ def convert(settings: Convert) -> ConvertResult:
 
 
 def show(result: ConvertResult) -> RenderableType:
-    """The result as a table."""
+    """Return the result as a table."""
     shown = {name: ", ".join(value) if isinstance(value, list) else value for name, value in result.items()}
     return table({name: value for name, value in shown.items() if value != ""}, "convert")
 

@@ -49,7 +49,7 @@ def demo(settings: Demo) -> DemoResult:
     """Prepare, pre-train, generate, fine-tune on few labels with and without pre-training, and write a report."""
     began = time.perf_counter()
     folder = Path(settings.out)
-    model, machine = str(folder / "model"), _machine(settings)
+    model, on = str(folder / "model"), _device_settings(settings)
     write_files(folder)
     say(f"1/4 prepare: the docstrings of this Python are the corpus ({folder / 'corpus.jsonl'})")
     prepare(Prepare(inputs=[str(folder / "corpus.jsonl")], out=str(folder / "data"), fresh=settings.fresh))
@@ -57,8 +57,8 @@ def demo(settings: Demo) -> DemoResult:
     say(f"2/4 pretrain: a tiny GPT for {settings.minutes:g} minutes")
     defaults = pretrain_defaults("tiny", data=str(folder / "data"), out=model)
     asked = replace(defaults, minutes=settings.minutes, sample=PROMPT, seed=settings.seed, fresh=settings.fresh)
-    pretrained = pretrain(replace(asked, **machine))
-    written = generate(Generate(run=model, prompts=[PROMPT], max_new_tokens=60, **machine))
+    pretrained = pretrain(replace(asked, **on))
+    written = generate(Generate(run=model, prompts=[PROMPT], max_new_tokens=60, **on))
     say(f'it writes: "{PROMPT}{written["samples"][0]["text"]}"')
 
     task = f"{TRAIN} labels for each of {CLASSES} packages, {SEEDS} seeds"
@@ -92,7 +92,7 @@ def show(result: DemoResult) -> Table:
 
 
 def write_files(folder: Path) -> None:
-    """Write corpus.jsonl, train.csv and test.csv; texts of the test are kept out of the corpus."""
+    """Write corpus.jsonl, train.csv and test.csv; texts of the test set are kept out of the corpus."""
     found = docstrings()
     train, test = labelled(found, CLASSES, TRAIN, TEST)
     held_out = {d.text for d in test}
@@ -111,18 +111,18 @@ def _write_rows(path: Path, rows: Iterable[Docstring]) -> None:
 
 def _accuracy(settings: Demo, folder: Path, start: str, seed: int) -> float:
     """Fine-tune and evaluate one model; its evaluation is written beside it, for the report."""
-    run, machine = str(folder / f"{start}-{seed}"), _machine(settings)
+    run, on = str(folder / f"{start}-{seed}"), _device_settings(settings)
     finetune(
         Finetune(
             run=str(folder / "model"), train=str(folder / "train.csv"), out=run, label="package",
-            from_scratch=start == "scratch", seed=seed, fresh=settings.fresh, **machine,
+            from_scratch=start == "scratch", seed=seed, fresh=settings.fresh, **on,
         )
     )  # fmt: skip
-    tested = evaluate(Evaluate(run=run, files=[str(folder / "test.csv")], **machine))
+    tested = evaluate(Evaluate(run=run, files=[str(folder / "test.csv")], **on))
     write_json(f"{run}.json", tested.to_json())
     accuracy: float = tested["accuracy"]
     return accuracy
 
 
-def _machine(settings: Demo) -> dict[str, Any]:
+def _device_settings(settings: Demo) -> dict[str, Any]:
     return {"device": settings.device, "dtype": settings.dtype, "threads": settings.threads}

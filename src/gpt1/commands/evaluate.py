@@ -93,7 +93,7 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
 
 
 def show(result: EvaluateResult) -> RenderableType:
-    """The metrics as a table; for classes and label sets, a row for each."""
+    """Return the metrics as a table; for classes and label sets, with a row for each."""
     plain = {name: value for name, value in result.items() if name != "run" and not isinstance(value, Mapping | list)}
     for name, (low, high) in result.get("intervals", {}).items():
         plain[f"{name}, 95 % of resamples"] = f"{low:.4g} to {high:.4g}"
@@ -163,7 +163,7 @@ def _stacked(predictions: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _check_unknown_labels(rows: LabelledRows, label_type: LabelType, wanted: Columns) -> None:
-    """Warn of rows whose label training never saw, which count as wrong. Raises UserError if all are such."""
+    """Warn of rows whose label training never saw, which count as wrong. Raises UserError if no label is known."""
     if not isinstance(label_type, ClassLabels | LabelSets):
         return
     known = set(label_type.names)

@@ -98,7 +98,7 @@ def explain(settings: Explain) -> ExplainResult:
 
 
 def show(result: ExplainResult) -> Group:
-    """Format a row per token, then the loss."""
+    """Return a table with a row for each token, then the loss."""
     rows = Table(box=box.SIMPLE)
     for name in ("", "token", "p", "nats", "product", "sum of logs", "instead"):
         # Only the last column is cut on a narrow screen.

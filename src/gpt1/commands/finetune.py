@@ -26,11 +26,11 @@ from gpt1.run_folder.metadata import STOPPED, RunMetadata, read_json
 from gpt1.tasks.metrics import ChoiceMetrics, ClassificationMetrics, LabelSetMetrics, ScoreMetrics
 from gpt1.training.device import out_of_memory, setup_device
 
-BEGUN = "begun.json"  # what the states beside it were begun with
+BEGUN = "begun.json"  # records the settings and inputs of the states beside it
 METRICS: dict[LabelKind, Any] = {
     "classes": ClassificationMetrics, "labels": LabelSetMetrics, "score": ScoreMetrics, "choice": ChoiceMetrics,
 }  # fmt: skip
-MAY_CHANGE = RUNTIME_SETTINGS | {"run", "train", "valid"}  # of files the content counts, not the name
+MAY_CHANGE = RUNTIME_SETTINGS | {"run", "train", "valid"}  # files are compared by content, not by name
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def finetune(settings: Finetune) -> FinetuneResult:
         options = resolve_defaults(FitOptions.of(settings), len(rows.train), base.body.config.width)
         settings = _in_effect(settings, options)
         record = Record.of(settings, input_hashes(sources))
-        # `_states` is the inner one: it keeps the states of a training that runs out of memory.
+        # `_states` must be the inner context: it keeps the states of a training that runs out of memory.
         with out_of_memory(MEMORY_REMEDY), _states(out, record, settings.fresh) as folder:
             tuned = fit_best(base, rows, options, seeds=settings.seeds, device=device, dtype=dtype, folder=folder)
             tuned = replace(tuned, metrics=tuned.metrics | {"seconds": time.perf_counter() - began})
@@ -104,7 +104,7 @@ def finetune(settings: Finetune) -> FinetuneResult:
 
 
 def show(result: FinetuneResult) -> RenderableType:
-    """The closing table: what was measured, then mean and deviation over seeds."""
+    """Return the closing table: what was measured, then mean and deviation over seeds."""
     plain = {name: value for name, value in result.items() if not isinstance(value, Mapping | list)}
     for name, found in result.get("seeds", {}).items():
         plain[f"{name}, {len(found['values'])} seeds"] = f"{found['mean']:.4f} ± {found['deviation']:.4f}"

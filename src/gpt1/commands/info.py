@@ -16,11 +16,11 @@ from gpt1.errors import UserError
 from gpt1.results import Result
 from gpt1.run_folder.metadata import STOPPED, read_json, read_metadata
 
-# Hashes and details inside a section, which a person does not read in a table; `--json` has them.
+# Keys inside a section that the table leaves out: hashes and details, which `--json` has.
 LEFT_TO_JSON = ("sha256", "fingerprint", "tokenizer", "per_class", "confusion", "pretraining", "reliability", "joint")
-# Bytes; what safetensors itself allows, so that a damaged length cannot ask for all memory.
+# Largest header to read, in bytes: the limit of safetensors, so that a damaged length does not take all memory.
 LARGEST_HEADER = 100_000_000
-# Keys of gpt1.json that are passed on.
+# Keys of gpt1.json that are copied to the result.
 FROM_METADATA = (
     "preset", "recipe", "seed", "steps", "of_steps", "tokens_seen", "lm_coef", "columns", "metrics", "data",
 )  # fmt: skip
@@ -108,7 +108,7 @@ def info(settings: Info) -> InfoResult:
 
 
 def show(result: InfoResult) -> RenderableType:
-    """The result as a table, sections flattened, hashes and details left to `--json`."""
+    """Return the result as a table, with sections flattened, and hashes and details left to `--json`."""
     return table({name: value for name, value in _leaves(result.to_json()) if value not in (None, "")})
 
 

@@ -30,7 +30,7 @@ from gpt1.results import Result
 from gpt1.tokenizer.tokenizer import Tokenizer, bpe_tokenizer
 from gpt1.training.device import out_of_memory, setup_device
 
-# Seconds of updates to measure; more if a few of them take longer.
+# Measure updates for this many seconds; longer if a few of them take more.
 SECONDS = 5.0
 STEPS_WITHOUT_DATA = 1_000
 MIB = 2**20

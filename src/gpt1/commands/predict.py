@@ -82,7 +82,7 @@ def predict(settings: Predict) -> PredictResult:
 
 
 def show(result: PredictResult) -> str | None:
-    """Where the rows are; nothing if they went to standard output."""
+    """Say where the rows are; return None if they went to standard output."""
     if result.out is None:
         return None
     shares = ", ".join(f"{name}: {count:,}" for name, count in result.predicted.items())
@@ -111,7 +111,7 @@ def _labels(predicted: Any) -> list[str]:
 
 
 def _flat(found: dict[str, Any], answers: int) -> dict[str, Any]:
-    """Return the same for a table without nested values: a column a probability, of a choice `answers` of them."""
+    """Return the same for a table without nested values: a column for each probability, `answers` for a choice."""
     label, named = found["predicted_label"], found.get("probabilities", {})
     named = {str(number): named.get(str(number)) for number in range(answers)} or named
     label = LABEL_SEPARATOR.join(label) if isinstance(label, list) else label

@@ -23,7 +23,7 @@ from gpt1.tokenizer.train_bpe import train
 
 # Tokenizers that are trained on the corpus; any other value of the setting is a path.
 TRAINED: dict[str, Literal["bytes", "gpt1"]] = {"bytes": "bytes", "gpt1": "gpt1"}
-LARGE = 3  # a validation split more than so many times the fraction asked for is worth a warning
+LARGE = 3  # warn if the validation split is more than this many times the requested fraction
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def prepare(settings: Prepare) -> PrepareResult:
     leaves the folder as it was, if the request cannot be met or another process works in the folder.
     """
     _check(settings)
-    # Of a saved dataset of several splits, one is for training and, if nothing else is, one for validation.
+    # Of a saved dataset with several splits, one is for training and, unless `val` names files, one for validation.
     chosen = [choose_splits(name, validate=not settings.val) for name in settings.inputs]
     val = settings.val or [validation for _, validation in chosen if validation]
     settings, out = replace(settings, inputs=[train for train, _ in chosen], val=val), Path(settings.out)
@@ -122,7 +122,7 @@ def prepare(settings: Prepare) -> PrepareResult:
 
 
 def show(result: PrepareResult) -> RenderableType:
-    """The closing table."""
+    """Return the closing table."""
     rows = {
         "documents": f"{result.documents:,} ({result.empty_documents:,} empty ones left out)",
         "tokens": result.tokens,
@@ -221,7 +221,7 @@ def _tokenizer(settings: Prepare) -> Tokenizer | Learn:
 
 def _warn_of_large_validation(settings: Prepare, manifest: Manifest) -> None:
     share = manifest.val.tokens / (manifest.train.tokens + manifest.val.tokens)
-    if not settings.val and share > LARGE * settings.val_fraction:  # of a few documents, one may be most of the text
+    if not settings.val and share > LARGE * settings.val_fraction:  # of a few documents, one may hold most of the text
         say(
             f"warning: {share:.0%} of the tokens are validation text, since whole documents are held out; for an even "
             f"split, name files with {setting('val')}, split the text with {setting('documents')} blank-line, or "

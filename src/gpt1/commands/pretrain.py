@@ -122,7 +122,7 @@ def _begin(
         steps = steps_in_time(settings, data, device, dtype, started)
     begun = begun_record(replace(settings, steps=steps), data)
     settings = replace(settings, steps=steps, epochs=None, minutes=None)
-    checkpoint.clear(folder)  # or, after a stop before the first save, an older run would be continued
+    checkpoint.clear(folder)  # else a stop before the first save would leave an older run to be continued
     write_json(folder / "settings.json", dataclasses.asdict(settings))  # first: it marks the folder as a run
     begun.write(folder / checkpoint.FOLDER / BEGUN)
     return settings

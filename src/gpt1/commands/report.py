@@ -15,7 +15,8 @@ from gpt1.results import Result
 from gpt1.run_folder.metadata import read_metadata
 from gpt1.storage import write_text
 
-# Keys of the output of `gpt1 evaluate --json`, `gpt1 ablate --out` and `gpt1 ablate --json`; a notebook has cells too.
+# Keys of the output of `gpt1 evaluate --json`, `gpt1 ablate --out` and `gpt1 ablate --json`. `cells` alone would also
+# match a notebook.
 DOCUMENTS = ({"run", "scored_on"}, {"format", "cells"}, {"metric", "table"})
 
 

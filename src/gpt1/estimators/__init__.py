@@ -1,1 +1,1 @@
-"""Fit, predict and save for every task, under scikit-learn's contract."""
+"""Estimators for every task that follow scikit-learn's contract."""

@@ -33,8 +33,8 @@ from gpt1.tasks.labels import LabelType
 from gpt1.tasks.rows import LabelledRows, Texts, split_train_valid, warn_of_faults
 from gpt1.training.device import out_of_memory, setup_device
 
-# Continued pre-training: batches are made so small that one pass over the texts has at least so many updates, and at
-# most one update in ten warms up.
+# Continued pre-training: batches are small enough for one pass over the texts to have at least MIN_UPDATES updates, and
+# at most one update in WARMUP_SHARE warms up.
 MIN_UPDATES, WARMUP_SHARE = 20, 10
 
 
@@ -155,7 +155,7 @@ class TextEstimator(BaseEstimator):
     def load(cls, folder: str | Path, **parameters: Any) -> Self:
         """Return a fitted estimator from a run folder that `save` or `gpt1 finetune` wrote for the same task.
 
-        Its parameters are the settings of the run, but for those given, the device and the threads.
+        Its parameters are the settings of the run, except for those given here, the device and the threads.
         """
         with isolated():
             model = FittedModel.load(Path(folder))
@@ -174,11 +174,11 @@ class TextEstimator(BaseEstimator):
         followed, except for `settings` (those of `config.Pretrain`: `steps`, `batch`, `optim`); where texts are few,
         batches are smaller and the warm-up is shorter.
         """
-        with isolated(self.verbose), TemporaryDirectory() as scratch:
-            run, data = str(self.run), str(Path(scratch) / "data")
+        with isolated(self.verbose), TemporaryDirectory() as temporary:
+            run, data = str(self.run), str(Path(temporary) / "data")
             settings = asdict(self._parameters(Command)) | {"seed": self._seed()} | settings
             metadata, context = read_metadata(Path(run)), read_shape(Path(run)).context
-            corpus = Path(scratch) / "texts.jsonl"
+            corpus = Path(temporary) / "texts.jsonl"
             write_text(corpus, "".join(json.dumps({"text": text}) + "\n" for (text,) in texts_of(texts)))
             prepared = prepare(Prepare(inputs=[str(corpus)], out=data, tokenizer=run, seed=settings["seed"]))
             usual = pretrain_defaults(metadata.preset or "small", metadata.recipe, data=data, out=str(out))
@@ -224,7 +224,7 @@ class TextEstimator(BaseEstimator):
         return FittedModel(tuned.as_run(metadata), settings, tuned.curves)
 
     def _take(self, model: FittedModel) -> None:
-        """Become fitted."""
+        """Store the fine-tuned model and set the attributes of a fitted estimator."""
         self.model_ = model
         self.metrics_ = model.metadata.metrics
         self.n_features_in_ = self.width
@@ -253,7 +253,7 @@ class TextEstimator(BaseEstimator):
         return Columns(texts, [str(label)] if named else usual.label, choices)
 
     def _parameters(self, kind: type[Any]) -> Any:
-        """Return the parameters that are fields of a dataclass as one, with their types checked."""
+        """Return an instance of a dataclass, made from the parameters that are its fields, with their types checked."""
         hints, given = get_type_hints(kind), self.get_params(deep=False)
         names = [field.name for field in fields(kind) if field.name in given]
         return kind(**{name: convert(hints[name], given[name], name) for name in names})
@@ -270,6 +270,6 @@ def _labelled(name: str, rows: list[Texts], labels: list[Any]) -> LabelledRows:
 
 
 def _hash(data: LabelledRows) -> str:
-    """Return the sha256 of rows that lie in no file."""
+    """Return the sha256 of rows that come from no file."""
     labels = [sorted(label) if isinstance(label, frozenset) else label for label in data.labels]
     return hashlib.sha256(json.dumps([data.texts, labels]).encode()).hexdigest()

@@ -62,7 +62,7 @@ class FittedModel:
 
     @property
     def label_type(self) -> LabelType:
-        """What it predicts of a row."""
+        """The label type of the run, see `tasks.labels`."""
         return from_metadata(self.metadata.to_json())
 
     def predict(self, rows: Sequence[Texts], on: Command) -> np.ndarray:
@@ -89,7 +89,7 @@ class FittedModel:
         return cls(run, read_json(folder / "settings.json"), curves.read_bytes() if curves.exists() else b"")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Weights as arrays, which joblib can share between processes."""
+        """Return the state with weights as arrays, which joblib can share between processes."""
         body, head = self.run.body, self.run.head
         assert head is not None, "a fine-tuned run has a head"
         return {

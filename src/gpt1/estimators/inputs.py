@@ -38,23 +38,23 @@ def _as_list(data: Any, name: str) -> list[Any]:
 
 
 def names_of(data: Any) -> list[str] | None:
-    """Return the column names of a DataFrame; None if `data` is none, or if a name is not a string."""
+    """Return the column names of a DataFrame; None if `data` is no DataFrame, or if a name is not a string."""
     names = list(getattr(data, "columns", []))
     return names if names and all(isinstance(name, str) for name in names) else None
 
 
 def texts_of(data: Any) -> list[Texts]:
-    """Return one text a row, from `[text, ...]` or rows with one column."""
+    """Return one text per row, from `[text, ...]` or rows with one column."""
     return _rows(data, lambda row, where: (_text(_only(row, where), where),))
 
 
 def pairs_of(data: Any) -> list[Texts]:
-    """Return two texts a row."""
+    """Return two texts per row."""
     return _rows(data, lambda row, where: tuple(_text(text, where) for text in _parts(row, where, "two texts")))
 
 
 def choices_of(data: Any) -> list[Texts]:
-    """Return a context and two answers or more a row, from `(context, [answer, ...])`."""
+    """Return a context and two or more answers per row, from `(context, [answer, ...])`."""
     return _rows(data, _choice)
 
 
@@ -112,7 +112,7 @@ def _short(value: Any) -> str:
 
 
 def class_values(y: Any) -> np.ndarray:
-    """Return one class a row: strings, whole numbers or bools, as a 1-D array of their own type."""
+    """Return one class per row: strings, whole numbers or bools, as a 1-D array of their own type."""
     if isinstance(y, list | tuple) and len({isinstance(value, str) for value in y if not is_missing(value)}) > 1:
         # numpy would convert all of them to strings
         raise TypeError("y mixes strings with other values; its classes must be uniformly strings or numbers")
@@ -164,7 +164,7 @@ def label_sets(y: Any) -> tuple[list[frozenset[Any]], np.ndarray]:
     """Return the labels of each row, and all labels in order.
 
     y is an indicator, a column of 0 and 1 for each label (which are its numbers, or the columns of a DataFrame), or a
-    set or list of names a row.
+    set or list of names per row.
     """
     given = plain(_dense(y), "y")
     has_sets = any(isinstance(row, set | frozenset) for row in given)

@@ -26,7 +26,7 @@ SCRATCH_LR, SCRATCH_MULTIPLES = 2.5e-4, (0.25, 1.0, 4.0)
 # With fewer validation rows than this, chance would choose the epoch, so the last one is kept, as in the paper. Nor is
 # a temperature fitted: if every row happens to be right, the best one would make the model certain of everything.
 MIN_VALID_ROWS = 50
-# What to do if the memory does not suffice: parts of a batch in one forward pass leave the result as it is.
+# What to advise when memory runs out. A smaller micro-batch does not change the result.
 MEMORY_REMEDY = f"lower {setting('micro_batch')}, or {setting('batch')}"
 # What `gpt1 finetune` itself leaves in its folder before there is a model.
 OWN_FILES = {STOPPED, STAGED, LOCK}
@@ -94,7 +94,7 @@ def check_place(out: Path) -> None:
 
 
 def resolve_defaults(options: FitOptions, rows: int, width: int) -> FitOptions:
-    """Return the options with every 0 that means "choose" filled in, for so many training rows and a network's width.
+    """Return the options with every 0 that means "choose" filled in, for `rows` training rows and a network's width.
 
     These are the paper's values. But where rows are few, its three epochs would be too few updates to learn anything,
     so batches are smaller and epochs more. The learning rate stays 0 with `from_scratch`: a sweep tries several.
@@ -125,12 +125,12 @@ def selected_metric(options: FitOptions, label_type: LabelType) -> str:
 
 
 def keeps_last_epoch(options: FitOptions, valid_rows: int) -> bool:
-    """Return whether the last epoch is kept: too few rows validate, and the request does not insist on selecting."""
+    """Return whether the last epoch is kept: too few rows validate, and no option asks to select one."""
     return valid_rows < MIN_VALID_ROWS and options.select == "auto" and not options.patience
 
 
 def rank(metrics: dict[str, Any], metric: str) -> tuple[float, float]:
-    """Return a key by which the better validation is the larger: the metric, then the loss."""
+    """Return a sort key that is larger for the better validation: the metric, then the loss."""
     return (0.0 if metric == "loss" else metrics[metric]), -metrics["loss"]
 
 

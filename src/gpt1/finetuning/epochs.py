@@ -26,7 +26,7 @@ from gpt1.training.optimizer import Optimizer
 
 # Seconds between two saved states; a killed process loses no more. A state is as large as four models.
 SAVE_SECONDS = 300.0
-# Tensors of a state beside the optimizer's: the weights of the best epoch, and its validation scores_NC.
+# Tensors of a state besides the optimizer's: the weights of the best epoch (a prefix), and its validation scores_NC.
 BEST_WEIGHTS, BEST_SCORES = "kept.", "scores"
 
 
@@ -96,28 +96,28 @@ class Progress:
         """Write everything that the rest of the training needs; once it is over, only the best epoch."""
         tensors = {} if self.is_over else optimizer.state()
         tensors |= {BEST_WEIGHTS + name: weight for name, weight in self.weights.items()}
-        facts: dict[str, Any] = {"is_over": self.is_over, "losses": self.losses}
+        notes: dict[str, Any] = {"is_over": self.is_over, "losses": self.losses}
         if self.best is not None:
             tensors[BEST_SCORES] = torch.from_numpy(self.best.scores_NC)
-            facts |= {"epoch": self.best.epoch, "metrics": self.best.metrics}
-        checkpoint.save(folder, self.step, tensors, facts)
+            notes |= {"epoch": self.best.epoch, "metrics": self.best.metrics}
+        checkpoint.save(folder, self.step, tensors, notes)
 
     @classmethod
     def resume(cls, folder: Path, optimizer: Optimizer) -> "Progress":
         """Continue from the last state in the folder, or start at the beginning if there is none."""
         if not (path := checkpoint.latest(folder)):
             return cls()
-        facts, tensors = checkpoint.read_notes(path), checkpoint.load(path)
+        notes, tensors = checkpoint.read_notes(path), checkpoint.load(path)
         names = [name for name in tensors if name.startswith(BEST_WEIGHTS)]
         # Copies, since the loaded tensors are views of the file, which will be deleted.
         weights = {name.removeprefix(BEST_WEIGHTS): tensors.pop(name).clone() for name in names}
         best = None
-        if "epoch" in facts:
-            best = Validation(facts["epoch"], tensors.pop(BEST_SCORES).numpy().copy(), facts["metrics"])
-        if not facts["is_over"]:
+        if "epoch" in notes:
+            best = Validation(notes["epoch"], tensors.pop(BEST_SCORES).numpy().copy(), notes["metrics"])
+        if not notes["is_over"]:
             optimizer.load(tensors)
-            say(f"continuing after update {facts['step']:,} of {optimizer.steps:,}")
-        return cls(facts["step"], facts["losses"], best, weights, facts["is_over"])
+            say(f"continuing after update {notes['step']:,} of {optimizer.steps:,}")
+        return cls(notes["step"], notes["losses"], best, weights, notes["is_over"])
 
 
 def train_epochs(trainer: EpochTrainer, folder: Path, title: str, *, resumable: bool, keep_end: bool) -> Progress:

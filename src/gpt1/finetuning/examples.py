@@ -99,7 +99,7 @@ def read_rows(settings: Finetune) -> TaskRows:
 def build_examples(base: LoadedRun, rows: TaskRows, options: FitOptions) -> TaskExamples:
     """Encode the rows for the network that a pre-trained run becomes.
 
-    Says how many rows are longer than the context, and if too few rows validate to select an epoch. Raises UserError
+    Prints how many rows are longer than the context, and if too few rows validate to select an epoch. Raises UserError
     for class weights or a metric that the label type does not have.
     """
     encoder = RowEncoder(rows.task, base.tokenizer.with_task_tokens(), base.body.config.context, options.long)

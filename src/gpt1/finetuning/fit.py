@@ -66,7 +66,7 @@ class FineTuned:
         return selected_metric(self.options, self.label_type)
 
     def predictor(self, device: torch.device, dtype: torch.dtype) -> Predictor:
-        """Put the model to work on a device. Its weights are moved, not copied."""
+        """Return a predictor on a device. The weights are moved there, not copied."""
         return Predictor.build(self.body, self.head_CD, self.encoder, self.label_type, self.columns, device, dtype)
 
     def metadata(self, model: Source, train: Source, valid: Source | None = None) -> RunMetadata:
@@ -117,10 +117,10 @@ def fit(
 ) -> FineTuned:
     """Fine-tune on L3 = L2 + lambda L1, validate after each epoch, and return the best epoch's model, calibrated.
 
-    Where few rows validate, the last epoch takes the best one's place. `examples` saves encoding the rows again. With a
-    `folder` the training can be stopped: it continues from the state that an earlier call left there; with `keep_end`
-    that call may also have finished. Raises UserError for options that do not go with the rows, and RunFailed if a
-    gradient or loss is not finite.
+    Where few rows validate, the last epoch is kept instead. `examples` saves encoding the rows again. With a `folder`
+    the training can be stopped: it continues from the state that an earlier call left there. `keep_end` also leaves a
+    state at the end, so that a finished training is not repeated. Raises UserError for options that do not go with the
+    rows, and RunFailed if a gradient or loss is not finite.
     """
     width = base.body.config.width
     options = resolve_defaults(options, len(rows.train), width)
@@ -133,12 +133,12 @@ def fit(
     model = build_network(base.body, examples, options).to(device)
     optim = Optim(
         lr=options.lr, warmup=max(1, round(options.warmup * steps)), decay="linear",
-        # Decay would shrink the rows of the token matrix that are frozen.
+        # Weight decay would shrink the frozen rows of the token matrix.
         weight_decay=0.0 if options.freeze else Optim.weight_decay,
     )  # fmt: skip
     # The optimizer copies its fp32 masters before the weights lose precision.
     optimizer = Optimizer(model, optim, steps)
-    prepare_for_training(model, device, compile=False)  # every length is a shape of its own
+    prepare_for_training(model, device, compile=False)  # each sequence length would be compiled anew
     trainer = EpochTrainer(options, examples, batches, model.to(dtype), optimizer, device)
     with nullcontext(folder) if folder else TemporaryDirectory() as place:
         resumable = folder is not None
@@ -185,7 +185,7 @@ def _block_of(name: str) -> int:
 
 
 def _freeze(body: GPT, blocks: int, known_tokens: int) -> None:
-    """Keep the embeddings and the first blocks as they are, but let the rows of new tokens learn."""
+    """Freeze the embeddings, except the rows of new tokens, and the first blocks."""
     for name, weight in body.named_parameters():
         if name != "tokens.weight" and _block_of(name) < blocks:
             weight.requires_grad_(False)

@@ -54,7 +54,7 @@ class RowEncoder:
     long: Long = "head"
 
     def encode(self, rows: Sequence[Texts], targets: Sequence[Label] | None = None) -> Examples:
-        """Return the examples of rows, with what the loss compares their scores with."""
+        """Return the examples of rows; `targets` are what the loss compares their scores with."""
         start, delimiter, extract = self.tokenizer.start_id, self.tokenizer.delimiter_id, self.tokenizer.extract_id
         assert start is not None and delimiter is not None and extract is not None, "a tokenizer without task tokens"
         frame, transform = Frame(start, delimiter, extract, self.context), TASKS[self.task]
@@ -91,14 +91,14 @@ class Predictor:
         device: torch.device,
         dtype: torch.dtype,
     ) -> "Predictor":
-        """Put a network and its W_y to work on a device. The body's weights are moved, not copied."""
+        """Return a predictor on a device from a network and its W_y. The body's weights are moved, not copied."""
         model = TaskModel(pack(body.to(device, dtype)), len(head_CD), label_type.kind)
         model.head.weight = nn.Parameter(head_CD.to(device))
         return cls(model.eval(), encoder, label_type, columns, device)
 
     @classmethod
     def of_run(cls, run: LoadedRun, device: torch.device, dtype: torch.dtype) -> "Predictor":
-        """Put a fine-tuned run to work on a device. The body's weights are moved, not copied."""
+        """Return a predictor on a device from a fine-tuned run. The body's weights are moved, not copied."""
         assert run.head is not None, "a fine-tuned run has a head"
         metadata = run.metadata
         assert metadata.task and metadata.columns, "a fine-tuned run has both"

@@ -1,4 +1,4 @@
-"""Many fits: over seeds and learning rates, of which the best is kept, and over the places of an ablation's table."""
+"""Repeated fits: over seeds and learning rates, keeping the best model, and for the places of an ablation's table."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,8 +24,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no_lm": {"lm_coef": 0.0},
     "from_scratch": {"from_scratch": True, "freeze": 0, "transfer_layers": None},
 }
+# The number of training rows, the variant and the seed of one of an ablation's models.
 Place = tuple[int, str, int]
-"""The number of training rows, the variant and the seed of a model of an ablation."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Cell:
 
     @property
     def place(self) -> Place:
-        """Its cell in the table."""
+        """Its place in the table."""
         return self.rows, self.variant, self.seed
 
 
@@ -56,8 +56,8 @@ def fit_best(
 ) -> FineTuned:
     """Fit with `seeds` seeds from `options.seed` on, from scratch also with several learning rates; return the best.
 
-    The best is that with the best validation. With a `folder`, each training has a folder in it and can be stopped:
-    the same call continues. Raises what `fit` raises.
+    Validation decides which is best. With a `folder`, each training has a folder in it and can be stopped: the same
+    call continues it. Raises what `fit` raises.
     """
     width = base.body.config.width
     options = resolve_defaults(options, len(rows.train), width)
@@ -134,7 +134,7 @@ def sample(rows: LabelledRows, label_type: LabelType, size: int, seed: int) -> L
 
 
 def guess(label_type: LabelType, labels: Sequence[Any], choices: int) -> np.ndarray:
-    """Return prediction_C of a guess without reading: the shares of the classes in the training rows, or their mean."""
+    """Return prediction_C of a guess that reads no text: the training rows' share of each class, or their mean."""
     targets = np.array([label_type.target(label) for label in labels])
     if isinstance(label_type, ScoreLabels):
         return np.array([label_type.mean])

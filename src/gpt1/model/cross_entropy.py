@@ -1,8 +1,8 @@
 """Cross-entropy over the vocabulary, without ever holding all logits.
 
 The logits of an update (tokens x vocabulary) would be by far its largest tensor. They are computed for a slice of the
-tokens at a time. Since the loss is a sum, whose outer gradient is one number, the gradients with respect to the hidden
-states and the matrix are computed in the same pass, and the backward pass only scales them.
+tokens at a time. The loss is a scalar, so the gradient that arrives from outside is one number: the gradients with
+respect to the hidden states and the matrix are computed in the same pass, and the backward pass only scales them.
 
 Legend: M tokens, m those of a slice, V vocabulary, P the padded vocabulary, p a chunk of it, D width.
 """
@@ -21,7 +21,7 @@ from gpt1.model.kernels import Kernels
 Transpose = Callable[[Tensor, Tensor], Tensor]
 PLAIN = Kernels(compiled=False)
 
-# Largest size of the logits held at once. Fewer slices make larger, faster products.
+# Largest size of the logits held at once, in bytes. Fewer slices make larger, faster products.
 SLICE_BYTES = 2**28
 # Rows and vocabulary are padded to multiples of this: oneDNN compiles, and keeps, a kernel for every new shape, and its
 # products with an odd vocabulary run at two thirds of their speed.
@@ -39,7 +39,7 @@ def cross_entropy(
 ) -> Tensor:
     """Return the weighted sum of -log softmax(h W^T)[target], a scalar in nats (float32; float64 for float64 input).
 
-    Targets equal to IGNORE are left out, whatever their weight. Weights get no gradient. `transpose` (x, scale) returns
+    Targets equal to IGNORE are left out, whatever their weight. Weights get no gradient. `transpose(x, scale)` returns
     scale x^T in contiguous memory.
     """
     h_MD, targets_M, weights_M = h_NTD.flatten(0, 1), targets_NT.flatten(), weights_NT.flatten()
@@ -57,7 +57,7 @@ def cross_entropy(
 @torch.inference_mode()
 def token_nats(h_NTD: Tensor, matrix_VD: Tensor, targets_NT: Tensor) -> Tensor:
     """Return nats_NT, -log softmax(h W^T)[target] at each position, in float32; 0 where the target is IGNORE."""
-    # Each logit comes with its float32 copy and the log-softmax of that.
+    # Five times the size of a bfloat16 logit, since its float32 copy and the log-softmax of that take 4 bytes each.
     slices = _slices(len(matrix_VD) * 5, h_NTD.flatten(0, 1), targets_NT.flatten())
     nats = [
         F.cross_entropy((h_mD @ matrix_VD.T).float(), targets_m, ignore_index=IGNORE, reduction="none")
@@ -67,13 +67,13 @@ def token_nats(h_NTD: Tensor, matrix_VD: Tensor, targets_NT: Tensor) -> Tensor:
 
 
 def _pad(kept_M: Tensor, weights_M: Tensor) -> tuple[Tensor, Tensor]:
-    """Pad rows and weights to a multiple of MULTIPLE; the padding has weight 0."""
+    """Pad row numbers and weights to a multiple of MULTIPLE; the padding has weight 0."""
     missing = -len(kept_M) % MULTIPLE
     return F.pad(kept_M, (0, missing)), F.pad(weights_M, (0, missing))
 
 
 def _slices(columns: int, h_MD: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Split the tensors along M, so that a matrix of so many columns fits in SLICE_BYTES for each part."""
+    """Split the tensors along M into slices, for each of which a matrix with `columns` columns fits in SLICE_BYTES."""
     pieces = max(1, -(-len(h_MD) * columns * h_MD.element_size() // SLICE_BYTES))
     rows = -(-len(h_MD) // pieces)
     return zip(*(x.split(rows + -rows % MULTIPLE) for x in (h_MD, *others)), strict=True)
@@ -90,7 +90,7 @@ class _SlicedCrossEntropy(torch.autograd.Function):
         matrix_PD = F.pad(matrix_VD, (0, 0, 0, -len(matrix_VD) % MULTIPLE))
         slices = list(_slices(len(matrix_PD), h_MD, targets_M, weights_M))
         grads_h, grads_matrix = [], []
-        for left, (h_mD, targets_m, weights_m) in zip(range(len(slices))[::-1], slices, strict=True):
+        for remaining, (h_mD, targets_m, weights_m) in zip(range(len(slices))[::-1], slices, strict=True):
             p_mP = _softmax(h_mD, matrix_PD, len(matrix_VD))
             at = (torch.arange(len(h_mD), device=h_mD.device), targets_m)
             p_target_m, weights_m1 = p_mP[at].to(wide), weights_m[:, None].to(wide)
@@ -100,7 +100,7 @@ class _SlicedCrossEntropy(torch.autograd.Function):
                 # The gradient of the logits is weight * (p - one-hot); the weight is applied to the smaller factor.
                 grad_mP = p_mP.index_put_(at, (p_target_m - 1).to(p_mP.dtype))
                 grads_h.append((grad_mP @ matrix_PD).mul_(weights_m1))
-                if not left:
+                if not remaining:
                     del matrix_PD  # make room for its gradient
                 # As (D, P): a first factor that is a transposed view halves the speed of oneDNN's product.
                 grads_matrix.append((h_mD * weights_m1).to(h_mD.dtype).T.contiguous() @ grad_mP)
@@ -128,7 +128,7 @@ def _softmax(h_mD: Tensor, matrix_PD: Tensor, vocabulary: int) -> Tensor:
 
 
 def _sum(parts: list[Tensor]) -> Tensor:
-    """Add up in at least float32."""
+    """Return the sum in the format of the parts, accumulated in at least float32."""
     if len(parts) == 1:
         return parts[0]
     total = parts[0].to(torch.promote_types(parts[0].dtype, torch.float32))

@@ -1,11 +1,11 @@
 """Faster training on a CPU: `fuse` replaces parts of one model from outside, with equal numbers (but for rounding).
 
-Always: attention by batched matrix products (the backward pass of PyTorch's fused CPU kernel is several times slower,
-and it has no dropout), and dropout masks from a hash (PyTorch draws them number by number). With compiled kernels also
-the two sublayers of each block, LayerNorm(x + dropout(f(x))), forward and backward by hand: left to PyTorch, as much
-time goes into passes over memory as into matrix products. Here biases, dropout, sums and norms share a few compiled
-passes (`model.kernels`), the scale of the scores and the residual's gradient ride on products, and one of the
-feed-forward layer's two wide tensors is recomputed in the backward pass.
+Two parts are always replaced: attention becomes batched matrix products (the backward pass of PyTorch's fused CPU
+kernel is several times slower, and that kernel has no dropout), and dropout masks come from a hash (PyTorch draws them
+number by number). With compiled kernels, each block's two sublayers, LayerNorm(x + dropout(f(x))), are replaced too,
+because PyTorch spends as much time on passes over memory as on matrix products. Here biases, dropout, sums and norms
+share a few compiled passes (`model.kernels`), matrix products also scale the attention scores and add the residual's
+gradient, and one of the feed-forward layer's two wide tensors is recomputed in the backward pass.
 
 The gradient of a weight is a product whose first factor is a transposed view, which oneDNN's bfloat16 GEMM runs at half
 its speed; copying it to contiguous memory first costs less. All weights get a gradient, frozen or not.
@@ -32,7 +32,7 @@ LONGEST = 1024
 
 
 def fuse(model: LanguageModel | TaskModel, compiled: bool) -> None:
-    """Replace what training on a CPU runs through, in this model only; parameters and their names stay."""
+    """Replace the parts of this model that are slow to train on a CPU; parameters and their names stay."""
     kernels = Kernels(compiled)
     model.cross_entropy = partial(cross_entropy, transpose=kernels.transpose_contiguous)
     vars(model.body.dropout)["forward"] = partial(_dropout, kernels, model.body.dropout)
@@ -43,7 +43,7 @@ def fuse(model: LanguageModel | TaskModel, compiled: bool) -> None:
 def fuse_block(block: nn.Module, kernels: Kernels) -> None:
     """Replace a block's attention and dropout and, with compiled kernels, its sublayers."""
     assert isinstance(block, Block)
-    # Setting attributes of an instance, as `torch.compile` and FSDP do; the class, and other models, stay as they are.
+    # Set attributes of the instance, as `torch.compile` and FSDP do; the class and other models stay as they are.
     vars(block.attention)["attend"] = partial(_attend, kernels)
     vars(block.dropout)["forward"] = partial(_dropout, kernels, block.dropout)
     if kernels.compiled:
@@ -51,7 +51,7 @@ def fuse_block(block: nn.Module, kernels: Kernels) -> None:
 
 
 class Mask:
-    """One dropout mask for a forward pass and its backward: kept, or drawn again where compiled code makes it cheap."""
+    """A dropout mask for a forward and its backward pass: kept, or drawn again where compiled code makes that cheap."""
 
     def __init__(self, kernels: Kernels, shape: torch.Size, dtype: torch.dtype, p: float) -> None:
         self.kernels, self.seed = kernels, new_seed(shape[:-1].numel(), shape[-1], p)
@@ -65,7 +65,7 @@ class Mask:
 
 
 def _dropout(kernels: Kernels, module: nn.Dropout, x: Tensor) -> Tensor:
-    """Inverted dropout (Srivastava et al. 2014) in place of `nn.Dropout.forward`."""
+    """Apply inverted dropout (Srivastava et al. 2014); replaces `nn.Dropout.forward`."""
     return masked_dropout(kernels, x, module.p) if module.training else x
 
 
@@ -92,7 +92,7 @@ class _Dropout(torch.autograd.Function):
 def _attend(
     kernels: Kernels, q_NHTd: Tensor, k_NHSd: Tensor, v_NHSd: Tensor, mask_NTS: Tensor | None, p: float
 ) -> Tensor:
-    """`Attention.attend`, by matrix products while training."""
+    """Compute `Attention.attend`; while training, by matrix products."""
     N, H, T, d = q_NHTd.shape
     if mask_NTS is not None or not q_NHTd.requires_grad or T > LONGEST:
         return Attention.attend(q_NHTd, k_NHSd, v_NHSd, mask_NTS, p)
@@ -102,7 +102,7 @@ def _attend(
 
 
 def _weights_mask(kernels: Kernels, x: Tensor, B: int, p: float) -> Mask | None:
-    """Draw the dropout mask of the attention weights (B, T, T) over the T of x (..., T, columns)."""
+    """Draw a dropout mask for attention weights of shape (B, T, T), where x is (..., T, columns); None if p is 0."""
     T = x.shape[-2]
     return Mask(kernels, torch.Size((B, T, T)), x.dtype, p) if p else None
 
@@ -143,7 +143,7 @@ def _products_backward(
         dropped_BTT, grad_p_BTT = mask(p_BTT, grad_p_BTT)
     grad_v_BTd = dropped_BTT.mT @ grad_BTd
     grad_s_BTT = torch._softmax_backward_data(grad_p_BTT, p_BTT, -1, p_BTT.dtype)
-    # The scale rides on the product; with `beta=0` the content of the first argument is ignored.
+    # The product also applies the scale; with `beta=0` the content of the first argument is ignored.
     scaled = partial(torch.baddbmm, q_BTd, beta=0, alpha=q_BTd.shape[2] ** -0.5)
     return scaled(grad_s_BTT, k_BTd), scaled(grad_s_BTT.mT, q_BTd), grad_v_BTd
 
@@ -151,7 +151,7 @@ def _products_backward(
 def _forward(
     kernels: Kernels, block: Block, x_NTD: Tensor, mask_NTS: Tensor | None = None, cache: Cache | None = None
 ) -> Tensor:
-    """`Block.forward` by the fused sublayers; validation and generation run the block as it is."""
+    """Compute `Block.forward` by the fused sublayers; validation and generation run the block as it is."""
     if mask_NTS is not None or cache is not None or not (x_NTD.requires_grad and torch.is_grad_enabled()):
         return Block.forward(block, x_NTD, mask_NTS, cache)
     a, f = block.attention, block.feed_forward

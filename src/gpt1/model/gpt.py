@@ -48,7 +48,7 @@ class Attention(nn.Module):
 
     @staticmethod
     def attend(q_NHTd: Tensor, k_NHSd: Tensor, v_NHSd: Tensor, mask_NTS: Tensor | None, p: float) -> Tensor:
-        """softmax(q k^T / sqrt(d)) v as a_NHTd, with dropout p on the weights.
+        """Return a_NHTd = softmax(q k^T / sqrt(d)) v, with dropout p on the weights.
 
         Without a mask, query t sees keys 0 .. t; a single query (T = 1) sees every key.
         """

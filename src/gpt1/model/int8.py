@@ -1,4 +1,4 @@
-"""Inference on a CPU with 8-bit weights: half the bytes of bfloat16, for generation, whose speed is that of memory.
+"""Inference on a CPU with 8-bit weights: half the bytes of bfloat16, for generation, which memory bandwidth limits.
 
 y = x W^T + b becomes y_mo = s_m t_o sum_i p_mi q_oi + b_o: each row o of W is rounded to integers
 q = round(W_o / t) with t = max|W_o| / 127, each row m of x to p = round(x_m / s) with s = max|x_m| / 127, and the
@@ -44,12 +44,12 @@ class Int8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         wide = x.float()
         top = largest(wide)
-        part = wide / top
-        if part.numel() <= FEW * part.shape[-1]:
-            y = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(part, 1 / UNITS, OFFSET, self.few)
+        unit = wide / top  # from -1 to 1
+        if unit.numel() <= FEW * unit.shape[-1]:
+            y = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(unit, 1 / UNITS, OFFSET, self.few)
         else:
             y = torch.ops.onednn.qlinear_pointwise(
-                part.mul_(UNITS).round_().to(torch.int8), 1 / UNITS, 0, self.many, self.scale_O, self.zero_O,
+                unit.mul_(UNITS).round_().to(torch.int8), 1 / UNITS, 0, self.many, self.scale_O, self.zero_O,
                 None, 1.0, 0, torch.float32, "none", [], "",
             )  # fmt: skip
         return torch.addcmul(self.bias_O, y, top).to(x.dtype)

@@ -42,7 +42,7 @@ def new_seed(rows: int, columns: int, p: float) -> DropoutSeed:
 
 
 class Kernels:
-    """The functions of this module as one model uses them: compiled or not. Models share compiled code only."""
+    """The functions of this module as one model uses them: compiled or not. Models share only the compiled code."""
 
     def __init__(self, compiled: bool) -> None:
         self.compiled = compiled
@@ -69,7 +69,7 @@ def _choose(function: Callable[P, R], compiled: bool) -> Callable[P, R]:
 @functools.cache
 def _compiled(function: Callable[P, R]) -> Callable[P, R]:
     if "recompile_limit" in inspect.signature(torch.compile).parameters:  # torch >= 2.13
-        options: dict[str, Any] = {"recompile_limit": SHAPES}  # which the annotations of torch 2.13 lack
+        options: dict[str, Any] = {"recompile_limit": SHAPES}  # the type annotations of torch 2.13 lack it
         return torch.compile(function, dynamic=False, **options)
     compiled = torch.compile(function, dynamic=False)
 
@@ -154,7 +154,7 @@ def _standardise(sum_MD: Tensor, mean_M1: Tensor, inverse_M1: Tensor) -> Tensor:
 
 def transpose_into(out_DM: Tensor, x_MD: Tensor, scale: Tensor | None) -> None:
     """Write x^T, times a scalar tensor if given, into `out_DM`."""
-    # Into an existing tensor, since the loop over one that the compiler allocates takes up to twice the time.
+    # Write into an existing tensor: the loop over one that the compiler allocates takes up to twice the time.
     if scale is None:
         out_DM.copy_(x_MD.T)
     else:
@@ -181,8 +181,8 @@ def _drop(x_MD: Tensor, seed: DropoutSeed | None) -> Tensor:
 def _kept(seed: DropoutSeed) -> Tensor:
     """Return True where a hash of the row's and the column's key is in the lower 1 - p of the 32-bit numbers.
 
-    One round of multiply, shift, xor and multiply as in Wellons' hash-prospector (2018); the mask makes the shift
-    unsigned. The keys are random already, which saves the rounds that would spread the bits of a position.
+    One round of multiply, shift, xor and multiply as in Wellons' hash-prospector (2018); `& 0x1FFFF` makes the
+    shift unsigned. The keys are random already, which saves the rounds that would spread the bits of a position.
     """
     x_MD = (seed.rows_M1 ^ seed.columns_D) * 0x7FEB352D
     x_MD = (x_MD ^ (x_MD >> 15 & 0x1FFFF)) * -2073254261

@@ -73,8 +73,7 @@ class _Texts:
         padding = [[longest - len(prompt)] for prompt in prompts]
         self.pad_N1 = torch.tensor(padding, device=weight.device)
         self.ragged = any(pad for (pad,) in padding)
-        self.seen_NV: Tensor | None = None
-        """tokens that occur in each text; only kept for a repetition penalty"""
+        self.seen_NV: Tensor | None = None  # tokens that occur in each text; kept only for a repetition penalty
 
     def read_prompts(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Read the prompts and return the first new token of each, tokens_N."""
@@ -123,5 +122,5 @@ def _mask(pad_N1: Tensor, columns_T: Tensor, read: int, dtype: torch.dtype) -> T
 def _seen(tokens_NT: Tensor, real_NT: Tensor, vocabulary: int) -> Tensor:
     """Return seen_NV, True for the tokens of each prompt."""
     seen_NV = torch.zeros(len(tokens_NT), vocabulary + 1, dtype=torch.bool, device=tokens_NT.device)
-    # Padding is counted in an extra column, which is then cut off.
+    # Padding is marked in an extra column, which is then cut off.
     return seen_NV.scatter_(1, tokens_NT.where(real_NT, vocabulary), True)[:, :-1]

@@ -27,7 +27,7 @@ class LanguageModel(nn.Module):
     def __init__(self, body: GPT) -> None:
         super().__init__()
         self.body = body
-        self.cross_entropy: CrossEntropy = cross_entropy  # `model.fused_cpu` replaces it by a faster one
+        self.cross_entropy: CrossEntropy = cross_entropy  # `model.fused_cpu` replaces it with a faster one
 
     def forward(self, batch: Batch, terms: Collection[str] = ("lm",)) -> dict[str, Tensor]:
         """Return `lm`, the only term: nats summed over all targets."""
@@ -42,7 +42,7 @@ class LanguageModel(nn.Module):
 
 
 class TaskModel(nn.Module):
-    """L2 and L1: the network, and W_y over the hidden state at the extract token (section 3.2)."""
+    """L2 and L1: the network, and W_y applied to the hidden state at the extract token (section 3.2)."""
 
     def __init__(
         self,
@@ -91,13 +91,13 @@ class TaskModel(nn.Module):
         return {"task": len(batch.tokens_NKT), "lm": int((batch.targets_NKT != IGNORE).any(-1).sum())}
 
     def scores(self, batch: Batch) -> Tensor:
-        """Return scores_NC of classes, labels or the one score; of choices scores_NK, -inf where there is no answer."""
+        """Return scores_NC of the classes, the labels or the one score; for choices scores_NK, -inf for no answer."""
         return self._scores(self.body(batch.tokens_NKT.flatten(0, 1)), batch)
 
     def _scores(self, h_MTD: Tensor, batch: Batch) -> Tensor:
         assert batch.extract_NK is not None, "stage two reads the hidden state at the extract token"
         h_MD = h_MTD[torch.arange(len(h_MTD), device=h_MTD.device), batch.extract_NK.flatten()]
-        # Scores in bfloat16 would have three digits: close rows would tie, and predicted numbers come in steps.
+        # bfloat16 has three digits: the scores of similar rows would tie, and predicted numbers would come in steps.
         wide = torch.promote_types(h_MD.dtype, torch.float32)
         h_NKD, head_CD = h_MD.unflatten(0, batch.extract_NK.shape).to(wide), self.head.weight.to(wide)
         if self.label_kind == "choice":

@@ -1,8 +1,8 @@
 """Inference on a CPU with weights in oneDNN's own layout.
 
-A step of generation reads every weight once and computes little with it, so its speed is that of memory. oneDNN reaches
-it from its own blocked layout, and stays a third below it from the layout that training needs. It also applies GELU to
-results that are still in registers, which for long texts is several times cheaper than a separate pass.
+A step of generation reads every weight once and computes little with it, so memory bandwidth limits its speed. oneDNN
+reaches that limit with its own blocked layout, and stays a third below it with the layout that training needs. It also
+applies GELU to results that are still in registers, which for long texts is several times cheaper than a separate pass.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ ROWS = 1
 
 
 class InferenceGPT(GPT):
-    """A GPT whose linear layers, the output included, are of another make; it cannot be trained."""
+    """A GPT whose linear layers, the output included, are replaced by faster ones; it cannot be trained."""
 
     def __init__(self, body: GPT, make_linear: MakeLinear) -> None:
         """Take over `body`: its linear layers are replaced one by one, everything else is shared.

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# On a CPU the nucleus is first searched among so many tokens: sorting a whole vocabulary costs as much as three blocks.
+# On a CPU the nucleus is first searched among this many of the most probable tokens: sorting a whole vocabulary costs
+# as much as three blocks.
 HEADS = (64, 1024)
 
 

@@ -15,8 +15,8 @@ ToPixel = Callable[[Point], Point]  # maps a data value to a pixel coordinate
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 720, 280, 56, 34, 26, 14
 SQUARE = 330  # width of a square chart
 GAUGE = 220  # width of a gauge
-POINTS = 400  # a longer line is averaged down to so many points
-FEW = 12  # lines of at most so many points also show them as dots
+POINTS = 400  # a longer line is averaged down to this many points
+FEW = 12  # a line of at most this many points also shows them as dots
 Lines = Mapping[str, Sequence[Point]]
 Bars = Mapping[str, Sequence[float]]
 
@@ -32,7 +32,7 @@ def line_chart(lines: Lines, x_label: str, y_label: str, bars: Bars | None = Non
         return Markup()
     scale: Callable[[float], float] = float if bars is None else math.log
     pairs = [pair for name, halves in (bars or {}).items() for pair in zip(drawn[name], halves, strict=True)]
-    ends = [y + way * half for (_, y), half in pairs for way in (-1, 1)]
+    ends = [y + sign * half for (_, y), half in pairs for sign in (-1, 1)]
     x_span = _span([scale(x) for x, _ in everything])
     y_span = _span([y for _, y in everything] + ends)
 

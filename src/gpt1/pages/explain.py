@@ -1,7 +1,7 @@
 """How probable each token of a text was, and the page that shows it (the paper, equation 1).
 
-Every token, and the end token behind the text, is predicted once, as `gpt1 evaluate` does: over sliding windows, the
-first token after an end token. The product of the probabilities is P(text), which soon underflows a float; the sum of
+Every token, and the end token after the text, is predicted once, as in `gpt1 evaluate`: in sliding windows, with an end
+token before the first token. The product of the probabilities is P(text), which soon underflows a float; the sum of
 their logarithms does not.
 
 Legend: T tokens of a window, S scored positions of it, P some of these, V vocabulary, A alternatives.

@@ -226,7 +226,7 @@ def joint_figure(found: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def seeds_table(found: Mapping[str, Any]) -> DataTable:
-    """Arrange mean and deviation of each metric over the seeds, each run a dot."""
+    """Arrange mean and deviation of each metric over the seeds, with a dot for each seed."""
     rows, count = [], 0
     for name in (name for name in SCORES if name in found):
         mean, values = found[name]["mean"], found[name]["values"]

@@ -85,7 +85,10 @@ def _threshold(p_N: np.ndarray, true_N: np.ndarray) -> float:
 
 
 def _best_temperature(nats: Callable[[float], float], rows: int) -> float:
-    """Minimize the loss. It is convex in 1 / T, hence has one minimum; in log T, half and double are equally far."""
+    """Return the T that minimizes `nats(T)`; 1.0 if none is better.
+
+    The loss is convex in 1 / T, so it has one minimum. The search is over log T, where half and double are equally far.
+    """
     if rows < 2:
         return 1.0
     bounds = (math.log(LOWEST_TEMPERATURE), math.log(HIGHEST_TEMPERATURE))

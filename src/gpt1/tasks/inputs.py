@@ -65,8 +65,8 @@ def truncate(texts: Sequence[Ids], frame: Frame, long: Long = "head") -> list[li
 
     The first text shares each sequence with one of the others, so it is cut for the longest of them. If both are longer
     than half the room, each gets half, otherwise only the longer one is cut: an answer loses nothing to a long context.
-    If the room is odd, the longer text gets the odd token, as in the `tokenizers` library. Windows move over that one
-    of the first two texts that loses more.
+    If the room is odd, the longer text gets the odd token, as in the `tokenizers` library. Windows slide over
+    whichever of the first two texts would lose more.
     """
     first, *others = texts
     longest = max(map(len, others), default=0)

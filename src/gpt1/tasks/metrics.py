@@ -17,7 +17,7 @@ from gpt1.results import Result
 
 # `[low, high]` of each metric: the middle 95 % of its values on resampled rows.
 Intervals = dict[str, list[float]]
-# How often each outcome occurs in each resample, counts_DU -> value_D of each metric.
+# Maps counts_DU, how often each outcome occurs in each resample, to value_D of each metric.
 Measure = Callable[[np.ndarray], dict[str, np.ndarray]]
 # Numbers that the bootstrap holds in memory at once.
 CHUNK = 2**20
@@ -237,9 +237,9 @@ def joint_histogram(true_N: np.ndarray, predicted_N: np.ndarray, bins: int = 16)
 
 
 def over_seeds(metrics: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return for each metric that is a number `mean`, sample `deviation` (None of one value) and `values` over models.
+    """Return `mean`, sample `deviation` (None for one value) and `values` of each metric that is a float.
 
-    The models differ only in their seed.
+    `metrics` holds those of models that differ only in their seed.
     """
     found = {}
     for name in [name for name, value in metrics[0].items() if isinstance(value, float)]:
@@ -250,7 +250,7 @@ def over_seeds(metrics: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]
 
 
 def _count_intervals(counts_U: np.ndarray, measure: Measure, seed: int, draws: int, level: float) -> Intervals:
-    """Bootstrap from how often each outcome occurs.
+    """Return bootstrap intervals from how often each outcome occurs.
 
     Drawing n rows with replacement draws the counts of their outcomes from a multinomial distribution.
     """
@@ -265,7 +265,7 @@ def _count_intervals(counts_U: np.ndarray, measure: Measure, seed: int, draws: i
 def _intervals(
     draw: Callable[[np.random.Generator, int], dict[str, np.ndarray]], width: int, seed: int, draws: int, level: float
 ) -> Intervals:
-    """Return the percentile bootstrap: between which values lie the middle `level` of each metric on resampled rows.
+    """Return percentile bootstrap intervals: the ends of the middle `level` of each metric's values on resampled rows.
 
     `draw(rng, d)` measures d resamples, each of which takes `width` numbers.
     """

@@ -48,9 +48,10 @@ class LabelledRows:
 
 
 def infer_label_kind(task: Task, target: str, path: str, columns_read: Columns, encoding: str = "utf-8") -> LabelKind:
-    """Return the kind of label of a task; for similarity `target` decides, `auto` by the labels of the table.
+    """Return the kind of label of a task; for similarity `target` decides.
 
-    These are scores if one has a fractional part and all are numbers. Raises UserError for a target of another task.
+    With `auto`, the labels of the table are scores if all are numbers and one has a fractional part, else classes.
+    Raises UserError for a target with another task.
     """
     if task != "similarity":
         if target != "auto":

@@ -257,7 +257,10 @@ def _questions(
     file = table(path)
     available = columns(file, encoding)
     usual = [name for name in GROUP_NAMES if name in available]
-    by = next(iter(named_columns(group, available, file) or usual), None)
+    group_column = next(iter(named_columns(group, available, file) or usual), None)
     count = sum(1 for _ in rows(file, encoding))
-    questions = (Question(*read(row), None if by is None else str(row.values.get(by))) for row in rows(file, encoding))
+    questions = (
+        Question(*read(row), None if group_column is None else str(row.values.get(group_column)))
+        for row in rows(file, encoding)
+    )
     return QuestionFile(path, count, questions)
