@@ -52,7 +52,7 @@ def test_the_template_engine_is_loaded_by_the_first_page() -> None:
 
 
 def test_numbers() -> None:
-    assert [number(value) for value in (None, 0.12345, -9.5, 12345.678)] == ["", "0.123", "-9.500", "1.235e+04"]
+    assert [number(value) for value in (None, 0.12345, -9.5, 12345.678)] == ["", "0.123", "-9.500", "12,346"]
     assert [formatted(value) for value in (12345, 0.5, "a", True)] == ["12,345", "0.5", "a", "True"]
     assert [formatted(value) for value in (12345.678, -1000.0, 999.96)] == ["12,346", "-1,000", "1000"]
     assert [percent(value) for value in (0.5, 0.001, 0.00001)] == ["50.0%", "0.1%", "1e-05"]

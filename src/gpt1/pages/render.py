@@ -28,7 +28,7 @@ def check_page(path: str, name: str) -> None:
 
 
 def number(value: Any) -> str:
-    """Format a metric for a table: three decimals below 10, else four digits; empty for None."""
+    """Format a metric for a table: three decimals below 10, fewer above; empty for None."""
     if value is None:
         return ""
     return f"{value:.3f}" if abs(value) < 10 else formatted(float(value))
