@@ -126,7 +126,7 @@ def class_values(y: Any) -> np.ndarray:
 
 
 def class_name(value: Any) -> str:
-    """Return the name of a class in a run folder; 1, 1.0 and "1" have the same."""
+    """Return the name of a class in a run folder; 1, 1.0 and "1" have the same name."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
@@ -140,7 +140,7 @@ def restored_classes(names: Sequence[str], kind: str) -> np.ndarray:
 
 
 def score_values(y: Any) -> np.ndarray:
-    """Return one finite number a row."""
+    """Return one finite number per row."""
     y = _one_column(y)
     if y.dtype.kind in "cOUTSmM":
         y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")

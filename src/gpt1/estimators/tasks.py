@@ -179,9 +179,9 @@ class MultipleChoice(TextEstimator):
 class MultiLabelClassifier(ClassifierMixin, _OneText):
     """Predict any number of labels for a text.
 
-    X: texts; y: an indicator, a column of 0 and 1 for each label, or a set or list of names a row. `classes_` holds the
-    labels: the columns' numbers or names, or the names in order. `predict` always returns an indicator; the names of a
-    row are `classes_[row == 1]`. `score` is the share of rows whose labels are all right.
+    X: texts; y: an indicator, a column of 0 and 1 for each label, or a set or list of names per row. `classes_` holds
+    the labels: the columns' numbers or names, or the names in order. `predict` always returns an indicator; the names
+    of a row are `classes_[row == 1]`. `score` is the share of rows whose labels are all right.
     """
 
     task = "multi-label"

@@ -48,10 +48,10 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
         self.bias = bias
-        self.then = ("gelu", "tanh") if gelu else ("none", "")
+        self.activation = ("gelu", "tanh") if gelu else ("none", "")
 
     def forward(self, x: Tensor) -> Tensor:
-        name, form = self.then
+        name, form = self.activation
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, name, [], form)
 
 

@@ -258,9 +258,9 @@ def ablation(found: Mapping[str, Any]) -> dict[str, Any] | None:
     curves: dict[str, list[Point]] = {}
     bars: dict[str, list[float]] = {}
     for variant, name in VARIANTS.items():
-        of = [(rows, line[variant]["metrics"][metric]) for rows, line in sorted(lines.items()) if variant in line]
-        curves[name] = [(rows, each["mean"]) for rows, each in of]
-        bars[name] = [each["deviation"] or 0.0 for _, each in of]
+        scores = [(rows, line[variant]["metrics"][metric]) for rows, line in sorted(lines.items()) if variant in line]
+        curves[name] = [(rows, each["mean"]) for rows, each in scores]
+        bars[name] = [each["deviation"] or 0.0 for _, each in scores]
     if guesses := [(rows, line["guess"][metric]) for rows, line in sorted(lines.items()) if "guess" in line]:
         curves["guess"] = guesses
     rows = [DataRow(f"{size:,}", _ablation_cells(line, metric)) for size, line in sorted(lines.items())]
@@ -289,9 +289,9 @@ def _lines(cells: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
 def _ablation_cells(line: Mapping[str, Any], metric: str) -> list[str]:
     cells = [number(line["guess"][metric]) if "guess" in line else ""]
     for variant in VARIANTS:
-        of = line[variant]["metrics"][metric] if variant in line else None
-        spread = "" if of is None or of["deviation"] is None else f" ± {number(of['deviation'])}"
-        cells.append("" if of is None else number(of["mean"]) + spread)
+        scores = line[variant]["metrics"][metric] if variant in line else None
+        spread = "" if scores is None or scores["deviation"] is None else f" ± {number(scores['deviation'])}"
+        cells.append("" if scores is None else number(scores["mean"]) + spread)
     return cells
 
 

@@ -133,13 +133,13 @@ def split_train_valid(data: LabelledRows, seed: int) -> tuple[LabelledRows, Labe
     groups: dict[str, list[int]] = {}
     for i, group in enumerate(data.groups):
         groups.setdefault(group, []).append(i)
-    numbers = list(groups.values()) if len(groups) > 1 else [[i] for i in range(len(data))]
+    members = list(groups.values()) if len(groups) > 1 else [[i] for i in range(len(data))]
     wanted = max(1, len(data) // VALID_SHARE)
     valid: set[int] = set()
-    for group_number in np.random.default_rng(seed).permutation(len(numbers))[:-1]:
+    for group_number in np.random.default_rng(seed).permutation(len(members))[:-1]:
         if len(valid) >= wanted:
             break
-        valid.update(numbers[group_number])
+        valid.update(members[group_number])
     return data.select([i for i in range(len(data)) if i not in valid]), data.select(sorted(valid))
 
 
