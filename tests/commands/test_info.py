@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from conftest import one_line
 from gpt1.commands.info import InfoResult, info, show
 from gpt1.config import Columns, Info
 from gpt1.data.shards import Manifest, Shard, Split, write_manifest
@@ -72,6 +73,17 @@ def test_a_tokenizer_alone(run: Path, tmp_path: Path) -> None:
     folder.mkdir()
     (run / "tokenizer.json").rename(folder / "tokenizer.json")
     assert dict(ask(folder)) == {"kind": "tokenizer", "path": str(folder), "vocabulary": 3}
+
+
+def test_other_peoples_tokenizers(tmp_path: Path) -> None:
+    unigram = {"model": {"type": "Unigram", "vocab": [["a", -1.0], ["b", -2.0]]}, "added_tokens": [{"id": 2}]}
+    write(tmp_path, "tokenizer.json", unigram)
+    assert ask(tmp_path)["vocabulary"] == 3
+    write(tmp_path, "tokenizer.json", {"model": {"vocab": {"a": 0}}})
+    assert ask(tmp_path)["vocabulary"] == 1
+    write(tmp_path, "tokenizer.json", {"model": None})
+    with one_line("tokenizer.json is not a tokenizer"):
+        ask(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])

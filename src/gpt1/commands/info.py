@@ -160,9 +160,15 @@ def _data(folder: Path) -> InfoResult:
 
 
 def _tokenizer(folder: Path) -> InfoResult:
-    known = read_json(folder / "tokenizer.json")
-    ids = {*known["model"]["vocab"].values(), *(token["id"] for token in known["added_tokens"])}
-    return InfoResult(kind="tokenizer", path=str(folder), vocabulary=len(ids))
+    known, path = read_json(folder / "tokenizer.json"), folder / "tokenizer.json"
+    try:
+        vocabulary = known["model"]["vocab"]
+        # A Unigram model lists its tokens; others map them to ids.
+        ids = range(len(vocabulary)) if isinstance(vocabulary, list) else vocabulary.values()
+        every = {*ids, *(token["id"] for token in known.get("added_tokens") or [])}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a tokenizer that can be read ({type(error).__name__}: {error})") from None
+    return InfoResult(kind="tokenizer", path=str(folder), vocabulary=len(every))
 
 
 def _parameters(path: Path) -> int:

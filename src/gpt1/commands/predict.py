@@ -115,4 +115,5 @@ def _flat(found: dict[str, Any], answers: int) -> dict[str, Any]:
     label, named = found["predicted_label"], found.get("probabilities", {})
     named = {str(number): named.get(str(number)) for number in range(answers)} or named
     label = LABEL_SEPARATOR.join(label) if isinstance(label, list) else label
-    return {"predicted_label": label, **{f"probability_{name}": p for name, p in named.items()}}
+    others = {name: value for name, value in found.items() if name != "probabilities"}
+    return others | {"predicted_label": label} | {f"probability_{name}": p for name, p in named.items()}

@@ -68,8 +68,9 @@ class TaskModel(nn.Module):
     def forward(self, batch: Batch, terms: Collection[str] = ("task", "lm")) -> dict[str, Tensor]:
         """Return the losses named in `terms`; the others are not computed.
 
-        `task`: L2, summed over the examples. `lm`: the mean nats per token of each sequence, summed over the sequences;
-        as in OpenAI's train.py, it counts every next token of the transformed sequence, delimiter and extract included.
+        `task`: L2, summed over the examples. `lm`: the auxiliary loss, the mean nats per token of each
+        sequence, summed over the sequences; as in OpenAI's train.py, it counts every next token of the transformed
+        sequence, delimiter and extract included.
         """
         assert batch.labels_N is not None, "stage two needs labels"
         tokens_MT, targets_MT = batch.tokens_NKT.flatten(0, 1), batch.targets_NKT.flatten(0, 1)

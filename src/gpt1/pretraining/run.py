@@ -104,7 +104,7 @@ class PretrainingRun:
 
     def validate(self, step: int, windows: int = 0) -> dict[str, float]:
         """Log and show the validation loss, estimated from some `windows` if given, and a sample; return the loss."""
-        found = validate(self.model.body, self.data.val, self.data.tokenizer.end_id, step, windows)
+        found = validation_likelihood(self.model.body, self.data.val, self.data.tokenizer.end_id, step, windows)
         val = self.data.manifest.val
         metrics = {
             "val_nats_per_token": found.nats_per_token,
@@ -133,7 +133,7 @@ class PretrainingRun:
             data=PretrainingData.of(self.data.manifest),
             metrics=metrics or {},
         )
-        save(self.folder, step, self.model.body, self.optimizer, self.data.tokenizer, metadata)
+        save_state_and_run(self.folder, step, self.model.body, self.optimizer, self.data.tokenizer, metadata)
         self.log.flush()
 
     def _log_update(self, report: StepReport) -> None:
@@ -155,7 +155,7 @@ def build(settings: Pretrain, steps: int, device: torch.device, dtype: torch.dty
     return model.to(dtype), optimizer
 
 
-def validate(body: GPT, val: Stream, end_id: int, step: int, windows: int = 0) -> Likelihood:
+def validation_likelihood(body: GPT, val: Stream, end_id: int, step: int, windows: int = 0) -> Likelihood:
     """Return the likelihood of the validation text, estimated from some `windows` if given.
 
     Raises RunFailed, naming the update `step`, if it is not finite.
@@ -179,7 +179,9 @@ def sample(body: GPT, tokenizer: Tokenizer, prompt: str, seed: int) -> str:
     return prompt + text.text
 
 
-def save(folder: Path, step: int, body: GPT, optimizer: Optimizer, tokenizer: Tokenizer, metadata: RunMetadata) -> None:
+def save_state_and_run(
+    folder: Path, step: int, body: GPT, optimizer: Optimizer, tokenizer: Tokenizer, metadata: RunMetadata
+) -> None:
     """Write the training state after update `step`, then the run with the optimizer's fp32 weights."""
     checkpoint.save(folder, step, optimizer.state(), {})
     with torch.device("meta"):

@@ -18,7 +18,7 @@ from gpt1.data.windows import Stream, Windows, strided_count
 from gpt1.errors import setting
 from gpt1.model.objectives import LanguageModel
 from gpt1.pretraining.defaults import PreparedData, count_parameters
-from gpt1.pretraining.run import VALIDATION_WINDOWS, build, intervals, sample, save, validate
+from gpt1.pretraining.run import VALIDATION_WINDOWS, build, intervals, sample, save_state_and_run, validation_likelihood
 from gpt1.run_folder.metadata import RunMetadata
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.training.likelihood import TOKENS_AT_ONCE
@@ -93,12 +93,12 @@ def measure(
     windows = strided_count(len(val_stream), context)
     tried = min(windows, VALIDATION_WINDOWS, max(1, TOKENS_AT_ONCE // context))
     body, end_id = model.body, tokenizer.end_id
-    validate(body, val_stream, end_id, 1, tried)  # warm up: kernels are prepared in the first pass, once in a run
-    window = _timed(lambda: validate(body, val_stream, end_id, 1, tried)) / tried
+    validation_likelihood(body, val_stream, end_id, 1, tried)  # the first pass of a run prepares kernels
+    window = _timed(lambda: validation_likelihood(body, val_stream, end_id, 1, tried)) / tried
     sampled = _timed(lambda: sample(body, tokenizer, settings.sample, settings.seed))
     with tempfile.TemporaryDirectory() as folder:
         metadata = RunMetadata(kind="pretrained")
-        saved = _timed(lambda: save(Path(folder), 1, body, optimizer, tokenizer, metadata))
+        saved = _timed(lambda: save_state_and_run(Path(folder), 1, body, optimizer, tokenizer, metadata))
     return Throughput(update, window * min(windows, VALIDATION_WINDOWS), window * windows, sampled, saved)
 
 

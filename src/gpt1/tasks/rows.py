@@ -47,6 +47,16 @@ class LabelledRows:
         return LabelledRows(*([getattr(self, one.name)[i] for i in numbers] for one in fields(self)))
 
 
+# Similarity has classes or scores, see `infer_label_kind`.
+LABEL_KINDS: dict[Task, LabelKind] = {
+    "classification": "classes",
+    "entailment": "classes",
+    "regression": "score",
+    "multi-label": "labels",
+    "multiple-choice": "choice",
+}
+
+
 def infer_label_kind(task: Task, target: str, path: str, columns_read: Columns, encoding: str = "utf-8") -> LabelKind:
     """Return the kind of label of a task; for similarity `target` decides.
 
@@ -57,8 +67,7 @@ def infer_label_kind(task: Task, target: str, path: str, columns_read: Columns, 
         if target != "auto":
             only = f"{setting('target')} goes only with {setting('task')} similarity"
             raise UserError(f"{only}, not with {task}")
-        kinds: dict[Task, LabelKind] = {"regression": "score", "multi-label": "labels", "multiple-choice": "choice"}
-        return kinds.get(task, "classes")
+        return LABEL_KINDS[task]
     if target != "auto":
         return "score" if target == "score" else "classes"
     labels = {row.label(columns_read.label[0]) for row in rows(table(path), encoding)}

@@ -214,5 +214,8 @@ def learning_rate(step: int, steps: int, settings: Optim) -> float:
     """Return the fraction of the peak rate at update `step` (from 0): linear warm-up, then cosine or linear to 0."""
     if step < settings.warmup:
         return (step + 1) / settings.warmup
-    left = (steps - step) / max(1, steps - settings.warmup)
-    return left if settings.decay == "linear" else 0.5 * (1 - math.cos(math.pi * left))
+    remaining = (steps - step) / max(1, steps - settings.warmup)  # 1 at the end of warm-up, falling to 0
+    if settings.decay == "linear":
+        return remaining
+    assert settings.decay == "cosine", f"unknown schedule {settings.decay}"
+    return 0.5 * (1 - math.cos(math.pi * remaining))
