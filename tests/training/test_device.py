@@ -1,11 +1,13 @@
 """Devices, what is restored after a job, and running out of memory."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 from gpt1.errors import RunFailed, UserError, setting
+from gpt1.training import device
 from gpt1.training.device import choose_device, out_of_memory, preserve_torch_state, setup_device
 
 
@@ -72,3 +74,25 @@ def test_running_out_of_memory_is_one_line_with_a_remedy(work: Callable[[], None
 def test_other_errors_pass() -> None:
     with pytest.raises(RuntimeError, match="shape"), out_of_memory("lower it"):
         torch.empty(3).view(2)
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "100000 100000"}, 1),
+        ({"cpu.max": "150000 100000"}, 2),
+        ({"cpu.max": "max 100000"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 4),
+        ({}, 4),
+    ],
+)
+def test_cores_are_limited_as_a_container_is(
+    files: dict[str, str], cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpu").mkdir()
+    for name, content in files.items():
+        (tmp_path / name).write_text(content + "\n")
+    monkeypatch.setattr(device, "CGROUPS", tmp_path)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    assert device.available_cores() == cores

@@ -19,11 +19,7 @@ from gpt1.model import fused_cpu
 from gpt1.model.objectives import LanguageModel, TaskModel
 from gpt1.options import check_threads_and_seed
 
-# Files with a container's CPU quota and period in microseconds, of cgroups v2 and v1.
-CPU_LIMITS = [
-    [Path("/sys/fs/cgroup/cpu.max")],
-    [Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")],
-]
+CGROUPS = Path("/sys/fs/cgroup")
 DEVICE_TYPES = ("cpu", "cuda", "mps")
 # glibc's M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD, in bytes.
 MALLOPT = {-1: 2**31 - 1, -2: 2**26, -3: 2**30}
@@ -136,14 +132,24 @@ def out_of_memory(remedy: str) -> Iterator[None]:
 
 
 def available_cores() -> int:
-    """Return the number of cores that this process may use, by its affinity and its container's CPU limit."""
+    """Return the number of cores that this process may use, by its affinity and by its cgroup's (container's) limit."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for paths in CPU_LIMITS:
-        if all(path.exists() for path in paths):
-            quota, period = " ".join(path.read_text() for path in paths).split()[:2]
-            # Without a limit the quota is "max" or -1.
-            return max(1, math.ceil(min(cores, float(quota) / float(period)))) if quota.isdecimal() else cores
-    return cores
+    return max(1, math.ceil(min([cores, *_cgroup_limits()])))
+
+
+def _cgroup_limits() -> Iterator[float]:
+    """Yield the CPU limits, in cores, of this process's cgroup and of the root that a container sees."""
+    own = Path("/proc/self/cgroup")
+    lines = [line.split(":", 2) for line in own.read_text().splitlines()] if own.exists() else []
+    names = {name.strip("/") for _, kinds, name in lines if "cpu" in kinds.split(",") or not kinds} | {""}
+    for name in names:
+        files = [CGROUPS / name / "cpu.max"]  # cgroups v2: quota and period in one file
+        if not files[0].exists():
+            files = [CGROUPS / "cpu" / name / f"cpu.cfs_{what}_us" for what in ("quota", "period")]
+        if all(file.exists() for file in files):
+            quota, period = " ".join(file.read_text() for file in files).split()[:2]
+            if quota.isdecimal():  # "max" or -1 is no limit
+                yield float(quota) / float(period)
 
 
 def keep_freed_memory() -> None:
