@@ -139,10 +139,10 @@ def test_a_finished_table_may_grow(made: tuple[Ablate, AblateResult], monkeypatc
 @pytest.mark.parametrize(
     ("others", "words"),
     [
-        ({"from_scratch": True}, "from_scratch is what the table compares with"),
-        ({"lm_coef": 0.0}, "lm_coef 0 is what the table compares with"),
-        ({"sizes": "1"}, "'1' is neither a number from 2 on nor `all`"),
-        ({"sizes": "ten"}, "'ten' is neither"),
+        ({"from_scratch": True}, "from_scratch is one of the compared variants"),
+        ({"lm_coef": 0.0}, "lm_coef 0 is one of the compared variants"),
+        ({"sizes": "1"}, "'1' must be a number of 2 or more, or `all`"),
+        ({"sizes": "ten"}, "'ten' must be a number of 2 or more"),
         ({"sizes": "500"}, "there are only 40 training rows"),
         ({"seeds": 0}, "seeds 0"),
         ({"test": "nowhere.csv"}, "nowhere.csv"),
@@ -162,7 +162,7 @@ def test_another_request_does_not_replace_a_table(made: tuple[Ablate, AblateResu
         ablate(replace(asked, test=write(tmp_path / "other.jsonl", 30, 9)))
     for content in ("{}", '{"cells": [], "nbformat": 4}'):  # a notebook has cells too
         (tmp_path / "mine.json").write_text(content, encoding="utf-8")
-        with pytest.raises(UserError, match="is no table of `gpt1 ablate`"):
+        with pytest.raises(UserError, match="was not written by `gpt1 ablate`"):
             ablate(replace(asked, out=str(tmp_path / "mine.json")))
 
 

@@ -86,6 +86,12 @@ def test_other_peoples_tokenizers(tmp_path: Path) -> None:
         ask(tmp_path)
 
 
+def test_a_shape_that_is_missing_is_named(run: Path) -> None:
+    write(run, "config.json", {})
+    with one_line("config.json is damaged: n_positions is missing"):
+        ask(run)
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
 def test_an_incomplete_run(name: str, run: Path) -> None:
     (run / name).unlink()

@@ -51,7 +51,7 @@ class AblationLine(Result):
     rows: int
     """training rows"""
     guess: dict[str, Any]
-    """metrics of a guess that reads nothing"""
+    """metrics of always guessing the most frequent class, or the mean"""
     full: VariantScores
     """fine-tuned as `gpt1 finetune` does"""
     no_lm: VariantScores
@@ -97,7 +97,7 @@ def show(result: AblateResult) -> RenderableType:
     for line in result.table:
         each = [_mean(line[variant].metrics[metric]) for variant in VARIANTS]
         out.add_row(f"{line.rows:,}", f"{line.guess[metric]:.3f}", *each, f"{line.from_scratch.lr:.3g}")
-    out.caption = f"on {result.n:,} rows of {result.scored_on}; {result.seeds} seeds; guess reads nothing"
+    out.caption = f"on {result.n:,} rows of {result.scored_on}; {result.seeds} seeds; guess: always the most frequent"
     return out
 
 
@@ -135,7 +135,7 @@ def _open_table(settings: Ablate) -> _KeptTable:
         return _KeptTable(settings, data, {})
     found = read_json(out)
     if not {"cells", "data", "settings"} <= found.keys():
-        raise UserError(f"{out} is no table of `gpt1 ablate`; choose another {setting('out')}")
+        raise UserError(f"{out} was not written by `gpt1 ablate`; choose another {setting('out')}")
     began = Record(found["settings"], input_hashes({name: Source(**one) for name, one in found["data"].items()}))
     began.check(Record.of(settings, input_hashes(data)), out, MAY_CHANGE)
     cells = [Cell(**values) for values in found["cells"]]
@@ -175,7 +175,7 @@ def _fill_table(settings: Ablate, options: FitOptions, kept: _KeptTable) -> Abla
 def _checked_options(settings: Ablate) -> FitOptions:
     if settings.from_scratch or not settings.lm_coef:
         given = setting("from_scratch") if settings.from_scratch else f"{setting('lm_coef')} 0"
-        raise UserError(f"{given} is what the table compares with; leave it out")
+        raise UserError(f"{given} is one of the compared variants already; leave it out")
     if settings.seeds < 1:
         raise UserError(f"{setting('seeds')} {settings.seeds} must be 1 or more")
     options = FitOptions.of(settings)
@@ -205,7 +205,7 @@ def _sizes(asked: str, rows: int) -> list[int]:
     for word in asked.split(","):
         if word.strip() != "all" and not (word.strip().isdecimal() and int(word) >= 2):
             raise UserError(
-                f"{setting('sizes')} {asked}: {word.strip() or 'nothing'!r} is neither a number from 2 on nor `all`"
+                f"{setting('sizes')} {asked}: {word.strip() or 'nothing'!r} must be a number of 2 or more, or `all`"
             )
         sizes.add(rows if word.strip() == "all" else int(word))
     if too_large := sorted(size for size in sizes if size > rows):

@@ -96,7 +96,7 @@ def show(result: EvaluateResult) -> RenderableType:
     """Return the metrics as a table; for classes and label sets, with a row for each."""
     plain = {name: value for name, value in result.items() if name != "run" and not isinstance(value, Mapping | list)}
     for name, (low, high) in result.get("intervals", {}).items():
-        plain[f"{name}, 95 % of resamples"] = f"{low:.4g} to {high:.4g}"
+        plain[f"{name}, 95 % bootstrap interval"] = f"{low:.4g} to {high:.4g}"
     if "per_class" not in result:
         groups = {f"accuracy, {name}": found["accuracy"] for name, found in result.get("groups", {}).items()}
         return console.table(plain | groups, "evaluate")

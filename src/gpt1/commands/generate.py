@@ -76,8 +76,8 @@ def generate(settings: Generate) -> GenerateResult:
 def show(result: GenerateResult) -> str | None:
     """Return the texts, each after its prompt, or None if they were streamed; say on standard error why each ended."""
     why = {
-        "end": "the text ended",
-        "stop": "a stop string came",
+        "end": "the model ended the text",
+        "stop": "a stop string was reached",
         "length": f"{setting('max_new_tokens')} reached",
         "context": "the model's context is full",
     }

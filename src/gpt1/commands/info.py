@@ -120,9 +120,17 @@ def _leaves(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield prefix + name, ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
+# The network's shape by its names in config.json.
+SHAPE = {
+    "context": "n_positions", "vocabulary": "vocab_size", "width": "n_embd", "depth": "n_layer", "heads": "n_head",
+}  # fmt: skip
+
+
 def _run(folder: Path) -> InfoResult:
     metadata, shape = read_metadata(folder), read_json(folder / "config.json")
     known = metadata.to_json()
+    if missing := [name for name in SHAPE.values() if name not in shape]:
+        raise UserError(f"{folder / 'config.json'} is damaged: {missing[0]} is missing")
     return InfoResult(
         kind="run",
         path=str(folder),
@@ -132,11 +140,7 @@ def _run(folder: Path) -> InfoResult:
         task=metadata.task,
         labels=metadata.labels or [],
         tokenizer=metadata.tokenizer_kind,
-        context=shape["n_positions"],
-        vocabulary=shape["vocab_size"],
-        width=shape["n_embd"],
-        depth=shape["n_layer"],
-        heads=shape["n_head"],
+        **{name: shape[key] for name, key in SHAPE.items()},
         **{name: known.get(name) for name in FROM_METADATA},
     )
 

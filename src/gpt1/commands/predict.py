@@ -55,7 +55,7 @@ def predict(settings: Predict) -> PredictResult:
     only = [*wanted.texts, *wanted.choices]
     sizes = Counter(len(read_texts(row, wanted)) - 1 for row in rows(file, settings.encoding, only=only))
     most = max(sizes) if predictor.label_type.kind == "choice" else 0
-    source, nested = rows(file, settings.encoding), not settings.out or settings.out.endswith(".jsonl")
+    source, nested = rows(file, settings.encoding), not settings.out or settings.out.lower().endswith(".jsonl")
     counts, done, too_long = Counter[str](), 0, 0
     with _writer(settings.out) as write, bar() as progress:
         task = progress.add_task("predict, rows", total=sizes.total())

@@ -74,7 +74,7 @@ def pretrain(settings: Pretrain) -> PretrainResult:
             settings = resume_settings(settings, record, len(data.train), is_finished=result is not None)
             if result is not None:
                 say(
-                    f"{folder} is trained: all {result.steps:,} updates are made; to train further, give "
+                    f"{folder} is complete: all {result.steps:,} updates are done; to train further, give "
                     f"{setting('init')} {folder} and another {setting('out')} ({setting('fresh')} starts over)"
                 )
                 return result

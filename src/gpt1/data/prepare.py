@@ -107,7 +107,7 @@ def prepare_folder(
         if not (continues and (work / "manifest.json").exists()):
             state = State.load(work) if continues else None
             if state:
-                say(f"{work}: continuing after the {state.blocks:,} blocks that an interrupted run encoded")
+                say(f"{work}: continuing an interrupted preparation after {state.blocks:,} blocks of text")
             state = _train_and_encode(corpus, tokenizer, repair, work, record, state)
             write_manifest(work, _manifest(corpus, work, state, inputs, record, may_change))
         _publish(work, out)

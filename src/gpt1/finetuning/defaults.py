@@ -65,6 +65,9 @@ def check_options(options: FitOptions) -> None:
         _check_range(options, name, math.inf, "0 or more")
     for name in ("dropout", "head_dropout", "warmup"):
         _check_range(options, name, 1, "at least 0 and less than 1")
+    if options.batch and options.micro_batch > options.batch:
+        more = f"{setting('micro_batch')} {options.micro_batch} is more than {setting('batch')} {options.batch}"
+        raise UserError(f"{more}, the rows of one update; lower it")
 
 
 def check_base(run: str | Path, options: FitOptions) -> None:

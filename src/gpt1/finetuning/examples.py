@@ -115,7 +115,7 @@ def build_examples(base: LoadedRun, rows: TaskRows, options: FitOptions) -> Task
     metric = selected_metric(options, rows.label_type)
     if keeps_last_epoch(options, len(rows.valid)):
         say(
-            f"too few rows validate, {len(rows.valid)}, to choose an epoch by: the last is kept "
+            f"only {len(rows.valid)} validation rows, too few to select an epoch: keeping the last "
             f"(or say {setting('select')} {metric})"
         )
     weights_C = class_weights(options.class_weights, rows.label_type, train_targets)
