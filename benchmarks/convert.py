@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from gpt1.config import Model
-from gpt1.conversion.external import parameter_count, tensor_shapes
+from gpt1.conversion.external import tensor_shapes
 from gpt1.conversion.openai_release import MERGES, PARTS, SHAPES, VOCABULARY, release_shape
+from gpt1.model.gpt import count_parameters
 from record import record
 
 CHILD = """
@@ -54,7 +55,7 @@ def write_random(folder: Path, vocabulary: Path) -> None:
     """A release with random weights, written as its authors might have: one array, cut in ten."""
     folder.mkdir()
     model, generator = Model(), np.random.default_rng(1)
-    row = generator.standard_normal(parameter_count(model), dtype=np.float32) * np.float32(0.02)
+    row = generator.standard_normal(count_parameters(model)[0], dtype=np.float32) * np.float32(0.02)
     start = 0
     for name, shape in tensor_shapes(model):
         if name.endswith(("ln_1.weight", "ln_2.weight")):

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from gpt1.config import PRESETS, RECIPES, Model, Pretrain, Recipe
-from gpt1.model.gpt import GPT
+from gpt1.model.gpt import GPT, count_parameters
 from gpt1.model.objectives import LanguageModel
-from gpt1.pretraining.defaults import count_parameters
 from gpt1.pretraining.throughput import Throughput, memory_parts
 from gpt1.training.optimizer import Optimizer
 

@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from gpt1.config import Convert, Model
 from gpt1.console import say, table
 from gpt1.conversion import hugging_face, openai_release
-from gpt1.conversion.external import checked, parameter_count
+from gpt1.conversion.external import checked
 from gpt1.conversion.hugging_face import download, is_hub_id, read_folder
 from gpt1.conversion.openai_release import MERGES, VOCABULARY, is_release, read_release, write_release
 from gpt1.conversion.verify import (
@@ -23,6 +23,7 @@ from gpt1.conversion.verify import (
     probe,
 )  # fmt: skip
 from gpt1.errors import UserError, setting
+from gpt1.model.gpt import count_parameters
 from gpt1.results import Result
 from gpt1.run_folder.folder import LoadedRun, load_run, replacing_run, save_tensors
 from gpt1.run_folder.hugging_face import TensorFile, read_shape
@@ -184,5 +185,5 @@ def _compare(folder: Path, kind: str, model: Model, run: Path, out: Path) -> tup
 
 
 def _size(model: Model) -> dict[str, Any]:
-    size = {"parameters": parameter_count(model), "context": model.context, "vocabulary": model.vocabulary}
+    size = {"parameters": count_parameters(model)[0], "context": model.context, "vocabulary": model.vocabulary}
     return size | {"heads": model.heads}

@@ -14,7 +14,8 @@ from gpt1.config import Plan, Pretrain
 from gpt1.console import say, table
 from gpt1.data.windows import Ids, Stream
 from gpt1.errors import UserError, setting
-from gpt1.pretraining.defaults import PreparedData, count_parameters, epoch_steps, open_data, resolve_defaults
+from gpt1.model.gpt import count_parameters
+from gpt1.pretraining.defaults import PreparedData, epoch_steps, open_data, resolve_defaults
 from gpt1.pretraining.run import build, is_long, resolve_compile
 from gpt1.pretraining.throughput import (
     PAIR,

@@ -1,6 +1,5 @@
 """A model written by another program, to be converted to a run folder: what all layouts have in common."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -57,11 +56,6 @@ def tensor_shapes(model: Model) -> Iterator[tuple[str, tuple[int, ...]]]:
             shape = sizes.get(module, (D,))
             yield f"transformer.h.{layer}.{module}.weight", shape
             yield f"transformer.h.{layer}.{module}.bias", shape[-1:]
-
-
-def parameter_count(model: Model) -> int:
-    """Return the number of parameters of a network."""
-    return sum(math.prod(shape) for _, shape in tensor_shapes(model))
 
 
 def new_rows(rows_VD: Tensor, number: int) -> Tensor:

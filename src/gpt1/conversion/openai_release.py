@@ -23,10 +23,10 @@ from gpt1.conversion.external import (
     check_vocabulary,
     checked,
     new_rows,
-    parameter_count,
     tensor_shapes,
 )  # fmt: skip
 from gpt1.errors import UserError, setting
+from gpt1.model.gpt import count_parameters
 from gpt1.run_folder.hugging_face import TensorFile
 from gpt1.run_folder.metadata import parse_json
 from gpt1.storage import atomic, write_text
@@ -55,7 +55,7 @@ def read_release(folder: Path, heads: int = 0) -> ExternalCheckpoint:
     found = sum(len(_part(folder / name)) for name in PARTS)
     if (extra := folder / f"params_{len(PARTS)}.npy").exists():
         raise UserError(f"{extra} is one too many: a release has {len(PARTS)} such files")
-    if found != (expected := parameter_count(model)):
+    if found != (expected := count_parameters(model)[0]):
         raise UserError(
             f"{folder}: {SHAPES} asks for {expected:,} numbers, but {PARTS[0]} to {PARTS[-1]} hold {found:,}; "
             "one of them is not of this release, or cut short"
@@ -88,7 +88,7 @@ def write_release(folder: Path, model: Model, tensors: TensorFile, tokenizer: To
     """
     written = replace(model, vocabulary=_kept_tokens(tensors[TOKENS], tokenizer))
     write_bpe(tokenizer, written.vocabulary, folder / VOCABULARY, folder / MERGES)
-    size, piece = parameter_count(written), np.empty(0, np.float32)
+    size, piece = count_parameters(written)[0], np.empty(0, np.float32)
     pieces = (
         checked(name, tensors[name], shape, tensors.path)[: written.vocabulary if name == TOKENS else None]
         for name, shape in tensor_shapes(model)

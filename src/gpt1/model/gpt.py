@@ -137,3 +137,10 @@ class GPT(nn.Module):
             else:
                 parameter.fill_(1.0 if name.endswith("norm.weight") else 0.0)
         return self
+
+
+def count_parameters(config: Model) -> tuple[int, int]:
+    """Return the number of parameters, and how many of them are in the blocks' matrices, without building the model."""
+    in_matrices = config.depth * (4 * config.width**2 + 2 * config.width * config.inner)
+    in_vectors = config.depth * (9 * config.width + config.inner)
+    return (config.vocabulary + config.context) * config.width + in_matrices + in_vectors, in_matrices

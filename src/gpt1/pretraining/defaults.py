@@ -137,13 +137,6 @@ def epoch_steps(settings: Pretrain, tokens: int) -> int:
     return max(1, round((settings.epochs or DEFAULT_EPOCHS) * tokens / (settings.batch * settings.model.context)))
 
 
-def count_parameters(model: Model) -> tuple[int, int]:
-    """Return the number of parameters, and how many of them are in the blocks' matrices, without building the model."""
-    in_matrices = model.depth * (4 * model.width**2 + 2 * model.width * model.inner)
-    in_vectors = model.depth * (9 * model.width + model.inner)
-    return (model.vocabulary + model.context) * model.width + in_matrices + in_vectors, in_matrices
-
-
 def begun_record(settings: Pretrain, data: PreparedData) -> Record:
     """Return the record of a run with resolved settings."""
     return Record.of(settings, {"data": data.manifest.fingerprint})

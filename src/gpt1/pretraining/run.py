@@ -13,9 +13,9 @@ from gpt1.config import Pretrain
 from gpt1.console import bar, say
 from gpt1.data.windows import Stream, Windows
 from gpt1.errors import RunFailed, UserError, setting
-from gpt1.model.gpt import GPT
+from gpt1.model.gpt import GPT, count_parameters
 from gpt1.model.objectives import LanguageModel
-from gpt1.pretraining.defaults import PreparedData, count_parameters
+from gpt1.pretraining.defaults import PreparedData
 from gpt1.run_folder.folder import load_run, save_run
 from gpt1.run_folder.generation import Generation, GenerationOptions, generate_texts
 from gpt1.run_folder.metadata import PretrainingData, RunMetadata

@@ -16,8 +16,9 @@ from gpt1.config import Pretrain
 from gpt1.console import say
 from gpt1.data.windows import Stream, Windows, strided_count
 from gpt1.errors import setting
+from gpt1.model.gpt import count_parameters
 from gpt1.model.objectives import LanguageModel
-from gpt1.pretraining.defaults import PreparedData, count_parameters
+from gpt1.pretraining.defaults import PreparedData
 from gpt1.pretraining.run import VALIDATION_WINDOWS, build, intervals, sample, save_state_and_run, validation_likelihood
 from gpt1.run_folder.metadata import RunMetadata
 from gpt1.tokenizer.tokenizer import Tokenizer
