@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import torch
 from transformers import pipeline
 
 import gpt1
-from gpt1.config import PRESETS, Columns, Command, with_vocabulary
+from gpt1.config import PRESETS, Columns, Command
 from gpt1.data.tables import rows, table
 from gpt1.finetuning.predictor import load_predictor
 from gpt1.model.gpt import GPT
@@ -66,7 +67,7 @@ def made(preset: str, tokenizer: Path, folder: Path) -> Path:
     ours = Tokenizer.load(tokenizer)
     ours = ours if ours.extract_id is not None else ours.with_task_tokens()
     generator = torch.Generator().manual_seed(1)
-    body = GPT(with_vocabulary(PRESETS[preset], ours.vocabulary)).init_weights(generator)  # type: ignore[index]
+    body = GPT(replace(PRESETS[preset], vocabulary=ours.vocabulary)).init_weights(generator)  # type: ignore[index]
     facts = RunMetadata(
         kind="finetuned", task="classification", goal="classes", labels=["no", "yes"], long="head",
         columns=Columns(["text"], ["label"]),

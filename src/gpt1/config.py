@@ -5,7 +5,7 @@ sections (`--model.width 384`, `--optim.lr 1e-3`). `PRESETS` are sizes of the ne
 recipe never changes the network.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 Preset = Literal["gpt1", "small", "tiny"]
@@ -419,8 +419,3 @@ def pretrain_defaults(preset: Preset = "small", recipe: Recipe | None = None, *,
         data=data, out=out, preset=preset, recipe=recipe,
         model=PRESETS[preset], optim=RECIPES[recipe], batch=DEFAULT_BATCH[preset],
     )  # fmt: skip
-
-
-def with_vocabulary(model: Model, vocabulary: int) -> Model:
-    """Return the same shape with another vocabulary size."""
-    return replace(model, vocabulary=vocabulary)

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 import gpt1
 from gpt1.cli.main import main
 from gpt1.commands import convert as job
-from gpt1.config import Convert, Model, with_vocabulary
+from gpt1.config import Convert, Model
 from gpt1.conversion import verify
 from gpt1.conversion.external import ExternalCheckpoint
 from gpt1.conversion.verify import probe_words
@@ -26,7 +27,7 @@ from gpt1.tokenizer.tokenizer import Tokenizer
 
 @pytest.fixture
 def run(tokenizer: Tokenizer, tmp_path: Path) -> Path:
-    model = with_vocabulary(Model(context=16, width=64, depth=2, heads=1, inner=256), tokenizer.vocabulary)
+    model = replace(Model(context=16, width=64, depth=2, heads=1, inner=256), vocabulary=tokenizer.vocabulary)
     body = GPT(model).init_weights(torch.Generator().manual_seed(1))
     save_run(tmp_path / "run", body, tokenizer, RunMetadata(kind="pretrained"))
     return tmp_path / "run"

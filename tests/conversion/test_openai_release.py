@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 
 from conftest import one_line
 from gpt1.commands.convert import convert
-from gpt1.config import Columns, Convert, Model, with_vocabulary
+from gpt1.config import Columns, Convert, Model
 from gpt1.conversion.verify import probe_words
 from gpt1.errors import UserError
 from gpt1.model.gpt import GPT
@@ -333,14 +334,14 @@ def test_what_openais_layout_cannot_hold(release: Path, tokenizer: Tokenizer, tm
     to_run(release, tmp_path / "run")
     small = Model(context=8, width=64, depth=1, heads=1, inner=256)
     other = train(["a cat " * 20], "bytes", 260)
-    body = GPT(with_vocabulary(small, 260)).init_weights()
+    body = GPT(replace(small, vocabulary=260)).init_weights()
     save_run(tmp_path / "bytes", body, other, RunMetadata(kind="pretrained"))
     cannot(tmp_path / "bytes", "kind bytes")
     metadata = RunMetadata(
         kind="finetuned", task="classification", goal="classes", labels=["a", "b"], columns=Columns(["text"], ["label"])
     )
     tuned = tokenizer.with_task_tokens()
-    body = GPT(with_vocabulary(small, tuned.vocabulary)).init_weights()
+    body = GPT(replace(small, vocabulary=tuned.vocabulary)).init_weights()
     save_run(tmp_path / "tuned", body, tuned, metadata, torch.zeros(2, 64))
     cannot(tmp_path / "tuned", "fine-tuned")
     body.tokens.weight.data[0, 0] = math.inf

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt1.config import Columns, Optim, with_vocabulary
+from gpt1.config import Columns, Optim
 from gpt1.data.collate import Epochs
 from gpt1.finetuning.defaults import MIN_VALID_ROWS, FitOptions, resolve_defaults, scratch_lrs, selected_metric
 from gpt1.finetuning.epochs import EpochTrainer, Progress, train_epochs
@@ -153,7 +153,7 @@ def build_network(base: GPT, examples: TaskExamples, options: FitOptions) -> Tas
     The token matrix gains rows for the task tokens, drawn like the other new weights from the options' seed.
     """
     generator = torch.Generator().manual_seed(options.seed)
-    config = with_vocabulary(base.config, examples.encoder.tokenizer.vocabulary)
+    config = replace(base.config, vocabulary=examples.encoder.tokenizer.vocabulary)
     if (p := options.dropout) is not None:
         config = replace(config, embedding_dropout=p, residual_dropout=p, attention_dropout=p)
     body = GPT(config).init_weights(generator)

@@ -6,7 +6,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gpt1.config import PRESETS, Model, Pretrain, with_vocabulary
+from gpt1.config import PRESETS, Model, Pretrain
 from gpt1.data.shards import Manifest, TokenStream, read_manifest
 from gpt1.errors import UserError, setting
 from gpt1.options import flat
@@ -74,7 +74,7 @@ def resolve_defaults(settings: Pretrain, data: PreparedData | None) -> Pretrain:
                 f"{setting('model.vocabulary')} {model.vocabulary} is not that of {settings.data}, "
                 f"{data.tokenizer.vocabulary}, which its tokenizer decides; leave it out"
             )
-        model = with_vocabulary(model, data.tokenizer.vocabulary)
+        model = replace(model, vocabulary=data.tokenizer.vocabulary)
     if settings.init:
         model = _shape_of_init(Path(settings.init), model, data, settings.data)
     micro_batch = settings.micro_batch or min(settings.batch, max(1, MICRO_BATCH_TOKENS // model.context))
