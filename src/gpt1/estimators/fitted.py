@@ -103,9 +103,8 @@ class FittedModel:
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        with torch.device("meta"):
-            body = GPT(state["config"])
-        body.load_state_dict({name: _tensor(array) for name, array in state["weights"].items()}, assign=True)
+        weights = {name: _tensor(array) for name, array in state["weights"].items()}
+        body = GPT.from_weights(state["config"], weights)
         tokenizer = Tokenizer(json.loads(state["tokenizer"]))
         self.run = LoadedRun(body.eval(), tokenizer, state["metadata"], _tensor(state["head"]))
         self.settings, self.curves, self._predictor = state["settings"], state["curves"], None

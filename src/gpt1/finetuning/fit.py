@@ -210,9 +210,8 @@ def _calibrated(
     metrics |= {"epoch": best.epoch, "temperature": temperature}
     # The head is divided here, so that every program that loads the run gives calibrated probabilities.
     head_CD = weights.pop("head.weight") / temperature
-    with torch.device("meta"):
-        body = GPT(trainer.model.body.config)
-    body.load_state_dict({name.removeprefix("body."): weight for name, weight in weights.items()}, assign=True)
+    weights = {name.removeprefix("body."): weight for name, weight in weights.items()}
+    body = GPT.from_weights(trainer.model.body.config, weights)
     return FineTuned(
         body=body.eval(),
         head_CD=head_CD,

@@ -8,7 +8,7 @@ Constructors only make shapes; `GPT.init_weights` draws the values.
 Legend: N sequences, T tokens, S tokens that attention reads, D width, H heads, d = D / H, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -127,6 +127,14 @@ class GPT(nn.Module):
     def logits(self, h_NTD: Tensor) -> Tensor:
         """Return scores of the next token over the vocabulary: h times the transposed embedding, without a bias."""
         return F.linear(h_NTD, self.tokens.weight)
+
+    @classmethod
+    def from_weights(cls, config: Model, weights: Mapping[str, Tensor]) -> "GPT":
+        """Return a network whose parameters share the memory of `weights`, which are named as in its state dict."""
+        with torch.device("meta"):
+            body = cls(config)
+        body.load_state_dict(weights, assign=True)
+        return body
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> "GPT":

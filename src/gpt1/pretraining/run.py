@@ -184,10 +184,8 @@ def save_state_and_run(
 ) -> None:
     """Write the training state after update `step`, then the run with the optimizer's fp32 weights."""
     checkpoint.save(folder, step, optimizer.state(), {})
-    with torch.device("meta"):
-        masters = GPT(body.config)
-    masters.load_state_dict({n.removeprefix("body."): m.detach() for n, m in optimizer.masters.items()}, assign=True)
-    save_run(folder, masters, tokenizer, metadata)
+    masters = {name.removeprefix("body."): master.detach() for name, master in optimizer.masters.items()}
+    save_run(folder, GPT.from_weights(body.config, masters), tokenizer, metadata)
 
 
 def intervals(steps: int, eval_every: int, save_every: int) -> tuple[int, int]:
