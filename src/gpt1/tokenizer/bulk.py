@@ -96,7 +96,7 @@ class _WordCache:
     def _look_up(self, words: pl.Series, number: Ids) -> tuple[Counts, NDArray[np.int32], Ids]:
         """Add new words; return where the ids of each numbered word start, how many there are, and the ids.
 
-        The arrays stay replace_surrogates while other threads add words: entries of known words never change.
+        The arrays stay valid while other threads add words: entries of known words never change.
         """
         with self._lock:
             unseen = int(number.max(initial=0)) + 1 - len(self._start)
