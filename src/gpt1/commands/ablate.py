@@ -24,7 +24,6 @@ from gpt1.resume import RUNTIME_SETTINGS, Record, hold
 from gpt1.run_folder.folder import load_run
 from gpt1.run_folder.metadata import FORMAT, Source, read_json
 from gpt1.storage import write_json
-from gpt1.tasks.labels import ClassLabels, LabelSets
 from gpt1.tasks.metrics import over_seeds
 from gpt1.tasks.rows import LabelledRows, check_labels, read_labelled_rows, warn_of_overlap
 from gpt1.training.device import out_of_memory, setup_device
@@ -193,8 +192,7 @@ def _scored_rows(settings: Ablate, rows: TaskRows) -> LabelledRows:
         )
         return rows.valid
     scored = read_labelled_rows(settings.test, rows.columns, rows.label_type.kind, settings.encoding)
-    if isinstance(rows.label_type, ClassLabels | LabelSets):
-        check_labels(scored, rows.label_type.names, ", ".join(rows.columns.label))
+    check_labels(scored, rows.label_type, rows.columns)
     warn_of_overlap(rows.train, scored, "test")
     return scored
 

@@ -169,7 +169,7 @@ def _check_unknown_labels(rows: LabelledRows, label_type: LabelType, wanted: Col
     known = set(label_type.names)
     unknown = [i for i, label in enumerate(rows.labels) if not label_type.names_of(label) <= known]
     if len(unknown) == len(rows):
-        check_labels(rows, label_type.names, ", ".join(wanted.label))
+        check_labels(rows, label_type, wanted)
     if unknown:
         where, label = rows.where[unknown[0]], ", ".join(sorted(label_type.names_of(rows.labels[unknown[0]])))
         console.say(

@@ -17,7 +17,7 @@ from gpt1.finetuning.predictor import Examples, RowEncoder
 from gpt1.run_folder.folder import LoadedRun
 from gpt1.run_folder.metadata import Source
 from gpt1.tasks.columns import ColumnNames, guess_columns
-from gpt1.tasks.labels import ClassLabels, LabelSets, LabelType, class_weights, infer_label_type
+from gpt1.tasks.labels import LabelType, class_weights, infer_label_type
 from gpt1.tasks.rows import (
     LabelledRows,
     check_labels,
@@ -88,8 +88,7 @@ def read_rows(settings: Finetune) -> TaskRows:
     label_type = infer_label_type(kind, train.labels, f"{settings.train}: column {', '.join(columns.label)}")
     if settings.valid:
         valid = read_labelled_rows(settings.valid, columns, kind, settings.encoding)
-        if isinstance(label_type, ClassLabels | LabelSets):
-            check_labels(valid, label_type.names, ", ".join(columns.label))
+        check_labels(valid, label_type, columns)
     else:
         train, valid = split_train_valid(train, settings.seed)
     warn_of_faults(train, valid, kind)

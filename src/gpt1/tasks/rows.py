@@ -14,6 +14,7 @@ from gpt1.console import say
 from gpt1.data.tables import Row, check_column, columns, rows, table
 from gpt1.errors import UserError, setting
 from gpt1.model.objectives import LabelKind
+from gpt1.tasks.labels import ClassLabels, LabelSets, LabelType
 
 # What the model reads of a row: a text; the two texts of a pair; or a context and its answers.
 Texts = tuple[str, ...]
@@ -152,13 +153,16 @@ def split_train_valid(data: LabelledRows, seed: int) -> tuple[LabelledRows, Labe
     return data.select([i for i in range(len(data)) if i not in valid]), data.select(sorted(valid))
 
 
-def check_labels(data: LabelledRows, names: Sequence[str], column: str) -> None:
+def check_labels(data: LabelledRows, label_type: LabelType, wanted: Columns) -> None:
     """Raise UserError for a class or label that does not occur in training."""
+    if not isinstance(label_type, ClassLabels | LabelSets):
+        return
+    names = label_type.names
     for label, where in zip(data.labels, data.where, strict=True):
-        for name in [label] if isinstance(label, str) else sorted(label):
+        for name in sorted(label_type.names_of(label)):
             if name not in names:
                 raise UserError(
-                    f"{where}: label {name!r} in column {column} does not occur in training, "
+                    f"{where}: label {name!r} in column {', '.join(wanted.label)} does not occur in training, "
                     f"which has {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}; correct or drop the row"
                 )
 
