@@ -11,7 +11,7 @@ from rich.table import Table
 
 from gpt1 import console
 from gpt1.config import Columns, Evaluate
-from gpt1.data.documents import ReadOptions, pieces
+from gpt1.data.documents import ReadOptions, pieces, utf8_size
 from gpt1.data.files import File
 from gpt1.data.tables import columns, table
 from gpt1.data.windows import Ids
@@ -187,7 +187,7 @@ def _text(settings: Evaluate) -> EvaluateResult:
         documents = _documents(path, settings.text or ReadOptions.text, settings.encoding)
         ids, offsets = encode_bulk(tokenizer, documents)
         found = likelihood(network, Ids(np.insert(ids, offsets[1:], tokenizer.end_id)), tokenizer.end_id)
-        file_size = sum(len(text.encode()) for text in documents)
+        file_size = sum(map(utf8_size, documents))
         files[path] = TextMetrics.of(found, file_size, tokenizer.lossless)
         nats, tokens, size = nats + found.nats, tokens + found.tokens, size + file_size
     if len(files) == 1:
