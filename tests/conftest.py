@@ -5,11 +5,15 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from gpt1.commands.prepare import prepare
+from gpt1.config import Model, Prepare
+from gpt1.data.docstrings import topics
 from gpt1.errors import UserError
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.tokenizer.train_bpe import train
@@ -40,6 +44,16 @@ def tokenizer() -> Tokenizer:
     return train([text * 20], "gpt1")
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared data: some of Python's help texts, with 300 tokens."""
+    folder = tmp_path_factory.mktemp("prepared")
+    text = folder / "topics.txt"
+    text.write_text("\n".join(topics()[:12]), encoding="utf-8")
+    prepare(Prepare(inputs=[str(text)], out=str(folder / "data"), vocabulary=300, val_fraction=0.1))
+    return folder / "data"
+
+
 @pytest.fixture(scope="session")
 def openai_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small vocabulary in the two files of OpenAI's release."""
@@ -63,6 +77,20 @@ def hard_lines() -> list[str]:
         "ﬁ ＡＢＣ　ｄ &amp; &lt;b&gt; â€™", "x" * 5000, "ab1" * 400, "=" * 300, "<unk> <|end|> cat</w> </w> <unk>",
         "U.S. Mr. Smith's e.g. 3.14 $5 10%", "cannot gonna we'll 'tis o'clock I'm", "http://a.b/c?d=e&f me@example.org",
     ]  # fmt: skip
+
+
+def save_random_run(folder: Path, texts: list[str], vocabulary: int, model: Model) -> Path:
+    """Save a random network of this shape as a pre-trained run, with a `bytes` tokenizer trained on the texts."""
+    import torch  # and below what imports it: OMP_NUM_THREADS is set above
+
+    from gpt1.model.gpt import GPT
+    from gpt1.run_folder.folder import save_run
+    from gpt1.run_folder.metadata import RunMetadata
+
+    tokenizer = train(texts, "bytes", vocabulary)
+    body = GPT(replace(model, vocabulary=tokenizer.vocabulary)).init_weights(torch.Generator().manual_seed(7))
+    save_run(folder, body, tokenizer, RunMetadata(kind="pretrained", preset="tiny"))
+    return folder
 
 
 @contextmanager

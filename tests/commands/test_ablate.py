@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from rich.console import Console
 
+from conftest import save_random_run
 from gpt1.commands import ablate as job
 from gpt1.commands.ablate import AblateResult, ablate, show
 from gpt1.commands.evaluate import evaluate
@@ -20,11 +20,7 @@ from gpt1.config import Ablate, Evaluate, Finetune, Model
 from gpt1.errors import UserError
 from gpt1.finetuning import sweep
 from gpt1.finetuning.sweep import Cell, Place
-from gpt1.model.gpt import GPT
 from gpt1.resume import hold
-from gpt1.run_folder.folder import save_run
-from gpt1.run_folder.metadata import RunMetadata
-from gpt1.tokenizer.train_bpe import train as train_tokenizer
 
 GOOD, BAD = ("loves", "adores", "enjoys"), ("hates", "fears", "loathes")
 Study = Callable[..., Ablate]
@@ -45,12 +41,10 @@ def write(path: Path, count: int, seed: int) -> str:
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """Settings of a small table."""
     folder = tmp_path_factory.mktemp("study")
-    tokenizer = train_tokenizer([row(random.Random(n))["text"] for n in range(99)], "bytes", 290)
-    model = Model(context=24, width=16, depth=1, heads=2, inner=64, vocabulary=tokenizer.vocabulary)
-    body = GPT(model).init_weights(torch.Generator().manual_seed(7))
-    save_run(folder / "base", body, tokenizer, RunMetadata(kind="pretrained", preset="tiny"))
+    texts = [row(random.Random(n))["text"] for n in range(99)]
+    base = save_random_run(folder / "base", texts, 290, Model(context=24, width=16, depth=1, heads=2, inner=64))
     usual = Ablate(
-        run=str(folder / "base"), train=write(folder / "train.jsonl", 40, 1),
+        run=str(base), train=write(folder / "train.jsonl", 40, 1),
         valid=write(folder / "valid.jsonl", 20, 2),
         test=write(folder / "test.jsonl", 30, 3), epochs=2, batch=8, sizes="6,all", seeds=2, dtype="fp32", threads=1,
     )  # fmt: skip

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import save_random_run
 from gpt1.cli.main import main
 from gpt1.commands.finetune import finetune, show
 from gpt1.commands.info import info
@@ -28,12 +29,9 @@ from gpt1.config import Finetune, Info, Model, Predict, Report
 from gpt1.errors import RunFailed, UserError
 from gpt1.finetuning import epochs
 from gpt1.finetuning.predictor import RowEncoder, score
-from gpt1.model.gpt import GPT
 from gpt1.model.objectives import TaskModel
 from gpt1.resume import LOCK
 from gpt1.run_folder.folder import STAGED, load_run, save_run
-from gpt1.run_folder.metadata import RunMetadata
-from gpt1.tokenizer.train_bpe import train as train_tokenizer
 from gpt1.training import checkpoint, log
 
 SUBJECTS = ("the hare", "my old dog", "a green bird", "one grey cat", "the small fox")
@@ -45,12 +43,8 @@ CORPUS = [f"{s} {v} {t}." for s in SUBJECTS for v in GOOD + BAD for t in THINGS]
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model whose context is no round number."""
-    tokenizer = train_tokenizer(CORPUS, "bytes", 320)
-    model = Model(context=21, width=32, depth=2, heads=2, inner=128, vocabulary=tokenizer.vocabulary)
-    folder = tmp_path_factory.mktemp("base")
-    body = GPT(model).init_weights(torch.Generator().manual_seed(7))
-    save_run(folder, body, tokenizer, RunMetadata(kind="pretrained", preset="tiny"))
-    return folder
+    model = Model(context=21, width=32, depth=2, heads=2, inner=128)
+    return save_random_run(tmp_path_factory.mktemp("base"), CORPUS, 320, model)
 
 
 @pytest.fixture(scope="module")

@@ -14,24 +14,13 @@ from conftest import is_open, temporary_folders
 from gpt1.cli.main import main
 from gpt1.commands import plan as job
 from gpt1.commands.plan import plan, show
-from gpt1.commands.prepare import prepare
 from gpt1.commands.pretrain import pretrain
-from gpt1.config import PRESETS, Model, Plan, Prepare, pretrain_defaults
-from gpt1.data.docstrings import topics
+from gpt1.config import PRESETS, Model, Plan, pretrain_defaults
 from gpt1.errors import UserError
 from gpt1.options import flat
 from gpt1.pretraining import throughput
 
 SIZE = Model(context=16, width=32, depth=2, heads=2, inner=128, vocabulary=300)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("prepared")
-    text = folder / "topics.txt"
-    text.write_text("\n".join(topics()[:12]), encoding="utf-8")
-    prepare(Prepare(inputs=[str(text)], out=str(folder / "data"), vocabulary=300, val_fraction=0.1))
-    return folder / "data"
 
 
 @pytest.fixture(autouse=True)

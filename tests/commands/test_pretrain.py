@@ -30,15 +30,6 @@ from gpt1.training import checkpoint, log
 SIZE = Model(context=16, width=32, depth=2, heads=2, inner=128)  # dropout on: 0.1 everywhere
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("prepared")
-    text = folder / "topics.txt"
-    text.write_text("\n".join(topics()[:12]), encoding="utf-8")
-    prepare(Prepare(inputs=[str(text)], out=str(folder / "data"), vocabulary=300, val_fraction=0.1))
-    return folder / "data"
-
-
 def settings(data: Path, out: Path, **changes: Any) -> Pretrain:
     base = pretrain_defaults("tiny", data=str(data), out=str(out))
     return replace(base, **{"model": SIZE, "batch": 4, "micro_batch": 2, "steps": 6, "threads": 1, **changes})

@@ -24,6 +24,7 @@ from sklearn.utils.estimator_checks import check_estimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 import gpt1
+from conftest import save_random_run
 from gpt1.commands.evaluate import evaluate
 from gpt1.commands.finetune import finetune
 from gpt1.commands.predict import predict
@@ -31,10 +32,6 @@ from gpt1.config import Columns, Evaluate, Finetune, Model, Predict
 from gpt1.console import stderr
 from gpt1.estimators.base import TextEstimator
 from gpt1.estimators.inputs import pairs_of, texts_of
-from gpt1.model.gpt import GPT
-from gpt1.run_folder.folder import save_run
-from gpt1.run_folder.metadata import RunMetadata
-from gpt1.tokenizer.train_bpe import train as train_tokenizer
 
 SUBJECTS = ("the hare", "my old dog", "a green bird", "one grey cat", "the small fox")
 GOOD, BAD = ("loves", "adores", "enjoys"), ("hates", "fears", "loathes")
@@ -49,12 +46,9 @@ ONCE = QUICK | {"epochs": 1}
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> str:
-    tokenizer = train_tokenizer([*TEXTS, "who is kind?", *map(str, range(100))], "bytes", 330)
-    model = Model(context=40, width=32, depth=1, heads=2, inner=128, vocabulary=tokenizer.vocabulary)
-    folder = tmp_path_factory.mktemp("base")
-    body = GPT(model).init_weights(torch.Generator().manual_seed(7))
-    save_run(folder, body, tokenizer, RunMetadata(kind="pretrained", preset="tiny"))
-    return str(folder)
+    texts = [*TEXTS, "who is kind?", *map(str, range(100))]
+    model = Model(context=40, width=32, depth=1, heads=2, inner=128)
+    return str(save_random_run(tmp_path_factory.mktemp("base"), texts, 330, model))
 
 
 @pytest.fixture(scope="module")

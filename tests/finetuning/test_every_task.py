@@ -11,15 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import save_random_run
 from gpt1.commands.evaluate import evaluate
 from gpt1.commands.finetune import finetune, show
 from gpt1.commands.predict import predict
 from gpt1.config import Evaluate, Finetune, Model, Predict, Task
 from gpt1.errors import RunFailed, UserError
-from gpt1.model.gpt import GPT
-from gpt1.run_folder.folder import save_run
-from gpt1.run_folder.metadata import RunMetadata
-from gpt1.tokenizer.train_bpe import train as train_tokenizer
 from gpt1.training import log
 
 GOOD, BAD = ("loves", "adores", "enjoys"), ("hates", "fears", "loathes")
@@ -78,12 +75,8 @@ def task(request: pytest.FixtureRequest) -> Task:
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw = random.Random(0)
     texts = [sentence(draw, n % 2 == 0) for n in range(200)]
-    tokenizer = train_tokenizer([*texts, "who is kind?"], "bytes", 300)
-    model = Model(context=CONTEXT, width=32, depth=1, heads=2, inner=128, vocabulary=tokenizer.vocabulary)
-    folder = tmp_path_factory.mktemp("base")
-    body = GPT(model).init_weights(torch.Generator().manual_seed(7))
-    save_run(folder, body, tokenizer, RunMetadata(kind="pretrained", preset="tiny"))
-    return folder
+    model = Model(context=CONTEXT, width=32, depth=1, heads=2, inner=128)
+    return save_random_run(tmp_path_factory.mktemp("base"), [*texts, "who is kind?"], 300, model)
 
 
 def write(path: Path, found: list[Row]) -> Path:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import save_random_run
 from gpt1.commands.finetune import finetune
 from gpt1.config import Finetune, Model
 from gpt1.finetuning.defaults import FitOptions, scratch_lrs
@@ -17,10 +18,8 @@ from gpt1.finetuning.predictor import Examples, RowEncoder
 from gpt1.finetuning.sweep import fit_best
 from gpt1.model.gpt import GPT
 from gpt1.model.objectives import TaskModel
-from gpt1.run_folder.folder import LoadedRun, load_run, save_run
-from gpt1.run_folder.metadata import RunMetadata
+from gpt1.run_folder.folder import LoadedRun, load_run
 from gpt1.tasks.labels import ClassLabels
-from gpt1.tokenizer.train_bpe import train as train_tokenizer
 
 TEXTS = [f"{who} {does} {what}" for who in ("she", "he") for does in ("loves", "fears") for what in ("figs", "rain")]
 
@@ -28,12 +27,8 @@ TEXTS = [f"{who} {does} {what}" for who in ("she", "he") for does in ("loves", "
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model."""
-    tokenizer = train_tokenizer(TEXTS * 9, "bytes", 270)
-    model = Model(context=21, width=32, depth=2, heads=2, inner=128, vocabulary=tokenizer.vocabulary)
-    folder = tmp_path_factory.mktemp("base")
-    body = GPT(model).init_weights(torch.Generator().manual_seed(7))
-    save_run(folder, body, tokenizer, RunMetadata(kind="pretrained", preset="tiny"))
-    return folder
+    model = Model(context=21, width=32, depth=2, heads=2, inner=128)
+    return save_random_run(tmp_path_factory.mktemp("base"), TEXTS * 9, 270, model)
 
 
 @pytest.fixture(scope="module")
