@@ -197,9 +197,9 @@ def _text(settings: Evaluate) -> EvaluateResult:
 
 
 def _documents(path: str, column: str, encoding: str) -> list[str]:
-    """Return the documents of a file, as `gpt1 prepare` reads them: its text, or those in a table's column, not empty.
+    """Return the documents of a file, as `gpt1 prepare` reads them: its text, or the texts in a table's column.
 
-    Raises UserError if there are none.
+    Empty documents are left out. Raises UserError if every document is empty.
     """
     file = File(Path(path), named=True)
     if file.kind != "text":

@@ -73,7 +73,7 @@ def _pad(kept_M: Tensor, weights_M: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _slices(columns: int, h_MD: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Split the tensors along M into slices, for each of which a matrix with `columns` columns fits in SLICE_BYTES."""
+    """Split the tensors along M, so that a slice's matrix of `columns` columns fits in SLICE_BYTES."""
     pieces = max(1, -(-len(h_MD) * columns * h_MD.element_size() // SLICE_BYTES))
     rows = -(-len(h_MD) // pieces)
     return zip(*(x.split(rows + -rows % MULTIPLE) for x in (h_MD, *others)), strict=True)

@@ -18,7 +18,7 @@ from gpt1.training import checkpoint
 # Tokens in one forward pass, unless `micro_batch` is given.
 MICRO_BATCH_TOKENS = 4096
 DEFAULT_EPOCHS = 1.0
-# Settings of which at most one is given.
+# Mutually exclusive settings.
 LENGTHS = ("steps", "epochs", "minutes")
 MINIMUM = {
     "model.context": 2, "model.width": 1, "model.depth": 1, "model.heads": 1, "model.vocabulary": 2, "batch": 1,

@@ -1,8 +1,8 @@
 """Zero-shot scoring (the paper, section 5): of several texts, predict the one that the language model finds likeliest.
 
-A minimal pair is two texts of which one is good; a choice is a context with answers, one of which is right. Nothing is
-trained. A text is read after an end token, as documents are in pre-training; it need not be a whole document, so no end
-token is predicted after it.
+A minimal pair is a good text and a bad one; a choice is a context with several answers, only one of them right. Nothing
+is trained. A text is read after an end token, as documents are in pre-training; it need not be a whole document, so no
+end token is predicted after it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -62,7 +62,7 @@ def read_vocabulary(folder: str | Path, words: Words = "hf") -> Tokenizer:
 
 
 def vocabulary_files(folder: Path) -> tuple[Path, Path] | None:
-    """Return the paths of vocabulary and merges; None if there are none, or a tokenizer.json takes precedence."""
+    """Return the paths of a folder's vocabulary and merges; None without them, or beside a tokenizer.json."""
     if (folder / TOKENIZER).exists():
         return None
     return next(((folder / a, folder / b) for a, b in PAIRS if (folder / a).exists() or (folder / b).exists()), None)

@@ -19,7 +19,7 @@ changed a little. Two differences keep the time linear:
 - Each piece between spaces is split by itself, as spaCy did in 2018, and results are cached. Today's spaCy also looks
   for its special cases (":D") across spaces; it discards those it finds there, and may then miss one that overlaps.
 - spaCy takes time quadratic in the number of marks, so a piece of more than `MAX_PIECE` characters is cut: between
-  two marks or, where there are none, after `MAX_WORD` characters.
+  two marks if possible, else after `MAX_WORD` characters.
 """
 
 import functools

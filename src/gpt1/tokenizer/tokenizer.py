@@ -71,7 +71,7 @@ class Tokenizer:
         self.pad_id = self._id(PAD)
         unknown = self._definition["model"].get("unk_token")
         self.unknown_id: int | None = None if unknown is None else self._tokenizer.token_to_id(unknown)
-        """id for text that the vocabulary cannot spell; None if there is none, as in a lossless tokenizer"""
+        """id for text that the vocabulary cannot spell; None if the tokenizer has no such token"""
         self.start_id, self.delimiter_id, self.extract_id = map(
             self._tokenizer.token_to_id, (START, DELIMITER, EXTRACT)
         )
