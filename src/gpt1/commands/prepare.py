@@ -189,7 +189,7 @@ def _with_text(files: list[File], options: ReadOptions) -> list[File]:
         if file.named or has_text(file, options):
             kept.append(file)
         else:
-            say(f"{file.path}: skipped, it has no column {options.text}; choose another with {setting('text')}")
+            say(f"{file.path}: left out, it has no column {options.text}; choose another with {setting('text')}")
     return kept
 
 
