@@ -69,6 +69,7 @@ def test_what_is_not_given_keeps_its_default() -> None:
         (list[int], ["1", 2], [1, 2]),
         (Literal["a", "b"], "a", "a"),
         (Literal["hf", "2018"], 2018, "2018"),
+        (Literal["auto", "on", "off"], False, "off"),
         (str, 5, "5"),
     ],
 )

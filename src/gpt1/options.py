@@ -128,7 +128,8 @@ def convert(kind: Any, value: Any, name: str) -> Any:
         return [convert(get_args(kind)[0], item, name) for item in (value if isinstance(value, list) else [value])]
     if get_origin(kind) is Literal:
         choices = [str(choice) for choice in get_args(kind)]
-        value = str(value) if type(value) is int else value  # YAML reads 2018 as a number
+        # YAML reads 2018 as a number, and on and off as true and false.
+        value = ("on" if value else "off") if isinstance(value, bool) else str(value)
         if value not in choices:
             hint = nearest(str(value), choices) or f"; the choices are {', '.join(choices)}"
             raise UserError(f"{name}: unknown value {value!r}{hint}")

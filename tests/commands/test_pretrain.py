@@ -112,6 +112,9 @@ def test_init_goes_on_from_a_model(data: Path, tmp_path: Path) -> None:
     end = [row["lm"] for row in log.read(tmp_path / "first") if "lm" in row][-1]
     assert abs(start - end) < 0.5
     assert read_shape(tmp_path / "second").width == 32
+    changes["model"] = replace(SIZE, width=64, inner=256)
+    with pytest.raises(UserError, match=r"first has model.width 32, which training on keeps; leave out 64"):
+        pretrain(settings(data, tmp_path / "third", **changes))
 
 
 def test_minutes_fix_a_number_of_steps(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,7 +76,7 @@ def resolve_defaults(settings: Pretrain, data: PreparedData | None) -> Pretrain:
             )
         model = replace(model, vocabulary=data.tokenizer.vocabulary)
     if settings.init:
-        model = _shape_of_init(Path(settings.init), model, data, settings.data)
+        model = _shape_of_init(settings, data)
     micro_batch = settings.micro_batch or min(settings.batch, max(1, MICRO_BATCH_TOKENS // model.context))
     if micro_batch > settings.batch:
         raise UserError(
@@ -114,18 +114,27 @@ def _check_ranges(settings: Pretrain) -> None:
             raise UserError(f"{setting(name)} {getattr(settings, name):g} must be more than 0")
 
 
-def _shape_of_init(init: Path, model: Model, data: PreparedData | None, folder: str) -> Model:
-    """Return the shape of the run `init`, with the dropout rates of `model`.
+def _shape_of_init(settings: Pretrain, data: PreparedData | None) -> Model:
+    """Return the shape of the run `init`, with the dropout rates of the settings.
 
-    Raises UserError if `data`, prepared in `folder`, was made with another tokenizer.
+    Raises UserError if the data was prepared with another tokenizer, or another shape was asked for.
     """
+    init, model = Path(settings.init or ""), settings.model
     if data is not None and read_metadata(init).tokenizer != data.tokenizer.hash:
         raise UserError(
-            f"{setting('init')} {init}: {folder} was prepared with another tokenizer than this run's; "
+            f"{setting('init')} {init}: {settings.data} was prepared with another tokenizer than this run's; "
             f"prepare the text with {setting('tokenizer')} {init}"
         )
+    shape = read_shape(init)
+    for name in ("context", "width", "depth", "heads", "inner"):
+        wanted, there = getattr(model, name), getattr(shape, name)
+        if wanted not in (there, getattr(PRESETS[settings.preset], name)):
+            raise UserError(
+                f"{setting('init')} {init} has {setting(f'model.{name}')} {there}, which training on keeps; "
+                f"leave out {wanted}"
+            )
     return replace(
-        read_shape(init),
+        shape,
         embedding_dropout=model.embedding_dropout,
         residual_dropout=model.residual_dropout,
         attention_dropout=model.attention_dropout,
