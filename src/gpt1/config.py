@@ -62,6 +62,8 @@ class Optim:
     """number of linear warm-up updates"""
     decay: Literal["cosine", "linear"] = "cosine"
     """schedule by which the learning rate falls to 0 after warm-up"""
+    cooldown: float = 1.0
+    """fraction of the updates after warm-up, the last ones, in which the learning rate falls; 0: it stays at its peak"""
     clip: float = 1.0
     """maximum global gradient norm; 0 disables clipping"""
 

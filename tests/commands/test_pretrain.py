@@ -177,6 +177,7 @@ def test_killed_in_the_middle_goes_on(data: Path, tmp_path: Path) -> None:
         ({"model": replace(SIZE, context=0)}, "model.context 0 must be at least 2"),
         ({"model": replace(SIZE, attention_dropout=1.0)}, "model.attention_dropout 1.0 must be at least 0 and less"),
         ({"optim": Optim(beta2=1.5)}, "optim.beta2 1.5 must be at least 0 and less"),
+        ({"optim": Optim(cooldown=1.5)}, "optim.cooldown 1.5 must be from 0 to 1"),
         ({"batch": 0}, "batch 0 must be at least 1"),
         ({"batch": 4, "micro_batch": 5}, "micro_batch 5 is more than batch 4"),
         ({"model": replace(SIZE, vocabulary=301)}, "model.vocabulary 301 is not that of .*, 300,"),

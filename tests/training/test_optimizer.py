@@ -235,3 +235,6 @@ def test_learning_rate() -> None:
     assert learning_rate(6000, 10_000, paper) == pytest.approx(0.5)
     assert learning_rate(9_999, 10_000, paper) < 1e-6
     assert learning_rate(60, 100, Optim(warmup=20, decay="linear")) == pytest.approx(0.5)
+    late = Optim(warmup=20, decay="linear", cooldown=0.25)
+    assert [learning_rate(step, 100, late) for step in (19, 20, 80, 90)] == pytest.approx([1, 1, 1, 0.5])
+    assert {learning_rate(step, 100, Optim(warmup=20, cooldown=0)) for step in range(20, 100)} == {1.0}

@@ -106,6 +106,8 @@ def _check_ranges(settings: Pretrain) -> None:
             raise UserError(f"{setting(name)} {value} must be at least {MINIMUM[name]}")
         if name in FRACTIONS and not 0 <= value < 1:
             raise UserError(f"{setting(name)} {value} must be at least 0 and less than 1")
+        if name == "optim.cooldown" and not 0 <= value <= 1:
+            raise UserError(f"{setting(name)} {value} must be from 0 to 1")
     given = [name for name in LENGTHS if getattr(settings, name) is not None]
     if len(given) > 1:
         raise UserError(f"{' and '.join(map(setting, given))} contradict each other; give one of them")

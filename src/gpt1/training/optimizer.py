@@ -211,10 +211,14 @@ def orthogonalise(x_BRC: Tensor) -> Tensor:
 
 
 def learning_rate(step: int, steps: int, settings: Optim) -> float:
-    """Return the fraction of the peak rate at update `step` (from 0): linear warm-up, then cosine or linear to 0."""
+    """Return the fraction of the peak rate at update `step` (from 0).
+
+    A linear warm-up, a constant rate, then a cosine or linear fall to 0 over the last `cooldown` of the updates.
+    """
     if step < settings.warmup:
         return (step + 1) / settings.warmup
-    remaining = (steps - step) / max(1, steps - settings.warmup)  # 1 at the end of warm-up, falling to 0
+    falling = settings.cooldown * (steps - settings.warmup)
+    remaining = min(1.0, (steps - step) / falling) if falling > 0 else 1.0  # from 1 to 0
     if settings.decay == "linear":
         return remaining
     assert settings.decay == "cosine", f"unknown schedule {settings.decay}"
