@@ -11,8 +11,8 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml starter/pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]' -e ./starter
 	@touch $@

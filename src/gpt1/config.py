@@ -91,7 +91,7 @@ class Prepare(Command):
     out: str
     """folder to write"""
     tokenizer: str = "bytes"
-    """bytes (lossless BPE), gpt1 (GPT-1's lower-case BPE, lossy), or a path to a tokenizer, run or OpenAI vocabulary"""
+    """bytes (lossless BPE), gpt1 (lower-case BPE, lossy), or the path of a tokenizer, run or OpenAI vocabulary"""
     words: Words | None = None
     """how to split words for OpenAI's vocabulary: hf, as transformers does; 2018, as the release did (spaCy)"""
     vocabulary: int = 0
@@ -131,7 +131,7 @@ class Pretrain(Command):
     minutes: float | None = None
     """training time: the speed is measured first, then the number of steps is fixed and recorded"""
     init: str | None = None
-    """run folder to start from instead of random weights"""
+    """run folder to start from instead of random weights; `starter` is the installed starter model"""
     fresh: bool = False
     """start over even if the run folder holds training state"""
     batch: int = 64
@@ -165,7 +165,7 @@ class Generate(Command):
     """A run and prompts -> generated text."""
 
     run: str
-    """run folder"""
+    """run folder, or `starter`"""
     prompts: list[str] = field(default_factory=lambda: [""])
     """texts to continue; an empty prompt starts a new document"""
     max_new_tokens: int = 100
@@ -193,7 +193,7 @@ class Finetune(Command):
     """A run and labelled rows -> a fine-tuned model, by maximising L3 = L2 + lambda L1 (the paper, section 3.2)."""
 
     run: str
-    """pre-trained run folder"""
+    """pre-trained run folder, or `starter`, the installed starter model"""
     train: str
     """labelled rows: csv, tsv, jsonl or parquet with column names, or the folder of a saved dataset"""
     out: str

@@ -28,6 +28,7 @@ from gpt1.results import Result
 from gpt1.run_folder.folder import LoadedRun, load_run, replacing_run, save_tensors
 from gpt1.run_folder.hugging_face import TensorFile, read_shape
 from gpt1.run_folder.metadata import RunMetadata, read_metadata
+from gpt1.run_folder.starter import find_run
 from gpt1.storage import check_folder
 from gpt1.tokenizer.openai import vocabulary_files, with_words
 from gpt1.tokenizer.tokenizer import END, PAD, Tokenizer
@@ -77,7 +78,7 @@ def convert(settings: Convert) -> ConvertResult:
         raise UserError(
             f"{setting('out')} {out} holds something else ({', '.join(held[:3])}); choose an empty or a new folder"
         )
-    folder = download(settings.src) if is_hub_id(settings.src) else Path(settings.src)
+    folder = download(settings.src) if is_hub_id(settings.src) else find_run(settings.src)
     kind = _kind(folder)
     if settings.heads and kind != "openai":
         raise UserError(

@@ -15,6 +15,7 @@ from gpt1.data.shards import UNFINISHED, Split, read_manifest
 from gpt1.errors import UserError
 from gpt1.results import Result
 from gpt1.run_folder.metadata import STOPPED, read_json, read_metadata
+from gpt1.run_folder.starter import find_run
 
 # Keys inside a section that the table leaves out: hashes and details, which `--json` has.
 LEFT_TO_JSON = ("sha256", "fingerprint", "tokenizer", "per_class", "confusion", "pretraining", "reliability", "joint")
@@ -91,7 +92,7 @@ def info(settings: Info) -> InfoResult:
 
     Raises UserError for a folder that is missing, incomplete, of a newer format, or holds nothing that gpt1 knows.
     """
-    folder = Path(settings.path)
+    folder = find_run(settings.path)
     if not folder.is_dir():
         raise UserError(f"{folder}: {'this is a file; give its folder' if folder.exists() else 'no such folder'}")
     if (folder / "gpt1.json").exists() or (folder / STOPPED).exists():

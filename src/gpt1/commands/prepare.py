@@ -17,6 +17,7 @@ from gpt1.data.shards import UNFINISHED, Manifest, read_manifest
 from gpt1.errors import UserError, setting
 from gpt1.results import Result
 from gpt1.resume import LOCK
+from gpt1.run_folder.starter import find_run
 from gpt1.storage import check_folder
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.tokenizer.train_bpe import train
@@ -159,7 +160,7 @@ def _check(settings: Prepare) -> None:
             f"{setting('words')} {settings.words} is for OpenAI's vocabulary; name its folder with "
             f"{setting('tokenizer')}"
         )
-    if settings.tokenizer not in TRAINED and not Path(settings.tokenizer).exists():
+    if settings.tokenizer not in TRAINED and not find_run(settings.tokenizer).exists():
         raise UserError(
             f"{setting('tokenizer')} {settings.tokenizer} is neither {' nor '.join(TRAINED)}, nor a file or folder"
         )
@@ -216,7 +217,7 @@ def _tokenizer(settings: Prepare) -> Tokenizer | Learn:
         return partial(train, kind=kind, vocabulary=settings.vocabulary)
     from gpt1.tokenizer.openai import find_tokenizer
 
-    return find_tokenizer(settings.tokenizer, settings.words)
+    return find_tokenizer(find_run(settings.tokenizer), settings.words)
 
 
 def _warn_of_large_validation(settings: Prepare, manifest: Manifest) -> None:

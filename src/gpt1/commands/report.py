@@ -13,6 +13,7 @@ from gpt1.pages.render import check_page
 from gpt1.pages.report import RunResults, comparison, document_section, report_page, run_section
 from gpt1.results import Result
 from gpt1.run_folder.metadata import read_metadata
+from gpt1.run_folder.starter import find_run
 from gpt1.storage import write_text
 
 # Keys of the output of `gpt1 evaluate --json`, `gpt1 ablate --out` and `gpt1 ablate --json`. `cells` alone would also
@@ -50,7 +51,7 @@ def report(settings: Report) -> ReportResult:
                 others.append(document_section(name, found))
     for name, run in runs.items():
         with _refusing_odd_values(name):
-            sections.append(run_section(Path(name), run))
+            sections.append(run_section(find_run(name), run))
     title = "gpt1: " + ", ".join(Path(name).name for name in runs or given)
     write_text(settings.out, report_page(title, sections, others, comparison(runs)))
     return ReportResult(str(settings.out), given)

@@ -28,6 +28,7 @@ from gpt1.finetuning.sweep import fit_best
 from gpt1.options import convert
 from gpt1.run_folder.folder import load_run, read_metadata, read_shape
 from gpt1.run_folder.metadata import Source
+from gpt1.run_folder.starter import find_run
 from gpt1.storage import write_text
 from gpt1.tasks.labels import LabelType
 from gpt1.tasks.rows import LabelledRows, Texts, split_train_valid, warn_of_faults
@@ -215,7 +216,7 @@ class TextEstimator(BaseEstimator):
         device, dtype = setup_device(on.device, on.dtype, on.threads, on.seed)
         with out_of_memory(f"lower {setting('batch')}"):
             tuned = fit_best(base, rows, options, device=device, dtype=dtype)
-        weights = Path(self.run) / "model.safetensors"
+        weights = find_run(self.run) / "model.safetensors"
         model = Source(path=str(weights), sha256=sha256_of(weights))
         metadata = tuned.metadata(model, train=Source(path=None, sha256=_hash(rows.train)))
         metadata = replace(metadata, label_type=class_type)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -16,6 +15,7 @@ from gpt1.finetuning.defaults import FitOptions, keeps_last_epoch, selected_metr
 from gpt1.finetuning.predictor import Examples, RowEncoder
 from gpt1.run_folder.folder import LoadedRun
 from gpt1.run_folder.metadata import Source
+from gpt1.run_folder.starter import find_run
 from gpt1.tasks.columns import ColumnNames, guess_columns
 from gpt1.tasks.labels import LabelType, class_weights, infer_label_type
 from gpt1.tasks.rows import (
@@ -67,7 +67,7 @@ def with_splits(settings: FinetuneSettings) -> FinetuneSettings:
 
 def source_files(run: str, train: str, valid: str | None = None, test: str | None = None) -> dict[str, Source]:
     """Return the files that a result depends on: `model`, `train` and, if given, `valid` and `test`."""
-    files = {"model": Path(run) / "model.safetensors", "train": table(train).path}
+    files = {"model": find_run(run) / "model.safetensors", "train": table(train).path}
     files |= {name: table(path).path for name, path in (("valid", valid), ("test", test)) if path}
     return {name: Source(path=str(path), sha256=sha256_of(path)) for name, path in files.items()}
 

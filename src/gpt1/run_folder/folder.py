@@ -24,6 +24,7 @@ from gpt1.options import check_threads_and_seed
 from gpt1.run_folder.hugging_face import CHOICE_BIAS, HEAD, TensorFile, from_hf, read_shape, to_hf, to_hf_config
 from gpt1.run_folder.metadata import RunMetadata, Versions, read_json, read_metadata
 from gpt1.run_folder.model_card import model_card
+from gpt1.run_folder.starter import find_run
 from gpt1.storage import atomic, save_file, write_json, write_text
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.training.device import choose_device
@@ -173,11 +174,11 @@ def _move_into(folder: Path, staged: Path) -> None:
 
 
 def load_run(path: str | Path) -> LoadedRun:
-    """Load a run folder.
+    """Load a run folder, or the installed `starter`.
 
     Raises UserError if the folder is missing, incomplete, damaged, of a newer format or another architecture.
     """
-    folder = Path(path)
+    folder = find_run(path)
     metadata, model = read_metadata(folder), read_shape(folder)
     body = uninitialised(model)
     weights = folder / "model.safetensors"

@@ -12,6 +12,7 @@ from gpt1.config import Model
 from gpt1.errors import UserError, setting
 from gpt1.model.gpt import EPSILON, GPT, INIT_STD
 from gpt1.run_folder.metadata import read_json
+from gpt1.run_folder.starter import find_run
 
 MODEL_TYPE = "openai-gpt"
 # W_y: (C, D), or for multiple choice (1, D) with a bias, which our network does not have: it is 0.
@@ -180,7 +181,8 @@ def from_hf_config(config: dict[str, Any], source: str) -> Model:
 
 def read_shape(folder: Path) -> Model:
     """Return the network's shape, from config.json of a folder. Raises UserError for another architecture."""
-    return from_hf_config(read_json(folder / "config.json"), str(folder / "config.json"))
+    path = find_run(folder) / "config.json"
+    return from_hf_config(read_json(path), str(path))
 
 
 def _transposed(name: str, tensor: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 from gpt1.config import Columns, Long, Preset, Recipe, Task
 from gpt1.data.shards import Manifest, Split
 from gpt1.errors import UserError
+from gpt1.run_folder.starter import find_run
 
 # Version of gpt1.json; a newer one is refused.
 FORMAT = 1
@@ -223,10 +224,11 @@ class RunMetadata(Section):
 
 
 def read_metadata(folder: Path) -> RunMetadata:
-    """Read gpt1.json of a run folder.
+    """Read gpt1.json of a run folder, or of the installed `starter`.
 
     Raises UserError if the folder is missing, not a run, incomplete, of another architecture or a newer format.
     """
+    folder = find_run(folder)
     if folder.is_file():
         raise UserError(f"{folder} is a file, not a run; give the folder that `gpt1 pretrain` or `gpt1 finetune` wrote")
     if not folder.is_dir():

@@ -1,0 +1,26 @@
+"""The starter model: a pre-trained run that is installed as a package of its own, `gpt1-starter`."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from gpt1.errors import UserError
+
+# Stands for the installed run wherever a run folder is asked for.
+STARTER = "starter"
+PACKAGE = "gpt1_starter"
+
+
+def find_run(run: str | Path) -> Path:
+    """Return the folder of a run: `run` itself, or the installed starter model for the name `starter`.
+
+    A run folder of that name has precedence. Raises UserError if the starter is asked for and not installed.
+    """
+    folder = Path(run)
+    if str(folder) != STARTER or (folder / "gpt1.json").exists():
+        return folder
+    if (spec := find_spec(PACKAGE)) is None or spec.origin is None:
+        raise UserError(
+            f"{STARTER}: the starter model is not installed; get it with `pip install 'gpt1[starter]'`, or in a "
+            f"checkout of gpt1 with `pip install ./starter`"
+        )
+    return Path(spec.origin).parent / "model"

@@ -1,0 +1,49 @@
+"""Make the starter's folder from a pre-trained run: `python starter/build.py RUN`.
+
+The weights are rounded to bfloat16, which halves the file; starter/card.md becomes the folder's README.md. Says what
+the rounding costs if the run's prepared DATA is given: `python starter/build.py RUN DATA`.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from gpt1.model.gpt import GPT
+from gpt1.pretraining.defaults import open_data
+from gpt1.run_folder.folder import load_run, save_tensors
+from gpt1.run_folder.hugging_face import to_hf
+from gpt1.training.likelihood import likelihood
+
+HERE = Path(__file__).parent
+MODEL = HERE / "src/gpt1_starter/model"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("data", type=Path, nargs="?")
+    asked = parser.parse_args()
+    run = load_run(asked.run)
+    save_tensors(
+        MODEL, run.body.config, {name: tensor.bfloat16() for name, tensor in to_hf(run.body).items()},
+        run.tokenizer, run.metadata,
+    )  # fmt: skip
+    (MODEL / "README.md").write_text((HERE / "card.md").read_text(encoding="utf-8"), encoding="utf-8")
+    size = sum(path.stat().st_size for path in MODEL.iterdir())
+    print(f"{MODEL}: {size / 2**20:.1f} MiB")
+    if asked.data:
+        for name, folder in (("fp32", asked.run), ("bf16", MODEL)):
+            print(f"{name}: {bits_per_byte(load_run(folder).body.eval(), asked.data):.4f} bits per byte")
+
+
+@torch.inference_mode()
+def bits_per_byte(body: GPT, folder: Path) -> float:
+    """Return the bits per byte of the validation text of prepared data."""
+    with open_data(folder) as data:
+        found = likelihood(body, data.val, data.tokenizer.end_id)
+        return found.bits_per_byte(data.manifest.val.tokens / data.manifest.val.bytes)
+
+
+if __name__ == "__main__":
+    main()
