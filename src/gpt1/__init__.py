@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 if "OMP_WAIT_POLICY" not in os.environ:
     # How long OpenMP's threads spin while they wait. With libgomp's 300,000 rounds, two trainings on one machine take
-    # five times as long as one; 1,000 rounds slow down neither. Read once, when torch is loaded. docs/benchmarks.md
-    # has the measurements.
+    # five times as long as one, and more; with 1,000, twice as long, and one alone loses a few percent if its network
+    # is tiny. Read once, when torch is loaded. docs/benchmarks.md has the measurements.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 __version__ = "0.1.0"
