@@ -233,8 +233,8 @@ class Finetune(Command):
     """rows per forward pass; 0: up to 8,192 tokens; results do not depend on it, except for rounding"""
     lr: float = 0.0
     """peak learning rate; 0: 6.25e-5 at the paper's size, up to 1e-3 for smaller models"""
-    warmup: float = 0.002
-    """fraction of the updates used for warm-up"""
+    warmup: float | None = None
+    """fraction of the updates used for warm-up; default: the paper's 0.002, or 0.1 for rates above the paper's"""
     dropout: float | None = None
     """dropout on embeddings, residuals and attention; default: the rates used in pre-training"""
     head_dropout: float = 0.1

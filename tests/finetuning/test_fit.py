@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from conftest import save_random_run
 from gpt1.commands.finetune import finetune
 from gpt1.config import Finetune, Model
 from gpt1.finetuning.defaults import FitOptions, scratch_lrs
+from gpt1.finetuning.epochs import EpochTrainer
 from gpt1.finetuning.examples import TaskExamples, TaskRows, read_rows
 from gpt1.finetuning.fit import build_network, fit
 from gpt1.finetuning.predictor import Examples, RowEncoder
@@ -19,7 +21,7 @@ from gpt1.finetuning.sweep import fit_best
 from gpt1.model.gpt import GPT
 from gpt1.model.objectives import TaskModel
 from gpt1.run_folder.folder import LoadedRun, load_run
-from gpt1.tasks.labels import ClassLabels
+from gpt1.tasks.labels import ChoiceLabels, ClassLabels
 
 TEXTS = [f"{who} {does} {what}" for who in ("she", "he") for does in ("loves", "fears") for what in ("figs", "rain")]
 
@@ -112,3 +114,36 @@ def test_the_first_layers_are_transferred(base: Path, layers: int) -> None:
     for block in range(2):
         same = torch.equal(model.body.blocks[block].attention.qkv.weight, old.blocks[block].attention.qkv.weight)  # type: ignore[union-attr]
         assert same == (block < layers)
+
+
+def test_a_collapsed_training_begins_again_at_a_lower_rate(
+    settings: Finetune, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    base, rows = known(settings)
+    rows = replace(rows, valid=rows.train)
+    options = FitOptions(lm_coef=0.0, lr=0.1, epochs=12)
+    found = fit(base, rows, options)
+    told = capsys.readouterr().err
+    assert "after epoch 1 every row gets the same scores; lower lr, 0.1: beginning again with 0.025" in told
+    assert found.options.lr == 0.1 / 4 ** told.count("beginning again")
+    predictions_NC, _ = found.predictor(torch.device("cpu"), torch.float32).predict(rows.train.texts, 8)
+    assert predictions_NC.std(0).max() > 0.1
+    resumable = fit(base, rows, options, folder=tmp_path / "states", keep_end=True)
+    assert torch.equal(resumable.head_CD, found.head_CD)
+
+
+def test_random_weights_that_collapse_are_left_to_the_sweep(settings: Finetune) -> None:
+    base, rows = known(settings)
+    options = FitOptions(lm_coef=0.0, lr=30.0, from_scratch=True, epochs=2)
+    assert fit(base, replace(rows, valid=rows.train), options).options.lr == 30
+
+
+def test_the_spread_of_scores(settings: Finetune) -> None:
+    """Over rows; where each row has its own answers, over these, of which some rows have fewer."""
+    classes = EpochTrainer(*[None] * 6)  # type: ignore[arg-type]
+    for label_type, scores_NC, spread in (
+        (ClassLabels(["a", "b"]), [[0.0, 5.0], [2.0, 5.0]], 1.0),
+        (ChoiceLabels(), [[1.0, 3.0, -np.inf], [7.0, 7.0, 7.0]], 0.5),
+    ):
+        examples = SimpleNamespace(label_type=label_type)
+        assert replace(classes, examples=examples).spread(np.array(scores_NC)) == spread

@@ -19,6 +19,8 @@ from gpt1.tasks.labels import LabelType
 # The paper, section 4.1: what it fine-tunes with, and the width of its network.
 PAPER_LR, PAPER_WIDTH, PAPER_BATCH, PAPER_EPOCHS = 6.25e-5, 768, 32, 3
 MAX_LR = 1e-3
+# Fraction of the updates in which the learning rate rises: the paper's, and what a higher learning rate needs.
+PAPER_WARMUP, LONG_WARMUP = 0.002, 0.1
 # With fewer rows than this, batches are small and there are at least so many updates.
 FEW_ROWS, SMALL_BATCH, MIN_UPDATES = 1_000, 8, 120
 # Random weights start from pre-training's learning rate, or from fine-tuning's if that is higher; multiples are tried.
@@ -45,7 +47,7 @@ class FitOptions:
     batch: int = 0
     micro_batch: int = 0
     lr: float = 0.0
-    warmup: float = 0.002
+    warmup: float | None = None
     dropout: float | None = None
     head_dropout: float = 0.1
     transfer_layers: int | None = None
@@ -100,12 +102,17 @@ def resolve_defaults(options: FitOptions, rows: int, width: int) -> FitOptions:
     """Return the options with every 0 that means "choose" filled in, for `rows` training rows and a network's width.
 
     These are the paper's values. But where rows are few, its three epochs would be too few updates to learn anything,
-    so batches are smaller and epochs more. The learning rate stays 0 with `from_scratch`: a sweep tries several.
+    so batches are smaller and epochs more. A learning rate above the paper's needs a longer warm-up. The learning rate
+    stays 0 with `from_scratch`: a sweep tries several.
     """
     batch = options.batch or (PAPER_BATCH if rows >= FEW_ROWS else SMALL_BATCH)
     epochs = options.epochs or max(PAPER_EPOCHS, -(-MIN_UPDATES // -(-rows // batch)))
     lr = options.lr or (0.0 if options.from_scratch else usual_lr(width))
-    return replace(options, batch=batch, epochs=epochs, micro_batch=min(options.micro_batch, batch), lr=lr)
+    warmup = options.warmup
+    if warmup is None:
+        warmup = PAPER_WARMUP if 0 < lr <= PAPER_LR else LONG_WARMUP
+    micro_batch = min(options.micro_batch, batch)
+    return replace(options, batch=batch, epochs=epochs, micro_batch=micro_batch, lr=lr, warmup=warmup)
 
 
 def usual_lr(width: int) -> float:

@@ -28,6 +28,12 @@ from gpt1.training.optimizer import Optimizer
 SAVE_SECONDS = 300.0
 # Tensors of a state besides the optimizer's: the weights of the best epoch (a prefix), and its validation scores_NC.
 BEST_WEIGHTS, BEST_SCORES = "kept.", "scores"
+# A training has collapsed if its scores differ less than this fraction of what they did before the first update.
+COLLAPSE = 0.05
+
+
+class Collapsed(RunFailed):
+    """The network gives every row the same scores: at too high a learning rate it has stopped reading its input."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,12 @@ class EpochTrainer:
         metrics = label_type.metrics(self.examples.valid_labels, predictions_NC).to_json()
         return Validation(epoch, scores_NC, metrics | {"loss": loss})
 
+    def spread(self, scores_NC: np.ndarray) -> float:
+        """Return by how much scores differ between rows or, where each row has answers of its own, between these."""
+        if self.examples.label_type.kind == "choice":
+            return float(np.nanstd(np.where(np.isfinite(scores_NC), scores_NC, np.nan), axis=1).mean())
+        return float(scores_NC.std(0).max())
+
     def copy_weights(self) -> dict[str, Tensor]:
         """Return a copy of the current fp32 weights."""
         return {name: master.detach().clone() for name, master in self.optimizer.masters.items()}
@@ -91,12 +103,14 @@ class Progress:
     weights: dict[str, Tensor] = field(default_factory=dict)
     """the fp32 weights that `best` was measured with"""
     is_over: bool = False
+    spread: float = 0.0
+    """by how much scores differed before the first update; 0: unknown"""
 
     def save(self, folder: Path, optimizer: Optimizer) -> None:
         """Write everything that the rest of the training needs; once it is over, only the best epoch."""
         tensors = {} if self.is_over else optimizer.state()
         tensors |= {BEST_WEIGHTS + name: weight for name, weight in self.weights.items()}
-        notes: dict[str, Any] = {"is_over": self.is_over, "losses": self.losses}
+        notes: dict[str, Any] = {"is_over": self.is_over, "losses": self.losses, "spread": self.spread}
         if self.best is not None:
             tensors[BEST_SCORES] = torch.from_numpy(self.best.scores_NC)
             notes |= {"epoch": self.best.epoch, "metrics": self.best.metrics}
@@ -117,7 +131,7 @@ class Progress:
         if not notes["is_over"]:
             optimizer.load(tensors)
             say(f"continuing after update {notes['step']:,} of {optimizer.steps:,}")
-        return cls(notes["step"], notes["losses"], best, weights, notes["is_over"])
+        return cls(notes["step"], notes["losses"], best, weights, notes["is_over"], notes.get("spread", 0.0))
 
 
 def train_epochs(trainer: EpochTrainer, folder: Path, title: str, *, resumable: bool, keep_end: bool) -> Progress:
@@ -125,12 +139,15 @@ def train_epochs(trainer: EpochTrainer, folder: Path, title: str, *, resumable: 
 
     `folder` receives metrics.jsonl. If the training is `resumable`, it also receives a state every few minutes and when
     a stop is requested, which raises KeyboardInterrupt; with `keep_end` also the best epoch at the end. Raises
-    RunFailed if the gradient or the loss of the first epoch is not finite.
+    RunFailed if the gradient or the loss of the first epoch is not finite, and Collapsed, except from random weights,
+    whose learning rate is searched.
     """
     optimizer, per_epoch = trainer.optimizer, trainer.batches.per_epoch
     progress = Progress.resume(folder, optimizer) if resumable else Progress()
     if progress.is_over:
         return progress
+    if progress.step == 0 and not trainer.options.from_scratch:
+        progress.spread = trainer.spread(trainer.validate(0).scores_NC)
     updates = train(
         trainer.model, trainer.batches, optimizer, weights={"task": 1.0, "lm": trainer.options.lm_coef},
         steps=optimizer.steps, start=progress.step, seed=trainer.options.seed, device=trainer.device,
@@ -179,6 +196,9 @@ def _end_epoch(trainer: EpochTrainer, progress: Progress, log: Log) -> None:
         say(f"{error.args[0]}; epoch {progress.best.epoch} is kept")
         progress.is_over = True
         return
+    if trainer.spread(found.scores_NC) < COLLAPSE * progress.spread:
+        lower = f"lower {setting('lr')}, {trainer.options.lr:g}"
+        raise Collapsed(f"after epoch {epoch} every row gets the same scores; {lower}")
     losses = {name: total / trainer.batches.per_epoch for name, total in progress.losses.items()}
     progress.losses.clear()
     found.metrics.update({f"{name}_loss": loss for name, loss in losses.items()})

@@ -13,9 +13,17 @@ import torch
 from torch import Tensor
 
 from gpt1.config import Columns, Optim
+from gpt1.console import say
 from gpt1.data.collate import Epochs
-from gpt1.finetuning.defaults import MIN_VALID_ROWS, FitOptions, resolve_defaults, scratch_lrs, selected_metric
-from gpt1.finetuning.epochs import EpochTrainer, Progress, train_epochs
+from gpt1.finetuning.defaults import (
+    MIN_VALID_ROWS,
+    PAPER_LR,
+    FitOptions,
+    resolve_defaults,
+    scratch_lrs,
+    selected_metric,
+)
+from gpt1.finetuning.epochs import Collapsed, EpochTrainer, Progress, train_epochs
 from gpt1.finetuning.examples import TaskExamples, TaskRows, build_examples
 from gpt1.finetuning.predictor import Predictor, RowEncoder
 from gpt1.model.gpt import GPT, INIT_STD
@@ -119,8 +127,9 @@ def fit(
 
     Where few rows validate, the last epoch is kept instead. `examples` saves encoding the rows again. With a `folder`
     the training can be stopped: it continues from the state that an earlier call left there. `keep_end` also leaves a
-    state at the end, so that a finished training is not repeated. Raises UserError for options that do not go with the
-    rows, and RunFailed if a gradient or loss is not finite.
+    state at the end, so that a finished training is not repeated. A training that collapses, so that every row gets the
+    same scores, begins again with a quarter of the learning rate. Raises UserError for options that
+    do not go with the rows, and RunFailed if a gradient or loss is not finite.
     """
     width = base.body.config.width
     options = resolve_defaults(options, len(rows.train), width)
@@ -130,6 +139,7 @@ def fit(
     pad_id = examples.encoder.tokenizer.pad_id
     batches = Epochs(examples.train.examples, options.batch, options.micro_batch, pad_id, options.seed)
     steps = options.epochs * batches.per_epoch
+    assert options.warmup is not None, "options are resolved"
     model = build_network(base.body, examples, options).to(device)
     optim = Optim(
         lr=options.lr, warmup=max(1, round(options.warmup * steps)), decay="linear",
@@ -142,7 +152,17 @@ def fit(
     trainer = EpochTrainer(options, examples, batches, model.to(dtype), optimizer, device)
     with nullcontext(folder) if folder else TemporaryDirectory() as place:
         resumable = folder is not None
-        progress = train_epochs(trainer, Path(place), title, resumable=resumable, keep_end=resumable and keep_end)
+        try:
+            progress = train_epochs(trainer, Path(place), title, resumable=resumable, keep_end=resumable and keep_end)
+        except Collapsed as error:
+            if options.lr < PAPER_LR:
+                raise
+            options = replace(options, lr=options.lr / 4)
+            say(f"{error.args[0]}: beginning again with {options.lr:g}")
+            return fit(
+                base, rows, options, device=device, dtype=dtype, examples=examples,
+                folder=folder / f"lr-{options.lr:.3g}" if folder else None, keep_end=keep_end, title=title,
+            )  # fmt: skip
         curves = (Path(place) / log.NAME).read_bytes()
     return _calibrated(trainer, progress, curves, rows, base.metadata)
 
