@@ -103,6 +103,8 @@ def show(result: AblateResult) -> RenderableType:
         f"on {result.n:,} rows of {result.scored_on}; {result.seeds} seeds; guess: always the most frequent; "
         "words alone: TF-IDF and a linear model"
     )
+    if won := [f"{line.rows:,}" for line in result.table if _words_win(line, metric)]:
+        out.caption += f", which do better than full on {', '.join(won)} training rows"
     return out
 
 
@@ -231,6 +233,10 @@ def _line(rows: TaskRows, scored: LabelledRows, size: int, cells: Sequence[Cell]
     alone = [cell.words_alone for cell in cells if cell.words_alone]  # none in a table that an older version began
     guesses = {name: guessed[name] for name in cells[0].metrics}
     return AblationLine(size, guesses, over_seeds(alone) if alone else None, **variants)
+
+
+def _words_win(line: AblationLine, metric: str) -> bool:
+    return bool(line.words_alone and line.words_alone[metric]["mean"] > line.full.metrics[metric]["mean"])
 
 
 def _mean(found: dict[str, Any]) -> str:

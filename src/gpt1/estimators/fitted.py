@@ -107,7 +107,7 @@ class FittedModel:
         weights = {name: _tensor(array) for name, array in state["weights"].items()}
         body = GPT.from_weights(state["config"], weights)
         tokenizer = Tokenizer(json.loads(state["tokenizer"]))
-        self.run = LoadedRun(body.eval(), tokenizer, state["metadata"], _tensor(state["head"]), state["words"])
+        self.run = LoadedRun(body.eval(), tokenizer, state["metadata"], _tensor(state["head"]), state.get("words"))
         self.settings, self.curves, self._predictor = state["settings"], state["curves"], None
 
 

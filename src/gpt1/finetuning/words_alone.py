@@ -1,10 +1,11 @@
 """Fit words alone on the rows of a fine-tuning, and choose how much they add to the network's scores.
 
-Axes: N rows or examples, M rows or, for a choice, answers, F features, C classes, labels or answers.
+Axes: N rows or examples, M rows or, for a choice, answers, D differences, F features, C classes, labels or answers.
 """
 
 import warnings
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ USUAL_STRENGTH, USUAL_RIDGE_STRENGTH = 10.0, 1.0
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 USUAL_WEIGHT = 1.0
 # n-grams of each kind. With many classes there are fewer, so that the model has about so many weights at most.
-MOST_GRAMS, MOST_WEIGHTS = 50_000, 2**22
+MOST_GRAMS, MOST_WEIGHTS = 50_000, 2**21
 # Characters of text. n-grams of characters take some 50 bytes of memory for each of them, n-grams of words a fifth.
 MOST_TEXT, MOST_TEXT_BY_CHARACTER = 2**25, 2**23
 # The score, in nats, of a class or label that no training row has; the negative of one that every row has.
@@ -159,13 +160,10 @@ def _linear(
     label_type: LabelType, x_MF: "csr_matrix", rows: LabelledRows, strength: float, class_weights_C: Tensor | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return weights_CF and bias_C, float32, of the linear model that fits the labels of rows."""
-    from sklearn.linear_model import Ridge
-
     targets = np.array([label_type.target(label) for label in rows.labels])
     weights = dict(enumerate(class_weights_C.tolist())) if class_weights_C is not None else {}
     if label_type.kind == "score":
-        ridge = Ridge(alpha=1 / strength).fit(x_MF, targets)
-        found = ridge.coef_[None], np.array([ridge.intercept_])
+        found = _scores(x_MF, targets, strength)
     elif label_type.kind == "choice":
         found = _choices(x_MF, [len(texts) - 1 for texts in rows.texts], targets, strength)
     elif label_type.kind == "labels":
@@ -174,6 +172,15 @@ def _linear(
     else:
         found = _classes(x_MF, targets, label_type.outputs, strength, weights or None)
     return found[0].astype(np.float32), found[1].astype(np.float32)
+
+
+def _scores(x_NF: "csr_matrix", targets_N: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return weights_1F and bias_1 of ridge regression."""
+    from sklearn.linear_model import Ridge
+
+    with _one_thread():
+        model = Ridge(alpha=1 / strength).fit(x_NF, targets_N)
+    return model.coef_[None], np.array([model.intercept_])
 
 
 def _classes(
@@ -211,11 +218,10 @@ def _choices(
     """
     from scipy.sparse import vstack
 
-    first_N = np.cumsum([0, *answers[:-1]])
-    wrong = [(first + right, first + i) for first, right, n in zip(first_N, right_N, answers, strict=True)
-             for i in range(n) if i != right]  # fmt: skip
-    right_D, wrong_D = np.array(wrong).T
-    x_DF = x_MF[right_D] - x_MF[wrong_D]
+    counts_N = np.array(answers)
+    right_M = np.repeat(np.cumsum(counts_N) - counts_N + right_N, counts_N)
+    wrong_M = np.arange(len(right_M)) != right_M
+    x_DF = x_MF[right_M[wrong_M]] - x_MF[wrong_M]
     y_D = np.repeat([1, 0], x_DF.shape[0])
     model = _logistic_regression(vstack([x_DF, -x_DF]).tocsr(), y_D, strength, None, fit_intercept=False)
     return model.coef_, np.zeros(1)
@@ -226,9 +232,14 @@ def _logistic_regression(
 ) -> Any:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
 
-    # On several threads BLAS sums in another order, and the model would depend on the machine.
-    with threadpool_limits(1), warnings.catch_warnings():
+    with _one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # after so many iterations it is as good as it gets
         return LogisticRegression(C=strength, class_weight=weights, max_iter=1000, **more).fit(x_NF, y_N)
+
+
+def _one_thread() -> AbstractContextManager[Any]:
+    """Keep BLAS to one thread: on several it sums in another order, and the model would depend on their number."""
+    from threadpoolctl import threadpool_limits  # scikit-learn needs it too
+
+    return threadpool_limits(1, user_api="blas")

@@ -60,8 +60,8 @@ WORDS_OF_2018 = (
 )
 WITH_WORDS = (
     "gpt1 adds the scores of words alone (`words.json`: TF-IDF and a linear model) to those of the network, with "
-    "weight {weight:g}, and the scores above are those of the sum. **transformers runs the network alone**, so its "
-    "answers differ."
+    "weight {weight:g}; the scores above, and thresholds in `gpt1.json`, are those of the sum. **transformers runs the "
+    "network alone**, so its answers differ."
 )
 PREDICTS = {
     "classes": "tell these classes apart: {names}",

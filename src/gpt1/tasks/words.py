@@ -150,8 +150,8 @@ def say_if_words_win(
         return
     regression = "ridge" if label_type.kind == "score" else "logistic"
     numbers = f"{metric} {words[metric]:.4g} against {model[metric]:.4g}"
-    remedy = "" if with_words else f"; add {setting('with_words')} to use both"
-    say(f"words alone (TF-IDF + {regression} regression) do better: {numbers}{remedy}")
+    end = " of both together" if with_words else f"; add {setting('with_words')} to use both"
+    say(f"words alone (TF-IDF + {regression} regression) do better: {numbers}{end}")
 
 
 def _compared(task: Task, sides: Sequence["csr_matrix"]) -> list["csr_matrix"]:
