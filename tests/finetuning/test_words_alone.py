@@ -207,13 +207,15 @@ def test_what_helps_is_added_and_what_does_not_is_left_out() -> None:
     assert share.add(network_NC, against_NC) is network_NC
 
 
-def test_scores_are_averaged_and_few_rows_choose_nothing() -> None:
+def test_numbers_fit_best_and_few_rows_choose_nothing() -> None:
     label_type = ScoreLabels(0.0, 1.0)
     labels = np.random.default_rng(1).normal(size=200).tolist()
     near = [np.array(labels)[:, None] + np.random.default_rng(seed).normal(0, 0.5, (200, 1)) for seed in (2, 3)]
     share, _ = choose_share(label_type, *near, of_rows(200), labels, "pearson")
-    assert share.temperature == 1.0 + share.weight
-    assert np.std(share.add(*near) - np.array(labels)[:, None]) < 0.4
+    sum_N, targets_N = near[0][:, 0] + share.weight * near[1][:, 0], np.array(labels)
+    slope = np.linalg.lstsq(sum_N[:, None], targets_N, rcond=None)[0].item()
+    assert share.temperature == pytest.approx(1 / slope)
+    assert np.std(share.add(*near)[:, 0] - targets_N) < 0.4
     few, _ = choose_share(label_type, near[0][:9], near[1][:9], of_rows(9), labels[:9], "pearson")
     assert (few.weight, few.temperature) == (1.0, 2.0)
 

@@ -87,17 +87,18 @@ def choose_share(
     """Return what the words add to the network's calibrated scores, and the label type calibrated on the sum.
 
     Both scores are of the validation examples, `labels` of their rows. The weight is the best by `metric` and then by
-    the loss; if there are fewer than MIN_VALID_ROWS rows, it is USUAL_WEIGHT. Scores become a weighted mean.
+    the loss; if there are fewer than MIN_VALID_ROWS rows, it is USUAL_WEIGHT, and nothing is calibrated.
     """
     if len(labels) < MIN_VALID_ROWS:
-        return WordsShare(USUAL_WEIGHT, _usual_divisor(label_type, USUAL_WEIGHT)), label_type
+        # Evidence for a class adds up, but two estimates of one number are averaged.
+        return WordsShare(USUAL_WEIGHT, 1.0 + USUAL_WEIGHT if label_type.kind == "score" else 1.0), label_type
     of_examples = [labels[row] for row in valid.rows_N]
     best_rank, best = (-np.inf, -np.inf), (WordsShare(), label_type)
     for weight in WEIGHTS:
-        share, judged = WordsShare(weight, _usual_divisor(label_type, weight)), label_type
+        share, judged = WordsShare(weight), label_type
         if weight:
-            judged, temperature = label_type.calibrated(share.add(network_NC, words_NC), of_examples)
-            share = replace(share, temperature=share.temperature * temperature)
+            judged, temperature = _calibrated(label_type, share.add(network_NC, words_NC), of_examples)
+            share = WordsShare(weight, temperature)
         scores_NC = share.add(network_NC, words_NC)
         predictions_NC = valid.mean_by_row(judged.predictions(scores_NC))
         found = _rank(judged, scores_NC, of_examples, predictions_NC, labels, metric)
@@ -125,9 +126,12 @@ def _rank(
     return rank({**found, "loss": mean_loss(label_type, scores_NC, of_examples)}, metric)
 
 
-def _usual_divisor(label_type: LabelType, weight: float) -> float:
-    """Return the temperature before calibration: both are estimates of one number, but evidence for a class adds up."""
-    return 1.0 + weight if label_type.kind == "score" else 1.0
+def _calibrated(label_type: LabelType, sum_NC: np.ndarray, labels: list[Any]) -> tuple[LabelType, float]:
+    """Return the label type calibrated on the sum, and its temperature; of numbers, the one with the least error."""
+    if label_type.kind != "score":
+        return label_type.calibrated(sum_NC, labels)
+    agreement = float(sum_NC[:, 0] @ [label_type.target(label) for label in labels])
+    return label_type, float((sum_NC**2).sum()) / agreement if agreement > 0 else 1.0
 
 
 def _thinned(rows: LabelledRows) -> LabelledRows:
