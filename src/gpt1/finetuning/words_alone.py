@@ -31,10 +31,10 @@ USUAL_STRENGTH, USUAL_RIDGE_STRENGTH = 10.0, 1.0
 # Weights of the words beside the network that are tried, and what is used where too few rows validate to choose.
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 USUAL_WEIGHT = 1.0
-# n-grams of each kind. With many classes there are fewer, so that the model has about so many weights at most.
-MOST_GRAMS, MOST_WEIGHTS = 50_000, 2**21
-# Characters of text. n-grams of characters take some 50 bytes of memory for each of them, n-grams of words a fifth.
-MOST_TEXT, MOST_TEXT_BY_CHARACTER = 2**25, 2**23
+# n-grams of each kind. With many classes there are fewer, so that they have about so many weights at most.
+MOST_GRAMS, MOST_WEIGHTS = 50_000, 2**20
+# Characters of text: n-grams of characters take some 200 bytes of memory for each of them, n-grams of words a fifth.
+MOST_TEXT, MOST_TEXT_BY_CHARACTER = 2**25, 2**22
 # The score, in nats, of a class or label that no training row has; the negative of one that every row has.
 NEVER = -10.0
 
@@ -145,7 +145,7 @@ def _thinned(rows: LabelledRows) -> LabelledRows:
 
 
 def _characters(rows: LabelledRows) -> int:
-    return sum(len(text) for texts in rows.texts for text in texts)
+    return sum(map(len, {text for texts in rows.texts for text in texts}))
 
 
 def _vocabularies(task: Task, label_type: LabelType, train: LabelledRows, several: bool) -> Iterator[list[Grams]]:
