@@ -245,6 +245,8 @@ class Finetune(Command):
     """number of blocks to freeze, together with the embeddings; embeddings of new tokens are still trained"""
     from_scratch: bool = False
     """start from random weights and pick the best of three learning rates: the baseline for pre-training"""
+    with_words: bool = False
+    """add the scores of words alone (TF-IDF and a linear model), which are always shown, to those of the network"""
     seeds: int = 1
     """number of runs with different seeds; reports mean and deviation and keeps the best run on validation"""
     fresh: bool = False

@@ -25,6 +25,8 @@ from gpt1.storage import write_json
 LOCK = ".lock"
 # Settings of every job that say where and how it runs and do not affect its result.
 RUNTIME_SETTINGS = frozenset({"out", "fresh", "device", "threads"})
+# Settings that records of earlier versions lack, and what these versions did.
+ADDED_SETTINGS = {"with_words": False}
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Record:
         for role in sorted(self.inputs.keys() | now.inputs.keys()):
             if self.inputs.get(role) != now.inputs.get(role):
                 return f"other content of {setting(role) if role in now.settings else role}"
-        before, after = flatten(self.settings), flatten(now.settings)
+        before, after = ADDED_SETTINGS | flatten(self.settings), flatten(now.settings)
         for name in after:
             if name not in may_change and before.get(name) != after[name]:
                 return f"{setting(name)} {_shown(before.get(name))}, not {_shown(after[name])}"

@@ -208,6 +208,49 @@ def test_the_command_line_makes_the_same(base: str, tmp_path: Path) -> None:
     assert read.metrics_ | seconds == ours.metrics_ | seconds
 
 
+# Words alone
+
+
+@pytest.fixture(scope="module", params=LEAST)
+def with_words(request: pytest.FixtureRequest, base: str) -> tuple[TextEstimator, list[Any], list[Any]]:
+    """A network that has learnt nothing, with words; fitted on all rows but the last 80, which validate."""
+    X, y = toy(request.param)
+    model = getattr(gpt1, request.param)(base, **ONCE | {"lr": 1e-9}, with_words=True)
+    return model.fit(X[:-80], y[:-80], X[-80:], y[-80:]), X[-80:], y[-80:]
+
+
+def test_words_stand_beside_the_network(learnt: tuple[TextEstimator, list[Any], list[Any]]) -> None:
+    model, _, _ = learnt
+    alone = model.metrics_["words_alone"]
+    assert alone["n"] == model.metrics_["n"]
+    assert alone.keys() <= model.metrics_.keys()
+
+
+def test_words_are_added(with_words: tuple[TextEstimator, list[Any], list[Any]], base: str, tmp_path: Path) -> None:
+    """In every task they win where the network knows nothing; copies and folders give the same to the last bit."""
+    model, X, y = with_words
+    found = model._predictions(X)
+    without = type(model)(base, **ONCE | {"lr": 1e-9}).fit(*(toy(type(model).__name__)[i][:-80] for i in (0, 1)), X, y)
+    assert model.score(X, y) > without.score(X, y) + 0.1
+    assert not np.array_equal(found, without._predictions(X))
+    metric = model.model_.metadata.selected_by
+    assert model.metrics_[metric] > model.metrics_["words_alone"][metric] - 0.05
+    for again in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert np.array_equal(again._predictions(X), found)
+    model.save(tmp_path / "run")
+    read = type(model).load(tmp_path / "run")
+    assert np.array_equal(read._predictions(X), found)
+    assert read.with_words is True
+    assert clone(read).get_params() == read.get_params()
+
+
+def test_words_weigh_nothing_unless_asked_for(classifier: gpt1.Classifier, base: str) -> None:
+    assert classifier.model_.metadata.words.weight == 0
+    assert classifier.get_params()["with_words"] is False
+    with pytest.raises(ValueError, match="with_words"):
+        gpt1.Classifier(base, with_words="both").fit(TEXTS, MOODS)
+
+
 # scikit-learn's tools
 
 

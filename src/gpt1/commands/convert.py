@@ -29,6 +29,7 @@ from gpt1.run_folder.folder import LoadedRun, load_run, replacing_run, save_tens
 from gpt1.run_folder.hugging_face import TensorFile, read_shape
 from gpt1.run_folder.metadata import RunMetadata, read_metadata
 from gpt1.run_folder.starter import find_run
+from gpt1.run_folder.words_file import load_words
 from gpt1.storage import check_folder
 from gpt1.tokenizer.openai import vocabulary_files, with_words
 from gpt1.tokenizer.tokenizer import END, PAD, Tokenizer
@@ -144,7 +145,7 @@ def _copy(folder: Path, out: Path) -> dict[str, Any]:
     file = TensorFile(folder / "model.safetensors")
     with replacing_run(out) as staged:
         tensors = {name: checked(name, tensor, tuple(tensor.shape), file.path) for name, tensor in file.items()}
-        save_tensors(staged, model, tensors, Tokenizer.load(folder), metadata)
+        save_tensors(staged, model, tensors, Tokenizer.load(folder), metadata, load_words(folder, metadata))
         tensors.clear()  # memory for the comparison
         loaded, compared = _compare(folder, "run", model, staged, out)
         compared["tokens"] = check_tokens(loaded.tokenizer, folder, None, out)

@@ -16,14 +16,22 @@ from gpt1.data.files import File
 from gpt1.data.tables import columns, table
 from gpt1.data.windows import Ids
 from gpt1.errors import UserError, setting
-from gpt1.finetuning.predictor import load_predictor
+from gpt1.finetuning.predictor import Predictor, load_predictor
 from gpt1.model.packed import pack
 from gpt1.results import INLINE, Result
 from gpt1.run_folder.folder import load_run, read_metadata
 from gpt1.tasks.columns import ColumnNames, select_columns
 from gpt1.tasks.labels import ClassLabels, LabelSets, LabelType
-from gpt1.tasks.metrics import ChoiceMetrics, ClassificationMetrics, Intervals, LabelSetMetrics, ScoreMetrics
+from gpt1.tasks.metrics import (
+    ChoiceMetrics,
+    ClassificationMetrics,
+    Intervals,
+    LabelSetMetrics,
+    ScoreMetrics,
+    words_rows,
+)
 from gpt1.tasks.rows import LabelledRows, check_labels, read_labelled_rows
+from gpt1.tasks.words import say_if_words_win
 from gpt1.tasks.zero_shot import ZeroShotMetrics, question_kind, read_choices, read_pairs, score_zero_shot
 from gpt1.tokenizer.bulk import encode_bulk
 from gpt1.training.device import out_of_memory, setup_device
@@ -61,11 +69,17 @@ class RowMetrics(Result):
     metrics: ClassificationMetrics | LabelSetMetrics | ScoreMetrics | ChoiceMetrics = field(metadata=INLINE)
     intervals: Intervals
     """`[low, high]` of each metric: the middle 95 % over resamples of the rows"""
+    words_alone: ClassificationMetrics | LabelSetMetrics | ScoreMetrics | ChoiceMetrics | None = None
+    """the same metrics of words alone: TF-IDF and a linear model, fitted on the same rows"""
 
     @classmethod
-    def of(cls, label_type: LabelType, labels: list[Any], predictions_NC: np.ndarray) -> "RowMetrics":
-        """Return the metrics of predictions."""
-        return cls(label_type.metrics(labels, predictions_NC), label_type.intervals(labels, predictions_NC))
+    def of(
+        cls, predictor: Predictor, labels: list[Any], predictions_NC: np.ndarray, words_NC: np.ndarray | None
+    ) -> "RowMetrics":
+        """Return the metrics of predictions, and of those of words alone."""
+        label_type, words = predictor.label_type, predictor.words
+        alone = words.label_type(label_type).metrics(labels, words_NC) if words and words_NC is not None else None
+        return cls(label_type.metrics(labels, predictions_NC), label_type.intervals(labels, predictions_NC), alone)
 
 
 @dataclass(frozen=True)
@@ -97,6 +111,7 @@ def show(result: EvaluateResult) -> RenderableType:
     plain = {name: value for name, value in result.items() if name != "run" and not isinstance(value, Mapping | list)}
     for name, (low, high) in result.get("intervals", {}).items():
         plain[f"{name}, 95 % bootstrap interval"] = f"{low:.4g} to {high:.4g}"
+    plain |= words_rows(result.get("words_alone", {}))
     if "per_class" not in result:
         groups = {f"accuracy, {name}": found["accuracy"] for name, found in result.get("groups", {}).items()}
         return console.table(plain | groups, "evaluate")
@@ -139,6 +154,7 @@ def _rows(settings: Evaluate) -> EvaluateResult:
     label_type, requested = predictor.label_type, ColumnNames.of(settings)
     labels: list[Any] = []
     predictions: list[np.ndarray] = []
+    by_words: list[np.ndarray] = []
     files: dict[str, RowMetrics] = {}
     for path in settings.files:
         file = table(path)
@@ -148,12 +164,17 @@ def _rows(settings: Evaluate) -> EvaluateResult:
         _check_unknown_labels(rows, label_type, wanted)
         with out_of_memory(f"lower {setting('batch')}, {settings.batch}"):
             predictions_NC, _ = predictor.predict(rows.texts, settings.batch)
-        files[path] = RowMetrics.of(label_type, rows.labels, predictions_NC)
+        words_NC = predictor.predict_by_words(rows.texts) if predictor.words else None
+        files[path] = RowMetrics.of(predictor, rows.labels, predictions_NC, words_NC)
         labels, predictions = labels + rows.labels, [*predictions, predictions_NC]
-    if len(files) == 1:
-        return EvaluateResult(settings.run, settings.files, files[settings.files[0]])
-    total = RowMetrics.of(label_type, labels, _stacked(predictions))
-    return EvaluateResult(settings.run, settings.files, total, files)
+        by_words += [] if words_NC is None else [words_NC]
+    total = files[settings.files[0]]
+    if len(files) > 1:
+        total = RowMetrics.of(predictor, labels, _stacked(predictions), _stacked(by_words) if by_words else None)
+    if total.words_alone:
+        selected_by, with_words = read_metadata(Path(settings.run)).selected_by, predictor.share.weight > 0
+        say_if_words_win(label_type, selected_by, total.words_alone, total.metrics, with_words)
+    return EvaluateResult(settings.run, settings.files, total, files if len(files) > 1 else None)
 
 
 def _stacked(predictions: Sequence[np.ndarray]) -> np.ndarray:

@@ -23,7 +23,7 @@ from gpt1.results import INLINE, Result
 from gpt1.resume import RUNTIME_SETTINGS, Record, hold
 from gpt1.run_folder.folder import load_run, read_metadata, read_shape
 from gpt1.run_folder.metadata import STOPPED, RunMetadata, read_json
-from gpt1.tasks.metrics import ChoiceMetrics, ClassificationMetrics, LabelSetMetrics, ScoreMetrics
+from gpt1.tasks.metrics import ChoiceMetrics, ClassificationMetrics, LabelSetMetrics, ScoreMetrics, words_rows
 from gpt1.training.device import out_of_memory, setup_device
 
 BEGUN = "begun.json"  # records the settings and inputs of the states beside it
@@ -52,6 +52,10 @@ class FinetuneResult(Result):
     learning_rates: dict[str, float] | None
     """the selecting metric at each learning rate, if several were tried"""
     metrics: ClassificationMetrics | LabelSetMetrics | ScoreMetrics | ChoiceMetrics = field(metadata=INLINE)
+    words_alone: ClassificationMetrics | LabelSetMetrics | ScoreMetrics | ChoiceMetrics | None
+    """the same metrics of words alone: TF-IDF and a linear model, fitted on the same rows"""
+    words_weight: float | None
+    """`with_words`: the weight of their scores in the sum with those of the network"""
     loss: float
     """L2 on the validation rows, in nats a row"""
     task_loss: float
@@ -69,8 +73,10 @@ class FinetuneResult(Result):
     def of(cls, metadata: RunMetadata) -> "FinetuneResult":
         """Return the result that gpt1.json of a finished run describes."""
         assert metadata.goal is not None, "a fine-tuned run has a label type"
-        metrics = METRICS[metadata.goal].from_json(metadata.metrics)
-        values = {"lm_loss": None} | vars(metadata) | metadata.metrics | {"metrics": metrics}
+        metrics, alone = METRICS[metadata.goal], metadata.metrics.get("words_alone")
+        values = {"lm_loss": None} | vars(metadata) | metadata.metrics
+        values |= {"metrics": metrics.from_json(metadata.metrics), "words_alone": alone and metrics.from_json(alone)}
+        values["words_weight"] = metadata.words.weight if metadata.words else None
         return cls(**{one.name: values[one.name] for one in dataclasses.fields(cls)})
 
 
@@ -104,8 +110,9 @@ def finetune(settings: Finetune) -> FinetuneResult:
 
 
 def show(result: FinetuneResult) -> RenderableType:
-    """Return the closing table: what was measured, then mean and deviation over seeds."""
+    """Return the closing table: what was measured, also of words alone, then mean and deviation over seeds."""
     plain = {name: value for name, value in result.items() if not isinstance(value, Mapping | list)}
+    plain |= words_rows(result.get("words_alone", {}))
     for name, found in result.get("seeds", {}).items():
         plain[f"{name}, {len(found['values'])} seeds"] = f"{found['mean']:.4f} ± {found['deviation']:.4f}"
     for rate, value in result.get("learning_rates", {}).items():

@@ -115,9 +115,11 @@ def show(result: InfoResult) -> RenderableType:
 
 def _leaves(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in section.items():
+        if prefix and name in LEFT_TO_JSON:
+            continue
         if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{name}.")
-        elif not prefix or name not in LEFT_TO_JSON:
+        else:
             yield prefix + name, ", ".join(map(str, value)) if isinstance(value, list) else value
 
 

@@ -54,8 +54,9 @@ class TextEstimator(BaseEstimator):
     """A pre-trained run, fine-tuned by `fit` (the paper, section 3.2).
 
     The parameters are the settings of `gpt1 finetune`, where 0 lets the rows and the model decide; `random_state` is
-    its seed. `fit` sets `metrics_`, those of the best epoch on the validation rows, and `n_features_in_`. Wrong
-    parameters and rows raise ValueError or TypeError. With `verbose`, progress is printed on standard error.
+    its seed. `fit` sets `metrics_`, those of the best epoch on the validation rows, and among them `words_alone`, those
+    of TF-IDF with a linear model; and `n_features_in_`. Wrong parameters and rows raise ValueError or TypeError. With
+    `verbose`, progress is printed on standard error.
     """
 
     task: ClassVar[Task]
@@ -81,6 +82,7 @@ class TextEstimator(BaseEstimator):
         transfer_layers: int | None = None,
         freeze: int = 0,
         from_scratch: bool = False,
+        with_words: bool = False,
         device: str = "auto",
         dtype: Literal["auto", "bf16", "fp32"] = "auto",
         threads: int = 0,
@@ -101,6 +103,7 @@ class TextEstimator(BaseEstimator):
         self.transfer_layers = transfer_layers
         self.freeze = freeze
         self.from_scratch = from_scratch
+        self.with_words = with_words
         self.device = device
         self.dtype = dtype
         self.threads = threads

@@ -96,6 +96,7 @@ class FittedModel:
             "config": body.config,
             "weights": {name: weight.detach().numpy() for name, weight in body.state_dict().items()},
             "head": head.detach().numpy(),
+            "words": self.run.words,
             "tokenizer": self.run.tokenizer.text,
             "metadata": self.metadata,
             "settings": self.settings,
@@ -106,7 +107,7 @@ class FittedModel:
         weights = {name: _tensor(array) for name, array in state["weights"].items()}
         body = GPT.from_weights(state["config"], weights)
         tokenizer = Tokenizer(json.loads(state["tokenizer"]))
-        self.run = LoadedRun(body.eval(), tokenizer, state["metadata"], _tensor(state["head"]))
+        self.run = LoadedRun(body.eval(), tokenizer, state["metadata"], _tensor(state["head"]), state.get("words"))
         self.settings, self.curves, self._predictor = state["settings"], state["curves"], None
 
 

@@ -53,6 +53,7 @@ class FitOptions:
     transfer_layers: int | None = None
     freeze: int = 0
     from_scratch: bool = False
+    with_words: bool = False
     seed: int = 1
 
     @classmethod

@@ -26,12 +26,14 @@ from gpt1.finetuning.defaults import (
 from gpt1.finetuning.epochs import Collapsed, EpochTrainer, Progress, train_epochs
 from gpt1.finetuning.examples import TaskExamples, TaskRows, build_examples
 from gpt1.finetuning.predictor import Predictor, RowEncoder
+from gpt1.finetuning.words_alone import choose_share, fit_words, mean_loss
 from gpt1.model.gpt import GPT, INIT_STD
 from gpt1.model.objectives import TaskModel
 from gpt1.run_folder.folder import LoadedRun, replacing_run, save_run
-from gpt1.run_folder.metadata import FinetuningData, PretrainingData, RunMetadata, Source
+from gpt1.run_folder.metadata import FinetuningData, PretrainingData, RunMetadata, Source, WordsSummary
 from gpt1.storage import write_json
-from gpt1.tasks.labels import LabelType, to_metadata
+from gpt1.tasks.labels import LabelType, class_weights, to_metadata
+from gpt1.tasks.words import WordsModel, WordsShare
 from gpt1.training import log
 from gpt1.training.device import prepare_for_training
 from gpt1.training.optimizer import Optimizer
@@ -60,9 +62,13 @@ class FineTuned:
     steps: int
     """updates made"""
     metrics: dict[str, Any]
-    """on the validation rows, after the epoch that is kept; `epoch` and `temperature`"""
+    """on the validation rows, after the epoch that is kept; `epoch` and `temperature`; `words_alone`, their metrics"""
     curves: bytes
     """metrics.jsonl"""
+    words: WordsModel
+    """words alone"""
+    share: WordsShare
+    """what they add to the network's scores"""
     learning_rates: dict[str, float] | None = None
     """the selecting metric at each learning rate, if several were tried"""
     seeds: dict[str, dict[str, Any]] | None = None
@@ -75,7 +81,9 @@ class FineTuned:
 
     def predictor(self, device: torch.device, dtype: torch.dtype) -> Predictor:
         """Return a predictor on a device. The weights are moved there, not copied."""
-        return Predictor.build(self.body, self.head_CD, self.encoder, self.label_type, self.columns, device, dtype)
+        return Predictor.build(
+            self.body, self.head_CD, self.encoder, self.label_type, self.columns, device, dtype, self.words, self.share
+        )
 
     def metadata(self, model: Source, train: Source, valid: Source | None = None) -> RunMetadata:
         """Return the content of gpt1.json; the arguments name and hash what the model was made from."""
@@ -95,6 +103,7 @@ class FineTuned:
             lm_coef=options.lm_coef,
             lr=options.lr,
             from_scratch=options.from_scratch,
+            words=WordsSummary(weight=self.share.weight, temperature=self.share.temperature),
             seed=options.seed,
             preset=base.preset,
             recipe=base.recipe,
@@ -108,7 +117,7 @@ class FineTuned:
 
     def as_run(self, metadata: RunMetadata) -> LoadedRun:
         """Return the model as a run in memory."""
-        return LoadedRun(self.body, self.encoder.tokenizer, metadata, self.head_CD)
+        return LoadedRun(self.body, self.encoder.tokenizer, metadata, self.head_CD, self.words)
 
 
 def fit(
@@ -119,17 +128,18 @@ def fit(
     device: torch.device = CPU,
     dtype: torch.dtype = torch.float32,
     examples: TaskExamples | None = None,
+    words: WordsModel | None = None,
     folder: Path | None = None,
     keep_end: bool = False,
     title: str = "finetune",
 ) -> FineTuned:
     """Fine-tune on L3 = L2 + lambda L1, validate after each epoch, and return the best epoch's model, calibrated.
 
-    Where few rows validate, the last epoch is kept instead. `examples` saves encoding the rows again. With a `folder`
-    the training can be stopped: it continues from the state that an earlier call left there. `keep_end` also leaves a
-    state at the end, so that a finished training is not repeated. A training that collapses, so that every row gets the
-    same scores, begins again with a quarter of the learning rate. Raises UserError for options that
-    do not go with the rows, and RunFailed if a gradient or loss is not finite.
+    Where few rows validate, the last epoch is kept instead. `examples` and `words` save making them again. With a
+    `folder` the training can be stopped: it continues from the state that an earlier call left there. `keep_end` also
+    leaves a state at the end, so that a finished training is not repeated. A training that collapses, so that every row
+    gets the same scores, begins again with a quarter of the learning rate. Raises UserError for options that do not go
+    with the rows, and RunFailed if a gradient or loss is not finite.
     """
     width = base.body.config.width
     options = resolve_defaults(options, len(rows.train), width)
@@ -160,11 +170,19 @@ def fit(
             options = replace(options, lr=options.lr / 4)
             say(f"{error.args[0]}: beginning again with {options.lr:g}")
             return fit(
-                base, rows, options, device=device, dtype=dtype, examples=examples,
+                base, rows, options, device=device, dtype=dtype, examples=examples, words=words,
                 folder=folder / f"lr-{options.lr:.3g}" if folder else None, keep_end=keep_end, title=title,
             )  # fmt: skip
         curves = (Path(place) / log.NAME).read_bytes()
-    return _calibrated(trainer, progress, curves, rows, base.metadata)
+    return _calibrated(trainer, progress, curves, rows, base.metadata, words or fit_words_alone(rows, options))
+
+
+def fit_words_alone(rows: TaskRows, options: FitOptions) -> WordsModel:
+    """Fit words alone as the network is fitted: on the same rows, by the same metric, with the same class weights."""
+    label_type = rows.label_type
+    weights_C = class_weights(options.class_weights, label_type, [label_type.target(one) for one in rows.train.labels])
+    metric = selected_metric(options, label_type)
+    return fit_words(rows.task, label_type, rows.train, rows.valid, metric, weights_C)
 
 
 def build_network(base: GPT, examples: TaskExamples, options: FitOptions) -> TaskModel:
@@ -196,7 +214,7 @@ def save_finetuned(folder: Path, run: LoadedRun, settings: dict[str, Any], curve
     with replacing_run(folder) as staged:
         (staged / log.NAME).write_bytes(curves)
         write_json(staged / "settings.json", settings)
-        save_run(staged, run.body, run.tokenizer, run.metadata, run.head)
+        save_run(staged, run.body, run.tokenizer, run.metadata, run.head, run.words)
 
 
 def _block_of(name: str) -> int:
@@ -215,19 +233,32 @@ def _freeze(body: GPT, blocks: int, known_tokens: int) -> None:
 
 
 def _calibrated(
-    trainer: EpochTrainer, progress: Progress, curves: bytes, rows: TaskRows, base: RunMetadata
+    trainer: EpochTrainer, progress: Progress, curves: bytes, rows: TaskRows, base: RunMetadata, words: WordsModel
 ) -> FineTuned:
-    """Fit temperature and thresholds on the validation rows, if these are enough; return the model with them."""
-    examples, best = trainer.examples, progress.best
+    """Fit temperature and thresholds on the validation rows, if these are enough; return the model with them.
+
+    With words, their weight is chosen next and the sum is calibrated. W_y is calibrated for the network by itself all
+    the same, since other programs know nothing of words.
+    """
+    examples, best, options = trainer.examples, progress.best, trainer.options
     assert best is not None, "there is at least one epoch"
     weights = {name: weight.cpu() for name, weight in progress.weights.items()}
     label_type, temperature = examples.label_type, 1.0
+    labels = [examples.valid_labels[row] for row in examples.valid.rows_N]
     if len(examples.valid_labels) >= MIN_VALID_ROWS:
-        labels = [examples.valid_labels[row] for row in examples.valid.rows_N]
         label_type, temperature = label_type.calibrated(best.scores_NC, labels)
-    predictions_NC = examples.valid.mean_by_row(label_type.predictions(best.scores_NC / temperature))
-    metrics = best.metrics | label_type.metrics(examples.valid_labels, predictions_NC).to_json()
-    metrics |= {"epoch": best.epoch, "temperature": temperature}
+    metrics = best.metrics | {"epoch": best.epoch, "temperature": temperature}
+    alone, words_NC = words.label_type(label_type), words.scores(rows.valid.texts)
+    metrics["words_alone"] = alone.metrics(rows.valid.labels, alone.predictions(words_NC)).to_json()
+    scores_NC, share = best.scores_NC / temperature, WordsShare()
+    if options.with_words:
+        words_NC, metric = words_NC[examples.valid.rows_N], selected_metric(options, label_type)
+        share, label_type = choose_share(label_type, scores_NC, words_NC, examples.valid, rows.valid.labels, metric)
+    if share.weight:
+        scores_NC = share.add(scores_NC, words_NC)
+        metrics["loss"] = mean_loss(label_type, scores_NC, labels)
+    predictions_NC = examples.valid.mean_by_row(label_type.predictions(scores_NC))
+    metrics |= label_type.metrics(examples.valid_labels, predictions_NC).to_json()
     # The head is divided here, so that every program that loads the run gives calibrated probabilities.
     head_CD = weights.pop("head.weight") / temperature
     weights = {name.removeprefix("body."): weight for name, weight in weights.items()}
@@ -238,10 +269,12 @@ def _calibrated(
         encoder=examples.encoder,
         label_type=label_type,
         columns=rows.columns,
-        options=trainer.options,
+        options=options,
         base=base,
         train_rows=len(rows.train),
         steps=progress.step,
         metrics=metrics,
         curves=curves,
+        words=words,
+        share=share,
     )

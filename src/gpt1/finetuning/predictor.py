@@ -21,6 +21,7 @@ from gpt1.run_folder.folder import LoadedRun, load_run
 from gpt1.tasks.inputs import TASKS, Frame, fits, truncate
 from gpt1.tasks.labels import LabelType, from_metadata
 from gpt1.tasks.rows import Texts
+from gpt1.tasks.words import WordsModel, WordsShare
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.training.device import setup_device
 
@@ -79,6 +80,10 @@ class Predictor:
     columns: Columns
     """those of training"""
     device: torch.device
+    words: WordsModel | None
+    """words alone; None for a run that was made without them"""
+    share: WordsShare
+    """what the words add to the network's scores"""
 
     @classmethod
     def build(
@@ -90,11 +95,13 @@ class Predictor:
         columns: Columns,
         device: torch.device,
         dtype: torch.dtype,
+        words: WordsModel | None = None,
+        share: WordsShare | None = None,
     ) -> "Predictor":
         """Return a predictor on a device from a network and its W_y. The body's weights are moved, not copied."""
         model = TaskModel(pack(body.to(device, dtype)), len(head_CD), label_type.kind)
         model.head.weight = nn.Parameter(head_CD.to(device))
-        return cls(model.eval(), encoder, label_type, columns, device)
+        return cls(model.eval(), encoder, label_type, columns, device, words, share or WordsShare())
 
     @classmethod
     def of_run(cls, run: LoadedRun, device: torch.device, dtype: torch.dtype) -> "Predictor":
@@ -104,7 +111,8 @@ class Predictor:
         assert metadata.task and metadata.columns, "a fine-tuned run has both"
         encoder = RowEncoder(metadata.task, run.tokenizer, run.body.config.context, metadata.long or "head")
         label_type = from_metadata(metadata.to_json())
-        return cls.build(run.body, run.head, encoder, label_type, metadata.columns, device, dtype)
+        share = WordsShare(metadata.words.weight, metadata.words.temperature) if metadata.words else None
+        return cls.build(run.body, run.head, encoder, label_type, metadata.columns, device, dtype, run.words, share)
 
     def predict(self, rows: Sequence[Texts], batch: int) -> tuple[np.ndarray, int]:
         """Return predictions_NC, see `tasks.labels`, and how many rows are longer than the context.
@@ -113,7 +121,14 @@ class Predictor:
         """
         examples = self.encoder.encode(rows)
         scores_NC = score(self.model, examples.examples, batch, self.encoder.tokenizer.pad_id, self.device)
+        if self.words and self.share.weight:
+            scores_NC = self.share.add(scores_NC, self.words.scores(rows)[examples.rows_N])
         return examples.mean_by_row(self.label_type.predictions(scores_NC)), examples.too_long
+
+    def predict_by_words(self, rows: Sequence[Texts]) -> np.ndarray:
+        """Return predictions_NC of words alone, which the run must have."""
+        assert self.words is not None, "a run that was made without words"
+        return self.words.label_type(self.label_type).predictions(self.words.scores(rows))
 
 
 def load_predictor(folder: str | Path, settings: Command) -> Predictor:

@@ -1,6 +1,6 @@
 """Repeated fits: over seeds and learning rates, keeping the best model, and for the places of an ablation's table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ from gpt1.console import quiet, say
 from gpt1.errors import UserError, setting
 from gpt1.finetuning.defaults import FitOptions, rank, resolve_defaults, scratch_lrs
 from gpt1.finetuning.examples import TaskRows, build_examples
-from gpt1.finetuning.fit import CPU, FineTuned, fit
+from gpt1.finetuning.fit import CPU, FineTuned, fit, fit_words_alone
 from gpt1.run_folder.folder import LoadedRun
 from gpt1.tasks.labels import ClassLabels, LabelSets, LabelType, ScoreLabels, infer_label_type
 from gpt1.tasks.metrics import over_seeds
 from gpt1.tasks.rows import LabelledRows
+from gpt1.tasks.words import say_if_words_win
 
 # The variants of an ablation, by what they change.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -37,6 +38,8 @@ class Cell:
     seed: int
     lr: float
     metrics: dict[str, float]
+    words_alone: dict[str, float] | None = None
+    """scores of words alone on the same rows; given for the variant `full` only, since they are the same for all"""
 
     @property
     def place(self) -> Place:
@@ -61,7 +64,7 @@ def fit_best(
     """
     width = base.body.config.width
     options = resolve_defaults(options, len(rows.train), width)
-    examples = build_examples(base, rows, options)
+    examples, words = build_examples(base, rows, options), fit_words_alone(rows, options)
     several = seeds > 1 or options.from_scratch
     lrs = [options.lr] if options.lr else scratch_lrs(width)
     best: FineTuned | None = None
@@ -75,7 +78,8 @@ def fit_best(
                 say(f"{title}:")
             found = fit(
                 base, rows, replace(options, seed=seed, lr=lr), device=device, dtype=dtype, examples=examples,
-                folder=folder / f"seed-{seed}-lr-{lr:.3g}" if folder else None, keep_end=several, title=title,
+                words=words, folder=folder / f"seed-{seed}-lr-{lr:.3g}" if folder else None, keep_end=several,
+                title=title,
             )  # fmt: skip
             tried[f"{lr:.3g}"] = found.metrics[found.selected_by]
             best_of_seed = _better(best_of_seed, found)
@@ -83,6 +87,7 @@ def fit_best(
         metrics.append(best_of_seed.metrics)
         best = _better(best, replace(best_of_seed, learning_rates=tried if len(tried) > 1 else None))
     assert best is not None, "there is at least one seed"
+    say_if_words_win(best.label_type, best.selected_by, best.metrics["words_alone"], best.metrics, options.with_words)
     return replace(best, seeds=over_seeds(metrics) if seeds > 1 else None)
 
 
@@ -110,8 +115,12 @@ def fit_cell(
             replace(options, **VARIANTS[variant], seed=seed), device=device, dtype=dtype,
         )  # fmt: skip
     predictions_NC, _ = tuned.predictor(device, dtype).predict(scored.texts, batch)
-    metrics = tuned.label_type.metrics(scored.labels, predictions_NC)
-    return Cell(*place, tuned.options.lr, {name: value for name, value in metrics.items() if isinstance(value, float)})
+    metrics = _floats(tuned.label_type.metrics(scored.labels, predictions_NC))
+    if variant != "full":
+        return Cell(*place, tuned.options.lr, metrics)
+    alone = tuned.words.label_type(tuned.label_type)
+    words_NC = alone.predictions(tuned.words.scores(scored.texts))
+    return Cell(*place, tuned.options.lr, metrics, _floats(alone.metrics(scored.labels, words_NC)))
 
 
 def sample(rows: LabelledRows, label_type: LabelType, size: int, seed: int) -> LabelledRows:
@@ -141,6 +150,10 @@ def guess(label_type: LabelType, labels: Sequence[Any], choices: int) -> np.ndar
     if isinstance(label_type, LabelSets):
         return targets.mean(0)
     return np.bincount(targets, minlength=max(label_type.outputs, choices)) / len(targets)
+
+
+def _floats(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if isinstance(value, float)}
 
 
 def _better(best: FineTuned | None, found: FineTuned) -> FineTuned:

@@ -142,16 +142,25 @@ def score_parts(found: Mapping[str, Any], on: str, thresholds: Mapping[str, floa
 
 
 def scores_table(found: Mapping[str, Any], caption: str) -> DataTable:
-    """Arrange every metric with its interval and its baseline."""
-    intervals, rows = found.get("intervals") or {}, []
+    """Arrange every metric with its interval, its baseline and that of words alone."""
+    intervals, words, rows = found.get("intervals") or {}, found.get("words_alone") or {}, []
     for name in (name for name in SCORES if name in found):
         interval = intervals.get(name, ())
         known = ((found[key], words) for key, words in BASELINES.get(name, {}).items() if key in found)
         baseline, source = next(known, (None, ""))
         span = _span(name, [found[name], *interval, *([] if baseline is None else [baseline])])
-        cells = (number(found[name]), " to ".join(map(number, interval)), f"{number(baseline)} {source}".strip())
+        cells = [number(found[name]), " to ".join(map(number, interval)), f"{number(baseline)} {source}".strip()]
+        cells += [number(words[name])] if words else []
         rows.append(DataRow(name, cells, gauge(span, (), found[name], interval, baseline)))
-    return DataTable(caption, ("metric", "value", "95 % interval" if intervals else "", "baseline", ""), rows)
+    head = [
+        "metric",
+        "value",
+        "95 % interval" if intervals else "",
+        "baseline",
+        *(["words alone"] if words else []),
+        "",
+    ]
+    return DataTable(caption, head, rows)
 
 
 def class_table(found: Mapping[str, Any], thresholds: Mapping[str, float]) -> DataTable:
@@ -261,11 +270,16 @@ def ablation(found: Mapping[str, Any]) -> dict[str, Any] | None:
         scores = [(rows, line[variant]["metrics"][metric]) for rows, line in sorted(lines.items()) if variant in line]
         curves[name] = [(rows, each["mean"]) for rows, each in scores]
         bars[name] = [each["deviation"] or 0.0 for _, each in scores]
+    if words := [
+        (rows, line["words_alone"][metric]) for rows, line in sorted(lines.items()) if line.get("words_alone")
+    ]:
+        curves["words alone"] = [(rows, each["mean"]) for rows, each in words]
+        bars["words alone"] = [each["deviation"] or 0.0 for _, each in words]
     if guesses := [(rows, line["guess"][metric]) for rows, line in sorted(lines.items()) if "guess" in line]:
         curves["guess"] = guesses
     rows = [DataRow(f"{size:,}", _ablation_cells(line, metric)) for size, line in sorted(lines.items())]
     on = f", on {result['n']:,} rows of {result['scored_on']}" if "n" in result else ""
-    head = ("training rows", "guess", *VARIANTS.values())
+    head = ("training rows", "guess", "words alone", *VARIANTS.values())
     table = DataTable(f"{metric}, mean ± deviation over seeds{on}", head, rows)
     return {"chart": line_chart(curves, "training rows", metric, bars), "table": table}
 
@@ -279,17 +293,23 @@ def _lines(cells: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
     """Collect the models trained so far into lines of the table, by number of training rows."""
     found: dict[int, dict[str, list[Mapping[str, Any]]]] = {}
     for cell in cells:
-        found.setdefault(cell["rows"], {}).setdefault(cell["variant"], []).append(cell["metrics"])
+        line = found.setdefault(cell["rows"], {})
+        line.setdefault(cell["variant"], []).append(cell["metrics"])
+        if cell.get("words_alone"):
+            line.setdefault("words_alone", []).append(cell["words_alone"])
     return {
-        rows: {variant: {"metrics": over_seeds(metrics)} for variant, metrics in line.items()}
+        rows: {
+            name: over_seeds(of) if name == "words_alone" else {"metrics": over_seeds(of)} for name, of in line.items()
+        }
         for rows, line in found.items()
     }
 
 
 def _ablation_cells(line: Mapping[str, Any], metric: str) -> list[str]:
     cells = [number(line["guess"][metric]) if "guess" in line else ""]
-    for variant in VARIANTS:
-        scores = line[variant]["metrics"][metric] if variant in line else None
+    each = [line.get("words_alone"), *(line[variant]["metrics"] if variant in line else None for variant in VARIANTS)]
+    for metrics in each:
+        scores = metrics[metric] if metrics else None
         spread = "" if scores is None or scores["deviation"] is None else f" ± {number(scores['deviation'])}"
         cells.append("" if scores is None else number(scores["mean"]) + spread)
     return cells

@@ -31,6 +31,7 @@ from gpt1.training.device import choose_device
 
 if TYPE_CHECKING:
     from gpt1.run_folder.generation import Sample
+    from gpt1.tasks.words import WordsModel
 
 # Keys of gpt1.json that stay the same throughout a run; a folder in which they differ holds another model.
 IDENTITY = ("kind", "task", "labels", "tokenizer", "data")
@@ -49,6 +50,8 @@ class LoadedRun:
     """gpt1.json"""
     head: Tensor | None = None
     """W_y (C, D) of a fine-tuned run; row i belongs to `metadata.labels[i]`, if it has labels"""
+    words: "WordsModel | None" = None
+    """words alone, if `metadata.words` says that the run has them"""
     _copies: dict[tuple[torch.device, torch.dtype, str], GPT] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -107,18 +110,29 @@ class LoadedRun:
 
 
 def save_run(
-    folder: str | Path, body: GPT, tokenizer: Tokenizer, metadata: RunMetadata, head: Tensor | None = None
+    folder: str | Path,
+    body: GPT,
+    tokenizer: Tokenizer,
+    metadata: RunMetadata,
+    head: Tensor | None = None,
+    words: "WordsModel | None" = None,
 ) -> None:
     """Write a run folder, replacing the model it may hold; the same arguments give the same bytes.
 
-    `metadata` needs `kind`, and with a head `task`, `goal`, `labels` and `columns`; the model's size, the tokenizer and
-    the versions are filled in here. Raises UserError if Hugging Face's `openai-gpt` cannot express the network.
+    `metadata` needs `kind`, with a head `task`, `goal`, `labels` and `columns`, and `words` if these are given; the
+    model's size, the tokenizer and the versions are filled in here. Raises UserError if Hugging Face's `openai-gpt`
+    cannot express the network.
     """
-    save_tensors(folder, body.config, to_hf(body, head, metadata.goal), tokenizer, metadata)
+    save_tensors(folder, body.config, to_hf(body, head, metadata.goal), tokenizer, metadata, words)
 
 
 def save_tensors(
-    folder: str | Path, model: Model, tensors: dict[str, Tensor], tokenizer: Tokenizer, metadata: RunMetadata
+    folder: str | Path,
+    model: Model,
+    tensors: dict[str, Tensor],
+    tokenizer: Tokenizer,
+    metadata: RunMetadata,
+    words: "WordsModel | None" = None,
 ) -> None:
     """Write a run folder as `save_run` does, from Hugging Face's tensors, head included."""
     special_ids = {"end": tokenizer.end_id, "pad": tokenizer.pad_id}
@@ -140,6 +154,10 @@ def save_tensors(
         write_json(staged / "generation_config.json", {k: v for k, v in config.items() if k.endswith("_token_id")})
         cut: Literal["left", "right"] = "left" if metadata.long == "tail" else "right"
         tokenizer.save(staged, model.context, template=metadata.goal is not None, cut=cut)
+        if words:
+            from gpt1.run_folder.words_file import save_words
+
+            save_words(staged, words)
         write_text(staged / "README.md", model_card(metadata))
         write_json(staged / "gpt1.json", metadata.to_json())
 
@@ -190,7 +208,12 @@ def load_run(path: str | Path) -> LoadedRun:
         raise UserError(
             f"{folder}: gpt1.json says {metadata.kind}, but {HEAD} is {'missing' if head is None else 'present'}"
         )
-    return LoadedRun(body.eval(), tokenizer, metadata, head)
+    words = None
+    if metadata.words:
+        from gpt1.run_folder.words_file import load_words  # imports scipy, and a pre-trained run has no words
+
+        words = load_words(folder, metadata)
+    return LoadedRun(body.eval(), tokenizer, metadata, head, words)
 
 
 def uninitialised(model: Model) -> GPT:

@@ -115,6 +115,16 @@ class FinetuningData(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WordsSummary(Section):
+    """What words alone, in `words.json`, add to the scores of the network: (network + weight * words) / temperature."""
+
+    weight: float
+    """0: nothing, they are only compared with it"""
+    temperature: float
+    """calibrates the sum"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Versions(Section):
     """Versions of the software that wrote the run."""
 
@@ -156,6 +166,8 @@ class RunMetadata(Section):
     """fine-tuned: the learning rate"""
     from_scratch: bool | None = None
     """fine-tuned: whether it started from random weights"""
+    words: WordsSummary | None = None
+    """fine-tuned: how words alone are used; left out where there is no `words.json`"""
     preset: Preset | None = None
     """the size preset of pre-training"""
     recipe: Recipe | None = None

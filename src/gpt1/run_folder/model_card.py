@@ -7,6 +7,7 @@ from pathlib import PureWindowsPath
 from typing import Any
 
 from gpt1.run_folder.metadata import FinetuningData, RunMetadata, SplitSummary
+from gpt1.tasks.metrics import words_rows
 
 CARD = """---
 library_name: transformers
@@ -56,6 +57,11 @@ WORDS_OF_2018 = (
     "Text is split into words as in OpenAI's release of 2018 (ftfy, then spaCy), which `gpt1` does before it applies "
     "`tokenizer.json`. **Other tools do not**, pipelines of transformers among them: they read `tokenizer.json` alone, "
     "which only approximates it, so about one line in a hundred gets other ids there."
+)
+WITH_WORDS = (
+    "gpt1 adds the scores of words alone (`words.json`: TF-IDF and a linear model) to those of the network, with "
+    "weight {weight:g}; the scores above, and thresholds in `gpt1.json`, are those of the sum. **transformers runs the "
+    "network alone**, so its answers differ."
 )
 PREDICTS = {
     "classes": "tell these classes apart: {names}",
@@ -148,6 +154,8 @@ def model_card(metadata: RunMetadata) -> str:
     if goal:
         predicts = PREDICTS[goal].format(names=", ".join(map(_cell, metadata.labels or ())))
         what = f"A pre-trained GPT-1 with a linear layer on its last token, fine-tuned to {predicts}."
+        if metadata.words and metadata.words.weight:
+            notes.append(WITH_WORDS.format(weight=metadata.words.weight))
         notes.append(f"Of a text longer than the context, {LONG[metadata.long or 'head']}.")
     return CARD.format(
         pipeline={None: "text-generation", "choice": "multiple-choice"}.get(goal, "text-classification"),
@@ -180,6 +188,7 @@ def _code(metadata: RunMetadata) -> str:
 def _scores(metadata: RunMetadata) -> dict[str, Any]:
     """Return the metrics that are numbers, and over several seeds their mean and deviation."""
     found = {name: value for name, value in metadata.metrics.items() if not isinstance(value, dict | list)}
+    found |= words_rows(metadata.metrics.get("words_alone", {}))
     for name, over in (metadata.seeds or {}).items():
         found[f"{name}, {len(over['values'])} seeds"] = f"{over['mean']:.4g} ± {over['deviation']:.2g}"
     return found

@@ -21,6 +21,8 @@ Intervals = dict[str, list[float]]
 Measure = Callable[[np.ndarray], dict[str, np.ndarray]]
 # Numbers that the bootstrap holds in memory at once.
 CHUNK = 2**20
+# Metrics that depend on the labels alone, so they are the same for every model.
+OF_LABELS = ("majority", "mean_baseline_rmse")
 
 
 @dataclass(frozen=True)
@@ -247,6 +249,15 @@ def over_seeds(metrics: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]
         deviation = statistics.stdev(values) if len(values) > 1 else None
         found[name] = {"mean": statistics.mean(values), "deviation": deviation, "values": values}
     return found
+
+
+def words_rows(words: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics of words alone that a table shows, by name."""
+    return {
+        f"{name}, words alone": value
+        for name, value in words.items()
+        if isinstance(value, float) and name not in OF_LABELS
+    }
 
 
 def _count_intervals(counts_U: np.ndarray, measure: Measure, seed: int, draws: int, level: float) -> Intervals:

@@ -1,0 +1,249 @@
+"""Fit words alone on the rows of a fine-tuning, and choose how much they add to the network's scores.
+
+Axes: N rows or examples, M rows or, for a choice, answers, D differences, F features, C classes, labels or answers.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gpt1.config import Task
+from gpt1.console import say
+from gpt1.finetuning.defaults import MIN_VALID_ROWS, rank
+from gpt1.finetuning.predictor import Examples
+from gpt1.model.objectives import task_loss
+from gpt1.tasks.labels import LabelSets, LabelType
+from gpt1.tasks.rows import LabelledRows
+from gpt1.tasks.words import GRAM_KINDS, Grams, WordsModel, WordsShare, by_row, features, items, linear
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+# The settings that are tried, and what is used where too few rows validate to choose: all kinds of n-grams.
+STRENGTHS = (0.1, 1.0, 10.0)
+USUAL_STRENGTH, USUAL_RIDGE_STRENGTH = 10.0, 1.0
+# Weights of the words beside the network that are tried, and what is used where too few rows validate to choose.
+WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+USUAL_WEIGHT = 1.0
+# n-grams of each kind. With many classes there are fewer, so that they have about so many weights at most.
+MOST_GRAMS, MOST_WEIGHTS = 50_000, 2**20
+# Characters of text: n-grams of characters take some 200 bytes of memory for each of them, n-grams of words a fifth.
+MOST_TEXT, MOST_TEXT_BY_CHARACTER = 2**25, 2**22
+# The score, in nats, of a class or label that no training row has; the negative of one that every row has.
+NEVER = -10.0
+
+
+def fit_words(
+    task: Task,
+    label_type: LabelType,
+    train: LabelledRows,
+    valid: LabelledRows,
+    metric: str,
+    class_weights_C: Tensor | None = None,
+) -> WordsModel:
+    """Fit words alone on the training rows: logistic regression, or for scores ridge regression.
+
+    The validation rows choose, by `metric` and then by the loss, the n-grams and the strength of the penalty, and
+    calibrate the scores; if there are fewer than MIN_VALID_ROWS, the usual settings are used as they are. Says so if
+    the texts are so long that only a part of the rows is used.
+    """
+    train = _thinned(train)
+    best: WordsModel | None = None
+    best_rank, best_scores_NC = (-np.inf, -np.inf), np.empty(0)
+    enough = len(valid) >= MIN_VALID_ROWS
+    for grams in _vocabularies(task, label_type, train, several=enough):
+        x_MF = features(task, grams, items(task, train.texts))
+        usual = USUAL_RIDGE_STRENGTH if label_type.kind == "score" else USUAL_STRENGTH
+        valid_MF = features(task, grams, items(task, valid.texts))
+        for strength in STRENGTHS if enough else [usual]:
+            weights_CF, bias_C = _linear(label_type, x_MF, train, strength, class_weights_C)
+            scores_NC = by_row(label_type.kind, linear(valid_MF, weights_CF, bias_C), valid.texts)
+            found = _rank(label_type, scores_NC, valid.labels, label_type.predictions(scores_NC), valid.labels, metric)
+            if best is None or found > best_rank:
+                best = WordsModel(task, label_type.kind, strength, grams, weights_CF, bias_C)
+                best_rank, best_scores_NC = found, scores_NC
+    assert best is not None, "there is at least one setting"
+    if not enough:
+        return best
+    calibrated, temperature = label_type.calibrated(best_scores_NC, valid.labels)
+    divisor, thresholds = np.float32(temperature), calibrated.thresholds if isinstance(calibrated, LabelSets) else None
+    return replace(best, weights_CF=best.weights_CF / divisor, bias_C=best.bias_C / divisor, thresholds=thresholds)
+
+
+def choose_share(
+    label_type: LabelType,
+    network_NC: np.ndarray,
+    words_NC: np.ndarray,
+    valid: Examples,
+    labels: list[Any],
+    metric: str,
+) -> tuple[WordsShare, LabelType]:
+    """Return what the words add to the network's calibrated scores, and the label type calibrated on the sum.
+
+    Both scores are of the validation examples, `labels` of their rows. The weight is the best by `metric` and then by
+    the loss; if there are fewer than MIN_VALID_ROWS rows, it is USUAL_WEIGHT, and nothing is calibrated.
+    """
+    if len(labels) < MIN_VALID_ROWS:
+        # Evidence for a class adds up, but two estimates of one number are averaged.
+        return WordsShare(USUAL_WEIGHT, 1.0 + USUAL_WEIGHT if label_type.kind == "score" else 1.0), label_type
+    of_examples = [labels[row] for row in valid.rows_N]
+    best_rank, best = (-np.inf, -np.inf), (WordsShare(), label_type)
+    for weight in WEIGHTS:
+        share, judged = WordsShare(weight), label_type
+        if weight:
+            judged, temperature = _calibrated(label_type, share.add(network_NC, words_NC), of_examples)
+            share = WordsShare(weight, temperature)
+        scores_NC = share.add(network_NC, words_NC)
+        predictions_NC = valid.mean_by_row(judged.predictions(scores_NC))
+        found = _rank(judged, scores_NC, of_examples, predictions_NC, labels, metric)
+        if found > best_rank:
+            best_rank, best = found, (share, judged)
+    return best
+
+
+def mean_loss(label_type: LabelType, scores_NC: np.ndarray, labels: list[Any]) -> float:
+    """Return L2 in nats a row."""
+    targets_N = torch.tensor([label_type.target(label) for label in labels])
+    return task_loss(label_type.kind, torch.from_numpy(scores_NC), targets_N).item() / len(labels)
+
+
+def _rank(
+    label_type: LabelType,
+    scores_NC: np.ndarray,
+    of_examples: list[Any],
+    predictions_NC: np.ndarray,
+    labels: list[Any],
+    metric: str,
+) -> tuple[float, float]:
+    """Return a sort key that is larger for the better scores, as for the epochs of the network."""
+    found = label_type.metrics(labels, predictions_NC)
+    return rank({**found, "loss": mean_loss(label_type, scores_NC, of_examples)}, metric)
+
+
+def _calibrated(label_type: LabelType, sum_NC: np.ndarray, labels: list[Any]) -> tuple[LabelType, float]:
+    """Return the label type calibrated on the sum, and its temperature; of numbers, the one with the least error."""
+    if label_type.kind != "score":
+        return label_type.calibrated(sum_NC, labels)
+    agreement = float(sum_NC[:, 0] @ [label_type.target(label) for label in labels])
+    return label_type, float((sum_NC**2).sum()) / agreement if agreement > 0 else 1.0
+
+
+def _thinned(rows: LabelledRows) -> LabelledRows:
+    """Return every n-th row, so that their texts are not longer than MOST_TEXT in all; every row if they are not."""
+    step = -(-_characters(rows) // MOST_TEXT)
+    if step <= 1:
+        return rows
+    kept = rows.select(range(0, len(rows), step))
+    say(f"words alone are fitted on {len(kept):,} of {len(rows):,} training rows, because the texts are long")
+    return kept
+
+
+def _characters(rows: LabelledRows) -> int:
+    return sum(map(len, {text for texts in rows.texts for text in texts}))
+
+
+def _vocabularies(task: Task, label_type: LabelType, train: LabelledRows, several: bool) -> Iterator[list[Grams]]:
+    """Yield the n-grams of the training texts: words, then words and characters; if not `several`, only the last."""
+    texts = list(dict.fromkeys(text for row in train.texts for text in row))
+    most = max(1, min(MOST_GRAMS, MOST_WEIGHTS // label_type.outputs))
+    grams: list[Grams] = []
+    kinds = GRAM_KINDS if _characters(train) <= MOST_TEXT_BY_CHARACTER else GRAM_KINDS[:1]
+    for kind in kinds:
+        grams = [*grams, Grams.learn(kind, texts, most)]
+        if several or kind == kinds[-1]:
+            yield grams
+
+
+def _linear(
+    label_type: LabelType, x_MF: "csr_matrix", rows: LabelledRows, strength: float, class_weights_C: Tensor | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return weights_CF and bias_C, float32, of the linear model that fits the labels of rows."""
+    targets = np.array([label_type.target(label) for label in rows.labels])
+    weights = dict(enumerate(class_weights_C.tolist())) if class_weights_C is not None else {}
+    if label_type.kind == "score":
+        found = _scores(x_MF, targets, strength)
+    elif label_type.kind == "choice":
+        found = _choices(x_MF, [len(texts) - 1 for texts in rows.texts], targets, strength)
+    elif label_type.kind == "labels":
+        each = [_logistic(x_MF, y_N, strength, {1: weights[i]} if weights else None) for i, y_N in enumerate(targets.T)]
+        found = np.stack([w_F for w_F, _ in each]), np.array([bias for _, bias in each])
+    else:
+        found = _classes(x_MF, targets, label_type.outputs, strength, weights or None)
+    return found[0].astype(np.float32), found[1].astype(np.float32)
+
+
+def _scores(x_NF: "csr_matrix", targets_N: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return weights_1F and bias_1 of ridge regression."""
+    from sklearn.linear_model import Ridge
+
+    with _one_thread():
+        model = Ridge(alpha=1 / strength).fit(x_NF, targets_N)
+    return model.coef_[None], np.array([model.intercept_])
+
+
+def _classes(
+    x_NF: "csr_matrix", targets_N: np.ndarray, classes: int, strength: float, weights: dict[int, float] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return weights_CF and bias_C of multinomial logistic regression over the classes that occur."""
+    weights_CF, bias_C = np.zeros((classes, x_NF.shape[1])), np.full(classes, NEVER)
+    present = np.unique(targets_N)
+    bias_C[present] = 0.0
+    if len(present) > 1:
+        model = _logistic_regression(x_NF, targets_N, strength, weights)
+        # Of two classes scikit-learn returns one score, the difference of what we return.
+        halves = np.array([[-0.5], [0.5]])
+        weights_CF[present] = halves * model.coef_ if len(present) == 2 else model.coef_
+        bias_C[present] = halves[:, 0] * model.intercept_ if len(present) == 2 else model.intercept_
+    return weights_CF, bias_C
+
+
+def _logistic(
+    x_NF: "csr_matrix", y_N: np.ndarray, strength: float, weights: dict[int, float] | None
+) -> tuple[np.ndarray, float]:
+    """Return w_F and the bias of logistic regression for one label, 1 where it applies and 0 elsewhere."""
+    if len(np.unique(y_N)) == 1:
+        return np.zeros(x_NF.shape[1]), -NEVER if y_N[0] else NEVER
+    model = _logistic_regression(x_NF, y_N, strength, weights)
+    return model.coef_[0], float(model.intercept_[0])
+
+
+def _choices(
+    x_MF: "csr_matrix", answers: list[int], right_N: np.ndarray, strength: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return weights_1F and bias_1 of a score that is higher for the right answer than for each other answer of a row.
+
+    This is logistic regression over the difference of the two. Every difference is given both ways round.
+    """
+    from scipy.sparse import vstack
+
+    counts_N = np.array(answers)
+    right_M = np.repeat(np.cumsum(counts_N) - counts_N + right_N, counts_N)
+    wrong_M = np.arange(len(right_M)) != right_M
+    x_DF = x_MF[right_M[wrong_M]] - x_MF[wrong_M]
+    y_D = np.repeat([1, 0], x_DF.shape[0])
+    model = _logistic_regression(vstack([x_DF, -x_DF]).tocsr(), y_D, strength, None, fit_intercept=False)
+    return model.coef_, np.zeros(1)
+
+
+def _logistic_regression(
+    x_NF: "csr_matrix", y_N: np.ndarray, strength: float, weights: dict[int, float] | None, **more: Any
+) -> Any:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    with _one_thread(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # after so many iterations it is as good as it gets
+        return LogisticRegression(C=strength, class_weight=weights, max_iter=1000, **more).fit(x_NF, y_N)
+
+
+def _one_thread() -> AbstractContextManager[Any]:
+    """Keep BLAS to one thread: on several it sums in another order, and the model would depend on their number."""
+    from threadpoolctl import threadpool_limits  # scikit-learn needs it too
+
+    return threadpool_limits(1, user_api="blas")
