@@ -100,7 +100,7 @@ def tuned(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Tas
             train = write(folder / "train.jsonl", rows_of(task, 200, 1))
             valid = write(folder / "valid.jsonl", rows_of(task, 60, 2))
             asked = Finetune(
-                run=str(base), train=str(train), valid=str(valid), out=str(folder / "run"), task=task, epochs=12,
+                run=str(base), train=str(train), valid=str(valid), out=str(folder / "run"), task=task, epochs=16,
                 batch=8, lr=3e-3, dtype="fp32", threads=1,
             )  # fmt: skip
             made[task] = folder / "run", valid, finetune(asked).to_json()
@@ -236,7 +236,7 @@ def test_long_rows_are_read_in_windows(base: Path, tmp_path: Path, capsys: pytes
     pad = "bells figs songs rain " * 12
     rows = [{"text": f"{n} {pad}{sentence(draw, n % 2 == 0)}", "label": "yn"[n % 2]} for n in range(200)]
     train = write(tmp_path / "train.jsonl", rows)
-    usual = {"run": str(base), "train": str(train), "epochs": 10, "batch": 8, "lr": 5e-3, "dtype": "fp32", "threads": 1}
+    usual = {"run": str(base), "train": str(train), "epochs": 14, "batch": 8, "lr": 5e-3, "dtype": "fp32", "threads": 1}
     found = {
         long: finetune(Finetune(out=str(tmp_path / long), long=long, **usual))["accuracy"]  # type: ignore[arg-type]
         for long in ("head", "windows")

@@ -61,8 +61,7 @@ class EpochTrainer:
 
     def validate(self, epoch: int) -> Validation:
         """Measure the validation rows. Raises RunFailed if the loss is not finite."""
-        label_type, valid = self.examples.label_type, self.examples.valid
-        scores_NC = score(self.model, valid.examples, self.batches.batch, self.batches.pad_id, self.device)
+        label_type, valid, scores_NC = self.examples.label_type, self.examples.valid, self.score_valid()
         targets_N = torch.tensor([example.label for example in valid.examples])
         loss = task_loss(label_type.kind, torch.from_numpy(scores_NC), targets_N).item() / len(valid.examples)
         if not math.isfinite(loss):
@@ -72,6 +71,11 @@ class EpochTrainer:
         predictions_NC = valid.mean_by_row(label_type.predictions(scores_NC))
         metrics = label_type.metrics(self.examples.valid_labels, predictions_NC).to_json()
         return Validation(epoch, scores_NC, metrics | {"loss": loss})
+
+    def score_valid(self) -> np.ndarray:
+        """Return scores_NC of the validation examples."""
+        examples, batches = self.examples.valid.examples, self.batches
+        return score(self.model, examples, batches.batch, batches.pad_id, self.device)
 
     def spread(self, scores_NC: np.ndarray) -> float:
         """Return by how much scores differ between rows or, where each row has answers of its own, between these."""
@@ -147,7 +151,7 @@ def train_epochs(trainer: EpochTrainer, folder: Path, title: str, *, resumable: 
     if progress.is_over:
         return progress
     if progress.step == 0 and not trainer.options.from_scratch:
-        progress.spread = trainer.spread(trainer.validate(0).scores_NC)
+        progress.spread = trainer.spread(trainer.score_valid())
     updates = train(
         trainer.model, trainer.batches, optimizer, weights={"task": 1.0, "lm": trainer.options.lm_coef},
         steps=optimizer.steps, start=progress.step, seed=trainer.options.seed, device=trainer.device,
