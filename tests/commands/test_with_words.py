@@ -20,8 +20,8 @@ from gpt1.commands.predict import predict
 from gpt1.commands.report import report
 from gpt1.config import Ablate, Command, Convert, Evaluate, Finetune, Model, Predict, Report
 from gpt1.errors import UserError
-from gpt1.finetuning import words_alone
-from gpt1.finetuning.predictor import load_predictor
+from gpt1.finetuning import sweep, words_alone
+from gpt1.finetuning.predictor import Predictor, load_predictor
 from gpt1.finetuning.words_alone import WEIGHTS
 
 GOOD, BAD = "loves adores enjoys likes".split(), "hates fears loathes shuns".split()
@@ -151,11 +151,31 @@ def test_weight_0_is_the_network_alone(
     assert np.array_equal(p_of(tmp_path / "run"), p_of(plain))
 
 
-def test_few_validation_rows_use_the_usual_weight(folder: Path, tmp_path: Path) -> None:
+def test_few_validation_rows_leave_the_weight_to_the_training_rows(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each training row is scored once, by models that did not read it; words win here, so they weigh much."""
+    few, read, scored, fit = write(tmp_path / "few.csv", rows_of(9, 4)), [], [], sweep.fit
+    monkeypatch.setattr(sweep, "fit", lambda base, rows, *a, **kw: read.append(rows.train) or fit(base, rows, *a, **kw))
+    network_scores = Predictor.network_scores
+    monkeypatch.setattr(
+        Predictor, "network_scores",
+        lambda self, texts, batch: scored.append(texts) or network_scores(self, texts, batch),
+    )  # fmt: skip
+    result = finetune(settings(folder, tmp_path / "run", valid=few, with_words=True))
+    *parts, whole = read
+    assert len(parts) == sweep.FOLDS
+    assert sorted(text for texts in scored for text in texts) == sorted(whole.texts)
+    assert all(not set(part.texts) & set(texts) for part, texts in zip(parts, scored, strict=True))
+    assert result["words_weight"] > words_alone.USUAL_WEIGHT
+    assert measured(tmp_path / "run", tmp_path, "few")["accuracy"] == pytest.approx(result["accuracy"])
+
+
+def test_too_few_rows_use_the_usual_weight(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "MAX_CROSS_ROWS", 0)
     few = write(tmp_path / "few.csv", rows_of(9, 4))
     result = finetune(settings(folder, tmp_path / "run", valid=few, with_words=True))
     assert result["words_weight"] == words_alone.USUAL_WEIGHT
-    assert measured(tmp_path / "run", tmp_path, "few")["accuracy"] == pytest.approx(result["accuracy"])
 
 
 def test_windows_are_averaged(folder: Path, tmp_path: Path) -> None:

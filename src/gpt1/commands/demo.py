@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
-from gpt1.commands.evaluate import evaluate
+from gpt1.commands.evaluate import EvaluateResult, evaluate
 from gpt1.commands.finetune import finetune
 from gpt1.commands.generate import generate
 from gpt1.commands.prepare import prepare
@@ -25,18 +25,29 @@ from gpt1.storage import atomic, write_json, write_text
 
 CLASSES, TRAIN, TEST, SEEDS = 6, 16, 60, 3
 PROMPT = "Return the"
+# What is compared, in the order of the table. Words alone are fitted beside every model.
+NAMES = {
+    "scratch": "random weights",
+    "words_alone": "words alone (TF-IDF)",
+    "pretrained": "the pre-trained GPT",
+    "with_words": "the GPT with words",
+}
 
 
 @dataclass(frozen=True)
 class DemoResult(Result):
-    """What `gpt1 demo` prints: accuracy with and without pre-training."""
+    """What `gpt1 demo` prints: accuracy with and without pre-training, and of words alone."""
 
     accuracy_pretrained: float
     """mean test accuracy from the pre-trained model"""
     accuracy_from_scratch: float
     """mean test accuracy from random weights"""
+    accuracy_words_alone: float
+    """mean test accuracy of TF-IDF and logistic regression"""
+    accuracy_with_words: float
+    """mean test accuracy from the pre-trained model with words"""
     accuracies: dict[str, list[float]]
-    """`scratch` and `pretrained`: test accuracy with each seed"""
+    """`scratch`, `words_alone`, `pretrained` and `with_words`: test accuracy with each seed"""
     val_bits_per_byte: float
     """of the pre-trained model"""
     seconds: float
@@ -63,28 +74,39 @@ def demo(settings: Demo) -> DemoResult:
 
     task = f"{TRAIN} labels for each of {CLASSES} packages, {SEEDS} seeds"
     say(f"3/4 finetune: which package is a docstring from? {task}")
-    accuracies = {
-        start: [_accuracy(settings, folder, start, seed) for seed in range(1, SEEDS + 1)]
-        for start in ("scratch", "pretrained")
+    tests = {
+        start: [_test(settings, folder, start, seed) for seed in range(1, SEEDS + 1)]
+        for start in ("scratch", "pretrained", "with_words")
     }
+    accuracies = {start: [one["accuracy"] for one in found] for start, found in tests.items()}
+    accuracies["words_alone"] = [one["words_alone"]["accuracy"] for one in tests["pretrained"]]
 
     say("4/4 report")
-    tuned = [str(folder / f"{start}-1") for start in ("pretrained", "scratch")]
+    tuned = [str(folder / f"{start}-1") for start in ("pretrained", "with_words", "scratch")]
     runs = [model, *tuned, *(f"{run}.json" for run in tuned)]
     page = report(Report(runs=runs, out=str(folder / "report.html"))).page
     means = {start: statistics.mean(values) for start, values in accuracies.items()}
     seconds = time.perf_counter() - began
     bits = pretrained["val_bits_per_byte"]
-    return DemoResult(means["pretrained"], means["scratch"], accuracies, bits, seconds, page)
+    return DemoResult(
+        means["pretrained"],
+        means["scratch"],
+        means["words_alone"],
+        means["with_words"],
+        accuracies,
+        bits,
+        seconds,
+        page,
+    )
 
 
 def show(result: DemoResult) -> Table:
-    """Format accuracy with and without pre-training, GPT-1's claim."""
+    """Format accuracy with and without pre-training, GPT-1's claim, beside that of words alone."""
     title = f"{TRAIN} labels per class, {CLASSES} classes: accuracy on unseen docstrings"
     out = Table(title=title, title_justify="left")
-    for column in ("start from", "mean", *(f"seed {seed}" for seed in range(1, SEEDS + 1))):
+    for column in ("model", "mean", *(f"seed {seed}" for seed in range(1, SEEDS + 1))):
         out.add_column(column)
-    for name, start in (("random weights", "scratch"), ("the pre-trained GPT", "pretrained")):
+    for start, name in NAMES.items():
         values = result.accuracies[start]
         out.add_row(name, *(f"{100 * value:.1f} %" for value in (statistics.mean(values), *values)))
     out.caption = f"{result.seconds:.0f} seconds; the page: {result.report}"
@@ -109,19 +131,18 @@ def _write_rows(path: Path, rows: Iterable[Docstring]) -> None:
         writer.writerows((row.text, row.package) for row in rows)
 
 
-def _accuracy(settings: Demo, folder: Path, start: str, seed: int) -> float:
+def _test(settings: Demo, folder: Path, start: str, seed: int) -> EvaluateResult:
     """Fine-tune and evaluate one model; its evaluation is written beside it, for the report."""
     run, on = str(folder / f"{start}-{seed}"), _device_settings(settings)
     finetune(
         Finetune(
             run=str(folder / "model"), train=str(folder / "train.csv"), out=run, label="package",
-            from_scratch=start == "scratch", seed=seed, fresh=settings.fresh, **on,
+            from_scratch=start == "scratch", with_words=start == "with_words", seed=seed, fresh=settings.fresh, **on,
         )
     )  # fmt: skip
     tested = evaluate(Evaluate(run=run, files=[str(folder / "test.csv")], **on))
     write_json(f"{run}.json", tested.to_json())
-    accuracy: float = tested["accuracy"]
-    return accuracy
+    return tested
 
 
 def _device_settings(settings: Demo) -> dict[str, Any]:

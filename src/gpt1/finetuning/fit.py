@@ -26,7 +26,7 @@ from gpt1.finetuning.defaults import (
 from gpt1.finetuning.epochs import Collapsed, EpochTrainer, Progress, train_epochs
 from gpt1.finetuning.examples import TaskExamples, TaskRows, build_examples
 from gpt1.finetuning.predictor import Predictor, RowEncoder
-from gpt1.finetuning.words_alone import choose_share, fit_words, mean_loss
+from gpt1.finetuning.words_alone import choose_share, fit_words, mean_loss, usual_share
 from gpt1.model.gpt import GPT, INIT_STD
 from gpt1.model.objectives import TaskModel
 from gpt1.run_folder.folder import LoadedRun, replacing_run, save_run
@@ -129,13 +129,15 @@ def fit(
     dtype: torch.dtype = torch.float32,
     examples: TaskExamples | None = None,
     words: WordsModel | None = None,
+    share: tuple[WordsShare, LabelType] | None = None,
     folder: Path | None = None,
     keep_end: bool = False,
     title: str = "finetune",
 ) -> FineTuned:
     """Fine-tune on L3 = L2 + lambda L1, validate after each epoch, and return the best epoch's model, calibrated.
 
-    Where few rows validate, the last epoch is kept instead. `examples` and `words` save making them again. With a
+    Where few rows validate, the last epoch is kept instead. `examples` and `words` save making them again. `share`
+    is what words add, and the label type calibrated on the sum, if too few rows validate to choose these. With a
     `folder` the training can be stopped: it continues from the state that an earlier call left there. `keep_end` also
     leaves a state at the end, so that a finished training is not repeated. A training that collapses, so that every row
     gets the same scores, begins again with a quarter of the learning rate. Raises UserError for options that do not go
@@ -170,11 +172,11 @@ def fit(
             options = replace(options, lr=options.lr / 4)
             say(f"{error.args[0]}: beginning again with {options.lr:g}")
             return fit(
-                base, rows, options, device=device, dtype=dtype, examples=examples, words=words,
+                base, rows, options, device=device, dtype=dtype, examples=examples, words=words, share=share,
                 folder=folder / f"lr-{options.lr:.3g}" if folder else None, keep_end=keep_end, title=title,
             )  # fmt: skip
         curves = (Path(place) / log.NAME).read_bytes()
-    return _calibrated(trainer, progress, curves, rows, base.metadata, words or fit_words_alone(rows, options))
+    return _calibrated(trainer, progress, curves, rows, base.metadata, words or fit_words_alone(rows, options), share)
 
 
 def fit_words_alone(rows: TaskRows, options: FitOptions) -> WordsModel:
@@ -233,7 +235,13 @@ def _freeze(body: GPT, blocks: int, known_tokens: int) -> None:
 
 
 def _calibrated(
-    trainer: EpochTrainer, progress: Progress, curves: bytes, rows: TaskRows, base: RunMetadata, words: WordsModel
+    trainer: EpochTrainer,
+    progress: Progress,
+    curves: bytes,
+    rows: TaskRows,
+    base: RunMetadata,
+    words: WordsModel,
+    given: tuple[WordsShare, LabelType] | None,
 ) -> FineTuned:
     """Fit temperature and thresholds on the validation rows, if these are enough; return the model with them.
 
@@ -245,15 +253,19 @@ def _calibrated(
     weights = {name: weight.cpu() for name, weight in progress.weights.items()}
     label_type, temperature = examples.label_type, 1.0
     labels = [examples.valid_labels[row] for row in examples.valid.rows_N]
-    if len(examples.valid_labels) >= MIN_VALID_ROWS:
+    enough = len(examples.valid_labels) >= MIN_VALID_ROWS
+    if enough:
         label_type, temperature = label_type.calibrated(best.scores_NC, labels)
     metrics = best.metrics | {"epoch": best.epoch, "temperature": temperature}
     alone, words_NC = words.label_type(label_type), words.scores(rows.valid.texts)
     metrics["words_alone"] = alone.metrics(rows.valid.labels, alone.predictions(words_NC)).to_json()
     scores_NC, share = best.scores_NC / temperature, WordsShare()
-    if options.with_words:
-        words_NC, metric = words_NC[examples.valid.rows_N], selected_metric(options, label_type)
+    words_NC = words_NC[examples.valid.rows_N]
+    if options.with_words and enough:
+        metric = selected_metric(options, label_type)
         share, label_type = choose_share(label_type, scores_NC, words_NC, examples.valid, rows.valid.labels, metric)
+    elif options.with_words:
+        share, label_type = given or (usual_share(label_type), label_type)
     if share.weight:
         scores_NC = share.add(scores_NC, words_NC)
         metrics["loss"] = mean_loss(label_type, scores_NC, labels)

@@ -119,11 +119,16 @@ class Predictor:
 
         The prediction for a row that is read in windows is the mean over its windows.
         """
-        examples = self.encoder.encode(rows)
-        scores_NC = score(self.model, examples.examples, batch, self.encoder.tokenizer.pad_id, self.device)
+        examples, scores_NC = self.network_scores(rows, batch)
         if self.words and self.share.weight:
             scores_NC = self.share.add(scores_NC, self.words.scores(rows)[examples.rows_N])
         return examples.mean_by_row(self.label_type.predictions(scores_NC)), examples.too_long
+
+    def network_scores(self, rows: Sequence[Texts], batch: int) -> tuple[Examples, np.ndarray]:
+        """Return the examples of rows and the network's scores_NC of them."""
+        examples = self.encoder.encode(rows)
+        pad_id = self.encoder.tokenizer.pad_id
+        return examples, score(self.model, examples.examples, batch, pad_id, self.device)
 
     def predict_by_words(self, rows: Sequence[Texts]) -> np.ndarray:
         """Return predictions_NC of words alone, which the run must have."""

@@ -10,14 +10,16 @@ import torch
 
 from gpt1.console import quiet, say
 from gpt1.errors import UserError, setting
-from gpt1.finetuning.defaults import FitOptions, rank, resolve_defaults, scratch_lrs
+from gpt1.finetuning.defaults import MIN_VALID_ROWS, FitOptions, rank, resolve_defaults, scratch_lrs
 from gpt1.finetuning.examples import TaskRows, build_examples
 from gpt1.finetuning.fit import CPU, FineTuned, fit, fit_words_alone
+from gpt1.finetuning.predictor import Examples
+from gpt1.finetuning.words_alone import choose_share
 from gpt1.run_folder.folder import LoadedRun
 from gpt1.tasks.labels import ClassLabels, LabelSets, LabelType, ScoreLabels, infer_label_type
 from gpt1.tasks.metrics import over_seeds
 from gpt1.tasks.rows import LabelledRows
-from gpt1.tasks.words import say_if_words_win
+from gpt1.tasks.words import WordsShare, say_if_words_win
 
 # The variants of an ablation, by what they change.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -25,6 +27,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no_lm": {"lm_coef": 0.0},
     "from_scratch": {"from_scratch": True, "freeze": 0, "transfer_layers": None},
 }
+# Parts in which few training rows are held out by turns, and how many rows are few.
+FOLDS, MIN_CROSS_ROWS, MAX_CROSS_ROWS = 3, 20, 1_000
 # The number of training rows, the variant and the seed of one of an ablation's models.
 Place = tuple[int, str, int]
 
@@ -65,6 +69,7 @@ def fit_best(
     width = base.body.config.width
     options = resolve_defaults(options, len(rows.train), width)
     examples, words = build_examples(base, rows, options), fit_words_alone(rows, options)
+    share = _cross_fitted_share(base, rows, options, device, dtype) if options.with_words else None
     several = seeds > 1 or options.from_scratch
     lrs = [options.lr] if options.lr else scratch_lrs(width)
     best: FineTuned | None = None
@@ -78,8 +83,8 @@ def fit_best(
                 say(f"{title}:")
             found = fit(
                 base, rows, replace(options, seed=seed, lr=lr), device=device, dtype=dtype, examples=examples,
-                words=words, folder=folder / f"seed-{seed}-lr-{lr:.3g}" if folder else None, keep_end=several,
-                title=title,
+                words=words, share=share, folder=folder / f"seed-{seed}-lr-{lr:.3g}" if folder else None,
+                keep_end=several, title=title,
             )  # fmt: skip
             tried[f"{lr:.3g}"] = found.metrics[found.selected_by]
             best_of_seed = _better(best_of_seed, found)
@@ -89,6 +94,40 @@ def fit_best(
     assert best is not None, "there is at least one seed"
     say_if_words_win(best.label_type, best.selected_by, best.metrics["words_alone"], best.metrics, options.with_words)
     return replace(best, seeds=over_seeds(metrics) if seeds > 1 else None)
+
+
+def _cross_fitted_share(
+    base: LoadedRun, rows: TaskRows, options: FitOptions, device: torch.device, dtype: torch.dtype
+) -> tuple[WordsShare, LabelType] | None:
+    """Choose what words add where few rows validate: on the training rows, each scored by models that did not read it.
+
+    Returns None if enough rows validate, or too few or too many train.
+    """
+    if len(rows.valid) >= MIN_VALID_ROWS or not MIN_CROSS_ROWS <= len(rows.train) <= MAX_CROSS_ROWS:
+        return None
+    say(f"words: choosing their weight on {len(rows.train)} training rows, held out in {FOLDS} parts")
+    train, is_choice = rows.train, rows.label_type.kind == "choice"
+    fold_of = {group: number % FOLDS for number, group in enumerate(dict.fromkeys(train.groups))}
+    folds_N = np.array([fold_of[group] for group in train.groups])
+    outputs = max(len(texts) - 1 for texts in train.texts) if is_choice else rows.label_type.outputs
+    network_NC, words_NC = np.full((2, len(train), outputs), -np.inf)
+    for fold in range(max(folds_N) + 1):
+        held, rest = np.flatnonzero(folds_N == fold).tolist(), np.flatnonzero(folds_N != fold).tolist()
+        if not rest:
+            return None  # every row has the same first text
+        with quiet():
+            found = fit(
+                base, replace(rows, train=train.select(rest)), replace(options, with_words=False),
+                device=device, dtype=dtype,
+            )  # fmt: skip
+        texts = train.select(held).texts
+        examples, scores_NC = found.predictor(device, dtype).network_scores(texts, options.batch)
+        scores_NC = examples.mean_by_row(scores_NC)
+        network_NC[held, : scores_NC.shape[1]] = scores_NC
+        scores_NC = found.words.scores(texts)
+        words_NC[held, : scores_NC.shape[1]] = scores_NC
+    every = Examples([], np.arange(len(train)), 0)
+    return choose_share(rows.label_type, network_NC, words_NC, every, train.labels, "loss")
 
 
 def fit_cell(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 STRENGTHS = (0.1, 1.0, 10.0)
 USUAL_STRENGTH, USUAL_RIDGE_STRENGTH = 10.0, 1.0
 # Weights of the words beside the network that are tried, and what is used where too few rows validate to choose.
-WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 USUAL_WEIGHT = 1.0
 # n-grams of each kind. With many classes there are fewer, so that they have about so many weights at most.
 MOST_GRAMS, MOST_WEIGHTS = 50_000, 2**20
@@ -84,14 +84,11 @@ def choose_share(
     labels: list[Any],
     metric: str,
 ) -> tuple[WordsShare, LabelType]:
-    """Return what the words add to the network's calibrated scores, and the label type calibrated on the sum.
+    """Return what the words add to the network's scores, and the label type calibrated on the sum.
 
-    Both scores are of the validation examples, `labels` of their rows. The weight is the best by `metric` and then by
-    the loss; if there are fewer than MIN_VALID_ROWS rows, it is USUAL_WEIGHT, and nothing is calibrated.
+    Both scores are of examples that neither was trained on, `labels` of their rows. The weight is the best by `metric`
+    and then by the loss.
     """
-    if len(labels) < MIN_VALID_ROWS:
-        # Evidence for a class adds up, but two estimates of one number are averaged.
-        return WordsShare(USUAL_WEIGHT, 1.0 + USUAL_WEIGHT if label_type.kind == "score" else 1.0), label_type
     of_examples = [labels[row] for row in valid.rows_N]
     best_rank, best = (-np.inf, -np.inf), (WordsShare(), label_type)
     for weight in WEIGHTS:
@@ -105,6 +102,12 @@ def choose_share(
         if found > best_rank:
             best_rank, best = found, (share, judged)
     return best
+
+
+def usual_share(label_type: LabelType) -> WordsShare:
+    """Return what the words add where too few rows are held out to choose it."""
+    # Evidence for a class adds up, but two estimates of one number are averaged.
+    return WordsShare(USUAL_WEIGHT, 1.0 + USUAL_WEIGHT if label_type.kind == "score" else 1.0)
 
 
 def mean_loss(label_type: LabelType, scores_NC: np.ndarray, labels: list[Any]) -> float:
