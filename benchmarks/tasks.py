@@ -1,13 +1,13 @@
-"""Every task of the paper on real labels: one pre-trained model against the same network from scratch, and baselines.
+"""Every task of the paper on real labels, from few rows to all: a pre-trained model, random weights, words alone.
 
-    python benchmarks/tasks.py RUN DATA [--only sst2,rte] [--seeds 3] [--tokens 120000] [--lr 0]
+    python benchmarks/tasks.py RUN DATA [--only sst2,rte] [--sizes 16,100,1000,all] [--seeds 5] [--systems tuned]
 
-DATA holds the folders sst2, cola, mrpc, rte, snli, stsb, copa and dream. Each set is fine-tuned with --seeds seeds from
-RUN and from random weights; from scratch the first seed tries three learning rates and the others take the best. Of
-larger training sets a fixed sample is used, of --tokens tokens, and a quarter as many validate. The best epoch is
-chosen on validation rows, the test rows are read once a model. Beside them: the commonest answer, and TF-IDF with a
-linear model on the same rows. Figures go to results/tasks.json as they come; a set that is there already, measured with
-the same settings, is not measured again.
+DATA holds the folders sst2, cola, mrpc, rte, snli, stsb, copa and dream. 16 means 16 rows of each class, or 32 rows
+where there are no classes; a size is a sample of the training rows, another with each seed. `tuned` fine-tunes RUN with
+the default settings and `--with-words`, and scores the network, words alone and both; `scratch` does so from random
+weights, with the best of three learning rates for the first seed, and that rate for the others. A tenth of the training
+rows validates; only with all rows the set's own validation rows do. Test rows are read once a model. Each model's
+scores go to results/tasks.json as they come, and a model that is there is not measured again.
 """
 
 import argparse
@@ -16,57 +16,45 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from itertools import chain
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_matrix, hstack
-from scipy.stats import pearsonr, spearmanr
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression, Ridge
 
-from gpt1.commands.evaluate import evaluate
 from gpt1.commands.finetune import finetune
-from gpt1.config import Evaluate, Finetune, Task
+from gpt1.config import Finetune, Task
 from gpt1.finetuning.examples import read_rows
-from gpt1.finetuning.predictor import RowEncoder
+from gpt1.finetuning.predictor import Predictor
 from gpt1.run_folder.folder import load_run
-from gpt1.tasks.metrics import classification_metrics
-from gpt1.tasks.rows import LabelledRows, read_labelled_rows, split_train_valid
+from gpt1.tasks.rows import LabelledRows, read_labelled_rows
+from gpt1.tasks.words import WordsShare
+from gpt1.training.device import setup_device
 from record import RESULTS, record
 
-PUBLISHED = {
-    "sst2": {"accuracy": 91.3}, "cola": {"matthews": 45.4}, "mrpc": {"f1": 82.3}, "rte": {"accuracy": 56.0},
-    "snli": {"accuracy": 89.9}, "stsb": {"pearson": 82.0},
-}  # fmt: skip
-"""Radford et al. 2018, tables 2 and 4: 117M parameters, BookCorpus, all of the training rows (SNLI 550,000)."""
+FEW, SIZES, ROWS_AT_ONCE = 16, "16,100,1000,all", 64
 
 
 @dataclass(frozen=True)
 class Set:
-    """A labelled set: files inside its folder, and what is reported."""
+    """A labelled set: files inside its folder, and the metric that is reported."""
 
     task: Task
     train: str
     test: tuple[str, ...]
-    metrics: tuple[str, ...]
+    metric: str = "accuracy"
     valid: str | None = None
-    """without it rows of the training file validate, as many as `held`"""
-    held: int = 0
 
 
 SETS = {
-    "sst2": Set("classification", "train.tsv", ("test.tsv",), ("accuracy",), "dev.tsv"),
-    "cola": Set("classification", "train.tsv", ("dev_in_domain.tsv", "dev_out_of_domain.tsv"), ("matthews",)),
-    "mrpc": Set("similarity", "train.tsv", ("test.tsv",), ("accuracy", "f1")),
-    "rte": Set("entailment", "train.tsv", ("dev.tsv",), ("accuracy",)),
-    "snli": Set("entailment", "dev.tsv", ("test.tsv",), ("accuracy",), held=1842),
-    "stsb": Set("similarity", "train.tsv", ("test.tsv",), ("pearson", "spearman"), "dev.tsv"),
-    "copa": Set("multiple-choice", "dev.tsv", ("test.tsv",), ("accuracy",)),
-    "dream": Set("multiple-choice", "train.jsonl", ("test.jsonl",), ("accuracy",), "dev.jsonl"),
+    "sst2": Set("classification", "train.tsv", ("test.tsv",), valid="dev.tsv"),
+    "cola": Set("classification", "train.tsv", ("dev_in_domain.tsv", "dev_out_of_domain.tsv"), "matthews"),
+    "mrpc": Set("similarity", "train.tsv", ("test.tsv",), "f1"),
+    "rte": Set("entailment", "train.tsv", ("dev.tsv",)),
+    "snli": Set("entailment", "dev.tsv", ("test.tsv",)),
+    "stsb": Set("similarity", "train.tsv", ("test.tsv",), "pearson", "dev.tsv"),
+    "copa": Set("multiple-choice", "dev.tsv", ("test.tsv",)),
+    "dream": Set("multiple-choice", "train.jsonl", ("test.jsonl",), valid="dev.jsonl"),
 }
 
 
@@ -75,161 +63,112 @@ def main() -> None:
     parser.add_argument("run")
     parser.add_argument("data", type=Path)
     parser.add_argument("--only", default=",".join(SETS))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=120_000)
-    parser.add_argument("--lr", type=float, default=0.0, help="of fine-tuning the pre-trained model; 0: the usual one")
-    parser.add_argument("--epochs", type=int, default=0)
+    parser.add_argument("--sizes", default=SIZES)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--systems", default="tuned,scratch")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=0)
     asked = parser.parse_args()
     known = RESULTS / "tasks.json"
-    found = json.loads(known.read_text(encoding="utf-8"))["result"] if known.exists() else {}
-    for name in asked.only.split(","):
-        settings = {"tokens": asked.tokens, "seeds": asked.seeds, "lr": asked.lr, "epochs": asked.epochs}
-        if found.get(name, {}).get("settings") == settings:
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            found[name] = {"settings": settings} | measured(name, SETS[name], asked, Path(folder))
-        print(name, json.dumps(found[name]), file=sys.stderr)
-        record("tasks", "python benchmarks/tasks.py RUN DATA", found)
+    result = json.loads(known.read_text(encoding="utf-8"))["result"] if known.exists() else {}
+    weights = load_run(asked.run).metadata.data
+    if result.get("model") != (model := json.loads(json.dumps(weights, default=vars))):
+        result = {"model": model, "cells": {}}
+    for size in asked.sizes.split(","):
+        for name in asked.only.split(","):
+            for system in asked.systems.split(","):
+                for seed in range(1, asked.seeds + 1):
+                    models = result["cells"].setdefault(name, {}).setdefault(size, {}).setdefault(system, {})
+                    if str(seed) not in models:
+                        lr = models["1"]["lr"] if system == "scratch" and "1" in models else 0.0
+                        models[str(seed)] = measured(asked, name, size, system, seed, lr)
+                        print(name, size, system, seed, models[str(seed)], file=sys.stderr)
+                        record("tasks", "python benchmarks/tasks.py RUN DATA", result)
+    print(table(result["cells"]))
 
 
-def measured(name: str, each: Set, asked: argparse.Namespace, work: Path) -> dict[str, Any]:
-    """Test scores of one set, by system, a value for each seed."""
-    source = asked.data / name
-    usual = Finetune(
-        run=asked.run, train=str(source / each.train), valid=str(source / each.valid) if each.valid else None,
-        out="", task=each.task, epochs=asked.epochs,
+def measured(asked: argparse.Namespace, name: str, size: str, system: str, seed: int, lr: float) -> dict[str, Any]:
+    """Fine-tune one model and return its test scores: of the network, of words alone and of both."""
+    each, source = SETS[name], asked.data / name
+    settings = Finetune(
+        run=asked.run, train=str(source / each.train), out="", task=each.task, seed=seed, lr=lr, with_words=True,
+        valid=str(source / each.valid) if each.valid and size == "all" else None, from_scratch=system == "scratch",
+        device=asked.device, threads=asked.threads,
     )  # fmt: skip
-    usual, rows = sampled(usual, each, asked, work)
+    device, dtype = setup_device(asked.device, threads=asked.threads)
     began = time.perf_counter()
-    pretrained = [scores(replace(usual, lr=asked.lr, seed=seed), each, source, work) for seed in seeds(asked)]
-    seconds = (time.perf_counter() - began) / asked.seeds
-    first = scores(replace(usual, from_scratch=True, seed=1), each, source, work)
-    others = [replace(usual, from_scratch=True, seed=seed, lr=first["lr"]) for seed in seeds(asked)[1:]]
-    scratch = [first, *(scores(one, each, source, work) for one in others)]
-    return {
-        "train_rows": len(rows["train"]), "test_rows": pretrained[0]["n"], "seconds_a_model": seconds,
-        "lr": pretrained[0]["lr"], "scratch_lr": first["lr"],
-        **{system: over(runs, each.metrics) for system, runs in (("pretrained", pretrained), ("scratch", scratch))},
-        "majority": {"accuracy": pretrained[0].get("majority")},
-        "tfidf": LINEAR[each.task](rows["train"], rows["test"], each),
-        "published": PUBLISHED.get(name),
-    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as work:
+        if size != "all":
+            settings = replace(settings, train=sampled(settings, size, Path(work)))
+        tuned = finetune(replace(settings, out=str(Path(work) / "tuned")))
+        seconds, run = time.perf_counter() - began, load_run(Path(work) / "tuned")
+    predictor = Predictor.of_run(run, device, dtype)
+    tests = [read_labelled_rows(str(source / file), predictor.columns, predictor.label_type.kind) for file in each.test]
+    return {"lr": tuned.lr, "seconds": seconds} | scores(predictor, joined(tests), each.metric)
 
 
-def seeds(asked: argparse.Namespace) -> range:
-    return range(1, asked.seeds + 1)
+def scores(predictor: Predictor, rows: LabelledRows, metric: str) -> dict[str, float]:
+    """Return the metric of the network, of words alone and of both."""
+    label_type = predictor.label_type
+    network = replace(predictor, share=WordsShare())
+    predictions = {
+        "network": network.predict(rows.texts, ROWS_AT_ONCE)[0],
+        "words": predictor.predict_by_words(rows.texts),
+        "both": predictor.predict(rows.texts, ROWS_AT_ONCE)[0],
+    }
+    return {name: label_type.metrics(rows.labels, found_NC)[metric] for name, found_NC in predictions.items()}
 
 
-def sampled(
-    usual: Finetune, each: Set, asked: argparse.Namespace, work: Path
-) -> tuple[Finetune, dict[str, LabelledRows]]:
-    """Training and validation rows as files of their own, no more than asked for; the rows of the test too."""
-    found = read_rows(usual)
-    learnt, valid = found.train, found.valid
-    if each.held:
-        while len(valid) < each.held:
-            learnt, more = split_train_valid(learnt, usual.seed)
-            valid = joined([valid, more])
-    learnt, valid = within(learnt, asked.tokens, usual), within(valid, asked.tokens // 4, usual)
-    for role, rows in (("train", learnt), ("valid", valid)):
-        kept = {int(where.rpartition(":")[2]) for where in rows.where}
-        path = Path(rows.where[0].rpartition(":")[0])
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        header = [] if path.suffix == ".jsonl" else [lines[0]]
-        chosen = [line for number, line in enumerate(lines, 1) if number in kept]
-        (work / f"{role}{path.suffix}").write_text("".join(header + chosen), encoding="utf-8")
-    suffix = Path(each.train).suffix
-    settings = replace(usual, train=str(work / f"train{suffix}"), valid=str(work / f"valid{suffix}"))
-    source, kind = Path(usual.train).parent, found.label_type.kind
-    tests = [read_labelled_rows(str(source / file), found.columns, kind) for file in each.test]
-    return settings, {"train": learnt, "test": joined(tests)}
+def sampled(settings: Finetune, size: str, work: Path) -> str:
+    """Write a sample of the training rows, another for each seed, and return its path."""
+    found = read_rows(replace(settings, valid=settings.train))
+    order = np.random.default_rng(settings.seed).permutation(len(found.train)).tolist()
+    if int(size) == FEW and found.label_type.kind == "classes":
+        by_class: dict[str, list[int]] = {}
+        for number in order:
+            by_class.setdefault(found.train.labels[number], []).append(number)
+        chosen = [number for numbers in by_class.values() for number in numbers[:FEW]]
+    else:
+        chosen = order[: 2 * FEW if int(size) == FEW else int(size)]
+    source = Path(settings.train)
+    kept = {int(found.train.where[number].rpartition(":")[2]) for number in chosen}
+    lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
+    header = [] if source.suffix == ".jsonl" else [lines[0]]
+    path = work / f"train{source.suffix}"
+    path.write_text("".join(header + [line for n, line in enumerate(lines, 1) if n in kept]), encoding="utf-8")
+    return str(path)
 
 
 def joined(parts: list[LabelledRows]) -> LabelledRows:
-    """The rows of all, one after the other."""
-    names = [f.name for f in fields(LabelledRows)]
-    return LabelledRows(*(list(chain.from_iterable(getattr(part, name) for part in parts)) for name in names))
+    """Return the rows of all, one after the other."""
+    whole = parts[0]
+    for part in parts[1:]:
+        whole = LabelledRows(
+            whole.texts + part.texts, whole.labels + part.labels, whole.where + part.where, whole.groups + part.groups
+        )
+    return whole
 
 
-def within(rows: LabelledRows, tokens: int, settings: Finetune) -> LabelledRows:
-    """A fixed sample of the rows that comes to so many tokens, as the model reads them; all, if they are fewer."""
-    base = load_run(settings.run)
-    encoder = RowEncoder(settings.task, base.tokenizer.with_task_tokens(), base.body.config.context)
-    lengths = [sum(map(len, example.sequences)) for example in encoder.encode(rows.texts).examples]
-    order = np.random.default_rng(1).permutation(len(lengths))
-    count = int(np.searchsorted(np.cumsum(np.array(lengths)[order]), tokens, side="right"))
-    return rows.select(sorted(order[:count].tolist()))
+def table(cells: dict[str, Any]) -> str:
+    """Format mean and deviation over the seeds, in percent, as a table in Markdown."""
+    columns = (("tuned", "network"), ("tuned", "both"), ("tuned", "words"), ("scratch", "network"))
+    lines = [
+        "| set, metric | rows | pre-trained | with words | words alone | random weights |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, sizes in cells.items():
+        for size, systems in sizes.items():
+            shown = [spread([model[what] for model in systems.get(system, {}).values()]) for system, what in columns]
+            lines.append(f"| {name}, {SETS[name].metric} | {size} | {' | '.join(shown)} |")
+    return "\n".join(lines)
 
 
-def scores(settings: Finetune, each: Set, source: Path, work: Path) -> dict[str, Any]:
-    """Metrics on the test rows of a model that is trained, measured and thrown away."""
-    tuned = finetune(replace(settings, out=str(work / "tuned"), fresh=True))
-    tested = evaluate(Evaluate(run=str(work / "tuned"), files=[str(source / file) for file in each.test]))
-    print(source.name, settings.seed, settings.from_scratch, {m: tested[m] for m in each.metrics}, file=sys.stderr)
-    return dict(tested) | {"lr": tuned["lr"]}
-
-
-def over(runs: list[dict[str, Any]], metrics: tuple[str, ...]) -> dict[str, Any]:
-    """Mean, deviation and values over seeds."""
-    each = {name: [run[name] for run in runs] for name in metrics}
-    return {
-        name: {
-            "mean": statistics.mean(values), "deviation": statistics.stdev(values) if len(values) > 1 else 0.0,
-            "values": values,
-        }
-        for name, values in each.items()
-    }  # fmt: skip
-
-
-def classes(train: LabelledRows, test: LabelledRows, each: Set) -> dict[str, float]:
-    """Logistic regression over words and pairs of words; of two texts, those of each, and what they share."""
-    features, model = Features(train), LogisticRegression(max_iter=2000, C=10)
-    told = model.fit(features(train), train.labels).predict(features(test))
-    found = classification_metrics(test.labels, list(told), sorted(set(train.labels)))
-    return {name: found[name] for name in each.metrics}
-
-
-def similarity(train: LabelledRows, test: LabelledRows, each: Set) -> dict[str, float]:
-    """As classes; a score by ridge regression."""
-    if isinstance(train.labels[0], str):
-        return classes(train, test, each)
-    features = Features(train)
-    told = Ridge().fit(features(train), train.labels).predict(features(test))
-    return {"pearson": float(pearsonr(told, test.labels)[0]), "spearman": float(spearmanr(told, test.labels)[0])}
-
-
-def choices(train: LabelledRows, test: LabelledRows, each: Set) -> dict[str, float]:
-    """Logistic regression over every answer with its context: is it the right one? The likeliest is chosen."""
-
-    def pairs(rows: LabelledRows) -> LabelledRows:
-        texts = [(context, answer) for context, *answers in rows.texts for answer in answers]
-        right = [n == label for each, label in zip(rows.texts, rows.labels, strict=True) for n in range(len(each) - 1)]
-        return LabelledRows(texts, right, [], [])
-
-    asked = pairs(train)
-    features, model = Features(asked), LogisticRegression(max_iter=2000)
-    sure = iter(model.fit(features(asked), asked.labels).predict_proba(features(pairs(test)))[:, 1])
-    told = [int(np.argmax([next(sure) for _ in texts[1:]])) for texts in test.texts]
-    return {"accuracy": float(np.mean(np.array(told) == test.labels))}
-
-
-class Features:
-    """TF-IDF of each text of a row; of two texts also of the words they share, and their cosine."""
-
-    def __init__(self, rows: LabelledRows) -> None:
-        self.words = TfidfVectorizer(ngram_range=(1, 2)).fit(text for texts in rows.texts for text in texts)
-
-    def __call__(self, rows: LabelledRows) -> csr_matrix:
-        sides = [self.words.transform(texts) for texts in zip(*rows.texts, strict=True)]
-        if len(sides) == 1:
-            return sides[0]
-        shared = sides[0].multiply(sides[1]).tocsr()
-        return hstack([*sides, shared, csr_matrix(shared.sum(1))]).tocsr()
-
-
-LINEAR: dict[Task, Callable[[LabelledRows, LabelledRows, Set], dict[str, float]]] = {
-    "classification": classes, "entailment": classes, "similarity": similarity, "multiple-choice": choices,
-}  # fmt: skip
+def spread(values: list[float]) -> str:
+    """Format a mean and, of several values, their deviation."""
+    if not values:
+        return ""
+    deviation = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):.1f}{deviation}"
 
 
 if __name__ == "__main__":
