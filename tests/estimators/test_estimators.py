@@ -3,8 +3,11 @@
 import copy
 import itertools
 import json
+import os
 import pickle
 import random
+import signal
+import threading
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,7 @@ from gpt1.commands.predict import predict
 from gpt1.config import Columns, Evaluate, Finetune, Model, Predict
 from gpt1.console import stderr
 from gpt1.estimators.base import TextEstimator
+from gpt1.estimators.fitted import isolated
 from gpt1.estimators.inputs import pairs_of, texts_of
 
 SUBJECTS = ("the hare", "my old dog", "a green bird", "one grey cat", "the small fox")
@@ -292,6 +296,27 @@ def test_it_leaves_no_trace(base: str, capsys: pytest.CaptureFixture[str]) -> No
     assert "epoch 1: training task" in said.err
     assert not said.out
     assert not stderr.quiet
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_fork_while_another_thread_fits(classifier: gpt1.Classifier) -> None:
+    fits, is_over = threading.Event(), threading.Event()
+
+    def fit() -> None:
+        with isolated():
+            fits.set()
+            is_over.wait()
+
+    thread = threading.Thread(target=fit)
+    thread.start()
+    fits.wait()
+    if not (child := os.fork()):
+        signal.alarm(60)  # in place of waiting for ever
+        os._exit(len(copy.deepcopy(classifier).predict(TEXTS[:3])))
+    found = os.waitpid(child, 0)[1]
+    is_over.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(found) == 3
 
 
 def test_validation_rows_may_be_given(base: str) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,9 @@ from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.training import log
 from gpt1.training.device import preserve_torch_state, setup_device, use_threads
 
-_ONE_AT_A_TIME = RLock()
+_turns = {"lock": RLock()}
+if hasattr(os, "register_at_fork"):  # a thread that has the lock does not exist in the child
+    os.register_at_fork(after_in_child=lambda: _turns.update(lock=RLock()))
 
 
 @contextmanager
@@ -37,7 +40,7 @@ def isolated(verbose: bool = False) -> Iterator[None]:
     Messages are dropped unless `verbose`, torch's threads and random state are restored, and UserError becomes
     ValueError. Jobs seed torch, so those of several threads take turns.
     """
-    with _ONE_AT_A_TIME, preserve_torch_state(), quiet(not verbose):
+    with _turns["lock"], preserve_torch_state(), quiet(not verbose):
         try:
             yield
         except UserError as error:
