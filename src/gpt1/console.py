@@ -1,32 +1,68 @@
 """Messages, progress bars and tables. Progress goes to standard error, so standard output stays machine-readable."""
 
+import os
+import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from gpt1.errors import spell
+from gpt1.errors import DataWarning, spell
 
-stderr = Console(stderr=True, highlight=False)
-_spelling = {"flags": False}
+PACKAGE = f"{Path(__file__).parent}{os.sep}"
+
+
+def plain_console(stderr: bool = False) -> Console:
+    """Return a console that shows every string as it is, also in tables and titles: no markup, no emoji codes."""
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
+stderr = plain_console(stderr=True)
+_mode = {"flags": False, "warnings": False}
 
 
 def say(message: str) -> None:
     """Print a line to standard error. `message` is plain text, never markup; it names settings by `errors.setting`."""
-    stderr.print(spell(message, flags=_spelling["flags"]), markup=False, soft_wrap=True)
+    stderr.print(spell(message, flags=_mode["flags"]), soft_wrap=True)
+
+
+def warn(message: str) -> None:
+    """Warn of what makes a result misleading: print `warning: ...`, or see `python_warnings`."""
+    if not _mode["warnings"]:
+        say(f"warning: {message}")
+        return
+    frame, level = sys._getframe(), 1
+    while frame.f_back and frame.f_code.co_filename.startswith(PACKAGE):  # the line to show is the user's
+        frame, level = frame.f_back, level + 1
+    warnings.warn(spell(message), DataWarning, stacklevel=level)
 
 
 @contextmanager
 def settings_as_flags() -> Iterator[None]:
     """While a command line runs, messages name settings as flags (`--top-p`), not as Python does (`top_p`)."""
-    before, _spelling["flags"] = _spelling["flags"], True
+    with _switched_on("flags"):
+        yield
+
+
+@contextmanager
+def python_warnings() -> Iterator[None]:
+    """Within the block, `warn` issues Python warnings of the category DataWarning, also while `say` is silent."""
+    with _switched_on("warnings"):
+        yield
+
+
+@contextmanager
+def _switched_on(mode: str) -> Iterator[None]:
+    before, _mode[mode] = _mode[mode], True
     try:
         yield
     finally:
-        _spelling["flags"] = before
+        _mode[mode] = before
 
 
 @contextmanager
@@ -44,8 +80,9 @@ def bar(*columns: str) -> Progress:
 
     It is shown on a terminal only: redirected to a file, it would add lines to a one-line error message.
     """
+    title, *texts = (TextColumn(text, markup=False) for text in ("{task.description}", *columns))
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *map(TextColumn, columns),
+        title, BarColumn(), MofNCompleteColumn(), *texts,
         TimeElapsedColumn(), TimeRemainingColumn(), console=stderr, disable=not stderr.is_terminal,
     )  # fmt: skip
 

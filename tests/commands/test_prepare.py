@@ -19,6 +19,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import NOT_UTF8, only_linux_names
 from gpt1 import config
 from gpt1.cli import main as cli
 from gpt1.commands import prepare as command
@@ -138,6 +139,15 @@ def test_every_kind_gives_the_same_shards(kind: str, packing: str, corpus: Path,
     one, other = result_bytes(tmp_path / "out"), result_bytes(tmp_path / "same")
     del one["manifest.json"], other["manifest.json"]
     assert one == other
+
+
+@only_linux_names
+def test_a_file_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / f"{NOT_UTF8}.txt"
+    path.write_text("".join(STORIES), encoding="utf-8")
+    run(tmp_path / NOT_UTF8, path)
+    assert [one["path"] for one in read_manifest(tmp_path / NOT_UTF8).inputs] == [str(path)]
+    assert run(tmp_path / NOT_UTF8, path)["unchanged"]
 
 
 def test_blocks_and_shards_change_no_token(
@@ -685,7 +695,10 @@ def test_a_table_without_text_that_merely_lies_in_the_folder(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (corpus / "books.tsv").write_text("file\ttitle\na.txt\tA\n")
+    (corpus / "about.json").write_text("[]")
     assert run(tmp_path / "out", corpus)["documents"] == 30
-    assert "books.tsv: left out, it has no column text" in " ".join(capsys.readouterr().err.split())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "books.tsv: left out, it has no column text" in said
+    assert "about.json: JSON, an array; write its objects, one a line, to a file named .jsonl; left out" in said
     with pytest.raises(UserError, match="no column text; it has file, title"):
         run(tmp_path / "other", corpus, corpus / "books.tsv", fresh=True)

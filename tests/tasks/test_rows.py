@@ -9,6 +9,7 @@ import pytest
 from gpt1.config import Columns, Task
 from gpt1.errors import UserError
 from gpt1.model.objectives import LabelKind
+from gpt1.tasks.labels import ClassLabels
 from gpt1.tasks.rows import LabelledRows, infer_label_kind, read_labelled_rows, split_train_valid, warn_of_faults
 
 
@@ -35,6 +36,35 @@ def test_one_class_however_it_is_written(tmp_path: Path) -> None:
     assert read_labelled_rows(str(path), ONE, "labels").labels == [{"1"}] * 3
 
 
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ("1.0 0.0 1 0 1.00".split(), "1 0 1 0 1".split()),
+        ("1.0 0.0".split(), "1.0 0.0".split()),
+        ("True true FALSE".split(), "true true FALSE".split()),
+        ("-2.0 -2 1.5 1.50".split(), "-2 -2 1.5 1.50".split()),
+        ("007 7 007.0 v1.0 v1 Yes yes".split(), "007 7 007.0 v1.0 v1 Yes yes".split()),
+    ],
+)
+def test_one_class_however_a_program_spells_it(found: list[str], expected: list[str], tmp_path: Path) -> None:
+    path = csv_with(tmp_path, "text,label", *(f"a,{label}" for label in found))
+    assert read_labelled_rows(str(path), ONE, "classes").labels == expected
+    assert read_labelled_rows(str(path), ONE, "labels").labels == [{label} for label in expected]
+
+
+def test_names_are_spelt_as_the_model_knows_them(tmp_path: Path) -> None:
+    path = csv_with(tmp_path, "text,label", "a,1.0", "a,0", "a,True", "a,2")
+    known = ClassLabels(["0.0", "1", "true"])
+    assert read_labelled_rows(str(path), ONE, "classes", known=known).labels == ["1", "0.0", "true", "2"]
+    both = ClassLabels(["1", "1.0", "0"])  # an estimator's strings are as many classes as there are
+    assert read_labelled_rows(str(path), ONE, "classes", known=both).labels == ["1.0", "0", "True", "2"]
+
+
+def test_a_column_for_each_label_is_a_name(tmp_path: Path) -> None:
+    path = csv_with(tmp_path, "text,1,1.0", "a,1,0", "b,0,1")
+    assert read_labelled_rows(str(path), Columns(["text"], ["1", "1.0"]), "labels").labels == [{"1"}, {"1.0"}]
+
+
 def test_labels_of_every_kind(tmp_path: Path) -> None:
     path = csv_with(tmp_path, "text,label,toxic,rude", "a, 2.5 ,1,0", "b,-1e3,0,0", "c,4,1,1.0")
     assert read_labelled_rows(str(path), ONE, "score").labels == [2.5, -1000, 4]
@@ -43,6 +73,8 @@ def test_labels_of_every_kind(tmp_path: Path) -> None:
     ]  # fmt: skip
     path = csv_with(tmp_path, "text,label", "a,x|y z", "b,", "c, y z ")
     assert read_labelled_rows(str(path), ONE, "labels").labels == [{"x", "y z"}, set(), {"y z"}]
+    path = csv_with(tmp_path, "text,label", 'a,"[""x"", ""y z""]"', "b,[]", 'c,"[1, 2.0]"', "d,[sic]|x")
+    assert read_labelled_rows(str(path), ONE, "labels").labels == [{"x", "y z"}, set(), {"1", "2"}, {"[sic]", "x"}]
     path = jsonl_with(tmp_path, {"text": "a", "label": ["x", "y"]}, {"text": "b", "label": []}, {"text": "c"})
     with pytest.raises(UserError, match="no column label"):
         read_labelled_rows(str(csv_with(tmp_path, "text", "a")), ONE, "labels")
@@ -135,7 +167,7 @@ def test_what_is_worth_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     found = labelled(["yes", "Yes ", *["no"] * 11])
     warn_of_faults(found, found, "classes")
     said = capsys.readouterr().err
-    assert "label 'yes' differs from another only in case or spaces" in said
+    assert "label 'yes' differs from another only in case or spaces, and they count as two; write them alike" in said
     assert "13 texts are in both training and validation rows" in said
     assert "label 'no' has 11 rows, 'Yes ' only 1" in said
 
@@ -147,6 +179,18 @@ def test_what_is_worth_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
         ([frozenset({"['x']"}), frozenset()], "labels", "\"['x']\" counts as one label"),
         ([frozenset({"x,y", "z"})], "labels", ""),
         (list("abcdefghijkl"), "classes", "12 classes in 12 rows; is label the right column?"),
+        (
+            [f"{n}.5" for n in range(12)],
+            "classes",
+            "is label the right column? If it holds scores, set task regression",
+        ),
+        ([frozenset({name}) for name in "abcdefghijkl"], "labels", "12 classes in 12 rows; is label the right column?"),
+        ([frozenset({"a", name}) for name in "bcdefghijk"], "labels", ""),
+        (
+            [f"row {n}" for n in range(12)],
+            "classes",
+            "the label of 12 of 12 rows is their text; is label the right col",
+        ),
         (list("abcdefghi"), "classes", ""),
         (list("aabbccddeeff"), "classes", ""),
     ],
@@ -182,6 +226,21 @@ def test_a_tenth_validates() -> None:
     assert len(valid) == 3
     assert sorted(train.where + valid.where) == sorted(found.where)
     assert split_train_valid(found, seed=3)[1] == valid != split_train_valid(found, seed=4)[1]
+
+
+def test_the_only_row_of_a_label_is_learnt() -> None:
+    names = [f"rare {n}" for n in range(4)]
+    for seed in range(8):
+        train, valid = split_train_valid(labelled([*names, *["often"] * 16]), seed)
+        assert (len(valid), set(train.labels)) == (2, {*names, "often"})
+        train, valid = split_train_valid(
+            labelled([*(frozenset({name, "b"}) for name in names), *[frozenset("b")] * 16]), seed
+        )
+        assert (len(valid), frozenset().union(*train.labels)) == (2, {*names, "b"})
+        train, valid = split_train_valid(labelled(names), seed)
+        assert (len(train), len(valid)) == (3, 1)
+        train, valid = split_train_valid(labelled([0.1, 0.2, 0.3, *[0.4] * 17]), seed)
+        assert (len(train), len(valid)) == (18, 2)
 
 
 def test_rows_with_the_same_first_text_stay_together() -> None:

@@ -1,5 +1,8 @@
 """Devices, what is restored after a job, and running out of memory."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,4 +98,28 @@ def test_cores_are_limited_as_a_container_is(
         (tmp_path / name).write_text(content + "\n")
     monkeypatch.setattr(device, "CGROUPS", tmp_path)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert device.available_cores() == cores
+
+
+@pytest.mark.parametrize(("share", "cores"), [("1", 1), ("2,1", 2), ("9", 4), ("", 4), ("many", 4)])
+def test_cores_are_shared_as_joblib_says(share: str, cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_cgroup_limits", lambda: iter(()))
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", share)
+    assert device.available_cores() == cores
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_process_computes_with_one_thread() -> None:
+    """OpenMP's pool of threads, which the first product makes, is missing in the child."""
+    script = (
+        "import os, torch; from gpt1.training.device import setup_device, use_threads; setup_device(threads=2)\n"
+        "x = torch.ones(512, 512); x @ x\n"
+        "if child := os.fork():\n"
+        "    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "with use_threads(2):\n"
+        "    x @ x\n"
+        "    os._exit(torch.get_num_threads())"
+    )
+    assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 1

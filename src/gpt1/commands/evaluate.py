@@ -160,7 +160,7 @@ def _rows(settings: Evaluate) -> EvaluateResult:
         file = table(path)
         available = columns(file, settings.encoding)
         wanted = select_columns(file, available, predictor.encoder.task, requested, predictor.columns)
-        rows = read_labelled_rows(path, wanted, label_type.kind, settings.encoding)
+        rows = read_labelled_rows(path, wanted, label_type.kind, settings.encoding, label_type)
         _check_unknown_labels(rows, label_type, wanted)
         with out_of_memory(f"lower {setting('batch')}, {settings.batch}"):
             predictions_NC, _ = predictor.predict(rows.texts, settings.batch)
@@ -193,9 +193,7 @@ def _check_unknown_labels(rows: LabelledRows, label_type: LabelType, wanted: Col
         check_labels(rows, label_type, wanted)
     if unknown:
         where, label = rows.where[unknown[0]], ", ".join(sorted(label_type.names_of(rows.labels[unknown[0]])))
-        console.say(
-            f"warning: {where}: label {label!r} does not occur in training; {len(unknown):,} such rows count as wrong"
-        )
+        console.warn(f"{where}: label {label!r} does not occur in training; {len(unknown):,} such rows count as wrong")
 
 
 def _text(settings: Evaluate) -> EvaluateResult:

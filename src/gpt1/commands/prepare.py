@@ -9,9 +9,9 @@ import polars
 from rich.console import RenderableType
 
 from gpt1.config import Prepare
-from gpt1.console import say, table
+from gpt1.console import say, table, warn
 from gpt1.data.documents import Corpus, ReadOptions, has_text
-from gpt1.data.files import File, check_encoding, choose_splits, find
+from gpt1.data.files import File, check_encoding, choose_splits, find, json_error
 from gpt1.data.prepare import Learn, prepare_folder
 from gpt1.data.shards import UNFINISHED, Manifest, read_manifest
 from gpt1.errors import UserError, setting
@@ -184,13 +184,17 @@ def _corpus(settings: Prepare) -> Corpus:
 
 
 def _with_text(files: list[File], options: ReadOptions) -> list[File]:
-    """Leave out tables without a text column, unless the user named them."""
+    """Leave out JSON and tables without a text column, unless the user named them."""
     kept = []
     for file in files:
         if file.named or has_text(file, options):
             kept.append(file)
         else:
-            say(f"{file.path}: left out, it has no column {options.text}; choose another with {setting('text')}")
+            say(
+                f"{json_error(file.path)}; left out"
+                if file.kind == "json"
+                else f"{file.path}: left out, it has no column {options.text}; choose another with {setting('text')}"
+            )
     return kept
 
 
@@ -223,8 +227,8 @@ def _tokenizer(settings: Prepare) -> Tokenizer | Learn:
 def _warn_of_large_validation(settings: Prepare, manifest: Manifest) -> None:
     share = manifest.val.tokens / (manifest.train.tokens + manifest.val.tokens)
     if not settings.val and share > LARGE * settings.val_fraction:  # of a few documents, one may hold most of the text
-        say(
-            f"warning: {share:.0%} of the tokens are validation text, since whole documents are held out; for an even "
+        warn(
+            f"{share:.0%} of the tokens are validation text, since whole documents are held out; for an even "
             f"split, name files with {setting('val')}, split the text with {setting('documents')} blank-line, or "
             f"change {setting('seed')}"
         )

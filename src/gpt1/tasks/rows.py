@@ -2,15 +2,16 @@
 
 import json
 import math
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
 from gpt1.config import Columns, Task
-from gpt1.console import say
+from gpt1.console import warn
 from gpt1.data.tables import Row, check_column, columns, rows, table
 from gpt1.errors import UserError, setting
 from gpt1.model.objectives import LabelKind
@@ -24,6 +25,8 @@ VALID_SHARE = 10
 ENOUGH_ROWS = 10
 # A label is rare if the most common one has more than this many times its rows.
 RARE = 10
+# A whole number as a column of floats holds it; one that begins with 0 is a code.
+WHOLE_NUMBER = re.compile(r"-?(0|[1-9]\d*)\.0+")
 # Separates the labels of a row in csv and tsv.
 LABEL_SEPARATOR = "|"
 
@@ -75,15 +78,17 @@ def infer_label_kind(task: Task, target: str, path: str, columns_read: Columns, 
     if not any(map(_has_fraction, labels)):
         return "classes"
     if names := sorted(label for label in labels if _number(label) is None):
-        say(
-            f"warning: label {names[0]!r} is not a number, so all labels count as classes; "
+        warn(
+            f"label {names[0]!r} is not a number, so all labels count as classes; "
             f"if they are scores, set {setting('target')} score"
         )
     return "classes" if names else "score"
 
 
-def read_labelled_rows(path: str, wanted: Columns, kind: LabelKind, encoding: str = "utf-8") -> LabelledRows:
-    """Read all rows of a table.
+def read_labelled_rows(
+    path: str, wanted: Columns, kind: LabelKind, encoding: str = "utf-8", known: LabelType | None = None
+) -> LabelledRows:
+    """Read all rows of a table; names that differ in spelling only, see `_spelling`, are as in `known`, or all alike.
 
     Raises UserError for a missing column, an empty table, and a row without a text or without a label of this kind.
     """
@@ -98,6 +103,9 @@ def read_labelled_rows(path: str, wanted: Columns, kind: LabelKind, encoding: st
         found.labels.append(read_label(row, wanted, kind, len(texts) - 1))
         found.where.append(row.where)
         found.groups.append(str(row.values[wanted.texts[0]]))
+    if kind == "classes" or (kind == "labels" and len(wanted.label) == 1):  # of several columns, each is a name
+        names = known.names if isinstance(known, ClassLabels | LabelSets) else _spelt_once(found.labels)
+        return replace(found, labels=_spelt_as(names, found.labels))
     return found
 
 
@@ -139,17 +147,27 @@ def read_label(row: Row, wanted: Columns, kind: LabelKind, answers: int) -> Any:
 
 
 def split_train_valid(data: LabelledRows, seed: int) -> tuple[LabelledRows, LabelledRows]:
-    """Split two rows or more into training and validation rows; rows with the same first text stay together."""
+    """Split two rows or more into training and validation rows.
+
+    Rows with the same first text stay together. The only rows of a class or label stay in training, unless there would
+    be no validation row otherwise.
+    """
     groups: dict[str, list[int]] = {}
     for i, group in enumerate(data.groups):
         groups.setdefault(group, []).append(i)
     members = list(groups.values()) if len(groups) > 1 else [[i] for i in range(len(data))]
     wanted = max(1, len(data) // VALID_SHARE)
+    order = np.random.default_rng(seed).permutation(len(members))[:-1]
+    left = Counter(name for label in data.labels for name in _names_in(label))
     valid: set[int] = set()
-    for group_number in np.random.default_rng(seed).permutation(len(members))[:-1]:
+    for group_number in order:
         if len(valid) >= wanted:
             break
-        valid.update(members[group_number])
+        taken = Counter(name for i in members[group_number] for name in _names_in(data.labels[i]))
+        if all(left[name] > count for name, count in taken.items()):
+            valid.update(members[group_number])
+            left.subtract(taken)
+    valid = valid or set(members[order[0]])
     return data.select([i for i in range(len(data)) if i not in valid]), data.select(sorted(valid))
 
 
@@ -170,7 +188,7 @@ def check_labels(data: LabelledRows, label_type: LabelType, wanted: Columns) -> 
 def warn_of_overlap(train: LabelledRows, other: LabelledRows, role: str) -> None:
     """Warn if training rows are among those that are scored; `role` names these, `validation` or `test`."""
     if both := len(set(train.texts) & set(other.texts)):
-        say(f"warning: {both:,} texts are in both training and {role} rows; the {role} scores will be too good")
+        warn(f"{both:,} texts are in both training and {role} rows; the {role} scores will be too good")
 
 
 def warn_of_faults(train: LabelledRows, valid: LabelledRows, kind: LabelKind) -> None:
@@ -179,36 +197,52 @@ def warn_of_faults(train: LabelledRows, valid: LabelledRows, kind: LabelKind) ->
     if kind not in ("classes", "labels"):
         return
     counts, valid_counts = (
-        Counter(name for label in data.labels for name in ([label] if kind == "classes" else label))
-        for data in (train, valid)
+        Counter(name for label in data.labels for name in _names_in(label)) for data in (train, valid)
     )
+    _warn_of_names(train, counts, kind)
+    if unknown := sorted(valid_counts.keys() - counts.keys()):
+        warn(
+            f"label {unknown[0]!r} occurs only in validation rows, so it cannot be learned; "
+            f"add rows with it, or choose the validation rows with {setting('valid')}"
+        )
+    ordered = counts.most_common()
+    if ordered and (most := ordered[0][1]) > RARE * (least := ordered[-1][1]):
+        warn(
+            f"label {ordered[0][0]!r} has {most:,} rows, {ordered[-1][0]!r} only {least:,}; "
+            f"{setting('class_weights')} auto and {setting('select')} macro_f1 keep rare labels from being ignored"
+        )
+
+
+def _warn_of_names(train: LabelledRows, counts: Counter[str], kind: LabelKind) -> None:
+    """Warn of names that may not be those of labels; `counts` is how many training rows have each."""
     spellings = Counter(_folded(name) for name in counts)
     for name in sorted(counts):
         if spellings[_folded(name)] > 1:
-            say(f"warning: label {name!r} differs from another only in case or spaces; they count as two classes")
-    if kind == "classes" and len(train) >= ENOUGH_ROWS and len(counts) > len(train) / 2:
-        say(f"warning: {len(counts):,} classes in {len(train):,} rows; is {setting('label')} the right column?")
-    if unknown := sorted(valid_counts.keys() - counts.keys()):
-        say(
-            f"warning: label {unknown[0]!r} occurs only in validation rows, so it cannot be learned; "
-            f"add rows with it, or choose the validation rows with {setting('valid')}"
-        )
+            warn(
+                f"label {name!r} differs from another only in case or spaces, and they count as two; "
+                f"write them alike if they are one"
+            )
+    column = f"is {setting('label')} the right column?"
+    copies = sum(
+        name in texts for texts, label in zip(train.texts, train.labels, strict=True) for name in _names_in(label)
+    )
+    is_split = kind == "classes" or all(count == 1 for count in counts.values())
+    if len(train) >= ENOUGH_ROWS and copies > len(train) / 2:
+        warn(f"the label of {copies:,} of {len(train):,} rows is their text; {column}")
+    elif len(train) >= ENOUGH_ROWS and len(counts) > len(train) / 2 and is_split:
+        if kind == "classes" and all(_number(name) is not None for name in counts):
+            column += f" If it holds scores, set {setting('task')} regression"
+        warn(f"{len(counts):,} classes in {len(train):,} rows; {column}")
     several = [name for name in sorted(counts) if any(mark in name for mark in ",;[")]
     if kind == "labels" and several and all(len(label) < 2 for label in train.labels):
-        say(f"warning: {several[0]!r} counts as one label; write several as a list in jsonl, as `red|round` in csv")
-    ordered = counts.most_common()
-    if ordered and (most := ordered[0][1]) > RARE * (least := ordered[-1][1]):
-        say(
-            f"warning: label {ordered[0][0]!r} has {most:,} rows, {ordered[-1][0]!r} only {least:,}; "
-            f"{setting('class_weights')} auto and {setting('select')} macro_f1 keep rare labels from being ignored"
-        )
+        warn(f"{several[0]!r} counts as one label; write several as a list in jsonl, as `red|round` in csv")
 
 
 def _text_list(row: Row, column: str) -> list[str]:
     """Return the texts of a column that holds a list or one text."""
     value = row.values.get(column)
-    if isinstance(value, str) and value.startswith("["):
-        value = _json_list(value)
+    if isinstance(value, str):
+        value = _json_list(value, str)
     if not isinstance(value, list):
         return [row.text(column)]
     if wrong := [text for text in value if not isinstance(text, str) or not text.strip()]:
@@ -218,13 +252,13 @@ def _text_list(row: Row, column: str) -> list[str]:
     return value
 
 
-def _json_list(text: str) -> list[str] | str:
-    """Return the list that a cell of csv holds as JSON, as `gpt1 predict` writes it; the text itself if it is none."""
+def _json_list(text: str, kind: Any) -> list[Any] | None:
+    """Return the list of values of a kind that a cell of csv holds as JSON, as `gpt1 predict` writes it; else None."""
     try:
-        found = json.loads(text)
+        found = json.loads(text) if text.startswith("[") else None
     except ValueError:
-        return text
-    return found if isinstance(found, list) and all(isinstance(one, str) for one in found) else text
+        return None
+    return found if isinstance(found, list) and all(isinstance(one, kind) for one in found) else None
 
 
 def _filled(row: Row, names: Sequence[str]) -> list[str]:
@@ -237,13 +271,45 @@ def _filled(row: Row, names: Sequence[str]) -> list[str]:
     return [row.text(name) for name in names[:count]]
 
 
+def _names_in(label: Any) -> Collection[str]:
+    """Return the names of a class or a label set; none of a score or a choice."""
+    return (label,) if isinstance(label, str) else label if isinstance(label, frozenset) else ()
+
+
+def _spelling(name: str) -> str:
+    """Return a name as JSON writes it, if it is a whole number or a truth value: `1` for 1.0, `true` for True.
+
+    Programs write one column in several ways: 1.0 if a value is missing or in csv, True or true. 007 and 7 are two.
+    """
+    if WHOLE_NUMBER.fullmatch(name):
+        return name.partition(".")[0]
+    return name.lower() if name.lower() in ("true", "false") else name
+
+
+def _spelt_once(labels: Sequence[Any]) -> list[str]:
+    """Return the names in classes or label sets; of those that differ in spelling only, the shortest."""
+    names = {name for label in labels for name in _names_in(label)}
+    return list({_spelling(name): name for name in sorted(names, key=lambda name: (-len(name), name))}.values())
+
+
+def _spelt_as(names: Sequence[str], labels: Sequence[Any]) -> list[Any]:
+    """Return classes or label sets with each name replaced by the one of `names` from which only spelling differs."""
+    known = {_spelling(name): name for name in names} | {name: name for name in names}
+
+    def spelt(name: str) -> str:
+        return known.get(name, known.get(_spelling(name), name))
+
+    return [spelt(label) if isinstance(label, str) else frozenset(map(spelt, label)) for label in labels]
+
+
 def _label_set(row: Row, names: Sequence[str]) -> frozenset[str]:
     """Return the labels of a row, from a column of 0 and 1 for each, a list, or names with bars between them."""
     if len(names) > 1:
         return frozenset(name for name in names if _flag(row, name))
     value = row.values.get(names[0])
     if isinstance(value, str):
-        value = value.split(LABEL_SEPARATOR)
+        listed = _json_list(value, str | int | float)
+        value = value.split(LABEL_SEPARATOR) if listed is None else listed
     labels = value if isinstance(value, list) else [] if value is None else [value]
     labels = [label for label in labels if not (isinstance(label, str) and not label.strip())]
     return frozenset(replace(row, values={names[0]: label}).label(names[0]).strip() for label in labels)

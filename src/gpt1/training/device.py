@@ -1,7 +1,7 @@
 """Set up the device, number format, threads, seed and allocator, and prepare models for training on the device.
 
 Only `setup_device` changes the state of the process: commands call it once, when they start. Code that runs inside
-another program wraps it in `preserve_torch_state`.
+another program wraps it in `preserve_torch_state`. A process that was forked computes with one thread.
 """
 
 import ctypes
@@ -25,6 +25,7 @@ DEVICE_TYPES = ("cpu", "cuda", "mps")
 MALLOPT = {-1: 2**31 - 1, -2: 2**26, -3: 2**30}
 # Messages of allocators that raise a plain RuntimeError.
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "MPS backend out of memory")
+_process = {"forked": False}
 
 
 def setup_device(
@@ -37,7 +38,7 @@ def setup_device(
     """
     check_threads_and_seed(threads, seed)
     keep_freed_memory()
-    torch.set_num_threads(threads or available_cores())
+    _set_threads(threads)
     torch.manual_seed(seed)
     return choose_device(device, dtype)
 
@@ -48,7 +49,7 @@ def use_threads(threads: int | None) -> Iterator[None]:
     before = torch.get_num_threads()
     if threads is not None:
         check_threads_and_seed(threads, 0)
-        torch.set_num_threads(threads or available_cores())
+        _set_threads(threads)
     try:
         yield
     finally:
@@ -132,9 +133,28 @@ def out_of_memory(remedy: str) -> Iterator[None]:
 
 
 def available_cores() -> int:
-    """Return the number of cores that this process may use, by its affinity and by its cgroup's (container's) limit."""
+    """Return the number of cores that this process may use.
+
+    That is the least of its affinity, its cgroup's (container's) limit and OMP_NUM_THREADS, by which joblib shares the
+    cores among its workers.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min([cores, *_cgroup_limits()])))
+    share = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "2,1": the rest is for nested loops
+    return max(1, math.ceil(min([cores, *_cgroup_limits(), *([int(share)] if share.isdecimal() else [])])))
+
+
+def _set_threads(threads: int) -> None:
+    torch.set_num_threads(1 if _process["forked"] else threads or available_cores())
+
+
+def _after_fork() -> None:
+    """Leave OpenMP alone: its threads do not survive a fork, and a loop would wait for them for ever."""
+    _process["forked"] = True
+    torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _cgroup_limits() -> Iterator[float]:
