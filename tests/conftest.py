@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +26,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # A shared machine may stall any single example, so no deadline.
 settings.register_profile("same", deadline=None, derandomize=True, database=None)
 settings.load_profile("same")
+
+# A file name in Latin-1, as Python reads it where names are UTF-8; only Linux has such names.
+NOT_UTF8 = "caf\udce9"
+only_linux_names = pytest.mark.skipif(sys.platform != "linux", reason="file names are Unicode there")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -1,12 +1,20 @@
 """Files that appear whole or not at all."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 import torch
 
-from gpt1.storage import atomic, save_file, write_text
+from conftest import NOT_UTF8
+from gpt1.storage import atomic, save_file, write_json, write_text
+
+
+@pytest.mark.parametrize("value", [NOT_UTF8, "a\\ud83d \\", "żółw 🙂"])
+def test_any_text_comes_back_from_json(value: str, tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {value: [value]})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {value: [value]}
 
 
 def test_tensors_that_cannot_be_written_are_an_error_of_the_system(tmp_path: Path) -> None:

@@ -10,13 +10,19 @@ from rich.table import Table
 
 from gpt1.errors import spell
 
-stderr = Console(stderr=True, highlight=False)
+
+def plain_console(stderr: bool = False) -> Console:
+    """Return a console that shows every string as it is, also in tables and titles: no markup, no emoji codes."""
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
+stderr = plain_console(stderr=True)
 _spelling = {"flags": False}
 
 
 def say(message: str) -> None:
     """Print a line to standard error. `message` is plain text, never markup; it names settings by `errors.setting`."""
-    stderr.print(spell(message, flags=_spelling["flags"]), markup=False, soft_wrap=True)
+    stderr.print(spell(message, flags=_spelling["flags"]), soft_wrap=True)
 
 
 @contextmanager
@@ -44,8 +50,9 @@ def bar(*columns: str) -> Progress:
 
     It is shown on a terminal only: redirected to a file, it would add lines to a one-line error message.
     """
+    title, *texts = (TextColumn(text, markup=False) for text in ("{task.description}", *columns))
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *map(TextColumn, columns),
+        title, BarColumn(), MofNCompleteColumn(), *texts,
         TimeElapsedColumn(), TimeRemainingColumn(), console=stderr, disable=not stderr.is_terminal,
     )  # fmt: skip
 

@@ -14,6 +14,19 @@ from gpt1.errors import UserError, setting
 if TYPE_CHECKING:
     from torch import Tensor
 
+# How text is written that UTF-8 cannot encode: half a surrogate pair, of which Python makes each byte of a file name
+# that is not UTF-8. `\\udce9` is also how JSON escapes it, so a name in JSON comes back as it was.
+UNENCODABLE = "backslashreplace"
+
+
+def is_utf8(path: str | Path) -> bool:
+    """Return whether UTF-8 can encode a path. Linux has others, which libraries written in Rust do not open."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
 
 def check_folder(out: Path) -> None:
     """Raise UserError if the folder, which the setting `out` names, or one above it is a file."""
@@ -58,9 +71,9 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8, atomically."""
+    """Write `text` as UTF-8, atomically; half a surrogate pair is escaped."""
     with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_text(text, encoding="utf-8", errors=UNENCODABLE, newline="\n")
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -76,6 +89,18 @@ def save_file(tensors: dict[str, "Tensor"], path: Path, metadata: dict[str, str]
         torch.save_file(tensors, path, metadata=metadata)
     except SafetensorError as error:
         raise OSError(errno.EIO, str(error)) from None
+
+
+@contextlib.contextmanager
+def open_tensors(path: Path) -> Iterator[Any]:
+    """Open a safetensors file to read, with PyTorch's tensors. Raises SafetensorError if it is damaged."""
+    from safetensors import safe_open
+
+    with path.open("rb") as file:
+        # Linux has names that are not UTF-8, which this library does not open, and a second name for an open file.
+        name = path if is_utf8(path) else f"/proc/self/fd/{file.fileno()}"
+        with safe_open(name, framework="pt") as tensors:
+            yield tensors
 
 
 def _sync(path: Path) -> None:

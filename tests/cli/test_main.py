@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.progress import TextColumn
 
-from gpt1 import __version__, config
+from conftest import NOT_UTF8, only_linux_names
+from gpt1 import __version__, config, console
 from gpt1.cli.main import COMMANDS, main
 from gpt1.errors import RunFailed, UserError
 
@@ -102,6 +104,24 @@ def test_dashes_and_underscores_are_the_same(job: Job, flag: str) -> None:
     assert (seen[0].max_new_tokens, seen[0].prompts) == (5, ["under_score"])
 
 
+@pytest.mark.parametrize("text", ["-- drop_table user_names", "--foo_bar baz", "-- a_b=c_d e"])
+def test_a_text_is_not_changed(job: Job, text: str) -> None:
+    prompts, texts, sample = job("generate"), job("explain"), job("pretrain")
+    assert main(["generate", "run", text, "--stop", text]) == 0
+    assert (prompts[0].prompts, prompts[0].stop) == ([text], [text])
+    assert main(["explain", "run", text]) == 0
+    assert texts[0].text == text
+    assert main(["pretrain", "data", "--out", "run", f"--sample={text}"]) == 0
+    assert sample[0].sample == text
+
+
+def test_bytes_of_a_text_that_are_not_utf8(job: Job) -> None:
+    prompts, text = job("generate"), job("explain")
+    assert main(["generate", "run", NOT_UTF8]) == 0
+    assert main(["explain", "run", NOT_UTF8]) == 0
+    assert (prompts[0].prompts, text[0].text) == (["caf\ufffd"], "caf\ufffd")
+
+
 def test_lists_take_several_values(job: Job) -> None:
     seen = job("prepare")
     assert main("prepare a b --out o --val c d --no-repair".split()) == 0
@@ -183,6 +203,25 @@ def test_without_json_the_job_says_what_to_print(job: Job, capsys: pytest.Captur
     job("generate", {}, shown=text)
     assert main(["generate", "run"]) == 0
     assert capsys.readouterr().out == text + "\n"
+
+
+@pytest.mark.parametrize("name", ["[/INST]", "[bold]", ":smile:", "[link=x]y"])
+def test_a_name_is_shown_as_it_is(name: str, job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    found = console.table({name: name}, title=f"title {name}")
+    found.caption = f"caption {name}"
+    job("info", {}, shown=found)
+    assert main(["info", "run"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert all(words in out for words in (f"title {name}", f"{name} │ {name}", f"caption {name}"))
+    console.say(f"say {name}")
+    assert capsys.readouterr().err == f"say {name}\n"
+
+
+def test_a_progress_bar_shows_a_path_as_it_is() -> None:
+    with console.bar("{task.fields[state]}") as progress:
+        progress.add_task("a[/b].csv", state=":smile:")
+        texts = [column(progress.tasks[0]).plain for column in progress.columns if isinstance(column, TextColumn)]
+    assert texts == ["a[/b].csv", ":smile:"]
 
 
 def test_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -325,7 +364,7 @@ def test_a_mistake_of_ours_is_not_hidden(job: Job) -> None:
 # As a program
 
 
-def program(*argv: str, **how: Any) -> subprocess.CompletedProcess[str]:
+def program(*argv: str | bytes, **how: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "gpt1", *argv], capture_output=True, text=True, encoding="utf-8", timeout=60, **how
     )
@@ -347,6 +386,22 @@ def test_the_program_ends_with_the_exit_code() -> None:
 def test_a_pipe_that_speaks_another_encoding_gets_utf8(tmp_path: Path) -> None:
     done = program("info", str(tmp_path / "żółw"), env={**os.environ, "PYTHONIOENCODING": "cp1252"})
     assert "żółw: no such folder" in done.stderr
+
+
+@only_linux_names
+def test_a_name_that_is_not_utf8_is_shown_with_an_escape() -> None:
+    done = program("info", os.fsencode(f"/no/{NOT_UTF8}"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "gpt1 info: /no/caf\\udce9: no such folder\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="standard streams are closed differently there")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_no_error(closed: str) -> None:
+    done = subprocess.run(f"{sys.executable} -m gpt1 --version {closed}", shell=True, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+    wrong = subprocess.run(f"{sys.executable} -m gpt1 predict {closed}", shell=True, capture_output=True, timeout=60)
+    assert (wrong.returncode, wrong.stdout) == (2, b"")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

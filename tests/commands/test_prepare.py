@@ -19,6 +19,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import NOT_UTF8, only_linux_names
 from gpt1 import config
 from gpt1.cli import main as cli
 from gpt1.commands import prepare as command
@@ -138,6 +139,15 @@ def test_every_kind_gives_the_same_shards(kind: str, packing: str, corpus: Path,
     one, other = result_bytes(tmp_path / "out"), result_bytes(tmp_path / "same")
     del one["manifest.json"], other["manifest.json"]
     assert one == other
+
+
+@only_linux_names
+def test_a_file_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / f"{NOT_UTF8}.txt"
+    path.write_text("".join(STORIES), encoding="utf-8")
+    run(tmp_path / NOT_UTF8, path)
+    assert [one["path"] for one in read_manifest(tmp_path / NOT_UTF8).inputs] == [str(path)]
+    assert run(tmp_path / NOT_UTF8, path)["unchanged"]
 
 
 def test_blocks_and_shards_change_no_token(

@@ -1,5 +1,6 @@
 """What is written comes back the same, or is refused by row."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import NOT_UTF8, only_linux_names
 from gpt1.data.table_writer import check_ending, table_writer
 from gpt1.data.tables import Row, rows, table
 from gpt1.errors import UserError
@@ -16,11 +18,15 @@ from gpt1.errors import UserError
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 
 
-def written(out: Path, *blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def write_only(out: Path, *blocks: list[dict[str, Any]]) -> Path:
     with table_writer(str(out)) as write:
         for number, block in enumerate(blocks):
             write([Row(Path("in.jsonl"), 10 * number + n, values) for n, values in enumerate(block, 1)])
-    return [row.values for row in rows(table(out))]
+    return out
+
+
+def written(out: Path, *blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row.values for row in rows(table(write_only(out, *blocks)))]
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
@@ -52,6 +58,21 @@ def test_parquet_blocks_agree_on_types(tmp_path: Path) -> None:
     assert written(tmp_path / "a.parquet", *blocks) == [
         {"n": None, "x": 1.0, "late": None}, {"n": 2, "x": 1.5, "late": None}, {"n": 3, "x": None, "late": ["a"]},
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("folder", ["out[1]", pytest.param(NOT_UTF8, marks=only_linux_names)])
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_folder_of_any_name(kind: str, folder: str, tmp_path: Path) -> None:
+    found = [{"text": "a"}, {"text": "b"}]
+    assert written(tmp_path / folder / f"p[0].{kind}", found[:1], found[1:]) == found
+
+
+def test_half_a_surrogate_pair(tmp_path: Path) -> None:
+    found = [{"label": "a\ud83d"}]
+    assert written(tmp_path / "a.csv", found) == [{"label": "a\\ud83d"}]
+    assert json.loads(write_only(tmp_path / "a.jsonl", found).read_text()) == found[0]
+    with pytest.raises(UserError, match=r"not Unicode text; write \.jsonl"):
+        write_only(tmp_path / "a.parquet", found)
 
 
 def test_lists_in_csv_are_json(tmp_path: Path) -> None:

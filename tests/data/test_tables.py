@@ -11,6 +11,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import NOT_UTF8, only_linux_names
 from gpt1.data.tables import columns, header, rows, table
 from gpt1.errors import UserError
 
@@ -75,6 +76,14 @@ def test_any_text_survives_csv_and_jsonl(tmp_path_factory: pytest.TempPathFactor
     found = [{"n": str(number), "text": text} for number, text in enumerate(texts)]
     for kind in ("csv", "jsonl"):
         assert values(write(folder, kind, found)) == found
+
+
+@pytest.mark.parametrize("name", ["rows[1].parquet", pytest.param(f"{NOT_UTF8}.parquet", marks=only_linux_names)])
+def test_a_name_is_no_pattern(name: str, tmp_path: Path) -> None:
+    write(tmp_path, "parquet", ROWS[:1]).rename(tmp_path / "rows1.parquet")  # what the pattern rows[1] stands for
+    path = write(tmp_path, "parquet", ROWS).rename(tmp_path / name)
+    assert values(path) == ROWS
+    assert columns(table(path)) == ["text", "label"]
 
 
 def test_quotes_in_tsv_are_text(tmp_path: Path) -> None:

@@ -119,12 +119,16 @@ def _escaped(text: str) -> str:
 
 
 def _dashed(argv: Iterable[str]) -> list[str]:
-    """Turn `--max_new_tokens` into `--max-new-tokens`; leave everything after `--` as it is."""
+    """Turn `--max_new_tokens` into `--max-new-tokens`; leave texts and everything after `--` as they are.
+
+    A word with a blank in its name is a text, as it is to argparse.
+    """
     words, plain = [], False
     for word in argv:
         plain = plain or word == "--"
         name, equals, value = word.partition("=")
-        words.append(name.replace("_", "-") + equals + value if word.startswith("--") and not plain else word)
+        is_option = name.startswith("--") and " " not in name and not plain
+        words.append(name.replace("_", "-") + equals + value if is_option else word)
     return words
 
 

@@ -6,17 +6,20 @@ imported, so that help does not wait for torch.
 
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from gpt1 import __version__, config, options
 from gpt1.cli import arguments
-from gpt1.console import settings_as_flags
+from gpt1.console import plain_console, settings_as_flags
 from gpt1.errors import Gpt1Error, UserError
 from gpt1.results import Result
+from gpt1.storage import UNENCODABLE
 from gpt1.training.interrupt import sigterm_as_ctrl_c
 
 
@@ -47,15 +50,15 @@ COMMANDS = {
     "info": Verb(config.Info, ("path",)),
 }
 
+# Python turns each byte of a command line that is not UTF-8 into half a surrogate pair.
+STRAY = re.compile("[\ud800-\udfff]")
 # Errors of the operating system about a path that the user chose.
 WRONG_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 2 wrong request or data, 130 interrupted."""
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding="utf-8")  # a pipe on Windows would use the system's code page
+    _set_up_streams()
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         with sigterm_as_ctrl_c(), settings_as_flags():
@@ -72,6 +75,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog = f"gpt1 {argv[0]}" if argv and argv[0] in COMMANDS else "gpt1"
         print(f"{prog}: {_message(error)}", file=sys.stderr)
         return _exit_code(error)
+
+
+def _set_up_streams() -> None:
+    """Make the standard streams UTF-8, also on Windows, and open those that are closed, as for a daemon, or `>&-`."""
+    # What is written may name a file whose name is not UTF-8; what is read must be UTF-8.
+    for name, mode, errors in (("stdin", "r", "strict"), ("stdout", "w", UNENCODABLE), ("stderr", "w", UNENCODABLE)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115, until the process ends
+        if hasattr(stream := getattr(sys, name), "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors=errors)
 
 
 def _run(argv: list[str]) -> None:
@@ -95,7 +108,7 @@ def _run(argv: list[str]) -> None:
         raise UserError("--stream prints words as they come, --json one document at the end; give one of them")
     given = dict(line.given)
     if verb.stdin in given:
-        given[verb.stdin] = _read_stdin(given[verb.stdin])
+        given[verb.stdin] = _texts(given[verb.stdin])
     settings: Any = options.build(verb.settings, verb.positionals, defaults | given)
     options.check_threads_and_seed(settings.threads, settings.seed)
     if settings.threads:
@@ -113,12 +126,12 @@ def _defaults(settings: type, given: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options.flat(chosen).items() if key not in ("data", "out")}
 
 
-def _read_stdin(text: str | list[str]) -> str | list[str]:
-    """Replace `-` by the content of standard input."""
+def _texts(text: str | list[str]) -> str | list[str]:
+    """Replace `-` by the content of standard input, and in other texts each byte that is not UTF-8 by U+FFFD."""
+    if isinstance(text, list):
+        return [str(_texts(one)) for one in text]
     try:
-        if isinstance(text, list):
-            return [sys.stdin.read() if one == "-" else one for one in text]
-        return sys.stdin.read() if text == "-" else text
+        return sys.stdin.read() if text == "-" else STRAY.sub("\ufffd", text)
     except UnicodeDecodeError as error:
         raise UserError(f"standard input is not UTF-8 ({error.reason} at byte {error.start}); convert it") from None
 
@@ -133,9 +146,7 @@ def _print(command: Any, result: Any, as_json: bool) -> None:
     elif isinstance(shown, str):
         print(shown)
     else:
-        from rich.console import Console
-
-        Console(highlight=False).print(shown)
+        plain_console().print(shown)
 
 
 def _overview() -> str:

@@ -17,6 +17,7 @@ from gpt1.errors import RunFailed
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import uninitialised
 from gpt1.run_folder.hugging_face import BLOCK_NAMES, TRANSPOSED
+from gpt1.storage import is_utf8
 from gpt1.tokenizer.openai import TOKENIZER, read_bpe
 from gpt1.tokenizer.tokenizer import UNKNOWN, Tokenizer
 
@@ -66,7 +67,12 @@ def network_of(model: Model, arrays: Iterable[Tensor]) -> GPT:
 
 
 def logits_by_transformers(folder: Path, ids_T: Tensor) -> tuple[str, Tensor] | None:
-    """Return the name of transformers with its version, and its logits_PV; None if it is not installed."""
+    """Return the name of transformers with its version, and its logits_PV.
+
+    None if it is not installed, or for a folder whose name is not UTF-8, which it does not open.
+    """
+    if not is_utf8(folder):
+        return None
     try:
         import transformers
     except ImportError:

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from gpt1.data.tables import Row
 from gpt1.errors import UserError, setting
-from gpt1.storage import atomic, check_folder
+from gpt1.storage import UNENCODABLE, atomic, check_folder, is_utf8
 
 ENDINGS = (".jsonl", ".csv", ".tsv", ".parquet")
 Write = Callable[[list[Row]], None]
@@ -38,7 +38,7 @@ def table_writer(out: str) -> Iterator[Write]:
             with _parquet(out, temporary) as write:
                 yield write
         else:
-            with temporary.open("w", encoding="utf-8", newline="") as file:
+            with temporary.open("w", encoding="utf-8", errors=UNENCODABLE, newline="") as file:
                 yield (lambda rows: write_jsonl(file, rows)) if _ending(out) == ".jsonl" else _separated(file, out)
 
 
@@ -99,17 +99,22 @@ def _parquet(out: str, path: Path) -> Iterator[Write]:
     import polars  # takes half a second, which other formats do not need
 
     blocks: list[polars.LazyFrame] = []
+    # polars reads a path only if it is UTF-8, and as a pattern unless told otherwise.
+    near = path.parent if is_utf8(path.parent) else None
     # On Windows a block cannot be removed while polars has it open, as after an error.
-    with TemporaryDirectory(dir=path.parent, prefix=".", ignore_cleanup_errors=True) as folder:
+    with TemporaryDirectory(dir=near, prefix=".", ignore_cleanup_errors=True) as folder:
 
         def write(rows: list[Row]) -> None:
             block = Path(folder) / f"{len(blocks)}.parquet"
             polars.DataFrame([row.values for row in rows], infer_schema_length=None).write_parquet(block)
-            blocks.append(polars.scan_parquet(block))
+            blocks.append(polars.scan_parquet(block, glob=False))
 
         try:
             yield write
-            polars.concat(blocks, how="diagonal_relaxed").sink_parquet(path)
+            with path.open("wb") as file:
+                polars.concat(blocks, how="diagonal_relaxed").sink_parquet(file)
         except (polars.exceptions.PolarsError, TypeError) as error:
             first_line = str(error).split("\n")[0]
             raise UserError(f"{out}: a column holds different kinds of values ({first_line}); write .jsonl") from None
+        except UnicodeEncodeError as error:
+            raise UserError(f"{out}: {error.object[:40]!r} is not Unicode text; write .jsonl") from None

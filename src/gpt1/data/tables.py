@@ -109,8 +109,8 @@ def header(file: File, encoding: str = "utf-8") -> list[str]:
     if file.kind == "parquet":
         import polars
 
-        with _decompressed(file) as path, _parquet_errors(file):
-            return list(polars.read_parquet_schema(path))
+        with _decompressed(file) as path, _parquet_errors(file), path.open("rb") as source:
+            return list(polars.read_parquet_schema(source))
     if file.kind == "arrow":
         from gpt1.data.datasets import arrow_frames
 
@@ -214,8 +214,9 @@ def _parquet(file: File, only: Sequence[str]) -> Iterator[Row]:
     import polars  # takes half a second, which other formats do not need
 
     number = 0
-    with _decompressed(file) as path, _parquet_errors(file):
-        frames = polars.scan_parquet(path).select(list(only) or polars.all())
+    # polars is given an open file: a path it would read as a pattern (`part[1].parquet`), and only if it is UTF-8.
+    with _decompressed(file) as path, _parquet_errors(file), path.open("rb") as source:
+        frames = polars.scan_parquet(source).select(list(only) or polars.all())
         for frame in frames.collect_batches(chunk_size=PARQUET_ROWS, maintain_order=True):
             for values in frame.iter_rows(named=True):
                 number += 1

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from gpt1.config import Model
@@ -13,6 +13,7 @@ from gpt1.errors import UserError, setting
 from gpt1.model.gpt import EPSILON, GPT, INIT_STD
 from gpt1.run_folder.metadata import read_json
 from gpt1.run_folder.starter import find_run
+from gpt1.storage import open_tensors
 
 MODEL_TYPE = "openai-gpt"
 # W_y: (C, D), or for multiple choice (1, D) with a bias, which our network does not have: it is 0.
@@ -52,7 +53,7 @@ class TensorFile(Mapping[str, Tensor]):
         if not path.is_file():
             raise UserError(f"{path}: no such file")
         try:
-            with safe_open(path, framework="pt") as file:
+            with open_tensors(path) as file:
                 self._names = frozenset(file.keys())
         except SafetensorError as error:
             raise UserError(f"{path} is damaged: {error}") from None
@@ -60,7 +61,7 @@ class TensorFile(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._names:
             raise KeyError(name)
-        with safe_open(self.path, framework="pt") as file:
+        with open_tensors(self.path) as file:
             return file.get_tensor(name)
 
     def __iter__(self) -> Iterator[str]:

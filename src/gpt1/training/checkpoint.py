@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from torch import Tensor
 
 from gpt1.errors import UserError, setting
-from gpt1.storage import atomic, save_file
+from gpt1.storage import atomic, open_tensors, save_file
 
 # Folder inside a run folder.
 FOLDER = "checkpoints"
@@ -40,7 +39,7 @@ def latest(folder: Path) -> Path | None:
 def read_notes(path: Path) -> dict[str, Any]:
     """Return the `step` of a state and the values saved with it. Raises UserError if the file is unreadable."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_tensors(path) as file:
             notes: dict[str, Any] = json.loads(file.metadata()["gpt1"])
     except Exception as error:
         raise UserError(f"{path} is damaged ({error}); start over with {setting('fresh')}") from None
@@ -49,5 +48,5 @@ def read_notes(path: Path) -> dict[str, Any]:
 
 def load(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a state, on the CPU. They are mapped from the file: copy what must outlive it."""
-    with safe_open(path, framework="pt") as file:
+    with open_tensors(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

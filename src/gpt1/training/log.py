@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt1.errors import UserError
-from gpt1.storage import write_text
+from gpt1.storage import UNENCODABLE, write_text
 
 NAME = "metrics.jsonl"
 
@@ -20,7 +20,7 @@ class Log:
     def __init__(self, folder: Path, step: int) -> None:
         path = folder / NAME
         write_text(path, "".join(_line(row) for row in read(folder) if row["step"] <= step))
-        self._file = path.open("a", encoding="utf-8", newline="\n")
+        self._file = path.open("a", encoding="utf-8", errors=UNENCODABLE, newline="\n")
 
     def add(self, step: int, **values: Any) -> None:
         """Append a row."""
