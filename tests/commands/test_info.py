@@ -9,9 +9,10 @@ import pytest
 
 from conftest import one_line
 from gpt1.commands.info import InfoResult, info, show
-from gpt1.config import Columns, Info
+from gpt1.config import Columns, Info, Model
 from gpt1.data.shards import Manifest, Shard, Split, write_manifest
 from gpt1.errors import UserError
+from gpt1.run_folder.hugging_face import to_hf_config
 from gpt1.run_folder.metadata import RunMetadata
 
 SHAPE = {"model_type": "openai-gpt", "n_positions": 16, "vocab_size": 40, "n_embd": 8, "n_layer": 2, "n_head": 2}
@@ -96,6 +97,13 @@ def test_a_shape_that_is_missing_is_named(run: Path) -> None:
 def test_an_incomplete_run(name: str, run: Path) -> None:
     (run / name).unlink()
     with pytest.raises(UserError, match=f"not a complete run: {name} is missing"):
+        ask(run)
+
+
+def test_a_model_that_transformers_saved(run: Path) -> None:
+    (run / "gpt1.json").unlink()
+    write(run, "config.json", to_hf_config(Model(width=8, inner=32, heads=2), {"end": 0, "pad": 1}))
+    with one_line("is a Hugging Face model, not a run; `gpt1 convert"):
         ask(run)
 
 

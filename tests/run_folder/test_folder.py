@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import one_line
+from conftest import NOT_UTF8, one_line, only_linux_names
 from gpt1.config import Columns, Model
 from gpt1.errors import UserError
 from gpt1.model.gpt import GPT
@@ -54,6 +54,13 @@ def test_what_is_saved_comes_back(run: Path, body: GPT, tokenizer: Tokenizer) ->
     assert (loaded.metadata.kind, loaded.metadata.steps, loaded.metadata.metrics) == ("pretrained", 7, METADATA.metrics)
     assert loaded.metadata.parameters == sum(p.numel() for p in body.parameters())
     assert "val_bits_per_byte" in (run / "README.md").read_text(encoding="utf-8")
+
+
+@only_linux_names
+def test_a_folder_whose_name_is_not_utf8(body: GPT, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    save_run(tmp_path / NOT_UTF8, body, tokenizer, METADATA)
+    found = load_run(tmp_path / NOT_UTF8).body.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in body.state_dict().items())
 
 
 def test_a_head_comes_back_with_its_labels(body: GPT, tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -117,8 +124,14 @@ def test_missing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_incomplete(run: Path, name: str) -> None:
+    (run / "settings.json").touch()  # a job's first file
     (run / name).unlink()
     refused(run, "not a complete run", f"{name} is missing")
+
+
+def test_a_model_that_transformers_saved(run: Path) -> None:
+    (run / "gpt1.json").unlink()
+    refused(run, "is a Hugging Face model, not a run", f"`gpt1 convert {run} --out RUN`")
 
 
 def test_newer_format(run: Path) -> None:
@@ -190,6 +203,7 @@ def test_killed_between_two_files_the_folder_is_incomplete(
     run: Path, body: GPT, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = os.replace
+    (run / "settings.json").touch()  # a job's first file
 
     def replace_until_killed(source: Path, target: Path) -> None:
         if Path(target) == run / "model.safetensors":

@@ -103,6 +103,8 @@ def info(settings: Info) -> InfoResult:
         raise UserError(f"{folder}: training began here, but no model is saved yet")
     if (folder / "tokenizer.json").exists() and not (folder / "model.safetensors").exists():
         return _tokenizer(folder)
+    if (folder / "config.json").exists():
+        read_metadata(folder)  # which says what to do with a Hugging Face model
     names = sorted(path.name for path in folder.iterdir())
     held = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "nothing"
     raise UserError(f"{folder}: neither a run, nor prepared data, nor a tokenizer; it holds {held}")

@@ -240,6 +240,8 @@ def read_metadata(folder: Path) -> RunMetadata:
         from gpt1.run_folder.hugging_face import read_shape  # imports torch, hence only here
 
         read_shape(folder)  # "another architecture" is a clearer error than "gpt1.json is missing"
+        if not (folder / "settings.json").exists():  # which every job of ours writes first
+            raise UserError(f"{folder} is a Hugging Face model, not a run; `gpt1 convert {folder} --out RUN` makes one")
     if (folder / STOPPED).exists() and "gpt1.json" in missing:
         raise UserError(f"{folder}: a fine-tuning was stopped here; repeat its command to continue")
     if missing:
