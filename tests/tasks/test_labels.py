@@ -76,6 +76,18 @@ def test_rows_with_a_label_weigh_as_much_as_those_without() -> None:
     assert many.tolist() == [LARGEST_WEIGHT]
 
 
+def test_a_label_that_training_never_saw_is_missed() -> None:
+    """Row 0 is right; rows 1 and 2 miss `new`, which is in no prediction."""
+    label_type = LabelSets(["a"], [0.5])
+    labels, predictions_NC = [frozenset("a"), frozenset({"new"}), frozenset({"a", "new"})], np.array([[0.9], [0], [1]])
+    found = label_type.metrics(labels, predictions_NC)
+    assert (found.accuracy, found.macro_f1) == pytest.approx((1 / 3, 1 / 2))
+    assert found.micro_f1 == pytest.approx(2 * 2 / (4 + 2))
+    assert list(found.per_class) == ["a", "new"]
+    assert (found.per_class["new"].recall, found.per_class["new"].n) == (0, 2)
+    assert label_type.intervals(labels[1:2], predictions_NC[1:2])["accuracy"] == [0, 0]
+
+
 def test_named_weights() -> None:
     found = class_weights("b=2.5, c=0.5", ClassLabels(["a", "b", "c"]), [0, 1, 2])
     assert found is not None

@@ -103,10 +103,12 @@ class LabelSets:
         return expit(scores_NC)
 
     def metrics(self, labels: Sequence[frozenset[str]], predictions_NC: np.ndarray) -> LabelSetMetrics:
-        return metrics.label_set_metrics(self._indicators(labels), predictions_NC >= self.thresholds, self.names)
+        names = self._all_names(labels)
+        return metrics.label_set_metrics(_indicators(labels, names), self._predicted(predictions_NC, names), names)
 
     def intervals(self, labels: Sequence[frozenset[str]], predictions_NC: np.ndarray) -> Intervals:
-        return metrics.label_set_intervals(self._indicators(labels), predictions_NC >= self.thresholds)
+        names = self._all_names(labels)
+        return metrics.label_set_intervals(_indicators(labels, names), self._predicted(predictions_NC, names))
 
     def to_columns(self, prediction_C: np.ndarray) -> dict[str, Any]:
         named = dict(zip(self.names, prediction_C.tolist(), strict=True))
@@ -114,12 +116,17 @@ class LabelSets:
         return {"predicted_label": predicted, "probabilities": named}
 
     def calibrated(self, scores_NC: np.ndarray, labels: Sequence[frozenset[str]]) -> tuple["LabelSets", float]:
-        true_NC = self._indicators(labels)
+        true_NC = _indicators(labels, self.names)
         temperature = calibration.label_temperature(scores_NC, true_NC)
         return replace(self, thresholds=calibration.thresholds(expit(scores_NC / temperature), true_NC)), temperature
 
-    def _indicators(self, labels: Sequence[frozenset[str]]) -> np.ndarray:
-        return np.array([[name in label for name in self.names] for label in labels])
+    def _all_names(self, labels: Sequence[frozenset[str]]) -> list[str]:
+        """Return the names, then those in `labels` that training never saw: a row that has one cannot be right."""
+        return [*self.names, *sorted_names(frozenset[str]().union(*labels) - set(self.names))]
+
+    def _predicted(self, predictions_NC: np.ndarray, names: Sequence[str]) -> np.ndarray:
+        """Return whether each of `names`, see `_all_names`, is predicted."""
+        return np.pad(predictions_NC >= self.thresholds, ((0, 0), (0, len(names) - len(self.names))))
 
 
 @dataclass(frozen=True)
@@ -277,6 +284,10 @@ def _named_weights(requested: str, names: list[str]) -> Tensor:
         if not 0 < weights[name] < math.inf:
             raise UserError(f"{setting('class_weights')} {part}: the weight must be a number above 0")
     return torch.tensor([weights.get(name, 1.0) for name in names])
+
+
+def _indicators(labels: Sequence[frozenset[str]], names: Sequence[str]) -> np.ndarray:
+    return np.array([[name in label for name in names] for label in labels])
 
 
 def _calibration(predictions_NC: np.ndarray, classes_N: np.ndarray) -> dict[str, Any]:

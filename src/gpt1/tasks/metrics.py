@@ -102,7 +102,7 @@ class LabelSetMetrics(Result):
     majority: float
     """accuracy of always predicting the most common set"""
     per_class: dict[str, ClassScores]
-    """of each label"""
+    """of each label; at the end those that only these rows have"""
 
 
 @dataclass(frozen=True)
