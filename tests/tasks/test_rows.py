@@ -9,6 +9,7 @@ import pytest
 from gpt1.config import Columns, Task
 from gpt1.errors import UserError
 from gpt1.model.objectives import LabelKind
+from gpt1.tasks.labels import ClassLabels
 from gpt1.tasks.rows import LabelledRows, infer_label_kind, read_labelled_rows, split_train_valid, warn_of_faults
 
 
@@ -35,6 +36,35 @@ def test_one_class_however_it_is_written(tmp_path: Path) -> None:
     assert read_labelled_rows(str(path), ONE, "labels").labels == [{"1"}] * 3
 
 
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ("1.0 0.0 1 0 1.00".split(), "1 0 1 0 1".split()),
+        ("1.0 0.0".split(), "1.0 0.0".split()),
+        ("True true FALSE".split(), "true true FALSE".split()),
+        ("-2.0 -2 1.5 1.50".split(), "-2 -2 1.5 1.50".split()),
+        ("007 7 007.0 v1.0 v1 Yes yes".split(), "007 7 007.0 v1.0 v1 Yes yes".split()),
+    ],
+)
+def test_one_class_however_a_program_spells_it(found: list[str], expected: list[str], tmp_path: Path) -> None:
+    path = csv_with(tmp_path, "text,label", *(f"a,{label}" for label in found))
+    assert read_labelled_rows(str(path), ONE, "classes").labels == expected
+    assert read_labelled_rows(str(path), ONE, "labels").labels == [{label} for label in expected]
+
+
+def test_names_are_spelt_as_the_model_knows_them(tmp_path: Path) -> None:
+    path = csv_with(tmp_path, "text,label", "a,1.0", "a,0", "a,True", "a,2")
+    known = ClassLabels(["0.0", "1", "true"])
+    assert read_labelled_rows(str(path), ONE, "classes", known=known).labels == ["1", "0.0", "true", "2"]
+    both = ClassLabels(["1", "1.0", "0"])  # an estimator's strings are as many classes as there are
+    assert read_labelled_rows(str(path), ONE, "classes", known=both).labels == ["1.0", "0", "True", "2"]
+
+
+def test_a_column_for_each_label_is_a_name(tmp_path: Path) -> None:
+    path = csv_with(tmp_path, "text,1,1.0", "a,1,0", "b,0,1")
+    assert read_labelled_rows(str(path), Columns(["text"], ["1", "1.0"]), "labels").labels == [{"1"}, {"1.0"}]
+
+
 def test_labels_of_every_kind(tmp_path: Path) -> None:
     path = csv_with(tmp_path, "text,label,toxic,rude", "a, 2.5 ,1,0", "b,-1e3,0,0", "c,4,1,1.0")
     assert read_labelled_rows(str(path), ONE, "score").labels == [2.5, -1000, 4]
@@ -43,6 +73,8 @@ def test_labels_of_every_kind(tmp_path: Path) -> None:
     ]  # fmt: skip
     path = csv_with(tmp_path, "text,label", "a,x|y z", "b,", "c, y z ")
     assert read_labelled_rows(str(path), ONE, "labels").labels == [{"x", "y z"}, set(), {"y z"}]
+    path = csv_with(tmp_path, "text,label", 'a,"[""x"", ""y z""]"', "b,[]", 'c,"[1, 2.0]"', "d,[sic]|x")
+    assert read_labelled_rows(str(path), ONE, "labels").labels == [{"x", "y z"}, set(), {"1", "2"}, {"[sic]", "x"}]
     path = jsonl_with(tmp_path, {"text": "a", "label": ["x", "y"]}, {"text": "b", "label": []}, {"text": "c"})
     with pytest.raises(UserError, match="no column label"):
         read_labelled_rows(str(csv_with(tmp_path, "text", "a")), ONE, "labels")

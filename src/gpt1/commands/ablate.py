@@ -191,7 +191,7 @@ def _scored_rows(settings: Ablate, rows: TaskRows) -> LabelledRows:
             "epochs, so the scores are slightly too good"
         )
         return rows.valid
-    scored = read_labelled_rows(settings.test, rows.columns, rows.label_type.kind, settings.encoding)
+    scored = read_labelled_rows(settings.test, rows.columns, rows.label_type.kind, settings.encoding, rows.label_type)
     check_labels(scored, rows.label_type, rows.columns)
     warn_of_overlap(rows.train, scored, "test")
     return scored

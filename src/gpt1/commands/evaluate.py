@@ -144,7 +144,7 @@ def _rows(settings: Evaluate) -> EvaluateResult:
         file = table(path)
         available = columns(file, settings.encoding)
         wanted = select_columns(file, available, predictor.encoder.task, requested, predictor.columns)
-        rows = read_labelled_rows(path, wanted, label_type.kind, settings.encoding)
+        rows = read_labelled_rows(path, wanted, label_type.kind, settings.encoding, label_type)
         _check_unknown_labels(rows, label_type, wanted)
         with out_of_memory(f"lower {setting('batch')}, {settings.batch}"):
             predictions_NC, _ = predictor.predict(rows.texts, settings.batch)

@@ -87,7 +87,7 @@ def read_rows(settings: Finetune) -> TaskRows:
     train = read_labelled_rows(settings.train, columns, kind, settings.encoding)
     label_type = infer_label_type(kind, train.labels, f"{settings.train}: column {', '.join(columns.label)}")
     if settings.valid:
-        valid = read_labelled_rows(settings.valid, columns, kind, settings.encoding)
+        valid = read_labelled_rows(settings.valid, columns, kind, settings.encoding, label_type)
         check_labels(valid, label_type, columns)
     else:
         train, valid = split_train_valid(train, settings.seed)

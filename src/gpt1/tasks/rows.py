@@ -2,8 +2,9 @@
 
 import json
 import math
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -24,6 +25,8 @@ VALID_SHARE = 10
 ENOUGH_ROWS = 10
 # A label is rare if the most common one has more than this many times its rows.
 RARE = 10
+# A whole number as a column of floats holds it; one that begins with 0 is a code.
+WHOLE_NUMBER = re.compile(r"-?(0|[1-9]\d*)\.0+")
 # Separates the labels of a row in csv and tsv.
 LABEL_SEPARATOR = "|"
 
@@ -82,8 +85,10 @@ def infer_label_kind(task: Task, target: str, path: str, columns_read: Columns, 
     return "classes" if names else "score"
 
 
-def read_labelled_rows(path: str, wanted: Columns, kind: LabelKind, encoding: str = "utf-8") -> LabelledRows:
-    """Read all rows of a table.
+def read_labelled_rows(
+    path: str, wanted: Columns, kind: LabelKind, encoding: str = "utf-8", known: LabelType | None = None
+) -> LabelledRows:
+    """Read all rows of a table; names that differ in spelling only, see `_spelling`, are as in `known`, or all alike.
 
     Raises UserError for a missing column, an empty table, and a row without a text or without a label of this kind.
     """
@@ -98,6 +103,9 @@ def read_labelled_rows(path: str, wanted: Columns, kind: LabelKind, encoding: st
         found.labels.append(read_label(row, wanted, kind, len(texts) - 1))
         found.where.append(row.where)
         found.groups.append(str(row.values[wanted.texts[0]]))
+    if kind == "classes" or (kind == "labels" and len(wanted.label) == 1):  # of several columns, each is a name
+        names = known.names if isinstance(known, ClassLabels | LabelSets) else _spelt_once(found.labels)
+        return replace(found, labels=_spelt_as(names, found.labels))
     return found
 
 
@@ -207,8 +215,8 @@ def warn_of_faults(train: LabelledRows, valid: LabelledRows, kind: LabelKind) ->
 def _text_list(row: Row, column: str) -> list[str]:
     """Return the texts of a column that holds a list or one text."""
     value = row.values.get(column)
-    if isinstance(value, str) and value.startswith("["):
-        value = _json_list(value)
+    if isinstance(value, str):
+        value = _json_list(value, str)
     if not isinstance(value, list):
         return [row.text(column)]
     if wrong := [text for text in value if not isinstance(text, str) or not text.strip()]:
@@ -218,13 +226,13 @@ def _text_list(row: Row, column: str) -> list[str]:
     return value
 
 
-def _json_list(text: str) -> list[str] | str:
-    """Return the list that a cell of csv holds as JSON, as `gpt1 predict` writes it; the text itself if it is none."""
+def _json_list(text: str, kind: Any) -> list[Any] | None:
+    """Return the list of values of a kind that a cell of csv holds as JSON, as `gpt1 predict` writes it; else None."""
     try:
-        found = json.loads(text)
+        found = json.loads(text) if text.startswith("[") else None
     except ValueError:
-        return text
-    return found if isinstance(found, list) and all(isinstance(one, str) for one in found) else text
+        return None
+    return found if isinstance(found, list) and all(isinstance(one, kind) for one in found) else None
 
 
 def _filled(row: Row, names: Sequence[str]) -> list[str]:
@@ -237,13 +245,45 @@ def _filled(row: Row, names: Sequence[str]) -> list[str]:
     return [row.text(name) for name in names[:count]]
 
 
+def _names_in(label: Any) -> Collection[str]:
+    """Return the names of a class or a label set; none of a score or a choice."""
+    return (label,) if isinstance(label, str) else label if isinstance(label, frozenset) else ()
+
+
+def _spelling(name: str) -> str:
+    """Return a name as JSON writes it, if it is a whole number or a truth value: `1` for 1.0, `true` for True.
+
+    Programs write one column in several ways: 1.0 if a value is missing or in csv, True or true. 007 and 7 are two.
+    """
+    if WHOLE_NUMBER.fullmatch(name):
+        return name.partition(".")[0]
+    return name.lower() if name.lower() in ("true", "false") else name
+
+
+def _spelt_once(labels: Sequence[Any]) -> list[str]:
+    """Return the names in classes or label sets; of those that differ in spelling only, the shortest."""
+    names = {name for label in labels for name in _names_in(label)}
+    return list({_spelling(name): name for name in sorted(names, key=lambda name: (-len(name), name))}.values())
+
+
+def _spelt_as(names: Sequence[str], labels: Sequence[Any]) -> list[Any]:
+    """Return classes or label sets with each name replaced by the one of `names` from which only spelling differs."""
+    known = {_spelling(name): name for name in names} | {name: name for name in names}
+
+    def spelt(name: str) -> str:
+        return known.get(name, known.get(_spelling(name), name))
+
+    return [spelt(label) if isinstance(label, str) else frozenset(map(spelt, label)) for label in labels]
+
+
 def _label_set(row: Row, names: Sequence[str]) -> frozenset[str]:
     """Return the labels of a row, from a column of 0 and 1 for each, a list, or names with bars between them."""
     if len(names) > 1:
         return frozenset(name for name in names if _flag(row, name))
     value = row.values.get(names[0])
     if isinstance(value, str):
-        value = value.split(LABEL_SEPARATOR)
+        listed = _json_list(value, str | int | float)
+        value = value.split(LABEL_SEPARATOR) if listed is None else listed
     labels = value if isinstance(value, list) else [] if value is None else [value]
     labels = [label for label in labels if not (isinstance(label, str) and not label.strip())]
     return frozenset(replace(row, values={names[0]: label}).label(names[0]).strip() for label in labels)
