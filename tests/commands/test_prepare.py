@@ -695,7 +695,10 @@ def test_a_table_without_text_that_merely_lies_in_the_folder(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (corpus / "books.tsv").write_text("file\ttitle\na.txt\tA\n")
+    (corpus / "about.json").write_text("[]")
     assert run(tmp_path / "out", corpus)["documents"] == 30
-    assert "books.tsv: left out, it has no column text" in " ".join(capsys.readouterr().err.split())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "books.tsv: left out, it has no column text" in said
+    assert "about.json: JSON, an array; write its objects, one a line, to a file named .jsonl; left out" in said
     with pytest.raises(UserError, match="no column text; it has file, title"):
         run(tmp_path / "other", corpus, corpus / "books.tsv", fresh=True)

@@ -229,6 +229,45 @@ def test_rows_that_are_not_rows(row: str, answer: str, tmp_path: Path) -> None:
     assert refused(path).startswith(answer)
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-16-le", "utf-16-be"])
+def test_the_encoding_to_give_is_named(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    text = "The old café in the street by the river is closed."
+    path.write_bytes(text.encode(encoding))
+    assert f" encoding {encoding}, or leave the file out" in refused(path)
+    assert read(path, encoding=encoding) == [text]
+    path.write_bytes("Кафе закрыто.".encode("koi8-r"))  # cp1252 would read other letters
+    assert "; give the file's encoding with encoding, or leave" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("head", "answer"),
+    [
+        (b"%PDF-1.7 ...", "a PDF document; extract its text"),
+        (b"PK\x03\x04 a.txt", "a zip archive; unpack it"),
+        (b"PK\x03\x04 word/document.xml", "a Word document; save it as text"),
+        (gzip.compress(b"text"), "compressed by gzip; name it .gz"),
+        (zstandard.compress(b"text"), "compressed by zstandard; name it .zst"),
+        (b"a.txt" + bytes(252) + b"ustar", "a tar archive; unpack it"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv"])
+def test_what_is_no_text_is_called_what_it_is(name: str, head: bytes, answer: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(head)
+    for encoding in ("utf-8", "cp1252"):
+        assert refused(path, encoding=encoding).startswith(f": {answer}")
+
+
+def test_json_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('[{"text": "a"}]')
+    assert refused(path) == ": JSON, an array; write its objects, one a line, to a file named .jsonl"
+    path.write_text('{"text": "a"}\n{"text": "b"}\n')
+    assert refused(path) == ": JSON, not text; with one object a line, it is a file named .jsonl"
+    assert not has_text(File(path, named=False), ReadOptions())
+
+
 def test_null_is_an_empty_document(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": null}\n{"text": "a"}\n')

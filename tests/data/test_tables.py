@@ -91,6 +91,17 @@ def test_quotes_in_tsv_are_text(tmp_path: Path) -> None:
     assert values(path) == [{"text": '"Ha!" he said', "label": "1"}, {"text": '"', "label": "0"}]
 
 
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_csv_of_other_programs(mark: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    polars.DataFrame(ROWS).write_csv(path, separator=mark)
+    assert values(path) == ROWS
+    polars.DataFrame(ROWS).write_csv(path, separator=mark, quote_style="always")
+    assert values(path) == ROWS
+    path.write_text(f'"text{mark} or so",label\na,b\n')
+    assert header(table(path)) == [f"text{mark} or so", "label"]
+
+
 def test_lines_are_counted_as_an_editor_does(tmp_path: Path) -> None:
     path = file_with(tmp_path, "a.csv", 'text,label\n"one\n\ntwo",x\n\nthree,y\n')
     assert [row.line for row in rows(table(path))] == [4, 6]
@@ -136,7 +147,7 @@ def test_a_field_of_any_length_without_a_change_of_the_process(tmp_path: Path) -
         (
             "a.csv",
             "text,label\na,b\nc\n",
-            ":3: 1 fields where the header has 2; put a field that contains a comma",
+            ":3: 1 fields where the header has 2; put a field that contains the delimiter in",
         ),
         ("a.tsv", "text\tlabel\na\tb\tc\n", ":2: 3 fields where the header has 2"),
         ("a.csv", "text,label,text\n", ":1: two columns are called 'text'; rename one"),
@@ -144,18 +155,27 @@ def test_a_field_of_any_length_without_a_change_of_the_process(tmp_path: Path) -
         ("a.csv", "text,label\n", ": no rows"),
         ("a.tsv", "\n\n", ": no rows"),
         ("a.jsonl", "\n", ": no rows"),
-        ("a.csv", "text;label\na;b\n", ":1: the columns are separated by semicolons, not by commas (.csv)"),
-        ("a.csv", "text\tlabel\na\tb\n", ":1: the columns are separated by tabs, not by commas (.csv)"),
-        ("a.csv", "text|label\na|b\n", ":1: the columns are separated by bars, not by commas (.csv)"),
         ("a.csv", "text,label\ra,b\rc,d\r", ":1: a field contains a carriage return; convert the file's line ends"),
         ("a.jsonl", '{"text": ' + "[" * 99_999 + "]" * 99_999 + "}\n", ":1: not JSON (maximum recursion depth"),
-        ("a.tsv", "text,label\na,b\n", ":1: the columns are separated by commas, not by tabs (.tsv)"),
+        ("a.tsv", "text,label\na,b\n", ":1: the columns are not separated by tabs; name it .csv"),
         ("a.csv", 'text,label\n"a,b\n', ":2: not csv (unexpected end of data); check its quotes"),
         ("a.csv", b"text,label\nfine,1\ncaf\xe9,0\n", ": byte 21 (0xe9) is not utf-8 text; "),
         ("a.jsonl", b'{"text": "a"}\n\0\x01', ": byte 14 is NUL, so this is not utf-8 text"),
         ("a.jsonl", '{"text": "a"}\n{"text": \n', ":2: not JSON ("),
         ("a.jsonl", '{"text": "a"}\n["b"]\n', ":2: not a JSON object"),
         ("a.parquet", b"PAR1 but no more", ": not readable as parquet ("),
+        ("a.parquet", b"PK\x03\x04 xl/workbook.xml", ": an Excel workbook; save the sheet as csv"),
+        ("a.csv", b"PK\x03\x04 xl/workbook.xml", ": an Excel workbook; save the sheet as csv"),
+        ("a.xlsx", b"PK\x03\x04 xl/workbook.xml", ": an Excel workbook; save the sheet as csv"),
+        ("a.csv", b"PAR1 and more", ": parquet; name it .parquet"),
+        (
+            "a.csv",
+            "text,label\n".encode("utf-16"),
+            ": byte 0 (0xff) is not utf-8 text; give encoding utf-16",
+        ),
+        ("a.jsonl", '[\n{"text": "a"}\n]', ": JSON, an array; write its objects, one a line, to a file named .jsonl"),
+        ("a.json", '[{"text": "a"}]', ": JSON, an array; write its objects, one a line, to a file named .jsonl"),
+        ("a.json", '\n{"text": "a"}', ": JSON, not text; with one object a line, it is a file named .jsonl"),
         ("a.csv.gz", b"text,label\n", ": damaged or truncated ("),
     ],
 )

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from gpt1.config import Prepare
 from gpt1.console import say, table
 from gpt1.data.documents import Corpus, ReadOptions, has_text
-from gpt1.data.files import File, check_encoding, choose_splits, find
+from gpt1.data.files import File, check_encoding, choose_splits, find, json_error
 from gpt1.data.prepare import Learn, prepare_folder
 from gpt1.data.shards import UNFINISHED, Manifest, read_manifest
 from gpt1.errors import UserError, setting
@@ -184,13 +184,17 @@ def _corpus(settings: Prepare) -> Corpus:
 
 
 def _with_text(files: list[File], options: ReadOptions) -> list[File]:
-    """Leave out tables without a text column, unless the user named them."""
+    """Leave out JSON and tables without a text column, unless the user named them."""
     kept = []
     for file in files:
         if file.named or has_text(file, options):
             kept.append(file)
         else:
-            say(f"{file.path}: left out, it has no column {options.text}; choose another with {setting('text')}")
+            say(
+                f"{json_error(file.path)}; left out"
+                if file.kind == "json"
+                else f"{file.path}: left out, it has no column {options.text}; choose another with {setting('text')}"
+            )
     return kept
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from gpt1.data.files import BLOCK, File, text_of
+from gpt1.data.files import BLOCK, File, json_error, text_of
 from gpt1.data.tables import header, rows
 from gpt1.errors import UserError, setting
 
@@ -112,6 +112,8 @@ def at_whitespace(text: str) -> int:
 
 def pieces(file: File, options: ReadOptions) -> Iterator[Piece]:
     """Yield the documents of one file, in pieces."""
+    if file.kind == "json":
+        raise json_error(file.path)
     if file.kind != "text":
         return ((text, True) for text in _column(file, options))
     texts = text_of(file.path, options.encoding)
@@ -123,8 +125,10 @@ def pieces(file: File, options: ReadOptions) -> Iterator[Piece]:
 
 
 def has_text(file: File, options: ReadOptions) -> bool:
-    """Return whether a table has the text column; True for text and jsonl."""
-    return file.kind in ("text", "jsonl") or options.text in header(file, options.encoding)
+    """Return whether a table has the text column; True for text and jsonl, False for JSON."""
+    if file.kind in ("text", "jsonl", "json"):
+        return file.kind != "json"
+    return options.text in header(file, options.encoding)
 
 
 def _whole(texts: Iterable[str]) -> Iterator[Piece]:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,34 @@ from gpt1.errors import UserError, setting
 
 BLOCK = 8 << 20  # bytes, or characters, that are processed at a time
 COMPRESSED = (".gz", ".zst")
-KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".arrow": "arrow"}
-ADVICE = f"give the file's encoding with {setting('encoding')} (cp1252, utf-16, ...) or leave the file out"
+KINDS = {
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet",
+    ".arrow": "arrow",
+}  # fmt: skip
+# What files that hold neither text nor rows begin with, and what to do with them.
+SIGNATURES = {
+    b"%PDF-": "a PDF document; extract its text, or leave it out",
+    b"PK\x03\x04": "a zip archive; unpack it",
+    b"\xd0\xcf\x11\xe0": "a document of an old Office program; save it as text or csv",
+    b"PAR1": "parquet; name it .parquet",
+    b"\x1f\x8b": "compressed by gzip; name it .gz",
+    b"(\xb5/\xfd": "compressed by zstandard; name it .zst",
+    b"BZh": "compressed by bzip2; unpack it",
+    b"\xfd7zXZ\0": "compressed by xz; unpack it",
+    b"7z\xbc\xaf": "a 7z archive; unpack it",
+    b"Rar!": "a RAR archive; unpack it",
+    b"SQLite format 3\0": "a SQLite database; export the table as csv",
+    b"\x89PNG": "an image; leave it out",
+    b"\xff\xd8\xff": "an image; leave it out",
+}
+# Zip archives that are documents, by the name of a file in them.
+OFFICE = {
+    b"xl/": "an Excel workbook; save the sheet as csv (CSV UTF-8)",
+    b"word/": "a Word document; save it as text (UTF-8)",
+    b"opendocument": "an OpenDocument file; save it as text or csv (UTF-8)",
+}
+TAR_AT, TAR = 257, b"ustar"
+ASCII = bytes(range(128))
 
 STATE, INFO, SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
 TRAIN, VALIDATION = "train", ("validation", "valid", "val", "dev")  # common names of splits
@@ -40,7 +67,7 @@ class File:
 
     @property
     def kind(self) -> str:
-        """jsonl, csv, tsv, parquet, arrow (also for the folder of a saved dataset) or text."""
+        """jsonl, csv, tsv, parquet, arrow (also for a saved dataset's folder), text, or json, which is not read."""
         if is_dataset(self.path):
             return "arrow"
         suffixes = [suffix.lower() for suffix in self.path.suffixes]
@@ -123,28 +150,68 @@ def _decompress_zstandard(path: Path) -> Iterator[bytes]:
 def text_of(path: Path, encoding: str) -> Iterator[str]:
     """Yield the text of a file in blocks, without a byte-order mark and with its line ends.
 
-    Raises UserError, with the offset in the decompressed file, for bytes that are not `encoding` and for NUL, which
-    means that the file is not text; also for an unknown encoding.
+    Raises UserError for a file that is known to be something else, by its first bytes; with the offset in the
+    decompressed file, for bytes that are not `encoding` and for NUL, which means that the file is not text; also for an
+    unknown encoding.
     """
     check_encoding(encoding)
-    decoder, fed, first = codecs.getincrementaldecoder(encoding)(), 0, True
+    decoder, fed, first, is_ascii = codecs.getincrementaldecoder(encoding)(), 0, True, True
     blocks = filter(None, content(path))
     while True:
         block = next(blocks, b"")
+        if not fed and (other := no_text(block)):
+            raise UserError(f"{path}: {other}")
         fed += len(block)
         try:
             text = decoder.decode(block, final=not block)
         except UnicodeError as error:
-            raise UserError(f"{path}: {_place(error, fed)} is not {encoding} text; {ADVICE}") from None
+            is_ascii = is_ascii and isinstance(error, UnicodeDecodeError) and error.object[: error.start].isascii()
+            advice = _encoding_to_give(block, is_ascii)
+            raise UserError(f"{path}: {_place(error, fed)} is not {encoding} text; {advice}") from None
         if "\0" in text:
             after = len(decoder.getstate()[0]) + len(text[text.index("\0") :].encode(encoding))
-            raise UserError(f"{path}: byte {fed - after:,} is NUL, so this is not {encoding} text; {ADVICE}")
+            advice = _encoding_to_give(block, is_ascii=False)
+            raise UserError(f"{path}: byte {fed - after:,} is NUL, so this is not {encoding} text; {advice}")
+        is_ascii = is_ascii and text.isascii()
         if first and text:
             text, first = text.removeprefix("\ufeff"), False
         if text:
             yield text
         if not block:
             return
+
+
+def no_text(head: bytes) -> str:
+    """Return what a file is and what to do with it, if its first bytes show that it is no text; else nothing."""
+    if head.startswith(b"PK\x03\x04"):
+        for name, what in OFFICE.items():
+            if name in head:
+                return what
+    if head[TAR_AT:].startswith(TAR):
+        return "a tar archive; unpack it"
+    return next((what for signature, what in SIGNATURES.items() if head.startswith(signature)), "")
+
+
+def json_error(path: Path) -> UserError:
+    """Return the error for a .json file, which is neither text nor a table that is read in bounded memory."""
+    start = next(content(path), b"").removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+    how = "an array; write its objects, one a line, to" if start == b"[" else "not text; with one object a line, it is"
+    return UserError(f"{path}: JSON, {how} a file named .jsonl")
+
+
+def _encoding_to_give(block: bytes, is_ascii: bool) -> str:
+    """Return what to do about a block that is not text in an encoding; `is_ascii`: nothing before it needs another."""
+    advice = f"give the file's encoding with {setting('encoding')}"
+    if block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        advice = f"give {setting('encoding')} utf-16"
+    elif 4 * block.count(0) > len(block):  # the upper half of each Latin letter
+        order = "le" if block[1::2].count(0) > block[::2].count(0) else "be"
+        advice = f"give {setting('encoding')} utf-16-{order}"
+    elif is_ascii and 8 * len(block.translate(None, ASCII)) < len(block):  # another script has more bytes above ASCII
+        with suppress(UnicodeDecodeError):
+            block.decode("cp1252")
+            advice = f"try {setting('encoding')} cp1252"
+    return f"{advice}, or leave the file out"
 
 
 def _place(error: UnicodeError, fed: int) -> str:

@@ -1,25 +1,39 @@
 """Read the rows of csv, tsv, jsonl and parquet files and saved datasets as a stream, with their line numbers; no torch.
 
-In csv, quotes enclose a field, which may contain newlines. In tsv, as that format is defined, quotes are plain text.
+In csv, quotes enclose a field, which may contain newlines. Where the first line has no comma outside of quotes,
+semicolons, tabs or bars may separate the columns. In tsv, as that format is defined, quotes are plain text.
 """
 
 import csv
 import json
 import math
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from gpt1.data.files import File, check_single_split, content, dataset_splits, is_dataset, lines_of, text_of
+from gpt1.data.files import (
+    File,
+    check_single_split,
+    content,
+    dataset_splits,
+    is_dataset,
+    json_error,
+    lines_of,
+    no_text,
+    text_of,
+)
 from gpt1.errors import UserError
 from gpt1.tokenizer.tokenizer import replace_surrogates
 
 PARQUET_ROWS = 4096  # rows that are read at a time
 MAX_NUMBER = 1e30  # largest number: squares of larger ones may overflow, as the model computes in float32
+DELIMITERS = ",;\t|"  # what may separate the columns of csv, the usual one first
 MAX_FIELD = 2**31 - 1  # characters of a csv field; Python's default is 131,072
 _csv_limit = threading.Lock()
 
@@ -85,8 +99,11 @@ def table(path: str | Path) -> File:
         splits = dataset_splits(file.path.parent)
         missing = "no such file" + (f"; {file.path.parent} has the splits {', '.join(splits)}" if splits else "")
         raise UserError(f"{path}: {folder if file.path.is_dir() else missing}")
+    if file.kind == "json":
+        raise json_error(file.path)
     if file.kind == "text":
-        raise UserError(f"{path}: not a known kind of table; name it .csv, .tsv, .jsonl or .parquet (also .gz, .zst)")
+        known = "not a known kind of table; name it .csv, .tsv, .jsonl or .parquet (also .gz, .zst)"
+        raise UserError(f"{path}: {no_text(next(content(file.path), b'')) or known}")
     return file
 
 
@@ -142,6 +159,8 @@ def _jsonl(file: File, encoding: str) -> Iterator[Row]:
     for number, line in enumerate(lines_of(text_of(file.path, encoding)), 1):
         if line.isspace():
             continue
+        if number == 1 and line.lstrip().startswith("["):
+            raise json_error(file.path)
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -157,7 +176,7 @@ def _separated(file: File, encoding: str) -> Iterator[Row]:
     records = _records(file, encoding)
     _, names = next(records, (0, []))
     hint = {
-        "csv": "put a field that contains a comma in quotes",
+        "csv": "put a field that contains the delimiter in quotes",
         "tsv": "a field of tsv cannot contain a tab or a line break, even in quotes; csv and jsonl can",
     }[file.kind]
     for line, fields in records:
@@ -168,8 +187,12 @@ def _separated(file: File, encoding: str) -> Iterator[Row]:
 
 def _records(file: File, encoding: str) -> Iterator[tuple[int, list[str]]]:
     """Yield line number and fields of the header, which is checked, then of each row."""
-    options: dict[str, Any] = {"strict": True} if file.kind == "csv" else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    reader = csv.reader(lines_of(text_of(file.path, encoding)), **options)
+    lines = lines_of(text_of(file.path, encoding))
+    first = next(lines, "")
+    options: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    if file.kind == "csv":
+        options = {"delimiter": _delimiter(first), "strict": True}
+    reader = csv.reader(chain([first], lines), **options)
     is_first = True
     try:
         while (fields := _next_record(reader)) is not None:
@@ -183,6 +206,12 @@ def _records(file: File, encoding: str) -> Iterator[tuple[int, list[str]]]:
         if "new-line character" in str(error):
             raise UserError(f"{where}: a field contains a carriage return; convert the file's line ends") from None
         raise UserError(f"{where}: not {file.kind} ({error}); check its quotes") from None
+
+
+def _delimiter(names: str) -> str:
+    """Return what separates the names in the first line of a csv: a comma or, if there is none, another delimiter."""
+    bare = re.sub('"[^"]*"', "", names)
+    return next((mark for mark in DELIMITERS if mark in bare), ",")
 
 
 def _next_record(reader: Iterator[list[str]]) -> list[str] | None:
@@ -199,12 +228,8 @@ def _check_header(names: list[str], file: File) -> None:
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"{file.path}:1: two columns are called {twice!r}; rename one")
-    for separator, name in {"\t": "tabs", ";": "semicolons", "|": "bars", ",": "commas"}.items():
-        if len(names) == 1 and separator in names[0]:
-            wanted = "commas (.csv)" if file.kind == "csv" else "tabs (.tsv)"
-            raise UserError(
-                f"{file.path}:1: the columns are separated by {name}, not by {wanted}; convert or rename it"
-            )
+    if file.kind == "tsv" and len(names) == 1 and any(mark in names[0] for mark in DELIMITERS):
+        raise UserError(f"{file.path}:1: the columns are not separated by tabs; name it .csv")
 
 
 # parquet
@@ -231,7 +256,9 @@ def _parquet_errors(file: File) -> Iterator[None]:
         yield
     except (PolarsError, OSError) as error:
         first_line = str(error).split("\n")[0]
-        raise UserError(f"{file.path}: not readable as parquet ({first_line}); copy it again") from None
+        head = next(content(file.path), b"")
+        other = "" if head.startswith(b"PAR1") else no_text(head)
+        raise UserError(f"{file.path}: {other or f'not readable as parquet ({first_line}); copy it again'}") from None
 
 
 @contextmanager
