@@ -1,14 +1,20 @@
 """Messages, progress bars and tables. Progress goes to standard error, so standard output stays machine-readable."""
 
+import os
+import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from gpt1.errors import spell
+from gpt1.errors import DataWarning, spell
+
+PACKAGE = f"{Path(__file__).parent}{os.sep}"
 
 
 def plain_console(stderr: bool = False) -> Console:
@@ -17,22 +23,46 @@ def plain_console(stderr: bool = False) -> Console:
 
 
 stderr = plain_console(stderr=True)
-_spelling = {"flags": False}
+_mode = {"flags": False, "warnings": False}
 
 
 def say(message: str) -> None:
     """Print a line to standard error. `message` is plain text, never markup; it names settings by `errors.setting`."""
-    stderr.print(spell(message, flags=_spelling["flags"]), soft_wrap=True)
+    stderr.print(spell(message, flags=_mode["flags"]), soft_wrap=True)
+
+
+def warn(message: str) -> None:
+    """Warn of what makes a result misleading: print `warning: ...`, or see `python_warnings`."""
+    if not _mode["warnings"]:
+        say(f"warning: {message}")
+        return
+    frame, level = sys._getframe(), 1
+    while frame.f_back and frame.f_code.co_filename.startswith(PACKAGE):  # the line to show is the user's
+        frame, level = frame.f_back, level + 1
+    warnings.warn(spell(message), DataWarning, stacklevel=level)
 
 
 @contextmanager
 def settings_as_flags() -> Iterator[None]:
     """While a command line runs, messages name settings as flags (`--top-p`), not as Python does (`top_p`)."""
-    before, _spelling["flags"] = _spelling["flags"], True
+    with _switched_on("flags"):
+        yield
+
+
+@contextmanager
+def python_warnings() -> Iterator[None]:
+    """Within the block, `warn` issues Python warnings of the category DataWarning, also while `say` is silent."""
+    with _switched_on("warnings"):
+        yield
+
+
+@contextmanager
+def _switched_on(mode: str) -> Iterator[None]:
+    before, _mode[mode] = _mode[mode], True
     try:
         yield
     finally:
-        _spelling["flags"] = before
+        _mode[mode] = before
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The two errors that end a job, and how a message names a setting."""
+"""The two errors that end a job, the warning that does not, and how a message names a setting."""
 
 import re
 
@@ -32,6 +32,10 @@ class RunFailed(Gpt1Error):
     """The work itself broke while running (a lost device, a loss that is not finite): exit code 1."""
 
     exit_code = 1
+
+
+class DataWarning(UserWarning):
+    """Rows or labels that make a result misleading, such as texts in both training and validation rows."""
 
 
 def setting(name: str) -> str:

@@ -33,6 +33,7 @@ from gpt1.commands.finetune import finetune
 from gpt1.commands.predict import predict
 from gpt1.config import Columns, Evaluate, Finetune, Model, Predict
 from gpt1.console import stderr
+from gpt1.errors import DataWarning
 from gpt1.estimators.base import TextEstimator
 from gpt1.estimators.fitted import isolated
 from gpt1.estimators.inputs import pairs_of, texts_of
@@ -296,6 +297,23 @@ def test_it_leaves_no_trace(base: str, capsys: pytest.CaptureFixture[str]) -> No
     assert "epoch 1: training task" in said.err
     assert not said.out
     assert not stderr.quiet
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_what_makes_scores_misleading_is_a_warning(
+    base: str, verbose: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, labels = ["a b", "c d", "e f"], ["x", "y", "z"]
+    with pytest.warns(DataWarning) as caught:
+        gpt1.Classifier(base, **ONCE, verbose=verbose).fit(rows, labels)
+        gpt1.Classifier(base, **ONCE, verbose=verbose).fit(rows[:2], labels[:2], rows[:2], labels[:2])
+        gpt1.Classifier(base, **ONCE, verbose=verbose).fit([*rows, *map(str, range(20))], [*"xyy", *"x" * 20])
+    told = [str(one.message) for one in caught]
+    assert "occurs only in validation rows" in told[0]
+    assert told[1].startswith("2 texts are in both training and validation rows")
+    assert told[2].startswith("label 'x' has ")
+    assert {one.filename for one in caught} == {__file__}
+    assert "warning" not in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")

@@ -167,7 +167,7 @@ def test_what_is_worth_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     found = labelled(["yes", "Yes ", *["no"] * 11])
     warn_of_faults(found, found, "classes")
     said = capsys.readouterr().err
-    assert "label 'yes' differs from another only in case or spaces" in said
+    assert "label 'yes' differs from another only in case or spaces, and they count as two; write them alike" in said
     assert "13 texts are in both training and validation rows" in said
     assert "label 'no' has 11 rows, 'Yes ' only 1" in said
 
@@ -179,6 +179,18 @@ def test_what_is_worth_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
         ([frozenset({"['x']"}), frozenset()], "labels", "\"['x']\" counts as one label"),
         ([frozenset({"x,y", "z"})], "labels", ""),
         (list("abcdefghijkl"), "classes", "12 classes in 12 rows; is label the right column?"),
+        (
+            [f"{n}.5" for n in range(12)],
+            "classes",
+            "is label the right column? If it holds scores, set task regression",
+        ),
+        ([frozenset({name}) for name in "abcdefghijkl"], "labels", "12 classes in 12 rows; is label the right column?"),
+        ([frozenset({"a", name}) for name in "bcdefghijk"], "labels", ""),
+        (
+            [f"row {n}" for n in range(12)],
+            "classes",
+            "the label of 12 of 12 rows is their text; is label the right col",
+        ),
         (list("abcdefghi"), "classes", ""),
         (list("aabbccddeeff"), "classes", ""),
     ],
@@ -214,6 +226,21 @@ def test_a_tenth_validates() -> None:
     assert len(valid) == 3
     assert sorted(train.where + valid.where) == sorted(found.where)
     assert split_train_valid(found, seed=3)[1] == valid != split_train_valid(found, seed=4)[1]
+
+
+def test_the_only_row_of_a_label_is_learnt() -> None:
+    names = [f"rare {n}" for n in range(4)]
+    for seed in range(8):
+        train, valid = split_train_valid(labelled([*names, *["often"] * 16]), seed)
+        assert (len(valid), set(train.labels)) == (2, {*names, "often"})
+        train, valid = split_train_valid(
+            labelled([*(frozenset({name, "b"}) for name in names), *[frozenset("b")] * 16]), seed
+        )
+        assert (len(valid), frozenset().union(*train.labels)) == (2, {*names, "b"})
+        train, valid = split_train_valid(labelled(names), seed)
+        assert (len(train), len(valid)) == (3, 1)
+        train, valid = split_train_valid(labelled([0.1, 0.2, 0.3, *[0.4] * 17]), seed)
+        assert (len(train), len(valid)) == (18, 2)
 
 
 def test_rows_with_the_same_first_text_stay_together() -> None:

@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from gpt1.config import Ablate, Predict
-from gpt1.console import say
+from gpt1.console import say, warn
 from gpt1.errors import UserError, setting
 from gpt1.finetuning.defaults import MEMORY_REMEDY, FitOptions, check_base, check_options
 from gpt1.finetuning.examples import TaskRows, input_hashes, read_rows, source_files, with_splits
@@ -186,8 +186,8 @@ def _checked_options(settings: Ablate) -> FitOptions:
 def _scored_rows(settings: Ablate, rows: TaskRows) -> LabelledRows:
     """Return the rows that the models are scored on."""
     if not settings.test:
-        say(
-            f"warning: without {setting('test')}, models are scored on the validation rows, which also select the "
+        warn(
+            f"without {setting('test')}, models are scored on the validation rows, which also select the "
             "epochs, so the scores are slightly too good"
         )
         return rows.valid

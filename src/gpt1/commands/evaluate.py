@@ -172,9 +172,7 @@ def _check_unknown_labels(rows: LabelledRows, label_type: LabelType, wanted: Col
         check_labels(rows, label_type, wanted)
     if unknown:
         where, label = rows.where[unknown[0]], ", ".join(sorted(label_type.names_of(rows.labels[unknown[0]])))
-        console.say(
-            f"warning: {where}: label {label!r} does not occur in training; {len(unknown):,} such rows count as wrong"
-        )
+        console.warn(f"{where}: label {label!r} does not occur in training; {len(unknown):,} such rows count as wrong")
 
 
 def _text(settings: Evaluate) -> EvaluateResult:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpt1.config import Predict
-from gpt1.console import bar, say
+from gpt1.console import bar, say, warn
 from gpt1.data.table_writer import Write, check_ending, table_writer, write_jsonl
 from gpt1.data.tables import columns, rows, table
 from gpt1.errors import UserError, setting
@@ -70,7 +70,7 @@ def predict(settings: Predict) -> PredictResult:
             counts.update(label for each in found for label in _labels(each["predicted_label"]))
             new = found if nested else [_flat(each, most) for each in found]
             if not done and (taken := [name for name in names if name in new[0]]):
-                say(f"warning: {file.path} has a column {taken[0]} already; the prediction replaces it")
+                warn(f"{file.path} has a column {taken[0]} already; the prediction replaces it")
             write([replace(row, values={**row.values, **each}) for row, each in zip(block, new, strict=True)])
             done, too_long = done + len(block), too_long + cut
             progress.update(task, completed=done)

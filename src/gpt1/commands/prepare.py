@@ -9,7 +9,7 @@ import polars
 from rich.console import RenderableType
 
 from gpt1.config import Prepare
-from gpt1.console import say, table
+from gpt1.console import say, table, warn
 from gpt1.data.documents import Corpus, ReadOptions, has_text
 from gpt1.data.files import File, check_encoding, choose_splits, find, json_error
 from gpt1.data.prepare import Learn, prepare_folder
@@ -227,8 +227,8 @@ def _tokenizer(settings: Prepare) -> Tokenizer | Learn:
 def _warn_of_large_validation(settings: Prepare, manifest: Manifest) -> None:
     share = manifest.val.tokens / (manifest.train.tokens + manifest.val.tokens)
     if not settings.val and share > LARGE * settings.val_fraction:  # of a few documents, one may hold most of the text
-        say(
-            f"warning: {share:.0%} of the tokens are validation text, since whole documents are held out; for an even "
+        warn(
+            f"{share:.0%} of the tokens are validation text, since whole documents are held out; for an even "
             f"split, name files with {setting('val')}, split the text with {setting('documents')} blank-line, or "
             f"change {setting('seed')}"
         )

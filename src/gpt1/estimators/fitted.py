@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gpt1.config import Command, Predict
-from gpt1.console import quiet
+from gpt1.console import python_warnings, quiet
 from gpt1.errors import UserError
 from gpt1.finetuning.fit import save_finetuned
 from gpt1.finetuning.predictor import Predictor
@@ -37,10 +37,10 @@ if hasattr(os, "register_at_fork"):  # a thread that has the lock does not exist
 def isolated(verbose: bool = False) -> Iterator[None]:
     """Keep a job from affecting the program around it.
 
-    Messages are dropped unless `verbose`, torch's threads and random state are restored, and UserError becomes
-    ValueError. Jobs seed torch, so those of several threads take turns.
+    Messages are dropped unless `verbose`, but warnings become Python's; torch's threads and random state are restored,
+    and UserError becomes ValueError. Jobs seed torch, so those of several threads take turns.
     """
-    with _turns["lock"], preserve_torch_state(), quiet(not verbose):
+    with _turns["lock"], preserve_torch_state(), quiet(not verbose), python_warnings():
         try:
             yield
         except UserError as error:

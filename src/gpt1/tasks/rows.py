@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpt1.config import Columns, Task
-from gpt1.console import say
+from gpt1.console import warn
 from gpt1.data.tables import Row, check_column, columns, rows, table
 from gpt1.errors import UserError, setting
 from gpt1.model.objectives import LabelKind
@@ -78,8 +78,8 @@ def infer_label_kind(task: Task, target: str, path: str, columns_read: Columns, 
     if not any(map(_has_fraction, labels)):
         return "classes"
     if names := sorted(label for label in labels if _number(label) is None):
-        say(
-            f"warning: label {names[0]!r} is not a number, so all labels count as classes; "
+        warn(
+            f"label {names[0]!r} is not a number, so all labels count as classes; "
             f"if they are scores, set {setting('target')} score"
         )
     return "classes" if names else "score"
@@ -147,17 +147,27 @@ def read_label(row: Row, wanted: Columns, kind: LabelKind, answers: int) -> Any:
 
 
 def split_train_valid(data: LabelledRows, seed: int) -> tuple[LabelledRows, LabelledRows]:
-    """Split two rows or more into training and validation rows; rows with the same first text stay together."""
+    """Split two rows or more into training and validation rows.
+
+    Rows with the same first text stay together. The only rows of a class or label stay in training, unless there would
+    be no validation row otherwise.
+    """
     groups: dict[str, list[int]] = {}
     for i, group in enumerate(data.groups):
         groups.setdefault(group, []).append(i)
     members = list(groups.values()) if len(groups) > 1 else [[i] for i in range(len(data))]
     wanted = max(1, len(data) // VALID_SHARE)
+    order = np.random.default_rng(seed).permutation(len(members))[:-1]
+    left = Counter(name for label in data.labels for name in _names_in(label))
     valid: set[int] = set()
-    for group_number in np.random.default_rng(seed).permutation(len(members))[:-1]:
+    for group_number in order:
         if len(valid) >= wanted:
             break
-        valid.update(members[group_number])
+        taken = Counter(name for i in members[group_number] for name in _names_in(data.labels[i]))
+        if all(left[name] > count for name, count in taken.items()):
+            valid.update(members[group_number])
+            left.subtract(taken)
+    valid = valid or set(members[order[0]])
     return data.select([i for i in range(len(data)) if i not in valid]), data.select(sorted(valid))
 
 
@@ -178,7 +188,7 @@ def check_labels(data: LabelledRows, label_type: LabelType, wanted: Columns) -> 
 def warn_of_overlap(train: LabelledRows, other: LabelledRows, role: str) -> None:
     """Warn if training rows are among those that are scored; `role` names these, `validation` or `test`."""
     if both := len(set(train.texts) & set(other.texts)):
-        say(f"warning: {both:,} texts are in both training and {role} rows; the {role} scores will be too good")
+        warn(f"{both:,} texts are in both training and {role} rows; the {role} scores will be too good")
 
 
 def warn_of_faults(train: LabelledRows, valid: LabelledRows, kind: LabelKind) -> None:
@@ -187,29 +197,45 @@ def warn_of_faults(train: LabelledRows, valid: LabelledRows, kind: LabelKind) ->
     if kind not in ("classes", "labels"):
         return
     counts, valid_counts = (
-        Counter(name for label in data.labels for name in ([label] if kind == "classes" else label))
-        for data in (train, valid)
+        Counter(name for label in data.labels for name in _names_in(label)) for data in (train, valid)
     )
+    _warn_of_names(train, counts, kind)
+    if unknown := sorted(valid_counts.keys() - counts.keys()):
+        warn(
+            f"label {unknown[0]!r} occurs only in validation rows, so it cannot be learned; "
+            f"add rows with it, or choose the validation rows with {setting('valid')}"
+        )
+    ordered = counts.most_common()
+    if ordered and (most := ordered[0][1]) > RARE * (least := ordered[-1][1]):
+        warn(
+            f"label {ordered[0][0]!r} has {most:,} rows, {ordered[-1][0]!r} only {least:,}; "
+            f"{setting('class_weights')} auto and {setting('select')} macro_f1 keep rare labels from being ignored"
+        )
+
+
+def _warn_of_names(train: LabelledRows, counts: Counter[str], kind: LabelKind) -> None:
+    """Warn of names that may not be those of labels; `counts` is how many training rows have each."""
     spellings = Counter(_folded(name) for name in counts)
     for name in sorted(counts):
         if spellings[_folded(name)] > 1:
-            say(f"warning: label {name!r} differs from another only in case or spaces; they count as two classes")
-    if kind == "classes" and len(train) >= ENOUGH_ROWS and len(counts) > len(train) / 2:
-        say(f"warning: {len(counts):,} classes in {len(train):,} rows; is {setting('label')} the right column?")
-    if unknown := sorted(valid_counts.keys() - counts.keys()):
-        say(
-            f"warning: label {unknown[0]!r} occurs only in validation rows, so it cannot be learned; "
-            f"add rows with it, or choose the validation rows with {setting('valid')}"
-        )
+            warn(
+                f"label {name!r} differs from another only in case or spaces, and they count as two; "
+                f"write them alike if they are one"
+            )
+    column = f"is {setting('label')} the right column?"
+    copies = sum(
+        name in texts for texts, label in zip(train.texts, train.labels, strict=True) for name in _names_in(label)
+    )
+    is_split = kind == "classes" or all(count == 1 for count in counts.values())
+    if len(train) >= ENOUGH_ROWS and copies > len(train) / 2:
+        warn(f"the label of {copies:,} of {len(train):,} rows is their text; {column}")
+    elif len(train) >= ENOUGH_ROWS and len(counts) > len(train) / 2 and is_split:
+        if kind == "classes" and all(_number(name) is not None for name in counts):
+            column += f" If it holds scores, set {setting('task')} regression"
+        warn(f"{len(counts):,} classes in {len(train):,} rows; {column}")
     several = [name for name in sorted(counts) if any(mark in name for mark in ",;[")]
     if kind == "labels" and several and all(len(label) < 2 for label in train.labels):
-        say(f"warning: {several[0]!r} counts as one label; write several as a list in jsonl, as `red|round` in csv")
-    ordered = counts.most_common()
-    if ordered and (most := ordered[0][1]) > RARE * (least := ordered[-1][1]):
-        say(
-            f"warning: label {ordered[0][0]!r} has {most:,} rows, {ordered[-1][0]!r} only {least:,}; "
-            f"{setting('class_weights')} auto and {setting('select')} macro_f1 keep rare labels from being ignored"
-        )
+        warn(f"{several[0]!r} counts as one label; write several as a list in jsonl, as `red|round` in csv")
 
 
 def _text_list(row: Row, column: str) -> list[str]:
