@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import one_line
+from conftest import NOT_UTF8, one_line, only_linux_names
 from gpt1.commands.convert import convert
 from gpt1.config import Columns, Convert, Model
 from gpt1.errors import UserError
@@ -105,6 +105,17 @@ def test_a_pickle_of_tensors(
     assert "weights_only=True" in capsys.readouterr().err
     same = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("safe", "run")]
     assert same[0] == same[1]
+
+
+@only_linux_names
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
+def test_a_folder_whose_name_is_not_utf8(name: str, folder: Path, theirs: Any, tmp_path: Path) -> None:
+    if name == "pytorch_model.bin":
+        torch.save(theirs.state_dict(), folder / name)
+        (folder / "model.safetensors").unlink()
+    source = folder.rename(tmp_path / NOT_UTF8)
+    assert run_of(source, tmp_path / NOT_UTF8 / "run")["compared_with"]
+    same_logits(theirs, (tmp_path / NOT_UTF8 / "run").rename(tmp_path / "run"))
 
 
 def test_tensors_as_old_versions_named_them(folder: Path, theirs: Any, tmp_path: Path) -> None:

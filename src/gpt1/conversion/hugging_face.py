@@ -19,6 +19,7 @@ from gpt1.conversion.external import TOKENS, ExternalCheckpoint, check_vocabular
 from gpt1.errors import UserError
 from gpt1.run_folder.hugging_face import CHOICE_BIAS, CHOICE_HEAD, HEAD, TensorFile, from_hf_config
 from gpt1.run_folder.metadata import read_json
+from gpt1.storage import is_utf8
 from gpt1.tokenizer.openai import PAIRS, TOKENIZER, read_bpe, vocabulary_files
 from gpt1.tokenizer.tokenizer import Tokenizer, bpe_tokenizer
 
@@ -46,7 +47,7 @@ def read_folder(folder: Path) -> ExternalCheckpoint:
         tokens, tokenizer = len(ids), bpe_tokenizer("gpt1", ids, merges)
     elif (vocabulary := folder / TOKENIZER).exists():
         tokenizer = Tokenizer.load(folder)  # which appends end and pad where they are missing, so count before
-        tokens = max(tokenizers.Tokenizer.from_file(str(vocabulary)).get_vocab().values()) + 1
+        tokens = max(tokenizers.Tokenizer.from_str(vocabulary.read_text("utf-8")).get_vocab().values()) + 1
     else:
         known = ", ".join([TOKENIZER, *(f"{a} with {b}" for a, b in PAIRS)])
         raise UserError(f"{folder}: no tokenizer; there must be one of {known}")
@@ -107,7 +108,8 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings(action="ignore"):  # about pickles of other versions of PyTorch
             # Before 2020 the format was not a zip file, and cannot be mapped into memory.
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            mmap = zipfile.is_zipfile(path) and is_utf8(path)  # PyTorch maps no file of another name
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         calls = re.search(r"GLOBAL (\S+)", str(error))
         what = f"it asks for {calls[1]}" if calls else str(error).partition("\n")[0][:100]
