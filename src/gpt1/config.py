@@ -77,7 +77,7 @@ class Command:
     dtype: Literal["auto", "bf16", "fp32"] = "auto"
     """number format for matrix products; auto: bf16 where the hardware supports it"""
     threads: int = 0
-    """CPU threads; 0: every core available to this process"""
+    """CPU threads; 0: every core available to this process, at most OMP_NUM_THREADS"""
     seed: int = 1
     """random seed; the same seed on the same machine gives the same result"""
 

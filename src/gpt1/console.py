@@ -14,6 +14,7 @@ from rich.table import Table
 
 from gpt1.errors import DataWarning, spell
 
+# Begins the paths of our own files; a warning shows the first line outside of them.
 PACKAGE = f"{Path(__file__).parent}{os.sep}"
 
 
@@ -37,7 +38,7 @@ def warn(message: str) -> None:
         say(f"warning: {message}")
         return
     frame, level = sys._getframe(), 1
-    while frame.f_back and frame.f_code.co_filename.startswith(PACKAGE):  # the line to show is the user's
+    while frame.f_back and frame.f_code.co_filename.startswith(PACKAGE):
         frame, level = frame.f_back, level + 1
     warnings.warn(spell(message), DataWarning, stacklevel=level)
 

@@ -167,7 +167,8 @@ def test_a_field_of_any_length_without_a_change_of_the_process(tmp_path: Path) -
         ("a.parquet", b"PK\x03\x04 xl/workbook.xml", ": an Excel workbook; save the sheet as csv"),
         ("a.csv", b"PK\x03\x04 xl/workbook.xml", ": an Excel workbook; save the sheet as csv"),
         ("a.xlsx", b"PK\x03\x04 xl/workbook.xml", ": an Excel workbook; save the sheet as csv"),
-        ("a.csv", b"PAR1 and more", ": parquet; name it .parquet"),
+        ("a.csv", b"PAR1\x15 and more", ": parquet; name it .parquet"),
+        ("a.csv", "PAR1,PAR1\n", ":1: two columns are called 'PAR1'"),
         (
             "a.csv",
             "text,label\n".encode("utf-16"),

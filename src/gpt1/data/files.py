@@ -33,21 +33,21 @@ SIGNATURES = {
     b"%PDF-": "a PDF document; extract its text, or leave it out",
     b"PK\x03\x04": "a zip archive; unpack it",
     b"\xd0\xcf\x11\xe0": "a document of an old Office program; save it as text or csv",
-    b"PAR1": "parquet; name it .parquet",
+    b"PAR1\x15": "parquet; name it .parquet",
     b"\x1f\x8b": "compressed by gzip; name it .gz",
     b"(\xb5/\xfd": "compressed by zstandard; name it .zst",
-    b"BZh": "compressed by bzip2; unpack it",
+    b"BZh9": "compressed by bzip2; unpack it",
     b"\xfd7zXZ\0": "compressed by xz; unpack it",
     b"7z\xbc\xaf": "a 7z archive; unpack it",
-    b"Rar!": "a RAR archive; unpack it",
+    b"Rar!\x1a": "a RAR archive; unpack it",
     b"SQLite format 3\0": "a SQLite database; export the table as csv",
     b"\x89PNG": "an image; leave it out",
     b"\xff\xd8\xff": "an image; leave it out",
 }
 # Zip archives that are documents, by the name of a file in them.
 OFFICE = {
-    b"xl/": "an Excel workbook; save the sheet as csv (CSV UTF-8)",
-    b"word/": "a Word document; save it as text (UTF-8)",
+    b"xl/workbook.xml": "an Excel workbook; save the sheet as csv (CSV UTF-8)",
+    b"word/document.xml": "a Word document; save it as text (UTF-8)",
     b"opendocument": "an OpenDocument file; save it as text or csv (UTF-8)",
 }
 TAR_AT, TAR = 257, b"ustar"
@@ -155,7 +155,7 @@ def text_of(path: Path, encoding: str) -> Iterator[str]:
     unknown encoding.
     """
     check_encoding(encoding)
-    decoder, fed, first, is_ascii = codecs.getincrementaldecoder(encoding)(), 0, True, True
+    decoder, fed, first = codecs.getincrementaldecoder(encoding)(), 0, True
     blocks = filter(None, content(path))
     while True:
         block = next(blocks, b"")
@@ -165,14 +165,12 @@ def text_of(path: Path, encoding: str) -> Iterator[str]:
         try:
             text = decoder.decode(block, final=not block)
         except UnicodeError as error:
-            is_ascii = is_ascii and isinstance(error, UnicodeDecodeError) and error.object[: error.start].isascii()
-            advice = _encoding_to_give(block, is_ascii)
-            raise UserError(f"{path}: {_place(error, fed)} is not {encoding} text; {advice}") from None
+            what = f"{_place(error, fed)} is not {encoding} text"
+            raise UserError(f"{path}: {what}; {_encoding_to_give(block)}") from None
         if "\0" in text:
             after = len(decoder.getstate()[0]) + len(text[text.index("\0") :].encode(encoding))
-            advice = _encoding_to_give(block, is_ascii=False)
-            raise UserError(f"{path}: byte {fed - after:,} is NUL, so this is not {encoding} text; {advice}")
-        is_ascii = is_ascii and text.isascii()
+            what = f"byte {fed - after:,} is NUL, so this is not {encoding} text"
+            raise UserError(f"{path}: {what}; {_encoding_to_give(block)}")
         if first and text:
             text, first = text.removeprefix("\ufeff"), False
         if text:
@@ -187,7 +185,7 @@ def no_text(head: bytes) -> str:
         for name, what in OFFICE.items():
             if name in head:
                 return what
-    if head[TAR_AT:].startswith(TAR):
+    if head.startswith(TAR, TAR_AT) and b"\0" in head[:TAR_AT]:
         return "a tar archive; unpack it"
     return next((what for signature, what in SIGNATURES.items() if head.startswith(signature)), "")
 
@@ -199,15 +197,17 @@ def json_error(path: Path) -> UserError:
     return UserError(f"{path}: JSON, {how} a file named .jsonl")
 
 
-def _encoding_to_give(block: bytes, is_ascii: bool) -> str:
-    """Return what to do about a block that is not text in an encoding; `is_ascii`: nothing before it needs another."""
+def _encoding_to_give(block: bytes) -> str:
+    """Return what to do about a block that is not text in the encoding given."""
+    above_ascii = len(block.translate(None, ASCII))
     advice = f"give the file's encoding with {setting('encoding')}"
     if block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         advice = f"give {setting('encoding')} utf-16"
     elif 4 * block.count(0) > len(block):  # the upper half of each Latin letter
         order = "le" if block[1::2].count(0) > block[::2].count(0) else "be"
         advice = f"give {setting('encoding')} utf-16-{order}"
-    elif is_ascii and 8 * len(block.translate(None, ASCII)) < len(block):  # another script has more bytes above ASCII
+    elif 8 * above_ascii < len(block) and block.decode("utf-8", "ignore").isascii():
+        # Few bytes above ASCII, as in Latin scripts, and none of them UTF-8, as they would be in a damaged file.
         with suppress(UnicodeDecodeError):
             block.decode("cp1252")
             advice = f"try {setting('encoding')} cp1252"
