@@ -11,6 +11,7 @@ from gpt1.training.interrupt import sigterm_as_ctrl_c, stop_requested
 
 @pytest.fixture(autouse=True)
 def handlers_are_restored() -> Iterator[None]:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with Ctrl-C ignored
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     yield
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
