@@ -64,10 +64,14 @@ run() {
         > "$out/pretrain.log" 2>&1 &
     training=$!
     while kill -0 $training 2> /dev/null; do
-        sleep "${KEEP_SECONDS:-60}"
+        seconds=0
+        while [ $seconds -lt "${KEEP_SECONDS:-60}" ] && kill -0 $training 2> /dev/null; do
+            sleep 2
+            seconds=$((seconds + 2))
+        done
         keep "$work/run" "$out" || true
     done
-    wait $training || echo "pretrain failed; see $out/pretrain.log"
+    wait $training || { echo "pretrain failed; see $out/pretrain.log"; return 1; }
     keep "$work/run" "$out"
     [ "$device" = cuda ] || return 0
     measure training.py --preset gpt1 --batch 64 --updates 3 --repeats 1 --attention-dropout 0.1 --only gpt1 transformers

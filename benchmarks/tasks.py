@@ -103,7 +103,10 @@ def measured(asked: argparse.Namespace, name: str, size: str, system: str, seed:
         tuned = finetune(replace(settings, out=str(Path(work) / "tuned")))
         seconds, run = time.perf_counter() - began, load_run(Path(work) / "tuned")
     predictor = Predictor.of_run(run, device, dtype)
-    tests = [read_labelled_rows(str(source / file), predictor.columns, predictor.label_type.kind) for file in each.test]
+    tests = [
+        read_labelled_rows(str(source / file), predictor.columns, predictor.label_type.kind, known=predictor.label_type)
+        for file in each.test
+    ]
     return {"lr": tuned.lr, "seconds": seconds} | scores(predictor, joined(tests), each.metric)
 
 

@@ -63,7 +63,7 @@ class Optim:
     decay: Literal["cosine", "linear"] = "cosine"
     """schedule by which the learning rate falls to 0 after warm-up"""
     cooldown: float = 1.0
-    """fraction of the updates, the last after warm-up, in which the learning rate falls; 0: it stays at its peak"""
+    """fraction of the updates after warm-up over which, at the end, the learning rate falls to 0; 0: it never falls"""
     clip: float = 1.0
     """maximum global gradient norm; 0 disables clipping"""
 

@@ -165,6 +165,7 @@ def test_few_validation_rows_leave_the_weight_to_the_training_rows(
     result = finetune(settings(folder, tmp_path / "run", valid=few, with_words=True))
     *parts, whole = read
     assert len(parts) == sweep.FOLDS
+    assert all({"+", "-"} == set(part.labels) for part in parts), "though the classes alternate"
     assert sorted(text for texts in scored for text in texts) == sorted(whole.texts)
     assert all(not set(part.texts) & set(texts) for part, texts in zip(parts, scored, strict=True))
     assert result["words_weight"] > words_alone.USUAL_WEIGHT

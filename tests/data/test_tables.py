@@ -138,6 +138,18 @@ def test_a_field_of_any_length_without_a_change_of_the_process(tmp_path: Path) -
     assert next(found).values == {"text": "short"}
 
 
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        ("\n\nid;text\n1;x\n", ["id", "text"]),
+        ("id;text, raw;label\n1;x;y\n", ["id", "text, raw", "label"]),
+        ('id,"a;b;c"\n1,x\n', ["id", "a;b;c"]),
+    ],
+)
+def test_the_header_shows_the_delimiter(tmp_path: Path, content: str, names: list[str]) -> None:
+    assert header(table(file_with(tmp_path, "a.csv", content))) == names
+
+
 # Faults
 
 

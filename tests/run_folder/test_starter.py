@@ -62,6 +62,7 @@ def test_a_run_of_that_name_has_precedence(installed: Path, tmp_path: Path) -> N
     assert find_run("starter") == installed
     (tmp_path / "starter").mkdir()
     assert find_run("starter") == installed  # any other folder of that name
+    assert find_run("./starter") == Path("starter")  # a path, not the name
     save_random_run(tmp_path / "starter", topics()[:3], 280, SIZE)
     assert find_run("starter") == Path("starter")
     assert find_run(tmp_path / "other") == tmp_path / "other"

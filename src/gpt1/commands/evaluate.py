@@ -172,8 +172,8 @@ def _rows(settings: Evaluate) -> EvaluateResult:
     if len(files) > 1:
         total = RowMetrics.of(predictor, labels, _stacked(predictions), _stacked(by_words) if by_words else None)
     if total.words_alone:
-        selected_by, with_words = read_metadata(Path(settings.run)).selected_by, predictor.share.weight > 0
-        say_if_words_win(label_type, selected_by, total.words_alone, total.metrics, with_words)
+        selected_by = read_metadata(Path(settings.run)).selected_by
+        say_if_words_win(label_type, selected_by, total.words_alone, total.metrics, predictor.share)
     return EvaluateResult(settings.run, settings.files, total, files if len(files) > 1 else None)
 
 

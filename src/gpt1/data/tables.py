@@ -1,7 +1,7 @@
 """Read the rows of csv, tsv, jsonl and parquet files and saved datasets as a stream, with their line numbers; no torch.
 
-In csv, quotes enclose a field, which may contain newlines. Where the first line has no comma outside of quotes,
-semicolons, tabs or bars may separate the columns. In tsv, as that format is defined, quotes are plain text.
+In csv, quotes enclose a field, which may contain newlines. Where the header has more semicolons, tabs or bars
+than commas outside of quotes, they separate the columns. In tsv, as that format is defined, quotes are plain text.
 """
 
 import csv
@@ -188,11 +188,13 @@ def _separated(file: File, encoding: str) -> Iterator[Row]:
 def _records(file: File, encoding: str) -> Iterator[tuple[int, list[str]]]:
     """Yield line number and fields of the header, which is checked, then of each row."""
     lines = lines_of(text_of(file.path, encoding))
-    first = next(lines, "")
+    start: list[str] = []
+    while not start or start[-1].isspace():
+        start.append(next(lines, ""))  # blank lines may stand before the header
     options: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
     if file.kind == "csv":
-        options = {"delimiter": _delimiter(first), "strict": True}
-    reader = csv.reader(chain([first], lines), **options)
+        options = {"delimiter": _delimiter(start[-1]), "strict": True}
+    reader = csv.reader(chain(start, lines), **options)
     is_first = True
     try:
         while (fields := _next_record(reader)) is not None:
@@ -209,9 +211,8 @@ def _records(file: File, encoding: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _delimiter(names: str) -> str:
-    """Return what separates the names in the first line of a csv: a comma or, if there is none, another delimiter."""
-    bare = re.sub('"[^"]*"', "", names)
-    return next((mark for mark in DELIMITERS if mark in bare), ",")
+    """Return what separates the names in the header of a csv: the delimiter it has most of, if in doubt a comma."""
+    return max(DELIMITERS, key=re.sub('"[^"]*"', "", names).count)
 
 
 def _next_record(reader: Iterator[list[str]]) -> list[str] | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from gpt1.console import bar, say
 from gpt1.data.collate import Epochs
 from gpt1.errors import RunFailed, setting
-from gpt1.finetuning.defaults import FitOptions, keeps_last_epoch, rank, selected_metric
+from gpt1.finetuning.defaults import PAPER_LR, FitOptions, keeps_last_epoch, rank, selected_metric
 from gpt1.finetuning.examples import TaskExamples
 from gpt1.finetuning.predictor import score
 from gpt1.model.objectives import TaskModel, task_loss
@@ -143,14 +143,14 @@ def train_epochs(trainer: EpochTrainer, folder: Path, title: str, *, resumable: 
 
     `folder` receives metrics.jsonl. If the training is `resumable`, it also receives a state every few minutes and when
     a stop is requested, which raises KeyboardInterrupt; with `keep_end` also the best epoch at the end. Raises
-    RunFailed if the gradient or the loss of the first epoch is not finite, and Collapsed, except from random weights,
-    whose learning rate is searched.
+    RunFailed if the gradient or the loss of the first epoch is not finite, and Collapsed if that epoch ends so at a
+    learning rate above the paper's; not from random weights, whose learning rate is searched.
     """
     optimizer, per_epoch = trainer.optimizer, trainer.batches.per_epoch
     progress = Progress.resume(folder, optimizer) if resumable else Progress()
     if progress.is_over:
         return progress
-    if progress.step == 0 and not trainer.options.from_scratch:
+    if progress.step == 0 and trainer.options.lr > PAPER_LR and not trainer.options.from_scratch:
         progress.spread = trainer.spread(trainer.score_valid())
     updates = train(
         trainer.model, trainer.batches, optimizer, weights={"task": 1.0, "lm": trainer.options.lm_coef},
@@ -194,15 +194,15 @@ def _end_epoch(trainer: EpochTrainer, progress: Progress, log: Log) -> None:
     progress.is_over = progress.step == trainer.optimizer.steps
     try:
         found = trainer.validate(epoch)
+        if trainer.spread(found.scores_NC) < COLLAPSE * progress.spread:
+            lower = f"lower {setting('lr')}, {trainer.options.lr:g}"
+            raise Collapsed(f"after epoch {epoch} every row gets the same scores; {lower}")
     except RunFailed as error:
         if progress.best is None:
             raise
         say(f"{error.args[0]}; epoch {progress.best.epoch} is kept")
         progress.is_over = True
         return
-    if trainer.spread(found.scores_NC) < COLLAPSE * progress.spread:
-        lower = f"lower {setting('lr')}, {trainer.options.lr:g}"
-        raise Collapsed(f"after epoch {epoch} every row gets the same scores; {lower}")
     losses = {name: total / trainer.batches.per_epoch for name, total in progress.losses.items()}
     progress.losses.clear()
     found.metrics.update({f"{name}_loss": loss for name, loss in losses.items()})

@@ -17,7 +17,6 @@ from gpt1.console import say
 from gpt1.data.collate import Epochs
 from gpt1.finetuning.defaults import (
     MIN_VALID_ROWS,
-    PAPER_LR,
     FitOptions,
     resolve_defaults,
     scratch_lrs,
@@ -139,9 +138,9 @@ def fit(
     Where few rows validate, the last epoch is kept instead. `examples` and `words` save making them again. `share`
     is what words add, and the label type calibrated on the sum, if too few rows validate to choose these. With a
     `folder` the training can be stopped: it continues from the state that an earlier call left there. `keep_end` also
-    leaves a state at the end, so that a finished training is not repeated. A training that collapses, so that every row
-    gets the same scores, begins again with a quarter of the learning rate. Raises UserError for options that do not go
-    with the rows, and RunFailed if a gradient or loss is not finite.
+    leaves a state at the end, so that a finished training is not repeated. A training whose first epoch collapses, so
+    that every row gets the same scores, begins again with a quarter of the learning rate. Raises UserError for options
+    that do not go with the rows, and RunFailed if a gradient or loss is not finite.
     """
     width = base.body.config.width
     options = resolve_defaults(options, len(rows.train), width)
@@ -167,8 +166,6 @@ def fit(
         try:
             progress = train_epochs(trainer, Path(place), title, resumable=resumable, keep_end=resumable and keep_end)
         except Collapsed as error:
-            if options.lr < PAPER_LR:
-                raise
             options = replace(options, lr=options.lr / 4)
             say(f"{error.args[0]}: beginning again with {options.lr:g}")
             return fit(

@@ -92,7 +92,7 @@ def fit_best(
         metrics.append(best_of_seed.metrics)
         best = _better(best, replace(best_of_seed, learning_rates=tried if len(tried) > 1 else None))
     assert best is not None, "there is at least one seed"
-    say_if_words_win(best.label_type, best.selected_by, best.metrics["words_alone"], best.metrics, options.with_words)
+    say_if_words_win(best.label_type, best.selected_by, best.metrics["words_alone"], best.metrics, best.share)
     return replace(best, seeds=over_seeds(metrics) if seeds > 1 else None)
 
 
@@ -107,7 +107,9 @@ def _cross_fitted_share(
         return None
     say(f"words: choosing their weight on {len(rows.train)} training rows, held out in {FOLDS} parts")
     train, is_choice = rows.train, rows.label_type.kind == "choice"
-    fold_of = {group: number % FOLDS for number, group in enumerate(dict.fromkeys(train.groups))}
+    # In a random order: rows are often sorted by class, or alternate between classes.
+    groups = np.random.default_rng(options.seed).permutation(list(dict.fromkeys(train.groups))).tolist()
+    fold_of = {group: number % FOLDS for number, group in enumerate(groups)}
     folds_N = np.array([fold_of[group] for group in train.groups])
     outputs = max(len(texts) - 1 for texts in train.texts) if is_choice else rows.label_type.outputs
     network_NC, words_NC = np.full((2, len(train), outputs), -np.inf)

@@ -138,11 +138,11 @@ def _calibrated(label_type: LabelType, sum_NC: np.ndarray, labels: list[Any]) ->
 
 
 def _thinned(rows: LabelledRows) -> LabelledRows:
-    """Return every n-th row, so that their texts are not longer than MOST_TEXT in all; every row if they are not."""
+    """Return a random sample of the rows whose texts are not longer than MOST_TEXT in all; every row if they fit."""
     step = -(-_characters(rows) // MOST_TEXT)
     if step <= 1:
         return rows
-    kept = rows.select(range(0, len(rows), step))
+    kept = rows.select(sorted(np.random.default_rng(0).permutation(len(rows))[: len(rows) // step].tolist()))
     say(f"words alone are fitted on {len(kept):,} of {len(rows):,} training rows, because the texts are long")
     return kept
 

@@ -16,11 +16,14 @@ def find_run(run: str | Path) -> Path:
     A run folder of that name has precedence. Raises UserError if the starter is asked for and not installed.
     """
     folder = Path(run)
-    if str(folder) != STARTER or (folder / "gpt1.json").exists():
+    if str(run) != STARTER or (folder / "gpt1.json").exists():
         return folder
     if (spec := find_spec(PACKAGE)) is None or spec.origin is None:
         raise UserError(
             f"{STARTER}: the starter model is not installed; get it with `pip install 'gpt1[starter]'`, or in a "
             f"checkout of gpt1 with `pip install ./starter`"
         )
-    return Path(spec.origin).parent / "model"
+    model = Path(spec.origin).parent / "model"
+    if not (model / "gpt1.json").exists():
+        raise UserError(f"{STARTER}: {model} holds no model; `python starter/build.py RUN` puts one there")
+    return model

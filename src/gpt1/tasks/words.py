@@ -142,7 +142,11 @@ def by_row(kind: LabelKind, scores_MC: np.ndarray, rows: Sequence["Texts"]) -> n
 
 
 def say_if_words_win(
-    label_type: LabelType, selected_by: str | None, words: Mapping[str, Any], model: Mapping[str, Any], with_words: bool
+    label_type: LabelType,
+    selected_by: str | None,
+    words: Mapping[str, Any],
+    model: Mapping[str, Any],
+    share: WordsShare,
 ) -> None:
     """Print a sentence if words alone are better by the metric that selected the model, or the usual one."""
     metric = selected_by if selected_by in label_type.selection_metrics else label_type.selection_metrics[0]
@@ -150,7 +154,7 @@ def say_if_words_win(
         return
     regression = "ridge" if label_type.kind == "score" else "logistic"
     numbers = f"{metric} {words[metric]:.4g} against {model[metric]:.4g}"
-    end = " of both together" if with_words else f"; add {setting('with_words')} to use both"
+    end = " of both together" if share.weight else f"; add {setting('with_words')} to use both"
     say(f"words alone (TF-IDF + {regression} regression) do better: {numbers}{end}")
 
 
