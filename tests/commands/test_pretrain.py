@@ -113,7 +113,7 @@ def test_init_goes_on_from_a_model(data: Path, tmp_path: Path) -> None:
     assert abs(start - end) < 0.5
     assert read_shape(tmp_path / "second").width == 32
     changes["model"] = replace(SIZE, width=64, inner=256)
-    with pytest.raises(UserError, match=r"first has model.width 32, which training on keeps; leave out 64"):
+    with pytest.raises(UserError, match=r"first has model.width 32, which further training keeps; it cannot become 64"):
         pretrain(settings(data, tmp_path / "third", **changes))
 
 

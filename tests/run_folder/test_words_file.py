@@ -1,6 +1,8 @@
 """Words in a run folder: the same numbers come back, and a file that is damaged is named in one line."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,13 @@ def test_damaged_settings(words: WordsModel, tmp_path: Path, change: dict[str, A
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change))
     with one_line(str(path), answer):
         load_words(tmp_path, METADATA)
+
+
+@pytest.mark.parametrize(("weight", "temperature"), [(-1.0, 1.0), (1.0, 0.0), (1.0, math.nan), (math.inf, 1.0)])
+def test_a_sum_that_cannot_be(words: WordsModel, tmp_path: Path, weight: float, temperature: float) -> None:
+    save_words(tmp_path, words)
+    with one_line("gpt1.json is damaged: words has"):
+        load_words(tmp_path, replace(METADATA, words=WordsSummary(weight=weight, temperature=temperature)))
 
 
 def test_damaged_numbers(words: WordsModel, tmp_path: Path) -> None:

@@ -97,6 +97,6 @@ def test_it_is_said_if_words_win(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
     say_if_words_win(label_type, "loss", better, worse, False)
     sentence = "words alone (TF-IDF + ridge regression) do better: pearson 0.7812 against 0.5"
-    assert capsys.readouterr().err == f"{sentence}; add with_words to use both\n"
+    assert capsys.readouterr().err == f"{sentence}; fine-tune with with_words to use both\n"
     say_if_words_win(label_type, None, better, worse, True)
     assert capsys.readouterr().err == f"{sentence} of both together\n"

@@ -237,11 +237,11 @@ def _choices(
 def _logistic_regression(
     x_NF: "csr_matrix", y_N: np.ndarray, strength: float, weights: dict[int, float] | None, **more: Any
 ) -> Any:
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     with _one_thread(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # after so many iterations it is as good as it gets
+        # 1,000 iterations are close enough to the optimum, and of many classes the user has been warned already.
+        warnings.simplefilter("ignore", UserWarning)
         return LogisticRegression(C=strength, class_weight=weights, max_iter=1000, **more).fit(x_NF, y_N)
 
 

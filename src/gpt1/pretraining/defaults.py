@@ -132,8 +132,8 @@ def _shape_of_init(settings: Pretrain, data: PreparedData | None) -> Model:
         wanted, there = getattr(model, name), getattr(shape, name)
         if wanted not in (there, getattr(PRESETS[settings.preset], name)):
             raise UserError(
-                f"{setting('init')} {init} has {setting(f'model.{name}')} {there}, which training on keeps; "
-                f"leave out {wanted}"
+                f"{setting('init')} {init} has {setting(f'model.{name}')} {there}, which further training keeps; "
+                f"it cannot become {wanted}"
             )
     return replace(
         shape,

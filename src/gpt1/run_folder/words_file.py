@@ -4,6 +4,7 @@ Format: docs/formats.md.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ def load_words(folder: Path, metadata: RunMetadata) -> WordsModel | None:
     """
     if metadata.words is None:
         return None
+    weight, temperature = metadata.words.weight, metadata.words.temperature
+    if not (0 <= weight < math.inf and 0 < temperature < math.inf):
+        raise UserError(f"{folder / 'gpt1.json'} is damaged: words has {weight} and {temperature}; fine-tune again")
     path = folder / SETTINGS
     found = read_json(path)
     if type(number := found.get("format")) is int and number > FORMAT:
