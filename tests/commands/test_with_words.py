@@ -96,7 +96,7 @@ def test_words_win_and_it_is_said(folder: Path, tmp_path: Path, capsys: pytest.C
     assert result["words_alone"].keys() == result["words_alone"].to_json().keys() <= result.keys()
     assert result["words_weight"] == 0
     numbers = f"accuracy {result['words_alone']['accuracy']:.4g} against {result['accuracy']:.4g}"
-    sentence = f"words alone (TF-IDF + logistic regression) do better: {numbers}; fine-tune with with_words to use both"
+    sentence = f"words alone (TF-IDF + logistic regression) do better: {numbers}; with_words in fine-tuning uses both"
     assert sentence in capsys.readouterr().err
     console = Console(width=100)
     with console.capture() as captured:

@@ -92,11 +92,11 @@ def test_thresholds_are_its_own(grams: list[Grams]) -> None:
 def test_it_is_said_if_words_win(capsys: pytest.CaptureFixture[str]) -> None:
     label_type = ScoreLabels(0.0, 1.0)
     better, worse = {"pearson": 0.78125}, {"pearson": 0.5}
-    say_if_words_win(label_type, "pearson", worse, better, False)
-    say_if_words_win(label_type, "pearson", better, better, False)
+    say_if_words_win(label_type, "pearson", worse, better, WordsShare())
+    say_if_words_win(label_type, "pearson", better, better, WordsShare())
     assert capsys.readouterr().err == ""
-    say_if_words_win(label_type, "loss", better, worse, False)
+    say_if_words_win(label_type, "loss", better, worse, WordsShare())
     sentence = "words alone (TF-IDF + ridge regression) do better: pearson 0.7812 against 0.5"
-    assert capsys.readouterr().err == f"{sentence}; fine-tune with with_words to use both\n"
-    say_if_words_win(label_type, None, better, worse, True)
+    assert capsys.readouterr().err == f"{sentence}; with_words in fine-tuning uses both\n"
+    say_if_words_win(label_type, None, better, worse, WordsShare(1.0))
     assert capsys.readouterr().err == f"{sentence} of both together\n"

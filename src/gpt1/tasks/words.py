@@ -154,7 +154,7 @@ def say_if_words_win(
         return
     regression = "ridge" if label_type.kind == "score" else "logistic"
     numbers = f"{metric} {words[metric]:.4g} against {model[metric]:.4g}"
-    end = " of both together" if share.weight else f"; fine-tune with {setting('with_words')} to use both"
+    end = " of both together" if share.weight else f"; {setting('with_words')} in fine-tuning uses both"
     say(f"words alone (TF-IDF + {regression} regression) do better: {numbers}{end}")
 
 
