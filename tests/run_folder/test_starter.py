@@ -76,10 +76,11 @@ def test_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_the_shipped_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """It loads in both programs, with equal logits, and has learnt to write words."""
+    """It loads in both programs, with equal logits, and predicts English."""
     monkeypatch.chdir(tmp_path)
     pytest.importorskip(starter.PACKAGE, reason="gpt1-starter is not installed")
     import torch
+    import torch.nn.functional as F
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     run, folder = gpt1.load("starter"), find_run("starter")
@@ -90,5 +91,6 @@ def test_the_shipped_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     with torch.inference_mode():
         ours = run.body.logits(run.body(torch.tensor([ids])))
         assert torch.allclose(ours, theirs(torch.tensor([ids])).logits, atol=2e-4)
-    assert run.generate("Once upon a", max_new_tokens=1, temperature=0).text == " time"
+        nats = F.cross_entropy(ours[0, :-1], torch.tensor(ids[1:])).item()
+    assert nats < 5, "a uniform guess costs 9.2"
     assert sum(path.stat().st_size for path in folder.iterdir()) < 32 * 2**20
