@@ -7,7 +7,7 @@ where there are no classes; a size is a sample of the training rows, another wit
 the default settings and `--with-words`, and scores the network, words alone and both; `scratch` does so from random
 weights, with the best of three learning rates for the first seed, and that rate for the others. A tenth of the training
 rows validates; only with all rows the set's own validation rows do. Test rows are read once a model. Each model's
-scores go to results/tasks.json as they come, and a model that is there is not measured again.
+scores go to results/tasks.json as they come, and are not measured again while RUN has the same weights.
 """
 
 import argparse
@@ -24,9 +24,11 @@ import numpy as np
 
 from gpt1.commands.finetune import finetune
 from gpt1.config import Finetune, Task
+from gpt1.data.files import sha256_of
 from gpt1.finetuning.examples import read_rows
 from gpt1.finetuning.predictor import Predictor
 from gpt1.run_folder.folder import load_run
+from gpt1.run_folder.starter import find_run
 from gpt1.tasks.rows import LabelledRows, read_labelled_rows
 from gpt1.tasks.words import WordsShare
 from gpt1.training.device import setup_device
@@ -71,8 +73,7 @@ def main() -> None:
     asked = parser.parse_args()
     known = RESULTS / "tasks.json"
     result = json.loads(known.read_text(encoding="utf-8"))["result"] if known.exists() else {}
-    weights = load_run(asked.run).metadata.data
-    if result.get("model") != (model := json.loads(json.dumps(weights, default=vars))):
+    if result.get("model") != (model := sha256_of(find_run(asked.run) / "model.safetensors")):
         result = {"model": model, "cells": {}}
     for size in asked.sizes.split(","):
         for name in asked.only.split(","):
