@@ -14,8 +14,8 @@ from gpt1.errors import UserError, setting
 if TYPE_CHECKING:
     from torch import Tensor
 
-# How text is written that UTF-8 cannot encode: half a surrogate pair, of which Python makes each byte of a file name
-# that is not UTF-8. `\\udce9` is also how JSON escapes it, so a name in JSON comes back as it was.
+# How to write half a surrogate pair, which UTF-8 cannot encode. Python turns each byte of a file name that is not UTF-8
+# into one. `\\udce9` is also how JSON escapes it, so a name in JSON comes back as it was.
 UNENCODABLE = "backslashreplace"
 
 

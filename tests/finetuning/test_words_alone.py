@@ -16,8 +16,8 @@ from sklearn.pipeline import make_pipeline, make_union
 
 from gpt1.config import Task
 from gpt1.finetuning import words_alone
-from gpt1.finetuning.predictor import Examples
-from gpt1.finetuning.words_alone import choose_share, fit_words, mean_loss, usual_share
+from gpt1.finetuning.predictor import mean_loss
+from gpt1.finetuning.words_alone import choose_share, fit_words, usual_share
 from gpt1.tasks.labels import ChoiceLabels, ClassLabels, LabelSets, LabelType, ScoreLabels, infer_label_type
 from gpt1.tasks.rows import LabelledRows
 from gpt1.tasks.words import WordsModel
@@ -178,8 +178,8 @@ def test_what_is_too_long_is_thinned(monkeypatch: pytest.MonkeyPatch, capsys: py
 # The sum with a network
 
 
-def of_rows(count: int) -> Examples:
-    return Examples([], np.arange(count), 0)
+def of_rows(count: int) -> np.ndarray:
+    return np.arange(count)
 
 
 def noisy(labels: list[str], noise: float, seed: int) -> np.ndarray:

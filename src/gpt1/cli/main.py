@@ -6,7 +6,6 @@ imported, so that help does not wait for torch.
 
 import json
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,8 +49,6 @@ COMMANDS = {
     "info": Verb(config.Info, ("path",)),
 }
 
-# Python turns each byte of a command line that is not UTF-8 into half a surrogate pair.
-STRAY = re.compile("[\ud800-\udfff]")
 # Errors of the operating system about a path that the user chose.
 WRONG_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
@@ -128,10 +125,13 @@ def _defaults(settings: type, given: dict[str, Any]) -> dict[str, Any]:
 
 def _texts(text: str | list[str]) -> str | list[str]:
     """Replace `-` by the content of standard input, and in other texts each byte that is not UTF-8 by U+FFFD."""
+    from gpt1.tokenizer.tokenizer import replace_surrogates  # not for every command
+
     if isinstance(text, list):
         return [str(_texts(one)) for one in text]
     try:
-        return sys.stdin.read() if text == "-" else STRAY.sub("\ufffd", text)
+        # Python turns each byte of a command line that is not UTF-8 into half a surrogate pair.
+        return sys.stdin.read() if text == "-" else replace_surrogates(text)
     except UnicodeDecodeError as error:
         raise UserError(f"standard input is not UTF-8 ({error.reason} at byte {error.start}); convert it") from None
 

@@ -86,17 +86,15 @@ def demo(settings: Demo) -> DemoResult:
     runs = [model, *tuned, *(f"{run}.json" for run in tuned)]
     page = report(Report(runs=runs, out=str(folder / "report.html"))).page
     means = {start: statistics.mean(values) for start, values in accuracies.items()}
-    seconds = time.perf_counter() - began
-    bits = pretrained["val_bits_per_byte"]
     return DemoResult(
-        means["pretrained"],
-        means["scratch"],
-        means["words_alone"],
-        means["with_words"],
-        accuracies,
-        bits,
-        seconds,
-        page,
+        accuracy_pretrained=means["pretrained"],
+        accuracy_from_scratch=means["scratch"],
+        accuracy_words_alone=means["words_alone"],
+        accuracy_with_words=means["with_words"],
+        accuracies=accuracies,
+        val_bits_per_byte=pretrained["val_bits_per_byte"],
+        seconds=time.perf_counter() - began,
+        report=page,
     )
 
 

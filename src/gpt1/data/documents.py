@@ -126,9 +126,9 @@ def pieces(file: File, options: ReadOptions) -> Iterator[Piece]:
 
 def has_text(file: File, options: ReadOptions) -> bool:
     """Return whether a table has the text column; True for text and jsonl, False for JSON."""
-    if file.kind in ("text", "jsonl", "json"):
-        return file.kind != "json"
-    return options.text in header(file, options.encoding)
+    if file.kind == "json":
+        return False
+    return file.kind in ("text", "jsonl") or options.text in header(file, options.encoding)
 
 
 def _whole(texts: Iterable[str]) -> Iterator[Piece]:

@@ -16,8 +16,8 @@ from gpt1.data.collate import Epochs
 from gpt1.errors import RunFailed, setting
 from gpt1.finetuning.defaults import PAPER_LR, FitOptions, keeps_last_epoch, rank, selected_metric
 from gpt1.finetuning.examples import TaskExamples
-from gpt1.finetuning.predictor import score
-from gpt1.model.objectives import TaskModel, task_loss
+from gpt1.finetuning.predictor import mean_loss, score
+from gpt1.model.objectives import TaskModel
 from gpt1.training import checkpoint
 from gpt1.training.interrupt import stop_requested
 from gpt1.training.log import Log
@@ -62,8 +62,7 @@ class EpochTrainer:
     def validate(self, epoch: int) -> Validation:
         """Measure the validation rows. Raises RunFailed if the loss is not finite."""
         label_type, valid, scores_NC = self.examples.label_type, self.examples.valid, self.score_valid()
-        targets_N = torch.tensor([example.label for example in valid.examples])
-        loss = task_loss(label_type.kind, torch.from_numpy(scores_NC), targets_N).item() / len(valid.examples)
+        loss = mean_loss(label_type, scores_NC, [self.examples.valid_labels[row] for row in valid.rows_N])
         if not math.isfinite(loss):
             raise RunFailed(
                 f"after epoch {epoch} the validation loss is not finite; lower {setting('lr')}, {self.options.lr:g}"

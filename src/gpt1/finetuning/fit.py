@@ -24,14 +24,14 @@ from gpt1.finetuning.defaults import (
 )
 from gpt1.finetuning.epochs import Collapsed, EpochTrainer, Progress, train_epochs
 from gpt1.finetuning.examples import TaskExamples, TaskRows, build_examples
-from gpt1.finetuning.predictor import Predictor, RowEncoder
-from gpt1.finetuning.words_alone import choose_share, fit_words, mean_loss, usual_share
+from gpt1.finetuning.predictor import Predictor, RowEncoder, mean_loss
+from gpt1.finetuning.words_alone import choose_share, fit_words, usual_share
 from gpt1.model.gpt import GPT, INIT_STD
 from gpt1.model.objectives import TaskModel
 from gpt1.run_folder.folder import LoadedRun, replacing_run, save_run
 from gpt1.run_folder.metadata import FinetuningData, PretrainingData, RunMetadata, Source, WordsSummary
 from gpt1.storage import write_json
-from gpt1.tasks.labels import LabelType, class_weights, to_metadata
+from gpt1.tasks.labels import LabelType, to_metadata
 from gpt1.tasks.words import WordsModel, WordsShare
 from gpt1.training import log
 from gpt1.training.device import prepare_for_training
@@ -173,15 +173,14 @@ def fit(
                 folder=folder / f"lr-{options.lr:.3g}" if folder else None, keep_end=keep_end, title=title,
             )  # fmt: skip
         curves = (Path(place) / log.NAME).read_bytes()
-    return _calibrated(trainer, progress, curves, rows, base.metadata, words or fit_words_alone(rows, options), share)
+    words = words or fit_words_alone(rows, options, examples)
+    return _calibrated(trainer, progress, curves, rows, base.metadata, words, share)
 
 
-def fit_words_alone(rows: TaskRows, options: FitOptions) -> WordsModel:
+def fit_words_alone(rows: TaskRows, options: FitOptions, examples: TaskExamples) -> WordsModel:
     """Fit words alone as the network is fitted: on the same rows, by the same metric, with the same class weights."""
-    label_type = rows.label_type
-    weights_C = class_weights(options.class_weights, label_type, [label_type.target(one) for one in rows.train.labels])
-    metric = selected_metric(options, label_type)
-    return fit_words(rows.task, label_type, rows.train, rows.valid, metric, weights_C)
+    metric = selected_metric(options, rows.label_type)
+    return fit_words(rows.task, rows.label_type, rows.train, rows.valid, metric, examples.class_weights_C)
 
 
 def build_network(base: GPT, examples: TaskExamples, options: FitOptions) -> TaskModel:
@@ -259,8 +258,8 @@ def _calibrated(
     scores_NC, share = best.scores_NC / temperature, WordsShare()
     words_NC = words_NC[examples.valid.rows_N]
     if options.with_words and enough:
-        metric = selected_metric(options, label_type)
-        share, label_type = choose_share(label_type, scores_NC, words_NC, examples.valid, rows.valid.labels, metric)
+        metric, rows_N = selected_metric(options, label_type), examples.valid.rows_N
+        share, label_type = choose_share(label_type, scores_NC, words_NC, rows_N, rows.valid.labels, metric)
     elif options.with_words:
         share, label_type = given or (usual_share(label_type), label_type)
     if share.weight:

@@ -6,6 +6,7 @@ Axes: N rows or examples, C classes, labels or answers.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from gpt1.config import Columns, Command, Long, Task
 from gpt1.data.collate import Example, Label, by_length, collate
 from gpt1.errors import UserError
 from gpt1.model.gpt import GPT
-from gpt1.model.objectives import TaskModel
+from gpt1.model.objectives import TaskModel, task_loss
 from gpt1.model.packed import pack
 from gpt1.run_folder.folder import LoadedRun, load_run
 from gpt1.tasks.inputs import TASKS, Frame, fits, truncate
@@ -38,10 +39,7 @@ class Examples:
 
     def mean_by_row(self, values_NC: np.ndarray) -> np.ndarray:
         """Return the mean over each row's examples."""
-        counts_N = np.bincount(self.rows_N)
-        sums_NC = np.zeros((len(counts_N), values_NC.shape[1]))
-        np.add.at(sums_NC, self.rows_N, values_NC)
-        return sums_NC / counts_N[:, None]
+        return mean_by_row(values_NC, self.rows_N)
 
 
 @dataclass(frozen=True)
@@ -158,3 +156,17 @@ def score(model: TaskModel, examples: Sequence[Example], batch: int, pad_id: int
         found = model.scores(collate(chosen, pad_id, model.body.config.context).to(device))
         scores_NC[numbers, : found.shape[1]] = found.double().cpu().numpy()
     return scores_NC
+
+
+def mean_by_row(values_NC: np.ndarray, rows_N: np.ndarray) -> np.ndarray:
+    """Return the mean over each row's examples; `rows_N` is the row of each example."""
+    counts_N = np.bincount(rows_N)
+    sums_NC = np.zeros((len(counts_N), values_NC.shape[1]))
+    np.add.at(sums_NC, rows_N, values_NC)
+    return sums_NC / counts_N[:, None]
+
+
+def mean_loss(label_type: LabelType, scores_NC: np.ndarray, labels: Sequence[Any]) -> float:
+    """Return L2 in nats a row."""
+    targets_N = torch.tensor([label_type.target(label) for label in labels])
+    return task_loss(label_type.kind, torch.from_numpy(scores_NC), targets_N).item() / len(labels)

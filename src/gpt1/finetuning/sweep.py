@@ -1,6 +1,6 @@
 """Repeated fits: over seeds and learning rates, keeping the best model, and for the places of an ablation's table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,10 @@ from gpt1.errors import UserError, setting
 from gpt1.finetuning.defaults import MIN_VALID_ROWS, FitOptions, rank, resolve_defaults, scratch_lrs
 from gpt1.finetuning.examples import TaskRows, build_examples
 from gpt1.finetuning.fit import CPU, FineTuned, fit, fit_words_alone
-from gpt1.finetuning.predictor import Examples
 from gpt1.finetuning.words_alone import choose_share
 from gpt1.run_folder.folder import LoadedRun
 from gpt1.tasks.labels import ClassLabels, LabelSets, LabelType, ScoreLabels, infer_label_type
-from gpt1.tasks.metrics import over_seeds
+from gpt1.tasks.metrics import over_seeds, scalars
 from gpt1.tasks.rows import LabelledRows
 from gpt1.tasks.words import WordsShare, say_if_words_win
 
@@ -68,7 +67,8 @@ def fit_best(
     """
     width = base.body.config.width
     options = resolve_defaults(options, len(rows.train), width)
-    examples, words = build_examples(base, rows, options), fit_words_alone(rows, options)
+    examples = build_examples(base, rows, options)
+    words = fit_words_alone(rows, options, examples)
     share = _cross_fitted_share(base, rows, options, device, dtype) if options.with_words else None
     several = seeds > 1 or options.from_scratch
     lrs = [options.lr] if options.lr else scratch_lrs(width)
@@ -128,8 +128,7 @@ def _cross_fitted_share(
         network_NC[held, : scores_NC.shape[1]] = scores_NC
         scores_NC = found.words.scores(texts)
         words_NC[held, : scores_NC.shape[1]] = scores_NC
-    every = Examples([], np.arange(len(train)), 0)
-    return choose_share(rows.label_type, network_NC, words_NC, every, train.labels, "loss")
+    return choose_share(rows.label_type, network_NC, words_NC, np.arange(len(train)), train.labels, "loss")
 
 
 def fit_cell(
@@ -155,13 +154,13 @@ def fit_cell(
             base, replace(rows, label_type=label_type, train=train),
             replace(options, **VARIANTS[variant], seed=seed), device=device, dtype=dtype,
         )  # fmt: skip
-    predictions_NC, _ = tuned.predictor(device, dtype).predict(scored.texts, batch)
-    metrics = _floats(tuned.label_type.metrics(scored.labels, predictions_NC))
+    predictor = tuned.predictor(device, dtype)
+    predictions_NC, _ = predictor.predict(scored.texts, batch)
+    metrics = scalars(tuned.label_type.metrics(scored.labels, predictions_NC))
     if variant != "full":
         return Cell(*place, tuned.options.lr, metrics)
-    alone = tuned.words.label_type(tuned.label_type)
-    words_NC = alone.predictions(tuned.words.scores(scored.texts))
-    return Cell(*place, tuned.options.lr, metrics, _floats(alone.metrics(scored.labels, words_NC)))
+    alone, words_NC = tuned.words.label_type(tuned.label_type), predictor.predict_by_words(scored.texts)
+    return Cell(*place, tuned.options.lr, metrics, scalars(alone.metrics(scored.labels, words_NC)))
 
 
 def sample(rows: LabelledRows, label_type: LabelType, size: int, seed: int) -> LabelledRows:
@@ -191,10 +190,6 @@ def guess(label_type: LabelType, labels: Sequence[Any], choices: int) -> np.ndar
     if isinstance(label_type, LabelSets):
         return targets.mean(0)
     return np.bincount(targets, minlength=max(label_type.outputs, choices)) / len(targets)
-
-
-def _floats(metrics: Mapping[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if isinstance(value, float)}
 
 
 def _better(best: FineTuned | None, found: FineTuned) -> FineTuned:

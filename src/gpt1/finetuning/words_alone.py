@@ -10,14 +10,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from gpt1.config import Task
 from gpt1.console import say
 from gpt1.finetuning.defaults import MIN_VALID_ROWS, rank
-from gpt1.finetuning.predictor import Examples
-from gpt1.model.objectives import task_loss
+from gpt1.finetuning.predictor import mean_by_row, mean_loss
 from gpt1.tasks.labels import LabelSets, LabelType
 from gpt1.tasks.rows import LabelledRows
 from gpt1.tasks.words import GRAM_KINDS, Grams, WordsModel, WordsShare, by_row, features, items, linear
@@ -59,9 +57,12 @@ def fit_words(
     enough = len(valid) >= MIN_VALID_ROWS
     for grams in _vocabularies(task, label_type, train, several=enough):
         x_MF = features(task, grams, items(task, train.texts))
-        usual = USUAL_RIDGE_STRENGTH if label_type.kind == "score" else USUAL_STRENGTH
+        if not enough:
+            usual = USUAL_RIDGE_STRENGTH if label_type.kind == "score" else USUAL_STRENGTH
+            weights_CF, bias_C = _linear(label_type, x_MF, train, usual, class_weights_C)
+            return WordsModel(task, label_type.kind, usual, grams, weights_CF, bias_C)
         valid_MF = features(task, grams, items(task, valid.texts))
-        for strength in STRENGTHS if enough else [usual]:
+        for strength in STRENGTHS:
             weights_CF, bias_C = _linear(label_type, x_MF, train, strength, class_weights_C)
             scores_NC = by_row(label_type.kind, linear(valid_MF, weights_CF, bias_C), valid.texts)
             found = _rank(label_type, scores_NC, valid.labels, label_type.predictions(scores_NC), valid.labels, metric)
@@ -69,8 +70,6 @@ def fit_words(
                 best = WordsModel(task, label_type.kind, strength, grams, weights_CF, bias_C)
                 best_rank, best_scores_NC = found, scores_NC
     assert best is not None, "there is at least one setting"
-    if not enough:
-        return best
     calibrated, temperature = label_type.calibrated(best_scores_NC, valid.labels)
     divisor, thresholds = np.float32(temperature), calibrated.thresholds if isinstance(calibrated, LabelSets) else None
     return replace(best, weights_CF=best.weights_CF / divisor, bias_C=best.bias_C / divisor, thresholds=thresholds)
@@ -80,16 +79,16 @@ def choose_share(
     label_type: LabelType,
     network_NC: np.ndarray,
     words_NC: np.ndarray,
-    valid: Examples,
+    rows_N: np.ndarray,
     labels: list[Any],
     metric: str,
 ) -> tuple[WordsShare, LabelType]:
     """Return what the words add to the network's scores, and the label type calibrated on the sum.
 
-    Both scores are of examples that neither was trained on, `labels` of their rows. The weight is the best by `metric`
-    and then by the loss.
+    Both scores are of examples that neither was trained on; `rows_N` is the row of each, and `labels` those of the
+    rows. The weight is the best by `metric` and then by the loss.
     """
-    of_examples = [labels[row] for row in valid.rows_N]
+    of_examples = [labels[row] for row in rows_N]
     best_rank, best = (-np.inf, -np.inf), (WordsShare(), label_type)
     for weight in WEIGHTS:
         share, judged = WordsShare(weight), label_type
@@ -97,7 +96,7 @@ def choose_share(
             judged, temperature = _calibrated(label_type, share.add(network_NC, words_NC), of_examples)
             share = WordsShare(weight, temperature)
         scores_NC = share.add(network_NC, words_NC)
-        predictions_NC = valid.mean_by_row(judged.predictions(scores_NC))
+        predictions_NC = mean_by_row(judged.predictions(scores_NC), rows_N)
         found = _rank(judged, scores_NC, of_examples, predictions_NC, labels, metric)
         if found > best_rank:
             best_rank, best = found, (share, judged)
@@ -108,12 +107,6 @@ def usual_share(label_type: LabelType) -> WordsShare:
     """Return what the words add where too few rows are held out to choose it."""
     # Evidence for a class adds up, but two estimates of one number are averaged.
     return WordsShare(USUAL_WEIGHT, 1.0 + USUAL_WEIGHT if label_type.kind == "score" else 1.0)
-
-
-def mean_loss(label_type: LabelType, scores_NC: np.ndarray, labels: list[Any]) -> float:
-    """Return L2 in nats a row."""
-    targets_N = torch.tensor([label_type.target(label) for label in labels])
-    return task_loss(label_type.kind, torch.from_numpy(scores_NC), targets_N).item() / len(labels)
 
 
 def _rank(

@@ -146,21 +146,14 @@ def scores_table(found: Mapping[str, Any], caption: str) -> DataTable:
     intervals, words, rows = found.get("intervals") or {}, found.get("words_alone") or {}, []
     for name in (name for name in SCORES if name in found):
         interval = intervals.get(name, ())
-        known = ((found[key], words) for key, words in BASELINES.get(name, {}).items() if key in found)
+        known = ((found[key], source) for key, source in BASELINES.get(name, {}).items() if key in found)
         baseline, source = next(known, (None, ""))
         span = _span(name, [found[name], *interval, *([] if baseline is None else [baseline])])
         cells = [number(found[name]), " to ".join(map(number, interval)), f"{number(baseline)} {source}".strip()]
         cells += [number(words[name])] if words else []
         rows.append(DataRow(name, cells, gauge(span, (), found[name], interval, baseline)))
-    head = [
-        "metric",
-        "value",
-        "95 % interval" if intervals else "",
-        "baseline",
-        *(["words alone"] if words else []),
-        "",
-    ]
-    return DataTable(caption, head, rows)
+    head = ["metric", "value", "95 % interval" if intervals else "", "baseline"]
+    return DataTable(caption, [*head, *(["words alone"] if words else []), ""], rows)
 
 
 def class_table(found: Mapping[str, Any], thresholds: Mapping[str, float]) -> DataTable:

@@ -35,7 +35,7 @@ def save_words(folder: Path, words: WordsModel) -> None:
 
 
 def load_words(folder: Path, metadata: RunMetadata) -> WordsModel | None:
-    """Return the model that `save_words` wrote; None if `metadata` say that the run has none.
+    """Return the model that `save_words` wrote, or None if `metadata` have no `words`.
 
     Raises UserError if a file is missing, damaged, of another run or of a newer format.
     """

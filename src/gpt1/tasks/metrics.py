@@ -238,13 +238,18 @@ def joint_histogram(true_N: np.ndarray, predicted_N: np.ndarray, bins: int = 16)
     return JointHistogram(*span, counts.astype(int).tolist())
 
 
+def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics that are floats, by name."""
+    return {name: value for name, value in metrics.items() if isinstance(value, float)}
+
+
 def over_seeds(metrics: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return `mean`, sample `deviation` (None for one value) and `values` of each metric that is a float.
 
     `metrics` holds those of models that differ only in their seed.
     """
     found = {}
-    for name in [name for name, value in metrics[0].items() if isinstance(value, float)]:
+    for name in scalars(metrics[0]):
         values = [one[name] for one in metrics]
         deviation = statistics.stdev(values) if len(values) > 1 else None
         found[name] = {"mean": statistics.mean(values), "deviation": deviation, "values": values}
@@ -253,11 +258,7 @@ def over_seeds(metrics: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]
 
 def words_rows(words: Mapping[str, Any]) -> dict[str, float]:
     """Return the metrics of words alone that a table shows, by name."""
-    return {
-        f"{name}, words alone": value
-        for name, value in words.items()
-        if isinstance(value, float) and name not in OF_LABELS
-    }
+    return {f"{name}, words alone": value for name, value in scalars(words).items() if name not in OF_LABELS}
 
 
 def _count_intervals(counts_U: np.ndarray, measure: Measure, seed: int, draws: int, level: float) -> Intervals:

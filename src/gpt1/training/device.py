@@ -140,9 +140,8 @@ def available_cores() -> int:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "2,1": the rest is for nested loops
-    return max(
-        1, math.ceil(min([cores, *_cgroup_limits(), *([int(share)] if share.isdecimal() and int(share) else [])]))
-    )
+    limits = [*_cgroup_limits(), *([int(share)] if share.isdecimal() and int(share) else [])]
+    return max(1, math.ceil(min([cores, *limits])))
 
 
 def _set_threads(threads: int) -> None:
