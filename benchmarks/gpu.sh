@@ -87,18 +87,8 @@ measure() {
 # Leave the newest model and its curves in OUT.
 keep() {
     [ -e "$1/model.safetensors" ] || return 0
-    "$python" - "$1" "$1.bf16" <<'PY'
-import shutil, sys
-from pathlib import Path
-
-from gpt1.run_folder.folder import load_run, save_tensors
-from gpt1.run_folder.hugging_face import to_hf
-
-run = load_run(sys.argv[1])
-tensors = {name: tensor.bfloat16() for name, tensor in to_hf(run.body).items()}
-save_tensors(sys.argv[2], run.body.config, tensors, run.tokenizer, run.metadata)
-shutil.copy(Path(sys.argv[1]) / "metrics.jsonl", sys.argv[2])
-PY
+    "$python" "$here/../starter/build.py" "$1" --out "$1.bf16"
+    cp "$1/metrics.jsonl" "$1.bf16"
     rm -f "$2"/model.*
     tar -C "$1.bf16" -czf - . | split -b 15m - "$2/model."
 }

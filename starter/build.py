@@ -1,7 +1,7 @@
 """Make the starter's folder from a pre-trained run: `python starter/build.py RUN`.
 
-The weights are rounded to bfloat16, which halves the file; starter/card.md becomes the folder's README.md. Says what
-the rounding costs if the run's prepared DATA is given: `python starter/build.py RUN DATA`.
+The weights are rounded to bfloat16, which halves the file; the card that is there, README.md, stays. Says what the
+rounding costs if the run's prepared DATA is given: `python starter/build.py RUN DATA`.
 """
 
 import argparse
@@ -15,25 +15,24 @@ from gpt1.run_folder.folder import load_run, save_tensors
 from gpt1.run_folder.hugging_face import to_hf
 from gpt1.training.likelihood import likelihood
 
-HERE = Path(__file__).parent
-MODEL = HERE / "src/gpt1_starter/model"
+MODEL = Path(__file__).parent / "src/gpt1_starter/model"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("--out", type=Path, default=MODEL, help="folder to write (default: the package's)")
     asked = parser.parse_args()
-    run = load_run(asked.run)
-    save_tensors(
-        MODEL, run.body.config, {name: tensor.bfloat16() for name, tensor in to_hf(run.body).items()},
-        run.tokenizer, run.metadata,
-    )  # fmt: skip
-    (MODEL / "README.md").write_text((HERE / "card.md").read_text(encoding="utf-8"), encoding="utf-8")
-    size = sum(path.stat().st_size for path in MODEL.iterdir())
-    print(f"{MODEL}: {size / 2**20:.1f} MiB")
+    run, out, card = load_run(asked.run), asked.out, asked.out / "README.md"
+    tensors = {name: tensor.bfloat16() for name, tensor in to_hf(run.body).items()}
+    text = card.read_text(encoding="utf-8") if card.exists() else ""
+    save_tensors(out, run.body.config, tensors, run.tokenizer, run.metadata)
+    if text:
+        card.write_text(text, encoding="utf-8")
+    print(f"{out}: {sum(path.stat().st_size for path in out.iterdir()) / 2**20:.1f} MiB")
     if asked.data:
-        for name, folder in (("fp32", asked.run), ("bf16", MODEL)):
+        for name, folder in (("fp32", asked.run), ("bf16", out)):
             print(f"{name}: {bits_per_byte(load_run(folder).body.eval(), asked.data):.4f} bits per byte")
 
 
