@@ -45,7 +45,7 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> "Record | None":
-        """Return the record at `path`, or None if there is none. Raises UserError if it is damaged."""
+        """Return the record at `path`, or None without one. Raises UserError if it is damaged."""
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             return cls(dict(found["settings"]), dict(found["inputs"]))

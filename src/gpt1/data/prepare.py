@@ -71,7 +71,7 @@ class State:
 
     @classmethod
     def load(cls, folder: Path) -> "State | None":
-        """Return the state in `folder`; None if there is none or a shard is not as it was written."""
+        """Return the state in `folder`; None without one, or if a shard has changed since."""
         try:
             value = json.loads((folder / STATE).read_text(encoding="utf-8"))
             train, val = ([Shard(**shard) for shard in value.pop(split)] for split in ("train", "val"))

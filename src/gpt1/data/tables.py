@@ -91,7 +91,7 @@ class Row:
 
 
 def table(path: str | Path) -> File:
-    """Return the table at `path`, a file or the folder of a saved dataset. Raises UserError if there is none."""
+    """Return the table at `path`, a file or the folder of a saved dataset. Raises UserError for anything else."""
     file = File(Path(path), named=True)
     check_single_split(file.path)
     if not file.path.is_file() and not is_dataset(file.path):

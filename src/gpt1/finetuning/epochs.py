@@ -121,7 +121,7 @@ class Progress:
 
     @classmethod
     def resume(cls, folder: Path, optimizer: Optimizer) -> "Progress":
-        """Continue from the last state in the folder, or start at the beginning if there is none."""
+        """Continue from the last state in the folder, or start at the beginning."""
         if not (path := checkpoint.latest(folder)):
             return cls()
         notes, tensors = checkpoint.read_notes(path), checkpoint.load(path)

@@ -83,7 +83,7 @@ def _are_thresholds(value: Any, metadata: RunMetadata) -> bool:
 
 
 def _array(numbers: TensorFile, name: str, *shape: int) -> np.ndarray:
-    """Return a tensor of float32 with this shape. Raises UserError if there is none."""
+    """Return a tensor. Raises UserError if it is missing or is not float32 of this shape."""
     if name not in numbers:
         raise UserError(f"{numbers.path} is damaged: tensor {name} is missing; fine-tune again")
     tensor = numbers[name]

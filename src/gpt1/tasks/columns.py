@@ -151,7 +151,7 @@ def _guess_choices(available: list[str], file: File) -> list[str]:
 
 
 def _usual(names: Sequence[str], available: Sequence[str]) -> list[str]:
-    """Return the column whose name, ignoring case, comes first in `names`; none if there is none."""
+    """Return the column whose name, ignoring case, comes first in `names`, as a list; an empty one without it."""
     by_lower_case = {name.lower(): name for name in reversed(available)}
     return [by_lower_case[name] for name in names if name in by_lower_case][:1]
 

@@ -30,9 +30,9 @@ class ClassScores(Result):
     """How well one class, or one of several labels, is predicted."""
 
     precision: float
-    """fraction of its predictions that are right; 0 if there are none"""
+    """fraction of its predictions that are right; 0 without predictions"""
     recall: float
-    """fraction of its rows that are found; 0 if there are none"""
+    """fraction of its rows that are found; 0 without rows"""
     f1: float
     """harmonic mean of precision and recall"""
     n: int

@@ -59,7 +59,7 @@ class QuestionFile:
 
 @dataclass(frozen=True)
 class Window:
-    """Part of a text that fits the context, the last tokens of which are scored."""
+    """Part of a text that fits the context, whose last tokens are scored."""
 
     ids: Ids
     first: int

@@ -32,7 +32,7 @@ def clear(folder: Path) -> None:
 
 
 def latest(folder: Path) -> Path | None:
-    """Return the file of a run's newest training state, or None if there is none."""
+    """Return the file of a run's newest training state, or None without one."""
     return max((folder / FOLDER).glob("step-*.safetensors"), default=None)
 
 
