@@ -14,7 +14,7 @@ from conftest import one_line
 from gpt1.console import formatted
 from gpt1.pages.render import check_page, number, percent, render
 
-EMPTY = {"runs": [], "documents": [], "comparison": None}
+EMPTY: dict[str, list] = {"summaries": [], "runs": [], "documents": []}
 TEMPLATES = {path.name: path.read_text("utf-8") for path in (files("gpt1.pages") / "templates").iterdir()}
 
 
@@ -29,7 +29,7 @@ def test_what_utf8_cannot_express_is_replaced() -> None:
 
 
 def test_missing_data_is_an_error() -> None:
-    with pytest.raises(UndefinedError, match="comparison"):
+    with pytest.raises(UndefinedError, match="summaries"):
         render("report.html", title="a", runs=[], documents=[])
 
 

@@ -10,7 +10,8 @@ from typing import Any
 from gpt1.config import Report
 from gpt1.errors import UserError
 from gpt1.pages.render import check_page
-from gpt1.pages.report import RunResults, comparison, document_section, report_page, run_section
+from gpt1.pages.report import document_section, report_page, run_section
+from gpt1.pages.summary import RunResults, summary
 from gpt1.results import Result
 from gpt1.run_folder.metadata import read_metadata
 from gpt1.run_folder.starter import find_run
@@ -19,6 +20,9 @@ from gpt1.storage import write_text
 # Keys of the output of `gpt1 evaluate --json`, `gpt1 ablate --out` and `gpt1 ablate --json`. `cells` alone would also
 # match a notebook.
 DOCUMENTS = ({"run", "scored_on"}, {"format", "cells"}, {"metric", "table"})
+
+# More runs are counted in the title, not named.
+MOST_NAMES = 4
 
 
 @dataclass(frozen=True)
@@ -42,18 +46,26 @@ def report(settings: Report) -> ReportResult:
     documents = {name: _read_document(Path(name)) for name in given if Path(name).is_file()}
     runs = {name: RunResults(read_metadata(Path(name)).to_json()) for name in given if name not in documents}
     folders = {Path(name).resolve(): run for name, run in runs.items()}
-    sections, others = [], []
+    others: dict[str, dict[str, Any]] = {}
     for name, found in documents.items():
         with _refusing_odd_values(name):
             if "run" in found and (run := folders.get(Path(found["run"]).resolve())):
                 run.tests.append(found)
             else:
-                others.append(document_section(name, found))
-    for name, run in runs.items():
+                others[name] = found
+    summaries, sections, other_sections = [], [], []
+    for anchor, (name, run) in enumerate(runs.items(), 1):
         with _refusing_odd_values(name):
-            sections.append(run_section(find_run(name), run))
-    title = "gpt1: " + ", ".join(Path(name).name for name in runs or given)
-    write_text(settings.out, report_page(title, sections, others, comparison(runs)))
+            sections.append(run_section(find_run(name), f"run-{anchor}", run))
+            summaries.append(summary(name, f"run-{anchor}", run))
+    for anchor, (name, found) in enumerate(others.items(), 1):
+        with _refusing_odd_values(name):
+            other_sections.append(document_section(name, f"file-{anchor}", found))
+            if "run" in found:
+                summaries.append(summary(name, f"file-{anchor}", RunResults({}, [found])))
+    names = [Path(name).name for name in runs or given]
+    title = "gpt1: " + (", ".join(names) if len(names) <= MOST_NAMES else f"{len(names)} runs")
+    write_text(settings.out, report_page(title, summaries, sections, other_sections))
     return ReportResult(str(settings.out), given)
 
 

@@ -1,4 +1,4 @@
-"""Charts as SVG elements: no script, no library, nothing to load. Colours are CSS classes of `templates/base.html`.
+"""Charts as SVG elements: no script, no library, nothing to load. Colours and sizes are those of `templates/base.html`.
 
 Every function returns escaped markup that a template can insert.
 """
@@ -11,12 +11,14 @@ from typing import Any
 from markupsafe import Markup
 
 Point = tuple[float, float]
-ToPixel = Callable[[Point], Point]  # maps a data value to a pixel coordinate
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 720, 280, 56, 34, 26, 14
-SQUARE = 330  # width of a square chart
+ToPixel = Callable[[Point], Point]  # maps a data value to a coordinate of the drawing
+VIEW = 1000  # width and height of a line chart's plot in its own units, which CSS stretches to the page
+LEFT, BOTTOM, TOP, RIGHT = 44, 36, 12, 12  # margins of a square chart
+SQUARE = 300  # width of a square chart; it fits a phone unscaled, so that its text keeps its size
 GAUGE = 220  # width of a gauge
 POINTS = 400  # a longer line is averaged down to this many points
 FEW = 12  # a line of at most this many points also shows them as dots
+APART = 0.12  # distance between the labels of an x axis, at least, as a fraction of it
 Lines = Mapping[str, Sequence[Point]]
 Bars = Mapping[str, Sequence[float]]
 
@@ -25,6 +27,8 @@ def line_chart(lines: Lines, x_label: str, y_label: str, bars: Bars | None = Non
     """Draw named lines, coloured by CSS classes `line-0`, `line-1`, ...; empty if there is nothing to draw.
 
     `bars` gives half the length of the error bar at every point of a line; with it the x axis is logarithmic.
+    The chart is as wide as the page allows. Only its lines are stretched: labels and dots are placed in percent, and so
+    keep their size on a phone.
     """
     drawn = {name: thinned([p for p in points if math.isfinite(p[1])]) for name, points in lines.items()}
     everything = [point for points in drawn.values() for point in points]
@@ -37,31 +41,44 @@ def line_chart(lines: Lines, x_label: str, y_label: str, bars: Bars | None = Non
     y_span = _span([y for _, y in everything] + ends)
 
     def place(point: Point) -> Point:
-        x = LEFT + (scale(point[0]) - x_span[0]) / (x_span[1] - x_span[0]) * (WIDTH - LEFT - RIGHT)
-        return x, HEIGHT - BOTTOM - (point[1] - y_span[0]) / (y_span[1] - y_span[0]) * (HEIGHT - BOTTOM - TOP)
+        x = (scale(point[0]) - x_span[0]) / (x_span[1] - x_span[0])
+        return VIEW * x, VIEW * (y_span[1] - point[1]) / (y_span[1] - y_span[0])
 
     first = everything[0][0]
     marks = ticks(*x_span) if bars is None else sorted({x for x, _ in everything})
     words = f"{y_label} by {x_label}. {' '.join(map(_in_words, drawn, drawn.values()))}"
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(words)}">']
+    parts = [f'<figure class="chart">{_legend(y_label, list(drawn))}<svg role="img" aria-label="{html.escape(words)}">']
     for y in ticks(*y_span):
-        height = place((first, y))[1]
-        parts.append(f'<path class="grid" d="M{LEFT} {height:.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(_text(LEFT - 6, height + 4, f"{y:g}", "end"))
-    parts += [_text(place((x, y_span[0]))[0], HEIGHT - BOTTOM + 16, f"{x:,g}", "middle") for x in marks]
-    parts += [_text(WIDTH - RIGHT, HEIGHT - 3, x_label, "end"), _text(2, 12, y_label, "start")]
+        height = _percent(place((first, y))[1])
+        parts.append(f'<line class="grid" x2="100%" y1="{height}" y2="{height}"/>')
+        parts.append(f'<text x="-6" y="{height}" dy="4" text-anchor="end">{y:g}</text>')
+    for x in _apart([(place((x, y_span[0]))[0], x) for x in marks]):
+        parts.append(
+            f'<text x="{_percent(place((x, y_span[0]))[0])}" y="100%" dy="16" text-anchor="middle">{x:,g}</text>'
+        )
+    parts.append(f'<text x="100%" y="100%" dy="32" text-anchor="end">{html.escape(x_label)}</text>')
+    parts.append(f'<svg viewBox="0 0 {VIEW} {VIEW}" preserveAspectRatio="none">')
     for number, (name, points) in enumerate(drawn.items()):
         parts.append(_line(number, name, points, place, (bars or {}).get(name, ())))
-    return Markup("".join(parts) + _legend(list(drawn)) + "</svg>")
+    parts.append("</svg>")
+    for number, points in enumerate(drawn.values()):
+        at = map(place, points if len(points) <= FEW else ())
+        parts += [f'<circle class="point-{number}" cx="{_percent(x)}" cy="{_percent(y)}" r="3"/>' for x, y in at]
+    return Markup("".join(parts) + "</svg></figure>")
 
 
 def gauge(
-    span: Point, values: Sequence[float], mark: float, interval: Sequence[float] = (), baseline: float | None = None
+    span: Point,
+    values: Sequence[float],
+    mark: float,
+    interval: Sequence[float] = (),
+    baseline: float | None = None,
+    words: float | None = None,
 ) -> Markup:
-    """Draw a small scale beside the numbers of a table, hidden from screen readers.
+    """Draw a small scale beside numbers, hidden from screen readers.
 
-    It shows `values` as dots, `mark` (the value, or the mean of the dots), a whisker for the interval, and a line for
-    the baseline.
+    It shows `values` as dots, `mark` (the value, or the mean of the dots), a whisker for the interval, and a line each
+    for the baseline and for words alone.
     """
 
     def at(value: float) -> float:
@@ -69,8 +86,9 @@ def gauge(
 
     parts = [f'<svg class="gauge" viewBox="0 0 {GAUGE} 20" aria-hidden="true">']
     parts.append(f'<path class="grid" d="M4 10H{GAUGE - 4}"/>')
-    if baseline is not None:
-        parts.append(f'<path class="baseline" d="M{at(baseline):.1f} 0V20"/>')
+    for name, value in (("baseline", baseline), ("words-alone", words)):
+        if value is not None:
+            parts.append(f'<path class="{name}" d="M{at(value):.1f} 0V20"/>')
     if interval:
         low, high = map(at, interval)
         parts.append(f'<path class="whisker" d="M{low:.1f} 10H{high:.1f}M{low:.1f} 6V14M{high:.1f} 6V14"/>')
@@ -134,26 +152,33 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 def _line(number: int, name: str, points: Sequence[Point], place: ToPixel, bars: Sequence[float]) -> str:
-    at = list(map(place, points))
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(place, points))
     parts = [f'<polyline class="line-{number}" points="{path}"><title>{html.escape(name)}</title></polyline>']
-    if len(points) <= FEW:
-        parts += [f'<circle class="point-{number}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in at]
     # Lines share their x values, so shift their error bars apart.
     for (x, y), half in zip(points, bars, strict=False):
         (left, low), high = place((x, y - half)), place((x, y + half))[1]
-        left += 3 * number
+        left += 6 * number
         parts.append(f'<path class="line-{number}" d="M{left:.1f} {low:.1f}V{high:.1f}"/>')
     return "".join(parts)
 
 
-def _legend(names: Sequence[str]) -> str:
-    """Draw the names above the lines, right-aligned."""
-    parts, x = [], float(WIDTH - RIGHT)
-    for number, name in reversed(list(enumerate(names))):
-        parts.append(f'<text class="legend-{number}" x="{x:.0f}" y="12" text-anchor="end">● {html.escape(name)}</text>')
-        x -= 7 * len(name) + 26
-    return "".join(parts)
+def _apart(marks: Sequence[Point]) -> list[float]:
+    """Return the x values whose labels do not overlap, from (coordinate, x value) in order; the last one is kept."""
+    kept: list[Point] = []
+    for mark in reversed(marks):
+        if not kept or kept[-1][0] - mark[0] >= APART * VIEW:
+            kept.append(mark)
+    return [x for _, x in reversed(kept)]
+
+
+def _legend(y_label: str, names: Sequence[str]) -> str:
+    """Name the axis and the lines above the plot, where they wrap."""
+    lines = [f'<span class="legend-{number}">● {html.escape(name)}</span>' for number, name in enumerate(names)]
+    return f"<figcaption><span>{html.escape(y_label)}</span>{''.join(lines)}</figcaption>"
+
+
+def _percent(coordinate: float) -> str:
+    return f"{100 * coordinate / VIEW:.2f}%"
 
 
 def _in_words(name: str, points: Sequence[Point]) -> str:

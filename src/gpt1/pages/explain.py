@@ -125,5 +125,6 @@ def _arrange_window(window: Window, tokens: int) -> Window:
     def style(start: int, stop: int) -> str:
         return f"--l:{start / tokens:.4%};--w:{(stop - start) / tokens:.4%}"
 
-    places = {"sees": style(window["start"], window["stop"]), "predicts": style(*window["predicts"])}
-    return {"start": window["start"], "stop": window["stop"], **places}
+    first, stop = window["predicts"]
+    words = f"reads tokens {window['start']:,} to {window['stop'] - 1:,}, predicts {first:,} to {stop - 1:,}"
+    return {"words": words, "sees": style(window["start"], window["stop"]), "predicts": style(first, stop)}

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from gpt1.pages.charts import Point, ToPixel, dot, gauge, line_chart, square, tile
 from gpt1.pages.render import number, render
+from gpt1.pages.summary import BASELINES, SCORES, RunResults, Summary, metric_span
 from gpt1.run_folder.metadata import read_json
 from gpt1.tasks.metrics import over_seeds
 from gpt1.training import log
@@ -22,31 +23,10 @@ from gpt1.training import log
 PRETRAINING = {"lm": "training loss", "val_nats_per_token": "validation loss"}
 FINETUNING = {"lm": "LM loss", "task": "task loss", "val_loss": "validation task loss"}
 SHAPE = ("kind", "task", "preset", "recipe", "parameters", "steps", "seed", "lr", "lm_coef", "long", "selected_by")
-SCORES = ("accuracy", "macro_f1", "micro_f1", "f1", "matthews", "pearson", "spearman", "rmse", "mae")
-ERRORS = ("rmse", "mae", "loss")  # lower is better, so the scale ends just above the largest value, not at 1
-BASELINES = {
-    "accuracy": {"majority": "always the most common", "chance": "chance"},
-    "rmse": {"mean_baseline_rmse": "always the mean"},
-}
 # Metrics that have their own place on the page.
 PLACED = (*SCORES, "n", "ece", "majority", "mean_baseline_rmse", "chance", "run")
 MOST_CLASSES = 50  # a larger confusion matrix shows the classes with the most mistakes
 VARIANTS = {"full": "full", "no_lm": "no LM loss", "from_scratch": "from scratch"}
-
-
-@dataclass(frozen=True)
-class RunResults:
-    """A run, and the evaluations of it."""
-
-    metadata: dict[str, Any]
-    """gpt1.json"""
-    tests: list[dict[str, Any]] = field(default_factory=list)
-    """output of `gpt1 evaluate --json`"""
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """Metrics of the first evaluation, or else those of training."""
-        return self.tests[0] if self.tests else self.metadata.get("metrics", {})
 
 
 @dataclass(frozen=True)
@@ -67,12 +47,14 @@ class DataRow:
     gauge: Markup = field(default_factory=Markup)
 
 
-def report_page(title: str, runs: Sequence[Mapping[str, Any]], documents: Sequence[Any], compared: Any) -> str:
-    """Return the page for prepared runs (`run_section`), documents (`document_section`) and a `comparison`."""
-    return render("report.html", title=title, runs=runs, documents=documents, comparison=compared)
+def report_page(
+    title: str, summaries: Sequence[Summary], runs: Sequence[Mapping[str, Any]], documents: Sequence[Mapping[str, Any]]
+) -> str:
+    """Return the page for prepared runs (`run_section`) and documents (`document_section`), summaries first."""
+    return render("report.html", title=title, summaries=summaries, runs=runs, documents=documents)
 
 
-def run_section(run: Path, results: RunResults) -> dict[str, Any]:
+def run_section(run: Path, anchor: str, results: RunResults) -> dict[str, Any]:
     """Arrange one run: metadata, scores, curves, samples and settings."""
     found, rows = results.metadata, log.read(run)
     metric = f"val_{found.get('selected_by')}"
@@ -87,6 +69,7 @@ def run_section(run: Path, results: RunResults) -> dict[str, Any]:
     settings = run / "settings.json"
     return {
         "name": str(run),
+        "anchor": anchor,
         "shape": [(key, found[key]) for key in SHAPE if found.get(key) not in (None, "")],
         "tests": [evaluation(test, thresholds) for test in results.tests],
         "validation": validation,
@@ -100,23 +83,15 @@ def run_section(run: Path, results: RunResults) -> dict[str, Any]:
     }
 
 
-def document_section(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+def document_section(name: str, anchor: str, found: Mapping[str, Any]) -> dict[str, Any]:
     """Arrange an evaluation, or an ablation, whose run is not on the page."""
-    if "run" in found:
-        return {"name": name, "evaluation": evaluation(found, {}), "ablation": None}
-    return {"name": name, "evaluation": None, "ablation": ablation(found)}
-
-
-def comparison(runs: Mapping[str, RunResults]) -> dict[str, Any] | None:
-    """Arrange the metrics of several runs side by side."""
-    if len(runs) < 2:
-        return None
-    names = [n for n in ("val_bits_per_byte", *SCORES) if any(n in run.metrics for run in runs.values())]
-    rows = []
-    for name, run in runs.items():
-        on = ", ".join(map(str, run.tests[0]["scored_on"])) if run.tests else "validation"
-        rows.append([name, run.metadata.get("parameters", ""), *(run.metrics.get(n, "") for n in names), on])
-    return {"head": ["run", "parameters", *names, "measured on"], "rows": rows}
+    evaluated = "run" in found
+    return {
+        "name": name,
+        "anchor": anchor,
+        "evaluation": evaluation(found, {}) if evaluated else None,
+        "ablation": None if evaluated else ablation(found),
+    }
 
 
 def evaluation(found: Mapping[str, Any], thresholds: Mapping[str, float]) -> dict[str, Any]:
@@ -148,10 +123,11 @@ def scores_table(found: Mapping[str, Any], caption: str) -> DataTable:
         interval = intervals.get(name, ())
         known = ((found[key], source) for key, source in BASELINES.get(name, {}).items() if key in found)
         baseline, source = next(known, (None, ""))
-        span = _span(name, [found[name], *interval, *([] if baseline is None else [baseline])])
+        shown = [value for value in (baseline, words.get(name)) if value is not None]
+        span = metric_span(name, [found[name], *interval, *shown])
         cells = [number(found[name]), " to ".join(map(number, interval)), f"{number(baseline)} {source}".strip()]
         cells += [number(words[name])] if words else []
-        rows.append(DataRow(name, cells, gauge(span, (), found[name], interval, baseline)))
+        rows.append(DataRow(name, cells, gauge(span, (), found[name], interval, baseline, words.get(name))))
     head = ["metric", "value", "95 % interval" if intervals else "", "baseline"]
     return DataTable(caption, [*head, *(["words alone"] if words else []), ""], rows)
 
@@ -234,14 +210,14 @@ def seeds_table(found: Mapping[str, Any]) -> DataTable:
         mean, values = found[name]["mean"], found[name]["values"]
         spread, count = found[name].get("deviation"), len(values)
         cells = (f"{number(mean)} ± {number(spread)}", " ".join(map(number, values)))
-        rows.append(DataRow(name, cells, gauge(_span(name, values), values, mean)))
+        rows.append(DataRow(name, cells, gauge(metric_span(name, values), values, mean)))
     return DataTable(f"{count} seeds, on the validation rows", ("metric", "mean ± deviation", "each", ""), rows)
 
 
 def rates_table(found: Mapping[str, float], metric: str, selected: float | None) -> DataTable:
     """Arrange the result of each learning rate."""
     best = None if selected is None else f"{selected:.3g}"
-    span = _span(metric, list(found.values()))
+    span = metric_span(metric, list(found.values()))
     rows = [
         DataRow(rate, (number(value), "selected" if rate == best else ""), gauge(span, (), value))
         for rate, value in found.items()
@@ -306,8 +282,3 @@ def _ablation_cells(line: Mapping[str, Any], metric: str) -> list[str]:
         spread = "" if scores is None or scores["deviation"] is None else f" ± {number(scores['deviation'])}"
         cells.append("" if scores is None else number(scores["mean"]) + spread)
     return cells
-
-
-def _span(name: str, values: Sequence[float]) -> Point:
-    """Return the ends of a metric's scale."""
-    return (0.0, 1.05 * max(values, default=1.0)) if name in ERRORS else (min([0.0, *values]), 1.0)
