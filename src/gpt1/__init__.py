@@ -1,8 +1,9 @@
 """gpt1: pre-train a GPT on your own text, then fine-tune it on your labels (Radford et al. 2018).
 
-Public names are imported on first use, so `import gpt1` is fast. A command is a function that takes its settings
-(`gpt1.config`) and returns a `gpt1.results.Result`: `gpt1.pretrain(gpt1.config.Pretrain(data="data", out="run"))`. Each
-task is also an estimator that follows scikit-learn's contract: `gpt1.Classifier("run").fit(texts, labels)`.
+Public names are imported on first use, so `import gpt1` is fast. A command is a function that takes its settings as
+keywords, or as one dataclass of `gpt1.config`, and returns a `gpt1.results.Result`: `gpt1.pretrain("data", out="run",
+minutes=2)`. `gpt1.load("run")` generates text. Each task is also an estimator that follows scikit-learn's contract:
+`gpt1.Classifier("run").fit(texts, labels)`. Errors that a caller can mend are ValueError or TypeError.
 """
 
 import os
@@ -13,14 +14,17 @@ if TYPE_CHECKING:
     from gpt1 import config
     from gpt1.commands.ablate import ablate
     from gpt1.commands.convert import convert
+    from gpt1.commands.demo import demo
     from gpt1.commands.evaluate import evaluate
     from gpt1.commands.explain import explain
     from gpt1.commands.finetune import finetune
     from gpt1.commands.generate import generate
+    from gpt1.commands.info import info
     from gpt1.commands.plan import plan
     from gpt1.commands.predict import predict
     from gpt1.commands.prepare import prepare
     from gpt1.commands.pretrain import pretrain
+    from gpt1.commands.report import report
     from gpt1.estimators.tasks import (
         Classifier,
         Entailment,
@@ -40,21 +44,23 @@ if "OMP_WAIT_POLICY" not in os.environ:
 __version__ = "0.1.0"
 __all__ = [
     "Classifier", "Entailment", "MultiLabelClassifier", "MultipleChoice", "Regressor", "Similarity",
-    "ablate", "config", "convert", "evaluate", "explain", "finetune", "generate", "load", "plan", "predict", "prepare",
-    "pretrain",
+    "ablate", "config", "convert", "demo", "evaluate", "explain", "finetune", "generate", "info", "load", "plan",
+    "predict", "prepare", "pretrain", "report",
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'gpt1' has no attribute {name!r}")
-    if name == "config":
-        return import_module("gpt1.config")
-    if name[0].isupper():
-        return getattr(import_module("gpt1.estimators.tasks"), name)
-    if name == "load":
-        return import_module("gpt1.run_folder.folder").load_run
-    return getattr(import_module(f"gpt1.commands.{name}"), name)
+if not TYPE_CHECKING:  # a type checker would believe in every name
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module 'gpt1' has no attribute {name!r}")
+        if name == "config":
+            return import_module("gpt1.config")
+        if name[0].isupper():
+            return getattr(import_module("gpt1.estimators.tasks"), name)
+        if name == "load":
+            return import_module("gpt1.run_folder.folder").load_run
+        return getattr(import_module(f"gpt1.commands.{name}"), name)
 
 
 def __dir__() -> list[str]:

@@ -276,7 +276,8 @@ class Predict(Command):
     input: str
     """rows: csv, tsv, jsonl, parquet, or the folder of a saved dataset"""
     out: str | None = None
-    """output file; its extension sets the format (csv, tsv, jsonl, parquet); default: jsonl on standard output"""
+    """output file; its extension sets the format (csv, tsv, jsonl, parquet); -: jsonl on standard output, the default
+    of the command line; from Python, None: the result holds the rows"""
     text: str | None = None
     """text column, or the two columns of a pair separated by a comma; default: as in training"""
     context: str | None = None

@@ -19,8 +19,8 @@ class Gpt1Error(Exception):
         return spell(super().__str__(), flags=True)
 
 
-class UserError(Gpt1Error):
-    """The request or its data was wrong: exit code 2.
+class UserError(Gpt1Error, ValueError):
+    """The request or its data was wrong: a ValueError in Python, exit code 2 on the command line.
 
     The message is one line that names the file, row and value at fault and says what to do.
     """

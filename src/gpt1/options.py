@@ -15,6 +15,7 @@ from functools import cache
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from gpt1 import config
 from gpt1.errors import UserError, flag, setting
 
 T = TypeVar("T")
@@ -58,7 +59,7 @@ class Option:
     @property
     def metavar(self) -> str:
         """The placeholder for its value in the help: `DATA`, `INPUT`, `{paper,fast}`."""
-        kind = _without_none(self.kind)
+        kind = without_none(self.kind)
         if get_origin(kind) is Literal:
             return "{" + ",".join(map(str, get_args(kind))) + "}"
         if kind in METAVARS:
@@ -96,6 +97,14 @@ def build(settings: type[T], positionals: Sequence[str], values: dict[str, Any])
     return _nested(settings, "", values)
 
 
+def preset_defaults(settings: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the defaults, by full name, that depend on the preset and recipe of a pre-training command."""
+    if not issubclass(settings, config.Pretrain):
+        return {}
+    chosen = config.pretrain_defaults(given.get("preset", "small"), given.get("recipe"), data="", out="")
+    return {key: value for key, value in flat(chosen).items() if key not in ("data", "out")}
+
+
 def flat(settings: Any) -> dict[str, Any]:
     """Return the values of a settings dataclass by full name, the inverse of `build`."""
     return flatten(asdict(settings))
@@ -122,8 +131,8 @@ def convert(kind: Any, value: Any, name: str) -> Any:
 
     Negative numbers are refused, since no setting can be negative.
     """
-    if kind is not _without_none(kind):
-        return None if value is None else convert(_without_none(kind), value, name)
+    if kind is not without_none(kind):
+        return None if value is None else convert(without_none(kind), value, name)
     if get_origin(kind) is list:
         return [convert(get_args(kind)[0], item, name) for item in (value if isinstance(value, list) else [value])]
     if get_origin(kind) is Literal:
@@ -179,7 +188,7 @@ def _nested(settings: type[T], prefix: str, values: dict[str, Any]) -> T:
     return settings(**made)
 
 
-def _without_none(kind: Any) -> Any:
+def without_none(kind: Any) -> Any:
     """Return X for `X | None`, and any other type unchanged."""
     rest = [part for part in get_args(kind) if part is not NoneType]
     return rest[0] if NoneType in get_args(kind) else kind

@@ -1,5 +1,6 @@
 """What a command returns: a frozen dataclass that can also be read like a dictionary."""
 
+import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from types import NoneType, UnionType
@@ -11,6 +12,21 @@ INLINE = {"inline": True}
 NULLABLE = {"nullable": True}
 
 
+class _Brief(reprlib.Repr):
+    """Values as `repr(result)` shows them: floats to four digits, the beginning of long texts and collections."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxdict, self.maxlist, self.maxtuple = 2, 4, 3, 3
+        self.maxstring = self.maxother = 60
+
+    def repr_float(self, x: float, level: int) -> str:
+        return f"{x:.4g}"
+
+
+_brief = _Brief()
+
+
 @dataclass(frozen=True)
 class Result(Mapping[str, Any]):
     """Base of all results: `result.accuracy` and `result["accuracy"]` are the same.
@@ -18,6 +34,15 @@ class Result(Mapping[str, Any]):
     A field that is None does not apply and is left out of the mapping and of `to_json`, unless it is nullable.
     Subclasses are the single description of what `--json` prints; `docs/formats.md` is tested against them.
     """
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if "__repr__" not in cls.__dict__:
+            cls.__repr__ = Result.__repr__  # type: ignore[method-assign]  # else `dataclass` makes one of every value
+
+    def __repr__(self) -> str:
+        """Return the entries in brief, fit for a notebook."""
+        return f"{type(self).__name__}({', '.join(f'{key}={_brief.repr(one)}' for key, one in self.items())})"
 
     def __getitem__(self, name: str) -> Any:
         return self._values()[name]

@@ -1,7 +1,9 @@
 """Generation as a user meets it: texts, endings, streaming, prompts too long, settings out of range."""
 
+import inspect
+import re
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import accumulate
 
 import pytest
@@ -13,7 +15,7 @@ from gpt1.errors import RunFailed, UserError
 from gpt1.model.gpt import GPT
 from gpt1.model.int8 import has_int8
 from gpt1.run_folder import generation
-from gpt1.run_folder.folder import load_run, save_run
+from gpt1.run_folder.folder import LoadedRun, load_run, save_run
 from gpt1.run_folder.generation import Generation, GenerationOptions, Sample, truncate_prompt
 from gpt1.run_folder.metadata import RunMetadata
 from gpt1.tokenizer.tokenizer import Tokenizer
@@ -81,6 +83,56 @@ def test_python_generates_what_the_command_does(run: str) -> None:
 
     sample = gpt1.load(run).generate("Once upon a time", max_new_tokens=5, seed=3)
     assert sample == samples(run, prompts=["Once upon a time"], max_new_tokens=5, seed=3, top_p=0.95)[0]
+
+
+def test_python_generates_a_result_for_each_prompt(run: str) -> None:
+    loaded, prompts = load_run(run), ["Once", "", "A dog, too"]
+    together = loaded.generate(prompts, max_new_tokens=20, top_p=1.0)
+    assert together == [loaded.generate(one, max_new_tokens=20, top_p=1.0) for one in prompts]
+    assert together == loaded.generate(iter(prompts), max_new_tokens=20, top_p=1.0)
+    assert loaded.generate(["Once"], max_new_tokens=20, top_p=1.0) == together[:1]
+    assert loaded.generate([]) == []
+
+
+def test_python_stops_at_one_string_or_several(run: str, says: Callable) -> None:
+    says("The cat sat.")
+    loaded = load_run(run)
+    assert loaded.generate("a ", stop=" sat").text == loaded.generate("a ", stop=[".", " sat"]).text == "The cat"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "keywords", "answer"),
+    [
+        (3, {}, "generate() argument 'prompt' must be a list of strings, not 3 (int)"),
+        (["a", None], {}, "item 1 of generate() argument 'prompt' must be a string, not None"),
+        ("a", {"temperature": "hot"}, "generate() argument 'temperature' must be a number, not 'hot' (str)"),
+        ("a", {"stop": [1]}, "item 0 of generate() argument 'stop' must be a string, not 1 (int)"),
+        (["a"], {"stream": True}, "generate() streams one prompt, a string; leave out stream=True for several"),
+        ("a", {"temprature": 1.0}, "LoadedRun.generate() got an unexpected keyword argument 'temprature'"),
+    ],
+)
+def test_python_names_what_it_does_not_understand(run: str, prompt: object, keywords: dict, answer: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        load_run(run).generate(prompt, **keywords)
+    assert str(caught.value).startswith(answer)
+
+
+def test_help_of_generate_has_the_defaults_of_the_command() -> None:
+    shown = inspect.signature(LoadedRun.generate).parameters
+    for one in fields(GenerationOptions):
+        default = getattr(Generate, one.name, ())
+        assert shown[one.name].default == default
+        written = "()" if default == () else default
+        assert f"{one.name} : " in (LoadedRun.generate.__doc__ or "")
+        assert re.search(rf"\b{one.name} : .*, default {re.escape(str(written))}\n", LoadedRun.generate.__doc__ or "")
+
+
+def test_what_load_returns_is_printed_in_one_line(run: str) -> None:
+    shown = repr(load_run(run))
+    assert shown.startswith("LoadedRun(pretrained, ")
+    assert shown.endswith(" parameters, context 32, vocabulary 300)")
+    sample = Sample("Once", "x" * 500, 100, "length")
+    assert len(repr(sample)) < 150
 
 
 FORMS = [{"dtype": "bf16"}, pytest.param({"quantize": "int8"}, marks=needs_int8)]

@@ -9,6 +9,7 @@ import polars
 import pytest
 import torch
 
+from gpt1.cli.main import main
 from gpt1.commands import predict as job
 from gpt1.commands.predict import predict, show
 from gpt1.config import Columns, Model, Predict
@@ -135,14 +136,27 @@ def test_tables_have_a_column_a_label(kind: str, run: str, source: Path) -> None
         assert [theirs[f"probability_{name}"] for name in LABELS] == list(row["probabilities"].values())
 
 
-def test_without_out_rows_go_to_standard_output(run: str, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_out_the_command_line_prints_rows(run: str, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     expected = predicted(run, source, source.with_name("out.jsonl"))
     capsys.readouterr()
-    result = predict(Predict(run=run, input=str(source), dtype="fp32", threads=1))
+    assert main(["predict", run, str(source), "--dtype", "fp32", "--threads", "1"]) == 0
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == expected
+    result = predict(Predict(run=run, input=str(source), out="-", dtype="fp32", threads=1))
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == expected
     assert show(result) is None
     assert result["rows"] == len(TEXTS)
     assert sum(result["predicted"].values()) == len(TEXTS)
+    assert "predictions" not in result
+
+
+def test_without_out_python_gets_rows(run: str, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = predicted(run, source, source.with_name("out.jsonl"))
+    capsys.readouterr()
+    result = predict(run, source, dtype="fp32", threads=1)
+    assert capsys.readouterr().out == ""
+    assert result.predictions == expected
+    assert result.rows == len(TEXTS)
+    assert result.out is None
 
 
 def test_no_label_is_needed_and_what_is_cut_is_said(

@@ -31,6 +31,8 @@ class Verb:
     """settings given by position"""
     stdin: str = ""
     """setting in which `-` means standard input"""
+    stdout: str = ""
+    """setting whose default is `-`, standard output; in Python, without it, the result holds what is printed here"""
 
 
 COMMANDS = {
@@ -41,7 +43,7 @@ COMMANDS = {
     "generate": Verb(config.Generate, ("run", "prompts"), stdin="prompts"),
     "finetune": Verb(config.Finetune, ("run",)),
     "ablate": Verb(config.Ablate, ("run",)),
-    "predict": Verb(config.Predict, ("run", "input")),
+    "predict": Verb(config.Predict, ("run", "input"), stdout="out"),
     "evaluate": Verb(config.Evaluate, ("run", "files")),
     "explain": Verb(config.Explain, ("run", "text"), stdin="text"),
     "convert": Verb(config.Convert, ("src",)),
@@ -97,7 +99,7 @@ def _run(argv: list[str]) -> None:
         raise UserError(f"unknown {kind} {argv[0]}{hint}")
     name, verb = argv[0], COMMANDS[argv[0]]
     line = arguments.parse(verb.settings, verb.positionals, argv[1:])
-    defaults = _defaults(verb.settings, line.given)
+    defaults = options.preset_defaults(verb.settings, line.given)
     if line.help:
         print(arguments.help_text(verb.settings, verb.positionals, f"gpt1 {name}", defaults))
         return
@@ -106,6 +108,8 @@ def _run(argv: list[str]) -> None:
     given = dict(line.given)
     if verb.stdin in given:
         given[verb.stdin] = _texts(given[verb.stdin])
+    if verb.stdout and not given.get(verb.stdout):
+        given[verb.stdout] = "-"
     settings: Any = options.build(verb.settings, verb.positionals, defaults | given)
     options.check_threads_and_seed(settings.threads, settings.seed)
     if settings.threads:
@@ -113,14 +117,6 @@ def _run(argv: list[str]) -> None:
         os.environ |= {"POLARS_MAX_THREADS": str(settings.threads), "RAYON_NUM_THREADS": str(settings.threads)}
     command = import_module(f"gpt1.commands.{name}")
     _print(command, getattr(command, name)(settings), line.json)
-
-
-def _defaults(settings: type, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the defaults, by full name, that depend on the preset and recipe of a pre-training command."""
-    if not issubclass(settings, config.Pretrain):
-        return {}
-    chosen = config.pretrain_defaults(given.get("preset", "small"), given.get("recipe"), data="", out="")
-    return {key: value for key, value in options.flat(chosen).items() if key not in ("data", "out")}
 
 
 def _texts(text: str | list[str]) -> str | list[str]:

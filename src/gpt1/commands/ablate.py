@@ -18,6 +18,7 @@ from gpt1.errors import UserError, setting
 from gpt1.finetuning.defaults import MEMORY_REMEDY, FitOptions, check_base, check_options
 from gpt1.finetuning.examples import TaskRows, input_hashes, read_rows, source_files, with_splits
 from gpt1.finetuning.sweep import VARIANTS, Cell, Place, fit_cell, guess, sample
+from gpt1.keywords import command
 from gpt1.pages.report import VARIANTS as HEADINGS
 from gpt1.results import Result
 from gpt1.resume import RUNTIME_SETTINGS, Record, hold
@@ -77,6 +78,7 @@ class AblateResult(Result):
     """a line for each number of training rows"""
 
 
+@command(Ablate, "run")
 def ablate(settings: Ablate) -> AblateResult:
     """Fine-tune with and without pre-training and the auxiliary loss, over sizes and seeds.
 

@@ -23,6 +23,7 @@ from gpt1.conversion.verify import (
     probe,
 )  # fmt: skip
 from gpt1.errors import UserError, setting
+from gpt1.keywords import command
 from gpt1.model.gpt import count_parameters
 from gpt1.results import Result
 from gpt1.run_folder.folder import LoadedRun, load_run, replacing_run, save_tensors
@@ -67,6 +68,7 @@ class ConvertResult(Result):
     """time taken"""
 
 
+@command(Convert, "src")
 def convert(settings: Convert) -> ConvertResult:
     """Write the folder `settings.out`, which must be new or empty, from `settings.src`.
 

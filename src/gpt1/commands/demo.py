@@ -20,6 +20,7 @@ from gpt1.commands.report import report
 from gpt1.config import Demo, Evaluate, Finetune, Generate, Prepare, Report, pretrain_defaults
 from gpt1.console import say
 from gpt1.data.docstrings import Docstring, docstrings, labelled, topics
+from gpt1.keywords import command
 from gpt1.results import Result
 from gpt1.storage import atomic, write_json, write_text
 
@@ -56,6 +57,7 @@ class DemoResult(Result):
     """page written"""
 
 
+@command(Demo)
 def demo(settings: Demo) -> DemoResult:
     """Prepare, pre-train, generate, fine-tune on few labels with and without pre-training, and write a report."""
     began = time.perf_counter()

@@ -17,6 +17,7 @@ from gpt1.data.tables import columns, table
 from gpt1.data.windows import Ids
 from gpt1.errors import UserError, setting
 from gpt1.finetuning.predictor import Predictor, load_predictor
+from gpt1.keywords import command
 from gpt1.model.packed import pack
 from gpt1.results import INLINE, Result
 from gpt1.run_folder.folder import load_run, read_metadata
@@ -95,6 +96,7 @@ class EvaluateResult(Result):
     """text and rows: the metrics of each of several files"""
 
 
+@command(Evaluate, "run", "files")
 def evaluate(settings: Evaluate) -> EvaluateResult:
     """Evaluate a run on text, on labelled rows, or zero-shot on pairs or choices.
 

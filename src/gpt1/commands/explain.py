@@ -13,6 +13,7 @@ from rich.text import Text
 from gpt1.config import Explain
 from gpt1.console import table
 from gpt1.errors import UserError, setting
+from gpt1.keywords import command
 from gpt1.pages.explain import explain_page, predict_tokens
 from gpt1.pages.render import check_page
 from gpt1.results import NULLABLE, Result
@@ -58,6 +59,7 @@ class ExplainResult(Result):
     """page written"""
 
 
+@command(Explain, "run", "text")
 def explain(settings: Explain) -> ExplainResult:
     """Predict each token of a text; write the page if `html` is given. Raises UserError for a text without tokens."""
     if settings.html:

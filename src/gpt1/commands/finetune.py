@@ -18,6 +18,7 @@ from gpt1.finetuning.defaults import MEMORY_REMEDY, FitOptions, check_base, chec
 from gpt1.finetuning.examples import input_hashes, read_rows, source_files, with_splits
 from gpt1.finetuning.fit import save_finetuned
 from gpt1.finetuning.sweep import fit_best
+from gpt1.keywords import command
 from gpt1.model.objectives import LabelKind
 from gpt1.results import INLINE, Result
 from gpt1.resume import RUNTIME_SETTINGS, Record, hold
@@ -80,6 +81,7 @@ class FinetuneResult(Result):
         return cls(**{one.name: values[one.name] for one in dataclasses.fields(cls)})
 
 
+@command(Finetune, "run")
 def finetune(settings: Finetune) -> FinetuneResult:
     """Train a model for the task on L3 = L2 + lambda L1, keep its best epoch, and write the run folder.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from gpt1.config import Generate
 from gpt1.console import say
 from gpt1.errors import UserError, setting
+from gpt1.keywords import command
 from gpt1.results import Result
 from gpt1.run_folder.folder import load_run
 from gpt1.run_folder.generation import (
@@ -33,6 +34,7 @@ class GenerateResult(Result):
     """whether the texts went to standard output as they were generated"""
 
 
+@command(Generate, "run", "prompts")
 def generate(settings: Generate) -> GenerateResult:
     """Generate a text for every prompt; with `stream`, print each as it is generated, one after the other.
 

@@ -13,6 +13,7 @@ from gpt1.config import Info
 from gpt1.console import table
 from gpt1.data.shards import UNFINISHED, Split, read_manifest
 from gpt1.errors import UserError
+from gpt1.keywords import command
 from gpt1.results import Result
 from gpt1.run_folder.metadata import STOPPED, read_json, read_metadata
 from gpt1.run_folder.starter import find_run
@@ -87,6 +88,7 @@ class InfoResult(Result):
     """data: the files it was prepared from"""
 
 
+@command(Info, "path")
 def info(settings: Info) -> InfoResult:
     """Return what the folder `settings.path` holds.
 

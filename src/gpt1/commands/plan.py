@@ -14,6 +14,7 @@ from gpt1.config import Plan, Pretrain
 from gpt1.console import say, table
 from gpt1.data.windows import Ids, Stream
 from gpt1.errors import UserError, setting
+from gpt1.keywords import command
 from gpt1.model.gpt import count_parameters
 from gpt1.pretraining.defaults import PreparedData, epoch_steps, open_data, resolve_defaults
 from gpt1.pretraining.run import build, is_long, resolve_compile
@@ -81,6 +82,7 @@ class PlanResult(Result):
     """CPU threads"""
 
 
+@command(Plan, "data")
 def plan(settings: Plan) -> PlanResult:
     """Build the network, make a few updates, validate, sample and save once into a temporary folder, and extrapolate.
 

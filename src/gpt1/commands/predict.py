@@ -16,6 +16,7 @@ from gpt1.data.table_writer import Write, check_ending, table_writer, write_json
 from gpt1.data.tables import columns, rows, table
 from gpt1.errors import UserError, setting
 from gpt1.finetuning.predictor import load_predictor
+from gpt1.keywords import command
 from gpt1.results import Result
 from gpt1.tasks.columns import ColumnNames, select_columns
 from gpt1.tasks.labels import LabelType
@@ -24,6 +25,7 @@ from gpt1.training.device import out_of_memory
 
 # Rows held in memory; among them, texts of similar length share a batch.
 ROWS_AT_ONCE = 2048
+STDOUT = "-"  # as `out`
 
 
 @dataclass(frozen=True)
@@ -36,16 +38,20 @@ class PredictResult(Result):
     """the file that holds them; left out where they went to standard output"""
     predicted: dict[str, int]
     """how often each label was predicted; empty for numbers"""
+    predictions: list[dict[str, Any]] | None = None
+    """in Python, without `out`: the rows, each with `predicted_label` and, except for numbers, `probabilities`"""
 
 
+@command(Predict, "run", "input")
 def predict(settings: Predict) -> PredictResult:
-    """Predict every row, in input order and bounded memory; write to `out`, or as jsonl to standard output.
+    """Predict every row, in input order; write them to `out` in bounded memory, or return them as `predictions`.
 
     Raises UserError for wrong rows, a missing column, or a run that is not fine-tuned.
     """
     if settings.batch < 1:
         raise UserError(f"{setting('batch')} {settings.batch} must be at least 1")
-    if settings.out:
+    is_file = settings.out is not None and settings.out != STDOUT
+    if settings.out and is_file:
         check_ending(settings.out)
     file = table(settings.input)
     names = columns(file, settings.encoding)
@@ -55,9 +61,10 @@ def predict(settings: Predict) -> PredictResult:
     only = [*wanted.texts, *wanted.choices]
     sizes = Counter(len(read_texts(row, wanted)) - 1 for row in rows(file, settings.encoding, only=only))
     most = max(sizes) if predictor.label_type.kind == "choice" else 0
-    source, nested = rows(file, settings.encoding), not settings.out or settings.out.lower().endswith(".jsonl")
+    source, nested = rows(file, settings.encoding), not is_file or str(settings.out).lower().endswith(".jsonl")
     counts, done, too_long = Counter[str](), 0, 0
-    with _writer(settings.out) as write, bar() as progress:
+    predictions: list[dict[str, Any]] | None = None if settings.out else []
+    with _writer(settings.out, predictions) as write, bar() as progress:
         task = progress.add_task("predict, rows", total=sizes.total())
         while block := list(islice(source, ROWS_AT_ONCE)):
             texts = [read_texts(row, wanted) for row in block]
@@ -78,7 +85,7 @@ def predict(settings: Predict) -> PredictResult:
         kept = predictor.encoder.long
         say(f"{too_long:,} of {done:,} rows are longer than the model reads; their {kept} was read")
     predicted = {name: counts[name] for name in getattr(predictor.label_type, "names", sorted(counts))}
-    return PredictResult(done, settings.out, predicted)
+    return PredictResult(done, settings.out if is_file else None, predicted, predictions)
 
 
 def show(result: PredictResult) -> str | None:
@@ -90,8 +97,11 @@ def show(result: PredictResult) -> str | None:
 
 
 @contextmanager
-def _writer(out: str | None) -> Iterator[Write]:
-    if out is None:
+def _writer(out: str | None, predictions: list[dict[str, Any]] | None) -> Iterator[Write]:
+    """Yield a function that takes the next rows: to the file or standard output, or to the list `predictions`."""
+    if predictions is not None:
+        yield lambda found: predictions.extend(row.values for row in found)
+    elif out is None or out == STDOUT:
         yield lambda found: write_jsonl(sys.stdout, found)
     else:
         with table_writer(out) as write:

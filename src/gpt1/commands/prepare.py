@@ -15,6 +15,7 @@ from gpt1.data.files import File, check_encoding, choose_splits, find, json_erro
 from gpt1.data.prepare import Learn, prepare_folder
 from gpt1.data.shards import UNFINISHED, Manifest, read_manifest
 from gpt1.errors import UserError, setting
+from gpt1.keywords import command
 from gpt1.results import Result
 from gpt1.resume import LOCK
 from gpt1.run_folder.starter import find_run
@@ -99,6 +100,7 @@ class PrepareResult(Result):
         )
 
 
+@command(Prepare, "inputs")
 def prepare(settings: Prepare) -> PrepareResult:
     """Write the folder `settings.out`: tokenizer, token shards, manifest. Does nothing if it is up to date.
 

@@ -11,6 +11,7 @@ from rich.console import RenderableType
 from gpt1.config import Pretrain
 from gpt1.console import say, table
 from gpt1.errors import UserError, setting
+from gpt1.keywords import command
 from gpt1.pretraining.defaults import (
     BEGUN,
     MAY_CHANGE,
@@ -51,6 +52,7 @@ class PretrainResult(Result):
     """number of weights"""
 
 
+@command(Pretrain, "data")
 def pretrain(settings: Pretrain) -> PretrainResult:
     """Train a GPT on prepared data and write the run folder; continue where an earlier call was stopped.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from gpt1.config import Report
 from gpt1.errors import UserError
+from gpt1.keywords import command
 from gpt1.pages.render import check_page
 from gpt1.pages.report import document_section, report_page, run_section
 from gpt1.pages.summary import RunResults, summary
@@ -35,6 +36,7 @@ class ReportResult(Result):
     """run folders and files on it"""
 
 
+@command(Report, "runs")
 def report(settings: Report) -> ReportResult:
     """Write the page.
 
@@ -79,6 +81,8 @@ def _refusing_odd_values(name: str) -> Iterator[None]:
     """Raise UserError if the content of a run or a document is not what gpt1 writes there."""
     try:
         yield
+    except UserError:
+        raise
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         what = f"holds values that cannot be drawn, or its evaluations do ({type(error).__name__}: {error})"
         raise UserError(f"{name}: {what}; write them again") from error

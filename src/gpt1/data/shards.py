@@ -110,6 +110,8 @@ def read_manifest(folder: str | Path) -> Manifest:
             )
         train, val = (Split([Shard(**shard) for shard in value.pop(name)["shards"]]) for name in ("train", "val"))
         return Manifest(train=train, val=val, **value)
+    except UserError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: damaged ({error}); repeat `gpt1 prepare` with {setting('fresh')}") from None
 

@@ -37,14 +37,11 @@ if hasattr(os, "register_at_fork"):  # a thread that has the lock does not exist
 def isolated(verbose: bool = False) -> Iterator[None]:
     """Keep a job from affecting the program around it.
 
-    Messages are dropped unless `verbose`, but warnings become Python's; torch's threads and random state are restored,
-    and UserError becomes ValueError. Jobs seed torch, so those of several threads take turns.
+    Messages are dropped unless `verbose`, but warnings become Python's; torch's threads and random state are restored.
+    Jobs seed torch, so those of several threads take turns.
     """
     with _turns["lock"], preserve_torch_state(), quiet(not verbose), python_warnings():
-        try:
-            yield
-        except UserError as error:
-            raise ValueError(str(error)) from None
+        yield
 
 
 @dataclass
@@ -52,9 +49,9 @@ class FittedModel:
     """A fine-tuned model in memory."""
 
     run: LoadedRun
-    settings: dict[str, Any]
+    settings: dict[str, Any] = field(repr=False)
     """those it was made with: settings.json"""
-    curves: bytes
+    curves: bytes = field(repr=False)
     """metrics.jsonl"""
     _predictor: tuple[Command, Predictor] | None = field(default=None, compare=False, repr=False)
 

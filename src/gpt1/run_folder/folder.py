@@ -5,8 +5,9 @@ gpt1.json (`metadata`) is written last, so a folder that has it is complete.
 
 import copy
 import platform
+import reprlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,17 +18,18 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from gpt1 import __version__
-from gpt1.config import Model
-from gpt1.errors import UserError
+from gpt1.config import Generate, Model
+from gpt1.errors import UserError, setting
+from gpt1.keywords import check, checked
 from gpt1.model.gpt import GPT
-from gpt1.options import check_threads_and_seed
+from gpt1.options import check_threads_and_seed, options
 from gpt1.run_folder.hugging_face import CHOICE_BIAS, HEAD, TensorFile, from_hf, read_shape, to_hf, to_hf_config
 from gpt1.run_folder.metadata import RunMetadata, Versions, read_json, read_metadata
 from gpt1.run_folder.model_card import model_card
 from gpt1.run_folder.starter import find_run
 from gpt1.storage import atomic, save_file, write_json, write_text
 from gpt1.tokenizer.tokenizer import Tokenizer
-from gpt1.training.device import choose_device
+from gpt1.training.device import choose_device, out_of_memory, use_threads
 
 if TYPE_CHECKING:
     from gpt1.run_folder.generation import Sample
@@ -39,9 +41,9 @@ IDENTITY = ("kind", "task", "labels", "tokenizer", "data")
 STAGED = ".unfinished"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LoadedRun:
-    """A loaded run folder."""
+    """A loaded run folder; `generate` continues texts."""
 
     body: GPT
     """the network, fp32, on the CPU, in evaluation mode"""
@@ -57,43 +59,117 @@ class LoadedRun:
     )
 
     @overload
+    def generate(self, prompt: str = "", *, stream: Literal[True], **settings: Any) -> Iterator[str]: ...
+
+    @overload
     def generate(self, prompt: str = "", *, stream: Literal[False] = False, **settings: Any) -> "Sample": ...
 
     @overload
-    def generate(self, prompt: str = "", *, stream: Literal[True], **settings: Any) -> Iterator[str]: ...
+    def generate(self, prompt: Iterable[str], *, stream: Literal[False] = False, **settings: Any) -> "list[Sample]": ...
 
-    def generate(
+    def generate(  # type: ignore[misc]  # the overloads are about what is returned, the keywords stand here
         self,
-        prompt: str = "",
+        prompt: str | Iterable[str] = "",
         *,
+        max_new_tokens: int = Generate.max_new_tokens,
+        temperature: float = Generate.temperature,
+        top_k: int = Generate.top_k,
+        top_p: float = Generate.top_p,
+        repetition_penalty: float = Generate.repetition_penalty,
+        stop: str | Sequence[str] = (),
+        seed: int = Generate.seed,
         stream: bool = False,
         device: str = "cpu",
         dtype: str = "fp32",
         threads: int | None = None,
         quantize: str = "none",
-        **options: Any,
-    ) -> "Sample | Iterator[str]":
-        """Generate one text: a Sample with prompt, text, tokens and finish_reason; or, with `stream`, its pieces.
+    ) -> "Sample | list[Sample] | Iterator[str]":
+        """Generate a text after each prompt.
 
-        `options` are the fields of `GenerationOptions`: max_new_tokens, temperature, top_k, top_p, repetition_penalty,
-        stop and seed. By default the network runs as it was loaded, fp32 on the CPU, with torch's own number of
-        threads; for another `device`, `dtype` or `quantize` (int8) it is copied and converted, and the last copy kept.
-        With `stream` an iterator yields whole words as they are generated; joined, they are the text.
+        By default the network runs as it was loaded, fp32 on the CPU, with torch's own number of threads; for another
+        `device`, `dtype` or `quantize` it is copied and converted, and the last copy kept.
 
-        Raises UserError for a value that is out of range or that this machine cannot do, TypeError for an unknown name.
+        Parameters
+        ----------
+        prompt : str or iterable of str, default ""
+            Text to continue, or several, which are generated together; "" starts a new document.
+        max_new_tokens : int, default 100
+            Maximum number of tokens to generate.
+        temperature : float, default 1.0
+            Sampling temperature; 0: greedy decoding.
+        top_k : int, default 0
+            Sample from the k most probable tokens only; 0: from all.
+        top_p : float, default 0.95
+            Sample from the smallest set of tokens whose probabilities add up to this value.
+        repetition_penalty : float, default 1.0
+            Values above 1 make tokens that already occur in the text less likely.
+        stop : str or sequence of str, default ()
+            Strings at which generation stops; they are not part of the text.
+        seed : int, default 1
+            Random seed. A text depends on the seed and its prompt, not on the other prompts.
+        stream : bool, default False
+            Return an iterator over whole words as they are generated; joined, they are the text. Of one prompt only.
+        device : str, default "cpu"
+            auto, cpu, cuda, cuda:1 or mps.
+        dtype : str, default "fp32"
+            Number format for matrix products: auto, bf16 or fp32.
+        threads : int, default None
+            CPU threads while generating; None: torch's own number; 0: every core.
+        quantize : {"none", "int8"}, default "none"
+            int8: round weights and activations to 8 bits, which is faster on a CPU and slightly less accurate.
+
+        Returns
+        -------
+        Sample, list of Sample, or iterator of str
+            One Sample for a string, a list for an iterable of strings. A Sample has `prompt`, `text`, `tokens` and
+            `finish_reason`.
+
+        Raises
+        ------
+        UserError
+            (a ValueError) for a value that is out of range or that this machine cannot do.
+        TypeError
+            For an unknown name or a value of another type.
+
+        Examples
+        --------
+        >>> run = gpt1.load("runs/books")
+        >>> run.generate("Once upon a time", max_new_tokens=20).text
+        >>> [sample.text for sample in run.generate(["The sea", "The hills"], temperature=0)]
+        >>> for piece in run.generate("Once", stream=True):
+        ...     print(piece, end="")
         """
-        from gpt1.run_folder.generation import Generation, GenerationOptions, stream_text  # not every run generates
+        # not every run generates
+        from gpt1.run_folder.generation import Generation, GenerationOptions, generate_texts, stream_text
 
-        chosen = GenerationOptions(**options)
+        prompts = check(list[str], prompt, "generate() argument 'prompt'", "prompt")
+        given = {
+            "max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p,
+            "repetition_penalty": repetition_penalty, "stop": stop, "seed": seed,
+        }  # fmt: skip
+        chosen = GenerationOptions(**checked(options(Generate), {}, given, "generate()"))
         check_threads_and_seed(threads or 0, chosen.seed)
         body = self._converted(device, dtype, quantize)
-        text = Generation(self.tokenizer, prompt, 0, chosen, body.config.context)
-        pieces = stream_text(body, text, threads)
+        context = body.config.context
+        texts = [Generation(self.tokenizer, one, 0, chosen, context) for one in prompts]
         if stream:
-            return pieces
-        for _ in pieces:
-            pass
-        return text.sample()
+            if not isinstance(prompt, str):
+                raise TypeError("generate() streams one prompt, a string; leave out stream=True for several")
+            return stream_text(body, texts[0], threads)
+        with use_threads(threads), out_of_memory(f"lower {setting('max_new_tokens')}, or give fewer prompts"):
+            generate_texts(body, texts)
+        samples = [text.sample() for text in texts]
+        return samples[0] if isinstance(prompt, str) else samples
+
+    def __repr__(self) -> str:
+        metadata, size = self.metadata, self.body.config
+        what: str = metadata.task or metadata.kind
+        if metadata.labels:
+            what += f" into {reprlib.repr(metadata.labels)}"
+        return (
+            f"LoadedRun({what}, {metadata.parameters or 0:,} parameters, context {size.context}, "
+            f"vocabulary {size.vocabulary:,})"
+        )
 
     def _converted(self, device: str, dtype: str, quantize: str) -> GPT:
         """Return the network in the form that settings of `generate` ask for."""

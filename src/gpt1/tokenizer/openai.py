@@ -100,8 +100,9 @@ def write_bpe(tokenizer: Tokenizer, tokens: int, vocabulary: Path, merges: Path)
 
 
 def _ids(path: Path) -> dict[str, int]:
+    text = _text(path)
     try:
-        ids = json.loads(_text(path))
+        ids = json.loads(text)
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from None
     if not isinstance(ids, dict):
