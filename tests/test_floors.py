@@ -25,7 +25,7 @@ NEVER = [("tokenizer", "torch"), ("model", "tokenizers"), ("model", "gpt1.tokeni
 WITHOUT_TORCH = [
     "gpt1", "gpt1.config", "gpt1.cli.main", "gpt1.tokenizer.tokenizer", "gpt1.tokenizer.train_bpe",
     "gpt1.tokenizer.bulk", "gpt1.tokenizer.clean", "gpt1.data.shards", "gpt1.data.documents", "gpt1.commands.prepare",
-    "gpt1.commands.info", "gpt1.commands.report",
+    "gpt1.commands.info", "gpt1.commands.report", "gpt1.cli.paths",
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ recipe never changes the network.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 Preset = Literal["gpt1", "small", "tiny"]
 Recipe = Literal["paper", "fast"]
@@ -14,6 +14,38 @@ Task = Literal["classification", "entailment", "similarity", "regression", "mult
 Long = Literal["head", "tail", "head+tail", "windows"]
 Words = Literal["hf", "2018"]
 Select = Literal["auto", "accuracy", "macro_f1", "f1", "matthews", "micro_f1", "pearson", "spearman", "loss"]
+
+# The epsilon of every LayerNorm, which config.json records.
+EPSILON = 1e-5
+
+
+@dataclass(frozen=True)
+class PathTo:
+    """Marks a setting that is a path, with what it must lead to; `cli.paths` checks it before torch is imported."""
+
+    what: str
+
+
+# What a command reads, which must be there.
+AnyRun = Annotated[str, PathTo("a run")]
+PretrainedRun = Annotated[str, PathTo("a pre-trained run")]
+FinetunedRun = Annotated[str, PathTo("a fine-tuned run")]
+PreparedFolder = Annotated[str, PathTo("prepared data")]
+TrainingTable = Annotated[str, PathTo("a table or splits")]
+Table = Annotated[str, PathTo("a table")]
+TableOrTexts = Annotated[str, PathTo("a table or texts")]
+TableOrText = Annotated[str, PathTo("a table or text file")]
+Inputs = Annotated[str, PathTo("text files")]
+Source = Annotated[str, PathTo("a model")]
+# What a command writes, which must be new or of the same kind.
+NewFolder = Annotated[str, PathTo("a new folder")]
+DataOut = Annotated[str, PathTo("prepared data to write")]
+PretrainedOut = Annotated[str, PathTo("a pre-trained run to write")]
+FinetunedOut = Annotated[str, PathTo("a fine-tuned run to write")]
+FolderOut = Annotated[str, PathTo("a folder to write")]
+AblationOut = Annotated[str, PathTo("an ablation to write")]
+TableOut = Annotated[str, PathTo("a table to write")]
+PageOut = Annotated[str, PathTo("a page to write")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +118,9 @@ class Command:
 class Prepare(Command):
     """Raw text -> a tokenizer and token shards."""
 
-    inputs: list[str]
+    inputs: list[Inputs]
     """files, folders or globs: txt, md, jsonl, csv, tsv, parquet (also .gz, .zst), or a saved dataset's folder"""
-    out: str
+    out: DataOut
     """folder to write"""
     tokenizer: str = "bytes"
     """bytes (lossless BPE), gpt1 (lower-case BPE, lossy), or the path of a tokenizer, run or OpenAI vocabulary"""
@@ -100,7 +132,7 @@ class Prepare(Command):
     """what counts as a document in a text file; in a table, each row is one document"""
     text: str = "text"
     """text column in jsonl, csv, tsv, parquet and saved datasets"""
-    val: list[str] = field(default_factory=list)
+    val: list[Inputs] = field(default_factory=list)
     """validation files; if not given, a fraction of the documents is held out"""
     val_fraction: float = 0.01
     """fraction of the documents held out for validation"""
@@ -116,9 +148,9 @@ class Prepare(Command):
 class Pretrain(Command):
     """Token shards -> a pre-trained GPT, by maximising L1 (the paper, section 3.1)."""
 
-    data: str
+    data: PreparedFolder
     """folder written by `gpt1 prepare`"""
-    out: str
+    out: PretrainedOut
     """run folder to write"""
     preset: Preset = "small"
     """size of the network: gpt1 (117M parameters), small (about 13M), tiny (about 2M)"""
@@ -130,7 +162,7 @@ class Pretrain(Command):
     """number of passes over the training tokens"""
     minutes: float | None = None
     """training time: the speed is measured first, then the number of steps is fixed and recorded"""
-    init: str | None = None
+    init: AnyRun | None = None
     """run folder to start from instead of random weights; `starter` is the installed starter model"""
     fresh: bool = False
     """start over even if the run folder holds training state"""
@@ -154,7 +186,7 @@ class Pretrain(Command):
 class Plan(Pretrain):
     """Estimate parameters, memory, speed and hours of a pre-training run by measuring a few updates here."""
 
-    data: str = ""
+    data: PreparedFolder = ""
     """folder written by `gpt1 prepare`; default: random tokens from a vocabulary of `model.vocabulary`"""
     out: str = ""
     """ignored, so that a `gpt1 pretrain` command line can be reused as it is; nothing is written"""
@@ -164,7 +196,7 @@ class Plan(Pretrain):
 class Generate(Command):
     """A run and prompts -> generated text."""
 
-    run: str
+    run: AnyRun
     """run folder, or `starter`"""
     prompts: list[str] = field(default_factory=lambda: [""])
     """texts to continue; an empty prompt starts a new document"""
@@ -192,15 +224,15 @@ class Generate(Command):
 class Finetune(Command):
     """A run and labelled rows -> a fine-tuned model, by maximising L3 = L2 + lambda L1 (the paper, section 3.2)."""
 
-    run: str
+    run: PretrainedRun
     """pre-trained run folder, or `starter`, the installed starter model"""
-    train: str
+    train: TrainingTable
     """labelled rows: csv, tsv, jsonl or parquet with column names, or the folder of a saved dataset"""
-    out: str
+    out: FinetunedOut
     """run folder to write"""
     task: Task = "classification"
     """what each row holds: a text with a class, a number or several labels; a pair of texts; a context with answers"""
-    valid: str | None = None
+    valid: Table | None = None
     """validation rows, used to select the best epoch; default: a tenth of the training rows"""
     text: str | None = None
     """text column, or the two columns of a pair separated by a comma; guessed if not given"""
@@ -257,9 +289,9 @@ class Finetune(Command):
 class Ablate(Finetune):
     """A run and labelled rows -> how much pre-training and the auxiliary loss contribute (the paper, table 5)."""
 
-    out: str = ""
+    out: AblationOut = ""
     """JSON file, updated after every model; a stopped ablation resumes from it"""
-    test: str | None = None
+    test: Table | None = None
     """labelled rows to score on; default: the validation rows, which also select the epochs"""
     sizes: str = "10,100,all"
     """training-set sizes, separated by commas; each sample contains every class"""
@@ -271,13 +303,16 @@ class Ablate(Finetune):
 class Predict(Command):
     """A fine-tuned run and rows -> the rows with predicted labels and probabilities."""
 
-    run: str
+    run: FinetunedRun
     """fine-tuned run folder"""
-    input: str
-    """rows: csv, tsv, jsonl, parquet, or the folder of a saved dataset"""
-    out: str | None = None
+    input: TableOrTexts
+    """rows: csv, tsv, jsonl, parquet, or the folder of a saved dataset; or a text itself; or `-`: standard input, with
+    a text in each line or rows of jsonl"""
+    more: list[str] = field(default_factory=list)
+    """with a text: the second text of a pair, or the answers to a context"""
+    out: TableOut | None = None
     """output file; its extension sets the format (csv, tsv, jsonl, parquet); -: jsonl on standard output, the default
-    of the command line; from Python, None: the result holds the rows"""
+    of the command line, or for a text a table if that is a terminal; from Python, None: the result holds the rows"""
     text: str | None = None
     """text column, or the two columns of a pair separated by a comma; default: as in training"""
     context: str | None = None
@@ -294,9 +329,9 @@ class Predict(Command):
 class Evaluate(Command):
     """A run and files -> bits per byte on text, metrics on labelled rows, or zero-shot accuracy."""
 
-    run: str
+    run: AnyRun
     """run folder"""
-    files: list[str]
+    files: list[TableOrText]
     """text files; labelled rows (fine-tuned runs); minimal pairs or multiple-choice questions (any run)"""
     as_: Literal["auto", "text", "rows", "pairs", "choices"] = "auto"
     """how to read the files; auto: by run and columns; pairs, choices: score by likelihood, zero-shot"""
@@ -326,11 +361,11 @@ class Evaluate(Command):
 class Explain(Command):
     """A run and a text -> the probability of each token, and how they add up to the loss."""
 
-    run: str
+    run: AnyRun
     """run folder"""
     text: str
     """the text to explain"""
-    html: str | None = None
+    html: PageOut | None = None
     """HTML page to write"""
     top: int = 5
     """number of alternatives to show at each position"""
@@ -348,9 +383,9 @@ class Info(Command):
 class Convert(Command):
     """OpenAI's 2018 release or a Hugging Face openai-gpt model -> a run; or a run -> OpenAI's layout."""
 
-    src: str
+    src: Source
     """folder of the release, a Hugging Face model or a run; or ORGANISATION/NAME of a model on the hub"""
-    out: str
+    out: NewFolder
     """folder to write"""
     to: Literal["run", "openai"] = "run"
     """run: a run folder, which is also a Hugging Face model; openai: the layout of OpenAI's 2018 release"""
@@ -366,7 +401,7 @@ class Report(Command):
 
     runs: list[str]
     """run folders; also files written by `gpt1 evaluate --json > F` and `gpt1 ablate --out F`"""
-    out: str = "report.html"
+    out: PageOut = "report.html"
     """HTML page to write"""
 
 
@@ -374,7 +409,7 @@ class Report(Command):
 class Demo(Command):
     """Run everything in minutes, without a download: prepare, pre-train, generate, fine-tune, compare, report."""
 
-    out: str = "gpt1-demo"
+    out: FolderOut = "gpt1-demo"
     """folder to write"""
     minutes: float = 2.0
     """minutes of pre-training"""

@@ -45,6 +45,8 @@ class Option:
     """the text under the field"""
     group: str
     """first line of the docstring of the class that declares it"""
+    leads_to: str = ""
+    """of a path: what it must lead to, see `config.PathTo`"""
 
     @property
     def flag(self) -> str:
@@ -70,7 +72,7 @@ class Option:
 
 def options(settings: type, prefix: str = "") -> dict[str, Option]:
     """Return every setting of a dataclass by full name, sections flattened."""
-    hints = get_type_hints(settings)
+    hints, marked = get_type_hints(settings), get_type_hints(settings, include_extras=True)
     found: dict[str, Option] = {}
     for field in fields(settings):
         kind, key = hints[field.name], prefix + field.name
@@ -79,8 +81,15 @@ def options(settings: type, prefix: str = "") -> dict[str, Option]:
         else:
             owner = next(c for c in settings.__mro__ if field.name in inspect.get_annotations(c))
             default = field.default if field.default_factory is MISSING else field.default_factory()
-            found[key] = Option(key, kind, default, _documented(owner)[field.name], summary(owner))
+            leads_to = _leads_to(marked[field.name])
+            found[key] = Option(key, kind, default, _documented(owner)[field.name], summary(owner), leads_to)
     return found
+
+
+def _leads_to(kind: Any) -> str:
+    """Return what a type hint says of a path, itself or in a list or a union; nothing if it is none."""
+    marks = [mark.what for mark in getattr(kind, "__metadata__", ()) if isinstance(mark, config.PathTo)]
+    return next(iter([*marks, *filter(None, map(_leads_to, get_args(kind)))]), "")
 
 
 def summary(settings: type) -> str:

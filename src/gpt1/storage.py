@@ -28,14 +28,15 @@ def is_utf8(path: str | Path) -> bool:
     return True
 
 
-def check_folder(out: Path) -> None:
-    """Raise UserError if the folder, which the setting `out` names, or one above it is a file."""
+def check_folder(out: Path, name: str = "out") -> None:
+    """Raise UserError if the folder, which the setting `name` names, or one above it is a file or not writable."""
     for place in (out, *out.parents):
         if place.exists():
+            what = f"{setting(name)} {out}{'' if place == out else f': {place}'}"
             if not place.is_dir():
-                raise UserError(
-                    f"{setting('out')} {out}{'' if place == out else f': {place}'} is a file; name a folder"
-                )
+                raise UserError(f"{what} is a file; name a folder")
+            if not os.access(place, os.W_OK | os.X_OK):
+                raise UserError(f"{what} is not writable; choose a folder where you may write")
             return
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,15 +18,18 @@ from rich.progress import TextColumn
 
 from conftest import NOT_UTF8, only_linux_names
 from gpt1 import __version__, config, console
+from gpt1.cli.arguments import OTHER_NAMES
 from gpt1.cli.main import COMMANDS, main
 from gpt1.errors import RunFailed, UserError
+from gpt1.options import options
 
 Job = Callable[..., list[Any]]
 
 
 @pytest.fixture
 def job(monkeypatch: pytest.MonkeyPatch) -> Job:
-    """Replace a command by one that records its settings, then returns `result` or raises it."""
+    """Replace a command by one that records its settings, then returns `result` or raises it; any path will do."""
+    monkeypatch.setattr("gpt1.cli.paths.check_paths", lambda settings: None)
 
     def install(verb: str, result: Any = None, shown: Any = None) -> list[Any]:
         seen: list[Any] = []
@@ -250,6 +254,61 @@ def test_help_shows_the_defaults_of_the_preset(capsys: pytest.CaptureFixture[str
     assert "size of every hidden state (default: 192)" in capsys.readouterr().out
 
 
+def test_the_overview_fits_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 22
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_the_examples_of_the_overview_are_command_lines(verb: str, job: Job) -> None:
+    seen = job(verb)
+    assert main([verb, *shlex.split(COMMANDS[verb].example)]) == 0
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "answer"),
+    [
+        ("prepare a.txt --out data/docs", "data/docs is ready; next: gpt1 pretrain data/docs --out runs/docs"),
+        ("pretrain data --out runs/docs", 'runs/docs is ready; next: gpt1 generate runs/docs "Once upon a time"'),
+        ("finetune run --train a.csv --out runs/x", "runs/x is ready; next: gpt1 predict runs/x FILE.csv"),
+        ("convert model --out runs/x", 'runs/x is ready; next: gpt1 generate runs/x "Once upon a time"'),
+        ("convert run --out x --to openai", None),
+        ("evaluate run a.csv", None),
+        ("ablate run --train a.csv --out x.json", None),
+        ("plan data --out x", None),
+        (
+            "finetune run --train a.csv --out 'my $runs/x'",
+            "my $runs/x is ready; next: gpt1 predict 'my $runs/x' FILE.csv",
+        ),
+    ],
+)
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_what_to_do_next(
+    line: str, answer: str | None, flags: list[str], job: Job, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(line)
+    job(words[0], {"steps": 1}, shown="a table")
+    assert main([*words, *flags]) == 0
+    out, err = capsys.readouterr()
+    assert err == ("" if answer is None else f"{answer}\n")
+    assert json.loads(out) == {"steps": 1} if flags else out == "a table\n"
+
+
+def test_a_new_run_gets_a_name_of_its_own(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/docs").mkdir(parents=True)
+    job("prepare")
+    assert main("prepare a.txt --out docs".split()) == 0
+    assert capsys.readouterr().err == "docs is ready; next: gpt1 pretrain docs --out runs/docs-2\n"
+
+
 # How a wrong request is answered
 
 
@@ -261,6 +320,18 @@ def test_help_shows_the_defaults_of_the_preset(capsys: pytest.CaptureFixture[str
         ("pretrain --stpes=3", "gpt1 pretrain: unknown option --stpes; did you mean --steps?"),
         ("pretrain data --modle.width 3", "gpt1 pretrain: unknown option --modle.width; did you mean --model.width?"),
         ("generate run --tempratur 3", "gpt1 generate: unknown option --tempratur; did you mean --temperature?"),
+        ("finetune r --learning-rate 1e-4", "gpt1 finetune: --learning-rate is --lr here"),
+        ("pretrain d --learning_rate=1e-4", "gpt1 pretrain: --learning-rate is --optim.lr here"),
+        ("pretrain d --lr 1e-4", "gpt1 pretrain: --lr is --optim.lr here"),
+        ("finetune r --output-dir x", "gpt1 finetune: --output-dir is --out here"),
+        ("prepare t -o x", "gpt1 prepare: -o is --out here"),
+        ("predict x.csv --model r", "gpt1 predict: --model is the argument RUN here"),
+        ("pretrain d --model gpt1", "gpt1 pretrain: --model is --preset here"),
+        ("generate r --max-length 5", "gpt1 generate: --max-length is --max-new-tokens here"),
+        ("pretrain d --block-size 5", "gpt1 pretrain: --block-size is --model.context here"),
+        ("predict r x.csv --batch-size 5", "gpt1 predict: --batch-size is --batch here"),
+        ("finetune r --num-train-epochs 5", "gpt1 finetune: --num-train-epochs is --epochs here"),
+        ("generate r --max-tokens 5", "gpt1 generate: --max-tokens is --max-new-tokens here"),
         ("generate r --threads -3", "gpt1 generate: --threads: expected a whole number, 0 or more, not '-3'"),
         (
             "pretrain data --out r --steps many",
@@ -322,6 +393,15 @@ def test_a_wrong_settings_file(text: str, answer: str, tmp_path: Path, capsys: p
     line = refused(capsys, "pretrain", "data", "--out", "r", "--config", str(tmp_path / "run.yaml"))
     assert line.startswith(f"gpt1 pretrain: --config {tmp_path / 'run.yaml'}: ")
     assert answer in line
+
+
+def test_the_names_of_other_programs_lead_to_ours() -> None:
+    ours = {key for verb in COMMANDS.values() for key in options(verb.settings)}
+    assert {key for keys in OTHER_NAMES.values() for key in keys} <= ours
+    for verb in COMMANDS.values():
+        known = {option.flag.lstrip("-"): key for key, option in options(verb.settings).items()}
+        for name, keys in OTHER_NAMES.items():
+            assert name not in known or known[name] in verb.positionals or known[name] not in keys
 
 
 def test_a_missing_settings_file(capsys: pytest.CaptureFixture[str]) -> None:

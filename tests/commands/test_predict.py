@@ -1,5 +1,6 @@
 """Predictions: the rows as they came, in order, with probabilities that do not depend on what shares a batch."""
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Any
 import polars
 import pytest
 import torch
+from rich.table import Table
 
+from conftest import one_line
 from gpt1.cli.main import main
 from gpt1.commands import predict as job
 from gpt1.commands.predict import predict, show
@@ -19,6 +22,8 @@ from gpt1.finetuning.predictor import Predictor
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import load_run, save_run
 from gpt1.run_folder.metadata import RunMetadata
+from gpt1.tasks.rows import read_texts
+from gpt1.tasks.typed_rows import row_of_texts, rows_of_lines
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.tokenizer.train_bpe import train
 
@@ -243,3 +248,81 @@ def test_a_pre_trained_run_knows_no_classes(tokenizer: Tokenizer, source: Path, 
     save_run(folder, GPT(model).init_weights(), tokenizer, RunMetadata(kind="pretrained"))
     with pytest.raises(UserError, match=f"{folder} is pre-trained, not fine-tuned.*gpt1 finetune {folder}"):
         predicted(str(folder), source, tmp_path / "o.csv")
+
+
+# A text itself, and standard input
+
+
+def test_a_text_itself_gets_what_it_gets_in_a_file(
+    run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = predicted(run, written(tmp_path / "a.jsonl", [{"review": TEXTS[1]}]), tmp_path / "o.jsonl")
+    found = predict(Predict(run=run, input=TEXTS[1], out="-", dtype="fp32", threads=1))
+    assert (found.rows, found.predictions, found.predicted[expected[0]["predicted_label"]]) == (1, expected, 1)
+    assert json.loads(str(show(found))) == expected[0], "not a terminal: a line of jsonl"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    shown = show(found)
+    assert isinstance(shown, Table)
+    assert shown.title == expected[0]["predicted_label"]
+    p = sorted(expected[0]["probabilities"].values(), reverse=True)
+    assert list(shown.columns[1].cells) == [f"{one:.1%}" for one in p]
+    assert capsys.readouterr().out == ""
+
+
+def test_a_text_can_be_written_to_a_file(run: str, tmp_path: Path) -> None:
+    result = predict(Predict(run=run, input="the dog", out=str(tmp_path / "o.csv"), dtype="fp32", threads=1))
+    assert result.predictions is None
+    assert next(rows(table(tmp_path / "o.csv"))).values["review"] == "the dog"
+
+
+@pytest.mark.parametrize("given", ["\n".join(TEXTS), "\ufeff\n\n" + "\r\n".join(TEXTS) + "\n\n", None])
+def test_standard_input_is_texts_or_rows(
+    given: str | None, run: str, source: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines of text, or the very rows of the file; in blocks, as they come."""
+    expected = predicted(run, source, source.with_name("out.jsonl"))
+    monkeypatch.setattr("sys.stdin", io.StringIO(source.read_text() if given is None else given, newline="\n"))
+    monkeypatch.setattr(job, "ROWS_AT_ONCE", 7)
+    capsys.readouterr()
+    result = predict(Predict(run=run, input="-", out="-", dtype="fp32", threads=1))
+    out = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert result.rows == len(TEXTS)
+    assert [row["review"] for row in out] == TEXTS
+    assert [row["predicted_label"] for row in out] == [row["predicted_label"] for row in expected]
+    assert given is not None or out == expected, "other columns stay"
+
+
+@pytest.mark.parametrize(
+    ("given", "more", "text", "answer"),
+    [
+        ("a", ["b"], "", "classification reads one text, not 2"),
+        (" ", [], "", "an empty text"),
+        ("-", ["b"], "a\n", "- holds rows, so 'b' cannot be part of one"),
+        ("-", [], "\n \n", "standard input: empty"),
+        ("-", [], '{"review": "a"}\n[]\n', "standard input:2: not a JSON object"),
+        ("-", [], '{"text": "a"}\n', "standard input: no column review; the columns are text"),
+        ("-", [], '\n{"review": "a"}\n{"review": ""}', "standard input:3: column review is empty"),
+        ("no.csv", [], "", "no.csv: no such file"),
+        ("no/such", [], "", "no/such: no such file"),
+    ],
+)
+def test_wrong_texts(
+    given: str, more: list[str], text: str, answer: str, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    with one_line(answer):
+        predict(Predict(run=run, input=given, more=more, dtype="fp32", threads=1))
+
+
+def test_texts_of_a_pair_and_of_a_choice() -> None:
+    pair = Columns(["premise", "hypothesis"], ["label"])
+    row, wanted = row_of_texts(["a", "b"], "entailment", pair)
+    assert (row.values, read_texts(row, wanted)) == ({"premise": "a", "hypothesis": "b"}, ("a", "b"))
+    row, wanted = row_of_texts(["c", "x", "y", "z"], "multiple-choice", Columns(["story"], ["y"], ["one", "two"]))
+    assert (row.values, read_texts(row, wanted)) == ({"story": "c", "one": ["x", "y", "z"]}, ("c", "x", "y", "z"))
+    with one_line("similarity reads two texts, not 1"):
+        row_of_texts(["a"], "similarity", pair)
+    with one_line("a context and two answers or more, not 2"):
+        row_of_texts(["a", "b"], "multiple-choice", pair)
+    with one_line('standard input:1: entailment reads several texts; give rows as jsonl, {"premise": ..., "hypoth'):
+        list(rows_of_lines(["a\n"], "entailment", pair))

@@ -14,6 +14,33 @@ from typing import Any, NoReturn
 from gpt1.errors import UserError
 from gpt1.options import Option, convert, flatten, nearest, options, summary
 
+# Names that other programs use -> ours; of several, the first that the command has.
+OTHER_NAMES = {
+    "learning-rate": ("lr", "optim.lr"), "lr": ("optim.lr",), "max-lr": ("lr", "optim.lr"),
+    "weight-decay": ("optim.weight_decay",), "warmup-steps": ("optim.warmup",), "warmup-ratio": ("warmup",),
+    "max-grad-norm": ("optim.clip",), "grad-clip": ("optim.clip",), "optimizer": ("optim.method",),
+    "output": ("out",), "output-dir": ("out",), "output-file": ("out",), "out-dir": ("out",), "o": ("out",),
+    "model": ("run", "preset"), "model-name": ("run", "init", "preset"), "model-name-or-path": ("run", "init"),
+    "checkpoint": ("run", "init"), "init-from": ("init",), "size": ("preset",),
+    "data": ("train", "inputs", "input", "files"), "dataset": ("train", "data", "inputs", "input", "files"),
+    "input": ("inputs", "data", "files"), "input-file": ("input", "inputs", "files"), "file": ("input", "files"),
+    "train-file": ("train", "inputs"), "train-data": ("train", "inputs"), "validation": ("valid", "val"),
+    "valid-file": ("valid", "val"), "validation-file": ("valid", "val"), "val": ("valid",), "valid": ("val",),
+    "test-file": ("test", "files", "input"), "text-column": ("text",), "label-column": ("label",),
+    "max-length": ("max_new_tokens", "model.context", "long"), "max-seq-length": ("model.context", "long"),
+    "block-size": ("model.context", "long"), "seq-length": ("model.context",), "context-length": ("model.context",),
+    "max-tokens": ("max_new_tokens",), "num-tokens": ("max_new_tokens",), "num-samples": ("num",),
+    "num-return-sequences": ("num",), "prompt": ("prompts",),
+    "batch-size": ("batch",), "train-batch-size": ("batch",), "per-device-train-batch-size": ("batch",),
+    "micro-batch-size": ("micro_batch",), "num-epochs": ("epochs",), "num-train-epochs": ("epochs",),
+    "n-epochs": ("epochs",), "max-steps": ("steps",), "max-iters": ("steps",), "num-steps": ("steps",),
+    "vocab-size": ("vocabulary", "model.vocabulary"), "n-layer": ("model.depth",), "num-layers": ("model.depth",),
+    "n-head": ("model.heads",), "n-embd": ("model.width",), "hidden-size": ("model.width",),
+    "eval-interval": ("eval_every",), "eval-steps": ("eval_every",), "save-steps": ("save_every",),
+    "num-workers": ("threads",), "num-threads": ("threads",), "precision": ("dtype",), "random-seed": ("seed",),
+    "overwrite": ("fresh",), "overwrite-output-dir": ("fresh",), "force": ("fresh",),
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class CommandLine:
@@ -40,9 +67,7 @@ def parse(settings: type, positionals: Sequence[str], argv: Iterable[str]) -> Co
     found, rest = parser.parse_known_intermixed_args(_dashed(argv))
     for word in rest:
         if word.startswith("-"):
-            flags = [option.flag for option in known.values() if option.key not in positionals]
-            name = word.partition("=")[0]
-            raise UserError(f"unknown option {name}{nearest(name, [*flags, '--json', '--config', '--help'])}")
+            raise UserError(_unknown(word.partition("=")[0], known, positionals))
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r}")
     words = {key: value for key, value in vars(found).items() if key in known and value not in (None, [])}
@@ -51,6 +76,15 @@ def parse(settings: type, positionals: Sequence[str], argv: Iterable[str]) -> Co
         name = known[key].metavar if key in positionals else known[key].flag
         given[key] = convert(known[key].kind, value, name)
     return CommandLine(given, found.json, found.help)
+
+
+def _unknown(name: str, known: dict[str, Option], positionals: Sequence[str]) -> str:
+    """Return what to say of a flag that the command does not have."""
+    if ours := next((known[key] for key in OTHER_NAMES.get(name.lstrip("-"), ()) if key in known), None):
+        is_flag = ours.key not in positionals
+        return f"{name} is {ours.flag if is_flag else f'the argument {ours.metavar}'} here"
+    flags = [option.flag for option in known.values() if option.key not in positionals]
+    return f"unknown option {name}{nearest(name, [*flags, '--json', '--config', '--help'])}"
 
 
 def help_text(settings: type, positionals: Sequence[str], prog: str, defaults: dict[str, Any]) -> str:

@@ -6,16 +6,19 @@ imported, so that help does not wait for torch.
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import chain, count
 from pathlib import Path
+from subprocess import list2cmdline
 from typing import Any
 
 from gpt1 import __version__, config, options
 from gpt1.cli import arguments
-from gpt1.console import plain_console, settings_as_flags
+from gpt1.console import plain_console, say, settings_as_flags
 from gpt1.errors import Gpt1Error, UserError
 from gpt1.results import Result
 from gpt1.storage import UNENCODABLE
@@ -27,29 +30,61 @@ class Verb:
     """A command: `gpt1.commands.<verb>` has `<verb>(settings)`, which does the work, and `show(result)`."""
 
     settings: type
+    example: str
+    """what follows `gpt1 <verb>` in the overview"""
+    does: str
+    """what the example does, in a few words"""
     positionals: tuple[str, ...] = ()
     """settings given by position"""
     stdin: str = ""
     """setting in which `-` means standard input"""
     stdout: str = ""
     """setting whose default is `-`, standard output; in Python, without it, the result holds what is printed here"""
+    then: str = ""
+    """the next command, printed at the end; `{out}` is the folder written, `{run}` a new run of the same name"""
 
 
-COMMANDS = {
-    "demo": Verb(config.Demo),
-    "prepare": Verb(config.Prepare, ("inputs",)),
-    "plan": Verb(config.Plan, ("data",)),
-    "pretrain": Verb(config.Pretrain, ("data",)),
-    "generate": Verb(config.Generate, ("run", "prompts"), stdin="prompts"),
-    "finetune": Verb(config.Finetune, ("run",)),
-    "ablate": Verb(config.Ablate, ("run",)),
-    "predict": Verb(config.Predict, ("run", "input"), stdout="out"),
-    "evaluate": Verb(config.Evaluate, ("run", "files")),
-    "explain": Verb(config.Explain, ("run", "text"), stdin="text"),
-    "convert": Verb(config.Convert, ("src",)),
-    "report": Verb(config.Report, ("runs",)),
-    "info": Verb(config.Info, ("path",)),
-}
+# By the stages of the life cycle, in the order of the overview.
+STAGES = {
+    "See it all, without any data of yours": {
+        "demo": Verb(config.Demo, "", "everything, in minutes"),
+    },
+    "Pre-train a GPT on text": {
+        "prepare": Verb(
+            config.Prepare, "texts/ --out data/my", "text -> tokens", ("inputs",),
+            then="pretrain {out} --out {run}",
+        ),
+        "plan": Verb(config.Plan, "data/my --preset tiny", "memory and hours it takes", ("data",)),
+        "pretrain": Verb(
+            config.Pretrain, "data/my --out runs/my", "tokens -> a GPT", ("data",),
+            then='generate {out} "Once upon a time"',
+        ),
+        "convert": Verb(
+            config.Convert, "FOLDER --out runs/gpt1", "another GPT-1 -> a run", ("src",),
+            then='generate {out} "Once upon a time"',
+        ),
+        "generate": Verb(
+            config.Generate, 'runs/my "Once upon"', "it continues a text", ("run", "prompts"), stdin="prompts"
+        ),
+        "explain": Verb(
+            config.Explain, 'runs/my "A sentence."', "how likely each token is", ("run", "text"), stdin="text"
+        ),
+    },
+    "Fine-tune it on labels (`starter` is a run to begin with, if installed)": {
+        "finetune": Verb(
+            config.Finetune, "runs/my --train a.csv --out runs/task", "rows -> a classifier", ("run",),
+            then="predict {out} FILE.csv",
+        ),
+        "predict": Verb(config.Predict, "runs/task new.csv", "labels and probabilities", ("run", "input", "more"), stdout="out"),
+        "evaluate": Verb(config.Evaluate, "runs/task test.csv", "metrics on rows or text", ("run", "files")),
+        "ablate": Verb(config.Ablate, "runs/my --train a.csv", "what pre-training is worth", ("run",)),
+    },
+    "Look at what there is": {
+        "report": Verb(config.Report, "runs/my runs/task", "a page of its curves", ("runs",)),
+        "info": Verb(config.Info, "runs/my", "what is in a folder", ("path",)),
+    },
+}  # fmt: skip
+COMMANDS = {name: verb for stage in STAGES.values() for name, verb in stage.items()}
 
 # Errors of the operating system about a path that the user chose.
 WRONG_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
@@ -115,8 +150,12 @@ def _run(argv: list[str]) -> None:
     if settings.threads:
         # polars and tokenizers create their thread pools once, when the command's module imports them.
         os.environ |= {"POLARS_MAX_THREADS": str(settings.threads), "RAYON_NUM_THREADS": str(settings.threads)}
+    from gpt1.cli.paths import check_paths  # not for help, since it imports what reads tables
+
+    check_paths(settings)
     command = import_module(f"gpt1.commands.{name}")
     _print(command, getattr(command, name)(settings), line.json)
+    _say_next(verb, settings)
 
 
 def _texts(text: str | list[str]) -> str | list[str]:
@@ -147,9 +186,33 @@ def _print(command: Any, result: Any, as_json: bool) -> None:
 
 def _overview() -> str:
     lines = ["gpt1: pre-train a GPT on your own text, then fine-tune it on your labels.", ""]
-    lines += [f"  gpt1 {name:<10}{options.summary(verb.settings)}" for name, verb in COMMANDS.items()]
-    lines += ["", "Run `gpt1 COMMAND --help` for a command's options, `gpt1 --version` for the version."]
+    for stage, verbs in STAGES.items():
+        lines.append(f"{stage}:")
+        lines += [f"  {f'gpt1 {name} {verb.example}':<51} {verb.does}" for name, verb in verbs.items()]
+    lines += ["", "`gpt1 COMMAND --help` lists its options, `gpt1 --version` prints the version."]
     return "\n".join(lines)
+
+
+def _say_next(verb: Verb, settings: Any) -> None:
+    """Say on standard error where the result is, and the command that uses it, ready to paste."""
+    is_run = getattr(settings, "to", "run") == "run"  # else OpenAI's layout
+    if verb.then and is_run:
+        sys.stdout.flush()
+        out = str(settings.out)
+        then = verb.then.format(out=quoted(out), run=quoted(str(_new_run(Path(out).resolve().name))))
+        say(f"{out} is ready; next: gpt1 {then}")
+
+
+def _new_run(name: str) -> Path:
+    """Return `runs/<name>`, or with a number if that exists."""
+    folder = Path("runs") / name
+    names = chain([name], (f"{name}-{number}" for number in count(2)))
+    return next(one for one in map(folder.with_name, names) if not one.exists())
+
+
+def quoted(word: str) -> str:
+    """Return a word as this system's shell reads it."""
+    return list2cmdline([word]) if os.name == "nt" else shlex.quote(word)
 
 
 def _message(error: BaseException) -> str:

@@ -23,7 +23,8 @@ from gpt1.pages.report import VARIANTS as HEADINGS
 from gpt1.results import Result
 from gpt1.resume import RUNTIME_SETTINGS, Record, hold
 from gpt1.run_folder.folder import load_run
-from gpt1.run_folder.metadata import FORMAT, Source, read_json
+from gpt1.run_folder.metadata import FORMAT, Source
+from gpt1.run_folder.places import read_ablation
 from gpt1.storage import write_json
 from gpt1.tasks.metrics import over_seeds
 from gpt1.tasks.rows import LabelledRows, check_labels, read_labelled_rows, warn_of_overlap
@@ -142,9 +143,7 @@ def _open_table(settings: Ablate) -> _KeptTable:
     out = Path(settings.out)
     if settings.fresh or not settings.out or not out.exists():
         return _KeptTable(settings, data, {})
-    found = read_json(out)
-    if not {"cells", "data", "settings"} <= found.keys():
-        raise UserError(f"{out} was not written by `gpt1 ablate`; choose another {setting('out')}")
+    found = read_ablation(out)
     began = Record(found["settings"], input_hashes({name: Source(**one) for name, one in found["data"].items()}))
     began.check(Record.of(settings, input_hashes(data)), out, MAY_CHANGE)
     cells = [Cell(**values) for values in found["cells"]]

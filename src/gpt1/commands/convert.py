@@ -11,8 +11,9 @@ from gpt1.config import Convert, Model
 from gpt1.console import say, table
 from gpt1.conversion import hugging_face, openai_release
 from gpt1.conversion.external import checked
-from gpt1.conversion.hugging_face import download, is_hub_id, read_folder
-from gpt1.conversion.openai_release import MERGES, VOCABULARY, is_release, read_release, write_release
+from gpt1.conversion.hugging_face import download, read_folder
+from gpt1.conversion.openai_release import MERGES, VOCABULARY, read_release, write_release
+from gpt1.conversion.source import is_hub_id, kind_of
 from gpt1.conversion.verify import (
     check_logits,
     check_tokens,
@@ -27,11 +28,12 @@ from gpt1.keywords import command
 from gpt1.model.gpt import count_parameters
 from gpt1.results import Result
 from gpt1.run_folder.folder import LoadedRun, load_run, replacing_run, save_tensors
-from gpt1.run_folder.hugging_face import TensorFile, read_shape
+from gpt1.run_folder.hugging_face import TensorFile
 from gpt1.run_folder.metadata import RunMetadata, read_metadata
+from gpt1.run_folder.places import check_new_folder
+from gpt1.run_folder.shape import read_shape
 from gpt1.run_folder.starter import find_run
 from gpt1.run_folder.words_file import load_words
-from gpt1.storage import check_folder
 from gpt1.tokenizer.openai import vocabulary_files, with_words
 from gpt1.tokenizer.tokenizer import END, PAD, Tokenizer
 
@@ -76,13 +78,9 @@ def convert(settings: Convert) -> ConvertResult:
     of it is kept.
     """
     began, out = time.perf_counter(), Path(settings.out)
-    check_folder(out)
-    if out.is_dir() and (held := sorted(path.name for path in out.iterdir())):
-        raise UserError(
-            f"{setting('out')} {out} holds something else ({', '.join(held[:3])}); choose an empty or a new folder"
-        )
+    check_new_folder(out)
     folder = download(settings.src) if is_hub_id(settings.src) else find_run(settings.src)
-    kind = _kind(folder)
+    kind = kind_of(folder)
     if settings.heads and kind != "openai":
         raise UserError(
             f"{setting('heads')} is for OpenAI's release, which does not record them; {folder / 'config.json'} does"
@@ -105,23 +103,6 @@ def show(result: ConvertResult) -> RenderableType:
     """Return the result as a table."""
     shown = {name: ", ".join(value) if isinstance(value, list) else value for name, value in result.items()}
     return table({name: value for name, value in shown.items() if value != ""}, "convert")
-
-
-def _kind(folder: Path) -> str:
-    if not folder.is_dir():
-        what = "this is a file; give the folder it is in" if folder.exists() else "no such folder"
-        raise UserError(f"{folder}: {what}")
-    if (folder / "gpt1.json").exists():
-        return "run"
-    if is_release(folder):
-        return "openai"
-    if (folder / "config.json").exists():
-        return "huggingface"
-    held = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
-    raise UserError(
-        f"{folder}: neither OpenAI's release (params_shapes.json), nor a Hugging Face model (config.json), nor a run "
-        f"(gpt1.json); it holds {held}"
-    )
 
 
 def _to_run(settings: Convert, folder: Path, kind: str, out: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from gpt1 import console
 from gpt1.config import Columns, Evaluate
 from gpt1.data.documents import ReadOptions, pieces, utf8_size
 from gpt1.data.files import File
-from gpt1.data.tables import columns, table
+from gpt1.data.tables import columns, table, text_or_table
 from gpt1.data.windows import Ids
 from gpt1.errors import UserError, setting
 from gpt1.finetuning.predictor import Predictor, load_predictor
@@ -222,11 +222,7 @@ def _documents(path: str, column: str, encoding: str) -> list[str]:
 
     Empty documents are left out. Raises UserError if every document is empty.
     """
-    file = File(Path(path), named=True)
-    if file.kind != "text":
-        file = table(path)
-    elif not file.path.is_file():
-        raise UserError(f"{path}: {'a folder; name the files in it' if file.path.is_dir() else 'no such file'}")
+    file = text_or_table(path)
     found: list[str] = []
     parts: list[str] = []
     for text, is_last in pieces(file, ReadOptions(text=column, encoding=encoding)):

@@ -14,7 +14,7 @@ from rich.console import RenderableType
 from gpt1.config import Finetune
 from gpt1.console import say, table
 from gpt1.errors import RunFailed, UserError, setting
-from gpt1.finetuning.defaults import MEMORY_REMEDY, FitOptions, check_base, check_options, check_place, resolve_defaults
+from gpt1.finetuning.defaults import MEMORY_REMEDY, FitOptions, check_base, check_options, resolve_defaults
 from gpt1.finetuning.examples import input_hashes, read_rows, source_files, with_splits
 from gpt1.finetuning.fit import save_finetuned
 from gpt1.finetuning.sweep import fit_best
@@ -22,8 +22,10 @@ from gpt1.keywords import command
 from gpt1.model.objectives import LabelKind
 from gpt1.results import INLINE, Result
 from gpt1.resume import RUNTIME_SETTINGS, Record, hold
-from gpt1.run_folder.folder import load_run, read_metadata, read_shape
+from gpt1.run_folder.folder import load_run, read_metadata
 from gpt1.run_folder.metadata import STOPPED, RunMetadata, read_json
+from gpt1.run_folder.places import check_finetuned_place
+from gpt1.run_folder.shape import read_shape
 from gpt1.tasks.metrics import ChoiceMetrics, ClassificationMetrics, LabelSetMetrics, ScoreMetrics, words_rows
 from gpt1.training.device import out_of_memory, setup_device
 
@@ -131,7 +133,7 @@ def _check(settings: Finetune) -> None:
     check_base(settings.run, options)
     if out.resolve() == Path(settings.run).resolve():
         raise UserError(f"{setting('out')} {out} is the run to start from, which must stay; choose another folder")
-    check_place(out)
+    check_finetuned_place(out)
 
 
 def _in_effect(settings: Finetune, options: FitOptions) -> Finetune:

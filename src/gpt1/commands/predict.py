@@ -1,31 +1,39 @@
 """`gpt1 predict`: rows -> the same rows with predicted_label and named probabilities."""
 
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import RenderableType
+from rich.table import Table
 
-from gpt1.config import Predict
-from gpt1.console import bar, say, warn
+from gpt1.config import Columns, Predict
+from gpt1.console import bar, formatted, say, warn
+from gpt1.data.files import File, is_path
 from gpt1.data.table_writer import Write, check_ending, table_writer, write_jsonl
-from gpt1.data.tables import columns, rows, table
+from gpt1.data.tables import Row, columns, rows, table
 from gpt1.errors import UserError, setting
-from gpt1.finetuning.predictor import load_predictor
+from gpt1.finetuning.predictor import Predictor, load_predictor
 from gpt1.keywords import command
 from gpt1.results import Result
 from gpt1.tasks.columns import ColumnNames, select_columns
 from gpt1.tasks.labels import LabelType
 from gpt1.tasks.rows import LABEL_SEPARATOR, read_texts
+from gpt1.tasks.typed_rows import STANDARD_INPUT, row_of_texts, rows_of_lines
 from gpt1.training.device import out_of_memory
 
 # Rows held in memory; among them, texts of similar length share a batch.
 ROWS_AT_ONCE = 2048
 STDOUT = "-"  # as `out`
+# Labels of a single text that are shown on a terminal.
+SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -39,35 +47,55 @@ class PredictResult(Result):
     predicted: dict[str, int]
     """how often each label was predicted; empty for numbers"""
     predictions: list[dict[str, Any]] | None = None
-    """in Python, without `out`: the rows, each with `predicted_label` and, except for numbers, `probabilities`"""
+    """in Python, without `out`, and of a text itself: the rows, each with `predicted_label` and, except for numbers,
+    `probabilities`"""
 
 
-@command(Predict, "run", "input")
+@dataclass(frozen=True)
+class _Source:
+    """The rows to predict."""
+
+    name: Path
+    columns: list[str]
+    """their columns"""
+    wanted: Columns
+    """the columns that the task reads"""
+    rows: Iterator[Row]
+    total: int | None
+    """how many there are; None for a stream"""
+    answers: int = 0
+    """multiple choice: the most answers that a row has"""
+
+
+@command(Predict, "run", "input", "more")
 def predict(settings: Predict) -> PredictResult:
     """Predict every row, in input order; write them to `out` in bounded memory, or return them as `predictions`.
 
-    Raises UserError for wrong rows, a missing column, or a run that is not fine-tuned.
+    A text that is given itself is a row. Raises UserError for wrong rows, a missing column, or a run that is not
+    fine-tuned.
     """
     if settings.batch < 1:
         raise UserError(f"{setting('batch')} {settings.batch} must be at least 1")
     is_file = settings.out is not None and settings.out != STDOUT
     if settings.out and is_file:
         check_ending(settings.out)
-    file = table(settings.input)
-    names = columns(file, settings.encoding)
+    is_table = is_path(settings.input)
+    is_text = not is_table and settings.input != "-"
+    names = columns(table(settings.input), settings.encoding) if is_table else []  # first, as loading takes longer
+    if settings.more and not is_text:
+        raise UserError(f"{settings.input} holds rows, so {settings.more[0]!r} cannot be part of one; leave it out")
     predictor = load_predictor(settings.run, settings)
-    wanted = select_columns(file, names, predictor.encoder.task, ColumnNames.of(settings), predictor.columns)
-    # A first pass over the rows: a wrong one is found before hours of work, and the progress bar knows its end.
-    only = [*wanted.texts, *wanted.choices]
-    sizes = Counter(len(read_texts(row, wanted)) - 1 for row in rows(file, settings.encoding, only=only))
-    most = max(sizes) if predictor.label_type.kind == "choice" else 0
-    source, nested = rows(file, settings.encoding), not is_file or str(settings.out).lower().endswith(".jsonl")
+    if is_text:
+        source = _text(settings, predictor)
+    else:
+        source = _table(settings, predictor, names) if is_table else _standard_input(settings, predictor, is_file)
+    nested = not is_file or str(settings.out).lower().endswith(".jsonl")
     counts, done, too_long = Counter[str](), 0, 0
-    predictions: list[dict[str, Any]] | None = None if settings.out else []
+    predictions: list[dict[str, Any]] | None = [] if not settings.out or (is_text and not is_file) else None
     with _writer(settings.out, predictions) as write, bar() as progress:
-        task = progress.add_task("predict, rows", total=sizes.total())
-        while block := list(islice(source, ROWS_AT_ONCE)):
-            texts = [read_texts(row, wanted) for row in block]
+        task = progress.add_task("predict, rows", total=source.total, visible=not is_text)
+        while block := list(islice(source.rows, ROWS_AT_ONCE)):
+            texts = [read_texts(row, source.wanted) for row in block]
             with out_of_memory(f"lower {setting('batch')}"):
                 predictions_NC, cut = predictor.predict(texts, settings.batch)
             found = [
@@ -75,9 +103,9 @@ def predict(settings: Predict) -> PredictResult:
                 for prediction_C, each in zip(predictions_NC, texts, strict=True)
             ]
             counts.update(label for each in found for label in _labels(each["predicted_label"]))
-            new = found if nested else [_flat(each, most) for each in found]
-            if not done and (taken := [name for name in names if name in new[0]]):
-                warn(f"{file.path} has a column {taken[0]} already; the prediction replaces it")
+            new = found if nested else [_flat(each, source.answers) for each in found]
+            if not done and (taken := [name for name in source.columns if name in new[0]]):
+                warn(f"{source.name} has a column {taken[0]} already; the prediction replaces it")
             write([replace(row, values={**row.values, **each}) for row, each in zip(block, new, strict=True)])
             done, too_long = done + len(block), too_long + cut
             progress.update(task, completed=done)
@@ -88,12 +116,58 @@ def predict(settings: Predict) -> PredictResult:
     return PredictResult(done, settings.out if is_file else None, predicted, predictions)
 
 
-def show(result: PredictResult) -> str | None:
-    """Say where the rows are; return None if they went to standard output."""
+def show(result: PredictResult) -> RenderableType | None:
+    """Say where the rows are; return None if they went to standard output, of a text itself its prediction."""
+    if result.predictions is not None:
+        (row,) = result.predictions
+        return _shown(row) if sys.stdout.isatty() else json.dumps(row, ensure_ascii=False)
     if result.out is None:
         return None
     shares = ", ".join(f"{name}: {count:,}" for name, count in result.predicted.items())
     return f"{result.rows:,} rows in {result.out}" + (f" ({shares})" if shares else "")
+
+
+def _table(settings: Predict, predictor: Predictor, names: list[str]) -> _Source:
+    file = table(settings.input)
+    wanted = select_columns(file, names, predictor.encoder.task, ColumnNames.of(settings), predictor.columns)
+    # A first pass over the rows: a wrong one is found before hours of work, and the progress bar knows its end.
+    only = [*wanted.texts, *wanted.choices]
+    sizes = Counter(len(read_texts(row, wanted)) - 1 for row in rows(file, settings.encoding, only=only))
+    most = max(sizes) if predictor.label_type.kind == "choice" else 0
+    return _Source(file.path, names, wanted, rows(file, settings.encoding), sizes.total(), most)
+
+
+def _standard_input(settings: Predict, predictor: Predictor, is_file: bool) -> _Source:
+    """Read rows as they come. Columns for the answers to a choice must be known before, which takes all rows."""
+    task = predictor.encoder.task
+    found = rows_of_lines(sys.stdin, task, predictor.columns)
+    most, held = 0, list(islice(found, 1))
+    if predictor.label_type.kind == "choice" and is_file:
+        held += found
+    names, file = list(held[0].values), File(STANDARD_INPUT, named=True)
+    wanted = select_columns(file, names, task, ColumnNames.of(settings), predictor.columns)
+    if predictor.label_type.kind == "choice":
+        most = max(len(read_texts(row, wanted)) - 1 for row in held)
+    return _Source(STANDARD_INPUT, names, wanted, chain(held, found), None, most)
+
+
+def _text(settings: Predict, predictor: Predictor) -> _Source:
+    row, wanted = row_of_texts([settings.input, *settings.more], predictor.encoder.task, predictor.columns)
+    return _Source(row.file, list(row.values), wanted, iter([row]), 1, len(settings.more))
+
+
+def _shown(row: dict[str, Any]) -> Table:
+    """Return a table for people: the label, then the most probable labels with their probabilities."""
+    label, named = row["predicted_label"], row.get("probabilities", {})
+    answers = next((value for value in row.values() if isinstance(value, list) and value is not label), [])
+    out = Table(show_header=False, box=None, title_justify="left", title_style="bold")
+    out.title = ", ".join(label) or "none of the labels" if isinstance(label, list) else formatted(label)
+    for name, p in sorted(named.items(), key=lambda item: -item[1])[:SHOWN]:
+        text = [answers[int(name)]] if answers else []
+        out.add_row(name, f"{p:.1%}", "█" * round(20 * p), *text)
+    if len(named) > SHOWN:
+        out.caption = f"and {len(named) - SHOWN:,} more"
+    return out
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from rich.console import RenderableType
 
 from gpt1.config import Pretrain
 from gpt1.console import say, table
-from gpt1.errors import UserError, setting
+from gpt1.errors import setting
 from gpt1.keywords import command
 from gpt1.pretraining.defaults import (
     BEGUN,
@@ -26,9 +26,10 @@ from gpt1.pretraining.defaults import (
 from gpt1.pretraining.run import PretrainingRun, build, is_long, resolve_compile
 from gpt1.pretraining.throughput import REMEDY, steps_in_time
 from gpt1.results import Result
-from gpt1.resume import LOCK, hold
-from gpt1.run_folder.folder import read_metadata
-from gpt1.storage import check_folder, write_json
+from gpt1.resume import hold
+from gpt1.run_folder.metadata import read_metadata
+from gpt1.run_folder.places import check_pretrained_place
+from gpt1.storage import write_json
 from gpt1.training import checkpoint
 from gpt1.training.device import out_of_memory, setup_device
 from gpt1.training.log import Log
@@ -60,9 +61,8 @@ def pretrain(settings: Pretrain) -> PretrainResult:
     loss is not finite or memory runs out.
     """
     started, folder = time.perf_counter(), Path(settings.out)
-    check_folder(folder)
+    check_pretrained_place(folder)
     with hold(folder), open_data(Path(settings.data)) as data, out_of_memory(REMEDY):
-        _check_content(folder)
         device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
         settings = resolve_defaults(settings, data)
         state = None if settings.fresh else checkpoint.latest(folder)
@@ -99,18 +99,6 @@ def pretrain(settings: Pretrain) -> PretrainResult:
 def show(result: PretrainResult) -> RenderableType:
     """Return the closing table."""
     return table(dict(result), "pretrain")
-
-
-def _check_content(folder: Path) -> None:
-    """Raise UserError if the folder holds something other than a pre-training run."""
-    if (folder / "gpt1.json").exists() and read_metadata(folder).kind != "pretrained":
-        raise UserError(f"{setting('out')} {folder} holds a fine-tuned run; choose another folder")
-    if (folder / "settings.json").exists():
-        return
-    if (folder / "config.json").exists():
-        raise UserError(f"{setting('out')} {folder} holds a model that was not pre-trained here; choose another folder")
-    if any(path.name != LOCK for path in folder.iterdir()):
-        raise UserError(f"{setting('out')} {folder} is not empty and holds no run; choose another folder")
 
 
 def _begin(

@@ -17,13 +17,13 @@ from gpt1.config import Model
 from gpt1.console import say
 from gpt1.conversion.external import TOKENS, ExternalCheckpoint, check_vocabulary, checked, tensor_shapes
 from gpt1.errors import UserError
-from gpt1.run_folder.hugging_face import CHOICE_BIAS, CHOICE_HEAD, HEAD, TensorFile, from_hf_config
+from gpt1.run_folder.hugging_face import CHOICE_BIAS, CHOICE_HEAD, HEAD, TensorFile
 from gpt1.run_folder.metadata import read_json
+from gpt1.run_folder.shape import from_hf_config
 from gpt1.storage import is_utf8
 from gpt1.tokenizer.openai import PAIRS, TOKENIZER, read_bpe, vocabulary_files
 from gpt1.tokenizer.tokenizer import Tokenizer, bpe_tokenizer
 
-HUB_ID = r"[\w.-]+/[\w.-]+"
 SAFE, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 WANTED = ["config.json", SAFE, INDEX, "model-*.safetensors", TOKENIZER, *(name for pair in PAIRS for name in pair)]
 PREFIX, OUTPUT = "transformer.", "lm_head.weight"
@@ -61,11 +61,6 @@ def read_arrays(folder: Path, model: Model) -> Iterator[Tensor]:
     known = {_full(name): name for name in found}
     for name, _ in tensor_shapes(model):
         yield found[known.get(name, OUTPUT)]
-
-
-def is_hub_id(source: str) -> bool:
-    """Return whether `source` can only be a model on Hugging Face's hub: ORGANISATION/NAME, and no local folder."""
-    return bool(re.fullmatch(HUB_ID, source)) and not Path(source).parent.exists()
 
 
 def download(name: str) -> Path:

@@ -25,6 +25,7 @@ from gpt1.conversion.external import (
     new_rows,
     tensor_shapes,
 )  # fmt: skip
+from gpt1.conversion.source import PARTS, SHAPES
 from gpt1.errors import UserError, setting
 from gpt1.model.gpt import count_parameters
 from gpt1.run_folder.hugging_face import TensorFile
@@ -33,17 +34,10 @@ from gpt1.storage import atomic, write_text
 from gpt1.tokenizer.openai import RELEASED, read_bpe, write_bpe
 from gpt1.tokenizer.tokenizer import Tokenizer, bpe_tokenizer
 
-PARTS = tuple(f"params_{number}.npy" for number in range(10))
-SHAPES = "params_shapes.json"
 VOCABULARY, MERGES = RELEASED
 TENSORS_PER_BLOCK = 12
 # Width of a head in the release, which no file records.
 HEAD_WIDTH = 64
-
-
-def is_release(folder: Path) -> bool:
-    """Return whether a folder holds a part of a release."""
-    return any((folder / name).exists() for name in (SHAPES, *PARTS))
 
 
 def read_release(folder: Path, heads: int = 0) -> ExternalCheckpoint:

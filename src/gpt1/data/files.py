@@ -10,6 +10,7 @@ import glob
 import gzip
 import hashlib
 import json
+import os
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -24,6 +25,7 @@ from gpt1.errors import UserError, setting
 
 BLOCK = 8 << 20  # bytes, or characters, that are processed at a time
 COMPRESSED = (".gz", ".zst")
+OTHER_ENDINGS = (".txt", ".md", ".xlsx", ".xls", ".ods", ".docx", ".pdf", ".zip")  # of files that are no tables
 KINDS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet",
     ".arrow": "arrow",
@@ -80,6 +82,19 @@ class File:
         return self.path.suffix.lower() in COMPRESSED
 
 
+def is_path(given: str) -> bool:
+    """Return whether what stands where a file or a text may stand is a file, be it one that does not exist.
+
+    It is if it exists, ends as files do, or contains a path separator and no blank: `no/such/rows`, not `either / or`.
+    """
+    with suppress(OSError, ValueError):  # a text may be too long for a path, or contain NUL
+        if Path(given).exists():
+            return True
+    name = given.lower()
+    is_path_like = any(mark and mark in name for mark in (os.sep, os.altsep)) and len(given.split()) == 1
+    return is_path_like or name.endswith((*KINDS, *COMPRESSED, *OTHER_ENDINGS))
+
+
 def find(inputs: Iterable[str]) -> list[File]:
     """Return the files that names, folders and globs refer to, each once.
 
@@ -88,16 +103,21 @@ def find(inputs: Iterable[str]) -> list[File]:
     """
     found: dict[Path, File] = {}
     for given in inputs:
-        names = [given] if Path(given).exists() else sorted(glob.glob(given, recursive=True))  # noqa: PTH207
-        if not names:
-            raise UserError(f"{given}: {'no file matches' if glob.has_magic(given) else 'no such file or folder'}")
-        files = [file for name in names for file in _files_under(Path(name))]
+        files = [file for name in matches(given) for file in _files_under(Path(name))]
         if not files:
             raise UserError(f"{given}: an empty folder; give one with text files in it")
         for file in files:
             key = file.path.resolve()
             found[key] = file if file.named else found.get(key, file)
     return list(found.values())
+
+
+def matches(given: str) -> list[str]:
+    """Return the paths that a name or a glob refers to. Raises UserError if there is none."""
+    names = [given] if Path(given).exists() else sorted(glob.glob(given, recursive=True))  # noqa: PTH207
+    if not names:
+        raise UserError(f"{given}: {'no file matches' if glob.has_magic(given) else 'no such file or folder'}")
+    return names
 
 
 def _files_under(path: Path) -> list[File]:

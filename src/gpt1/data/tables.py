@@ -9,7 +9,7 @@ import json
 import math
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -107,6 +107,16 @@ def table(path: str | Path) -> File:
     return file
 
 
+def text_or_table(path: str | Path) -> File:
+    """Return the text file or table at `path`. Raises UserError for anything else."""
+    file = File(Path(path), named=True)
+    if file.kind != "text":
+        return table(path)
+    if not file.path.is_file():
+        raise UserError(f"{path}: {'a folder; name the files in it' if file.path.is_dir() else 'no such file'}")
+    return file
+
+
 def rows(file: File, encoding: str = "utf-8", only: Sequence[str] = ()) -> Iterator[Row]:
     """Yield the rows of a table, in order; `only` names the columns that the caller needs, if not all.
 
@@ -156,20 +166,27 @@ def check_column(name: str, there: Sequence[str], file: File) -> str:
 
 
 def _jsonl(file: File, encoding: str) -> Iterator[Row]:
-    for number, line in enumerate(lines_of(text_of(file.path, encoding)), 1):
+    lines = lines_of(text_of(file.path, encoding))
+    first = next(lines, "")
+    if first.lstrip().startswith("["):
+        raise json_error(file.path)
+    return jsonl_rows(enumerate(chain([first] if first else [], lines), 1), file.path)
+
+
+def jsonl_rows(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[Row]:
+    """Yield the rows of numbered lines of jsonl. Raises UserError, naming `path` and the line, for a wrong one."""
+    for number, line in lines:
         if line.isspace():
             continue
-        if number == 1 and line.lstrip().startswith("["):
-            raise json_error(file.path)
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{file.path}:{number}: not JSON ({error}); a line must hold one object") from None
+            raise UserError(f"{path}:{number}: not JSON ({error}); a line must hold one object") from None
         if not isinstance(value, dict):
-            raise UserError(f'{file.path}:{number}: not a JSON object; a line must look like {{"text": "..."}}')
+            raise UserError(f'{path}:{number}: not a JSON object; a line must look like {{"text": "..."}}')
         if "\\ud" in line.lower():  # JSON can escape half a surrogate pair, which cannot be encoded
             value = json.loads(replace_surrogates(json.dumps(value, ensure_ascii=False)))
-        yield Row(file.path, number, value)
+        yield Row(path, number, value)
 
 
 def _separated(file: File, encoding: str) -> Iterator[Row]:

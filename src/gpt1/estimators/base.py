@@ -22,12 +22,14 @@ from gpt1.data.files import sha256_of
 from gpt1.errors import UserError, setting
 from gpt1.estimators.fitted import FittedModel, isolated
 from gpt1.estimators.inputs import names_of, texts_of
-from gpt1.finetuning.defaults import FitOptions, check_base, check_options, check_place
+from gpt1.finetuning.defaults import FitOptions, check_base, check_options
 from gpt1.finetuning.examples import TaskRows
 from gpt1.finetuning.sweep import fit_best
 from gpt1.options import convert
-from gpt1.run_folder.folder import load_run, read_metadata, read_shape
+from gpt1.run_folder.folder import load_run, read_metadata
 from gpt1.run_folder.metadata import Source
+from gpt1.run_folder.places import check_finetuned_place
+from gpt1.run_folder.shape import read_shape
 from gpt1.run_folder.starter import find_run
 from gpt1.storage import write_text
 from gpt1.tasks.labels import LabelType
@@ -152,7 +154,7 @@ class TextEstimator(BaseEstimator):
         check_is_fitted(self)
         folder = Path(folder)
         with isolated():
-            check_place(folder)
+            check_finetuned_place(folder)
             self.model_.save(folder)
 
     @classmethod

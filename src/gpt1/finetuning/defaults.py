@@ -10,10 +10,8 @@ from typing import Any
 
 from gpt1.config import Finetune, Long, Select
 from gpt1.errors import UserError, setting
-from gpt1.resume import LOCK
-from gpt1.run_folder.folder import STAGED, read_metadata, read_shape
-from gpt1.run_folder.metadata import STOPPED, read_json
-from gpt1.storage import check_folder
+from gpt1.run_folder.places import check_pretrained
+from gpt1.run_folder.shape import read_shape
 from gpt1.tasks.labels import LabelType
 
 # The paper, section 4.1: what it fine-tunes with, and the width of its network.
@@ -30,8 +28,6 @@ SCRATCH_LR, SCRATCH_MULTIPLES = 2.5e-4, (0.25, 1.0, 4.0)
 MIN_VALID_ROWS = 50
 # What to advise when memory runs out. A smaller micro-batch does not change the result.
 MEMORY_REMEDY = f"lower {setting('micro_batch')}, or {setting('batch')}"
-# What `gpt1 finetune` itself leaves in its folder before there is a model.
-OWN_FILES = {STOPPED, STAGED, LOCK}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +71,7 @@ def check_options(options: FitOptions) -> None:
 
 def check_base(run: str | Path, options: FitOptions) -> None:
     """Raise UserError if `run` is not a pre-trained run, or has fewer blocks than the options name."""
-    if read_metadata(Path(run)).kind != "pretrained":
-        raise UserError(f"{run} is fine-tuned already; start from the pre-trained run it came from")
+    check_pretrained(run)
     depth = read_shape(Path(run)).depth
     layers = depth if options.transfer_layers is None else options.transfer_layers
     if not 0 <= layers <= depth:
@@ -86,17 +81,6 @@ def check_base(run: str | Path, options: FitOptions) -> None:
         raise UserError(
             f"{setting('freeze')} {options.freeze}: only {pretrained} blocks start from pre-trained weights"
         )
-
-
-def check_place(out: Path) -> None:
-    """Raise UserError if a fine-tuned run may not be written to the folder, because it holds something else."""
-    check_folder(out)
-    another = f"choose another {setting('out')}"
-    if (out / "gpt1.json").exists():
-        if read_json(out / "gpt1.json").get("kind") != "finetuned":
-            raise UserError(f"{out} holds a pre-trained run; {another}")
-    elif others := sorted(path.name for path in out.iterdir() if path.name not in OWN_FILES) if out.exists() else []:
-        raise UserError(f"{out} holds {others[0]}, which `gpt1 finetune` did not write; {another}")
 
 
 def resolve_defaults(options: FitOptions, rows: int, width: int) -> FitOptions:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from gpt1.config import Columns, Command, Long, Task
 from gpt1.data.collate import Example, Label, by_length, collate
-from gpt1.errors import UserError
 from gpt1.model.gpt import GPT
 from gpt1.model.objectives import TaskModel, task_loss
 from gpt1.model.packed import pack
 from gpt1.run_folder.folder import LoadedRun, load_run
+from gpt1.run_folder.places import check_finetuned
 from gpt1.tasks.inputs import TASKS, Frame, fits, truncate
 from gpt1.tasks.labels import LabelType, from_metadata
 from gpt1.tasks.rows import Texts
@@ -136,12 +136,8 @@ class Predictor:
 
 def load_predictor(folder: str | Path, settings: Command) -> Predictor:
     """Load a fine-tuned run onto the device that the settings ask for. Raises UserError if it is only pre-trained."""
+    check_finetuned(folder)
     run = load_run(folder)
-    if run.head is None:
-        raise UserError(
-            f"{folder} is pre-trained, not fine-tuned: it knows no classes; "
-            f"make a classifier with `gpt1 finetune {folder} --train FILE --out RUN2`"
-        )
     return Predictor.of_run(run, *setup_device(settings.device, settings.dtype, settings.threads, settings.seed))
 
 

@@ -15,9 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpt1.config import Model
+from gpt1.config import EPSILON, Model
 
-EPSILON = 1e-5
 INIT_STD = 0.02
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt1.console import formatted
 from gpt1.errors import UserError, setting
+from gpt1.storage import check_folder
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -25,6 +26,7 @@ def check_page(path: str, name: str) -> None:
         raise UserError(f"{setting(name)} {path} is a folder; name a file in it that ends in .html")
     if Path(path).suffix.lower() not in (".html", ".htm"):
         raise UserError(f"{setting(name)} {path}: the output is a web page; give it a name that ends in .html")
+    check_folder(Path(path).parent, name)
 
 
 def number(value: Any) -> str:

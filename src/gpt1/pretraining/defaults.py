@@ -11,7 +11,8 @@ from gpt1.data.shards import Manifest, TokenStream, read_manifest
 from gpt1.errors import UserError, setting
 from gpt1.options import flat
 from gpt1.resume import RUNTIME_SETTINGS, Record
-from gpt1.run_folder.folder import read_metadata, read_shape
+from gpt1.run_folder.metadata import read_metadata
+from gpt1.run_folder.shape import read_shape
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.training import checkpoint
 

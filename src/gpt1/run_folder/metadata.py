@@ -23,6 +23,8 @@ FORMAT = 1
 FILES = ("config.json", "tokenizer.json", "model.safetensors", "gpt1.json")
 # Folder inside a run folder for the states of a fine-tuning that is not finished.
 STOPPED = "stopped"
+# Folder inside a run folder where new files wait to replace the old ones.
+STAGED = ".unfinished"
 # Keys that every gpt1.json has, and those that a fine-tuned run has besides.
 REQUIRED = ("format", "kind", "parameters", "context", "vocabulary", "tokenizer")
 REQUIRED_FINETUNED = ("task", "goal", "labels", "columns")
@@ -249,7 +251,7 @@ def read_metadata(folder: Path) -> RunMetadata:
         raise UserError(f"{folder} is prepared data, not a run; `gpt1 pretrain {folder} --out RUN` makes a run")
     missing = [name for name in FILES if not (folder / name).exists()]
     if "gpt1.json" in missing and (folder / "config.json").exists():
-        from gpt1.run_folder.hugging_face import read_shape  # imports torch, hence only here
+        from gpt1.run_folder.shape import read_shape  # here, since it reads JSON by this file
 
         read_shape(folder)  # "another architecture" is a clearer error than "gpt1.json is missing"
         if not (folder / "settings.json").exists():  # which every job of ours writes first

@@ -1,0 +1,88 @@
+"""Check the paths among a command's settings before its module is imported, and torch with it.
+
+A missing file is the most frequent mistake, and importing torch takes seconds. `config` declares what each path must
+lead to. The commands check the content themselves, as Python may call them too; what they share stands above both.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gpt1.console import quiet
+from gpt1.conversion.source import is_hub_id, kind_of
+from gpt1.data.files import choose_splits, is_path, matches
+from gpt1.data.shards import read_manifest
+from gpt1.data.table_writer import check_ending
+from gpt1.data.tables import table, text_or_table
+from gpt1.errors import UserError
+from gpt1.options import options
+from gpt1.pages.render import check_page
+from gpt1.run_folder.metadata import read_metadata
+from gpt1.run_folder.places import (
+    check_finetuned,
+    check_finetuned_place,
+    check_new_folder,
+    check_pretrained,
+    check_pretrained_place,
+    read_ablation,
+)
+from gpt1.storage import check_folder
+
+
+def check_paths(settings: Any) -> None:
+    """Raise UserError, naming the path, for the first setting that does not lead to what it must."""
+    for key, option in options(type(settings)).items():
+        value = getattr(settings, key) if option.leads_to else None
+        for path in value if isinstance(value, list) else [value]:
+            if not path:
+                continue
+            if option.leads_to == "a page to write":
+                check_page(path, key)  # of two names
+            else:
+                CHECKS[option.leads_to](path)
+
+
+def _splits(path: str) -> None:
+    with quiet():  # the command prints which split it takes
+        train, _ = choose_splits(path, validate=False)
+    table(train)
+
+
+def _table_or_texts(given: str) -> None:
+    if is_path(given):
+        if not Path(given).exists():
+            raise UserError(f"{given}: no such file; if it is a text, give it on standard input, with `-` in its place")
+        table(given)
+
+
+def _model(path: str) -> None:
+    if not is_hub_id(path):
+        kind_of(path)
+
+
+def _ablation(path: str) -> None:
+    check_folder(Path(path).parent)
+    if Path(path).exists():
+        read_ablation(Path(path))
+
+
+# What a path must lead to, as `config` declares it -> the function that raises UserError if it does not.
+CHECKS: dict[str, Callable[[str], object]] = {
+    "a run": lambda path: read_metadata(Path(path)),
+    "a pre-trained run": check_pretrained,
+    "a fine-tuned run": check_finetuned,
+    "prepared data": read_manifest,
+    "a table or splits": _splits,
+    "a table": table,
+    "a table or texts": _table_or_texts,
+    "a table or text file": text_or_table,
+    "text files": matches,
+    "a model": _model,
+    "a new folder": lambda path: check_new_folder(Path(path)),
+    "prepared data to write": lambda path: check_folder(Path(path)),
+    "a folder to write": lambda path: check_folder(Path(path)),
+    "a pre-trained run to write": lambda path: check_pretrained_place(Path(path)),
+    "a fine-tuned run to write": lambda path: check_finetuned_place(Path(path)),
+    "an ablation to write": _ablation,
+    "a table to write": lambda path: path == "-" or check_ending(path),  # standard output
+}

@@ -1,0 +1,68 @@
+"""What a command finds at a path it is given: whether it can start from it, or write there; no torch."""
+
+from pathlib import Path
+from typing import Any
+
+from gpt1.errors import UserError, setting
+from gpt1.resume import LOCK
+from gpt1.run_folder.metadata import STAGED, STOPPED, read_json, read_metadata
+from gpt1.storage import check_folder
+
+# What `gpt1 finetune` itself leaves in its folder before there is a model.
+OWN_FILES = {STOPPED, STAGED, LOCK}
+
+
+def check_pretrained(run: str | Path) -> None:
+    """Raise UserError if `run` is not a pre-trained run."""
+    if read_metadata(Path(run)).kind != "pretrained":
+        raise UserError(f"{run} is fine-tuned already; start from the pre-trained run it came from")
+
+
+def check_finetuned(run: str | Path) -> None:
+    """Raise UserError if `run` is not a fine-tuned run."""
+    if read_metadata(Path(run)).kind != "finetuned":
+        raise UserError(
+            f"{run} is pre-trained, not fine-tuned: it knows no classes; "
+            f"make a classifier with `gpt1 finetune {run} --train FILE --out RUN2`"
+        )
+
+
+def check_pretrained_place(out: Path) -> None:
+    """Raise UserError if a pre-trained run may not be written to the folder, because it holds something else."""
+    check_folder(out)
+    if (out / "gpt1.json").exists() and read_metadata(out).kind != "pretrained":
+        raise UserError(f"{setting('out')} {out} holds a fine-tuned run; choose another folder")
+    if (out / "settings.json").exists() or not out.exists():
+        return
+    if (out / "config.json").exists():
+        raise UserError(f"{setting('out')} {out} holds a model that was not pre-trained here; choose another folder")
+    if any(path.name != LOCK for path in out.iterdir()):
+        raise UserError(f"{setting('out')} {out} is not empty and holds no run; choose another folder")
+
+
+def check_finetuned_place(out: Path) -> None:
+    """Raise UserError if a fine-tuned run may not be written to the folder, because it holds something else."""
+    check_folder(out)
+    another = f"choose another {setting('out')}"
+    if (out / "gpt1.json").exists():
+        if read_json(out / "gpt1.json").get("kind") != "finetuned":
+            raise UserError(f"{out} holds a pre-trained run; {another}")
+    elif others := sorted(path.name for path in out.iterdir() if path.name not in OWN_FILES) if out.exists() else []:
+        raise UserError(f"{out} holds {others[0]}, which `gpt1 finetune` did not write; {another}")
+
+
+def check_new_folder(out: Path) -> None:
+    """Raise UserError unless the folder is new or empty."""
+    check_folder(out)
+    if out.is_dir() and (held := sorted(path.name for path in out.iterdir())):
+        raise UserError(
+            f"{setting('out')} {out} holds something else ({', '.join(held[:3])}); choose an empty or a new folder"
+        )
+
+
+def read_ablation(out: Path) -> dict[str, Any]:
+    """Return the JSON object that `gpt1 ablate` wrote. Raises UserError if the file holds anything else."""
+    found = read_json(out)
+    if not {"cells", "data", "settings"} <= found.keys():
+        raise UserError(f"{out} was not written by `gpt1 ablate`; choose another {setting('out')}")
+    return found

@@ -1,0 +1,62 @@
+"""Rows that come without a file: the texts of a command line, and the lines of standard input."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+from gpt1.config import Columns, Task
+from gpt1.data.tables import Row, jsonl_rows
+from gpt1.errors import UserError
+from gpt1.tasks.columns import PAIR_TASKS
+
+STANDARD_INPUT = Path("standard input")
+
+
+def row_of_texts(texts: Sequence[str], task: Task, trained: Columns) -> tuple[Row, Columns]:
+    """Return the texts as a row, and its columns, which are called as those of training.
+
+    Raises UserError if the task reads another number of texts, or one is empty.
+    """
+    if task == "multiple-choice":
+        needs, is_right = "a context and two answers or more", len(texts) > 2
+    elif task in PAIR_TASKS:
+        needs, is_right = "two texts", len(texts) == 2
+    else:
+        needs, is_right = "one text", len(texts) == 1
+    if not is_right:
+        more = "; put several rows in a file" if len(texts) > 1 else ""
+        raise UserError(f"{task} reads {needs}, not {len(texts)}{more}")
+    if not all(text.strip() for text in texts):
+        raise UserError("an empty text: there is nothing to predict")
+    if task == "multiple-choice":
+        columns = Columns(trained.texts[:1], trained.label, trained.choices[:1])
+        return Row(Path("text"), 1, {columns.texts[0]: texts[0], columns.choices[0]: list(texts[1:])}), columns
+    return Row(Path("text"), 1, dict(zip(trained.texts, texts, strict=True))), trained
+
+
+def rows_of_lines(lines: Iterable[str], task: Task, trained: Columns) -> Iterator[Row]:
+    """Yield the rows of standard input: of jsonl if the first line is a JSON object, else a text in each line.
+
+    Blank lines are left out. Raises UserError, naming the line, if the task reads several texts and they are not jsonl.
+    """
+    numbered = ((number, line) for number, line in enumerate(_decoded(lines), 1) if line.strip())
+    first = next(numbered, None)
+    if first is None:
+        raise UserError(f"{STANDARD_INPUT}: empty; give a text a line, or rows as jsonl")
+    if first[1].lstrip().startswith("{"):
+        yield from jsonl_rows(chain([first], numbered), STANDARD_INPUT)
+        return
+    if task in PAIR_TASKS or task == "multiple-choice":
+        example = ", ".join(f'"{name}": ...' for name in (*trained.texts, *trained.choices))
+        raise UserError(f"{STANDARD_INPUT}:{first[0]}: {task} reads several texts; give rows as jsonl, {{{example}}}")
+    for number, line in chain([first], numbered):
+        yield Row(STANDARD_INPUT, number, {trained.texts[0]: line.rstrip("\r\n")})
+
+
+def _decoded(lines: Iterable[str]) -> Iterator[str]:
+    """Yield the lines, without a byte-order mark. Raises UserError for bytes that are not UTF-8."""
+    try:
+        for number, line in enumerate(lines):
+            yield line if number else line.removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{STANDARD_INPUT} is not UTF-8 ({error.reason}); convert it") from None
