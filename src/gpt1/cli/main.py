@@ -75,7 +75,9 @@ STAGES = {
             config.Finetune, "runs/my --train a.csv --out runs/task", "rows -> a classifier", ("run",),
             then="predict {out} FILE.csv",
         ),
-        "predict": Verb(config.Predict, "runs/task new.csv", "labels and probabilities", ("run", "input", "more"), stdout="out"),
+        "predict": Verb(
+            config.Predict, "runs/task new.csv", "labels and probabilities", ("run", "input", "more"), stdout="out"
+        ),
         "evaluate": Verb(config.Evaluate, "runs/task test.csv", "metrics on rows or text", ("run", "files")),
         "ablate": Verb(config.Ablate, "runs/my --train a.csv", "what pre-training is worth", ("run",)),
     },

@@ -60,6 +60,11 @@ def _model(path: str) -> None:
         kind_of(path)
 
 
+def _table_out(path: str) -> None:
+    if path != "-":  # standard output
+        check_ending(path)
+
+
 def _ablation(path: str) -> None:
     check_folder(Path(path).parent)
     if Path(path).exists():
@@ -84,5 +89,5 @@ CHECKS: dict[str, Callable[[str], object]] = {
     "a pre-trained run to write": lambda path: check_pretrained_place(Path(path)),
     "a fine-tuned run to write": lambda path: check_finetuned_place(Path(path)),
     "an ablation to write": _ablation,
-    "a table to write": lambda path: path == "-" or check_ending(path),  # standard output
+    "a table to write": _table_out,
 }
