@@ -212,6 +212,9 @@ class Generate(Command):
     """values above 1 make tokens that already occur in the text less likely"""
     stop: list[str] = field(default_factory=list)
     """strings at which generation stops; they are not part of the output"""
+    beyond_context: bool = False
+    """go on when the context is full, from the last tokens only: the full window drops its first quarter and is read
+    again; default: a full context ends the text"""
     num: int = 1
     """samples per prompt"""
     stream: bool = False

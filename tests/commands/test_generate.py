@@ -50,7 +50,7 @@ def says(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
         ids = tokenizer.encode(text)
 
         def generate_ids(
-            _body: object, prompts: list[list[int]], _how: object, _streams: object, steps: int
+            _body: object, prompts: list[list[int]], _how: object, _streams: object, steps: int, _beyond: bool
         ) -> Iterator:
             for step in range(steps):
                 yield [ids[step] if step < len(ids) else tokenizer.end_id] * len(prompts)
@@ -228,6 +228,58 @@ def test_a_full_context_ends_the_text(run: str, tokenizer: Tokenizer) -> None:
     (full,) = samples(run, prompts=["Once upon"], max_new_tokens=500, temperature=0)
     assert full["finish_reason"] == "context"
     assert full["tokens"] == CONTEXT - len(tokenizer.encode("Once upon")) + 1
+
+
+BEYOND = {"beyond_context": True, "max_new_tokens": 3 * CONTEXT}
+
+
+def test_a_text_goes_on_beyond_the_context(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    prompts = ["Once upon", "A dog", TEXT * 2]
+    together = samples(run, prompts=prompts, num=2, **BEYOND)
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("past the context of 32 tokens the window slides") == 1
+    assert "from the last 25 to 32 tokens" in said
+    assert {sample["finish_reason"] for sample in together} <= {"length", "end"}
+    assert max(sample["tokens"] for sample in together) == 3 * CONTEXT
+    for number, prompt in enumerate(prompts):
+        assert samples(run, prompts=[prompt], num=2, **BEYOND) == together[2 * number : 2 * number + 2]
+    within = samples(run, prompts=prompts[:1], max_new_tokens=3 * CONTEXT)[0]
+    assert within["finish_reason"] == "context"
+    assert together[0]["text"].startswith(within["text"])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_streamed_beyond_the_context_is_the_same(run: str, temperature: float) -> None:
+    loaded = load_run(run)
+    whole = loaded.generate("Once upon", temperature=temperature, **BEYOND)
+    assert whole.tokens > CONTEXT
+    assert "".join(loaded.generate("Once upon", temperature=temperature, stream=True, **BEYOND)) == whole.text
+
+
+def test_a_stop_string_across_the_edge_ends_the_text(run: str, tokenizer: Tokenizer) -> None:
+    loaded = load_run(run)
+    text = loaded.generate("Once upon", **BEYOND).text
+    room = CONTEXT - len(tokenizer.encode("Once upon")) + 1
+    edge = len(loaded.generate("Once upon", max_new_tokens=room).text)
+    stop = text[edge - 4 : edge + 4]
+    assert text.index(stop) == edge - 4
+    sample = loaded.generate("Once upon", stop=[stop], **BEYOND)
+    assert (sample.text, sample.finish_reason) == (text[: edge - 4], "stop")
+    assert "".join(loaded.generate("Once upon", stop=[stop], stream=True, **BEYOND)) == sample.text
+
+
+def test_a_long_prompt_fills_the_whole_window(run: str, tokenizer: Tokenizer) -> None:
+    loaded = load_run(run)
+    window = tokenizer.encode(TEXT * 3)[-CONTEXT:]
+    logits_V = loaded.body.logits(loaded.body(torch.tensor([window])))[0, -1]
+    sample = loaded.generate(TEXT * 3, temperature=0, max_new_tokens=1, beyond_context=True)
+    assert sample.text == tokenizer.decode([window[-1], int(logits_V.argmax())])[len(tokenizer.decode(window[-1:])) :]
+
+
+def test_of_a_text_that_fits_nothing_is_said(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    usual = samples(run, prompts=["Once"], max_new_tokens=5)
+    assert samples(run, prompts=["Once"], max_new_tokens=5, beyond_context=True) == usual
+    assert "slides" not in capsys.readouterr().err
 
 
 def test_a_prompt_too_long_keeps_its_end_and_says_so(

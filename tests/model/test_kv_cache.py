@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gpt1.config import Model
 from gpt1.model.gpt import GPT
-from gpt1.model.kv_cache import generate_ids
+from gpt1.model.kv_cache import generate_ids, slide
 from gpt1.model.sampling import HEADS, Sampling, draw, nucleus_floor, penalised, probabilities, sorted_nucleus_floor
 
 TINY = Model(context=24, width=32, depth=2, heads=4, inner=128, vocabulary=50)
@@ -61,6 +61,49 @@ def test_batched_is_single(body: GPT, sampling: Sampling) -> None:
     together = written(body, RAGGED, sampling, 40)
     assert together == [written(body, [prompt], sampling, 40)[0] for prompt in RAGGED]
     assert [len(new) for new in together] == [24, 18, 1, 22]
+
+
+@torch.no_grad()
+def slow_beyond(body: GPT, prompt: list[int], sampling: Sampling, steps: int) -> list[int]:
+    """The definition: at every step a new run over the window, which drops a quarter when it outgrows the context."""
+    stream, ids, window = random.Random(repr(prompt)), list(prompt), list(prompt)
+    for _ in range(steps):
+        logits_1V = body.logits(body(torch.tensor([window])))[:, -1].float()
+        if sampling.repetition_penalty != 1:
+            seen_1V = torch.zeros_like(logits_1V, dtype=torch.bool)
+            seen_1V[0, ids] = True
+            logits_1V = penalised(logits_1V, seen_1V, sampling.repetition_penalty)
+        token = int(draw(logits_1V, sampling, torch.tensor([stream.random()], dtype=torch.float64)))
+        ids.append(token)
+        window = [*window, token]
+        if len(window) == TINY.context + 1:
+            window = window[TINY.context // 4 :]
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("steps", [1, 19, 24, 25, 70])
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(top_p=0.9), Sampling(top_k=5, repetition_penalty=1.3)])
+def test_beyond_the_context_a_window_slides(body: GPT, sampling: Sampling, steps: int) -> None:
+    def beyond(prompts: list[list[int]]) -> list[list[int]]:
+        streams = [random.Random(repr(prompt)) for prompt in prompts]
+        return [list(row) for row in zip(*generate_ids(body, prompts, sampling, streams, steps, True), strict=True)]
+
+    expected = [slow_beyond(body, prompt, sampling, steps) for prompt in RAGGED]
+    assert beyond(RAGGED) == expected
+    assert [beyond([prompt])[0] for prompt in RAGGED] == expected
+    assert steps < 70 or all(len(set(new[24:])) > 3 for new in expected), "not one token for ever"
+
+
+def test_within_the_context_nothing_changes(body: GPT) -> None:
+    prompt = [7, 1, 30]
+    streams = [random.Random(repr(prompt))]
+    new = [ids[0] for ids in generate_ids(body, [prompt], Sampling(), streams, 30, True)]
+    assert new[: TINY.context - 2] == written(body, [prompt], Sampling(), 30)[0]
+
+
+@pytest.mark.parametrize(("context", "tokens"), [(1, 1), (3, 1), (4, 1), (512, 128)])
+def test_how_far_a_window_slides(context: int, tokens: int) -> None:
+    assert slide(context) == tokens
 
 
 def test_closing_the_generator_stops_the_work(body: GPT) -> None:

@@ -8,6 +8,7 @@ from gpt1.config import Generate
 from gpt1.console import say
 from gpt1.errors import UserError, setting
 from gpt1.keywords import command
+from gpt1.model.kv_cache import slide
 from gpt1.results import Result
 from gpt1.run_folder.folder import load_run
 from gpt1.run_folder.generation import (
@@ -60,6 +61,11 @@ def generate(settings: Generate) -> GenerateResult:
                     f"prompt {number} has {text.cut + len(text.ids):,} tokens, more than the context of {context:,}: "
                     f"only its last {len(text.ids):,} are read"
                 )
+        if settings.beyond_context and any(text.room < settings.max_new_tokens for text in texts):
+            say(
+                f"past the context of {context:,} tokens the window slides: each further token is predicted from the "
+                f"last {context + 1 - slide(context):,} to {context:,} tokens"
+            )
         began = time.perf_counter()
         if settings.stream:
             for text in texts:
@@ -81,7 +87,7 @@ def show(result: GenerateResult) -> str | None:
         "end": "the model ended the text",
         "stop": "a stop string was reached",
         "length": f"{setting('max_new_tokens')} reached",
-        "context": "the model's context is full",
+        "context": f"the model's context is full; {setting('beyond_context')} goes on",
     }
     for sample in result.samples:
         say(f"[{sample.tokens:,} tokens; {why[sample.finish_reason]}]")

@@ -36,51 +36,70 @@ class KVCache:
 
 @torch.inference_mode()
 def generate_ids(
-    body: GPT, prompts: Sequence[Sequence[int]], sampling: Sampling, streams: Sequence[random.Random], steps: int
+    body: GPT,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    streams: Sequence[random.Random],
+    steps: int,
+    beyond: bool = False,
 ) -> Iterator[list[int]]:
     """Yield the next id of each prompt, `steps` times or until every context is full; close the iterator to stop.
 
     Each prompt has 1 .. context ids and draws from its own stream of random numbers, so its tokens do not depend on the
     other prompts (but for rounding). A prompt of p ids can take context - p + 1 more, the last one predicted from a
     full context; ids yielded for it after that are meaningless. `body` must be in evaluation mode.
+
+    With `beyond`, a text goes on: as soon as it is one token longer than the context, its window slides. The window
+    drops its first `slide` tokens, and what remains is read again from position 0. So every token is predicted from the
+    tokens of its window alone, as if these were the whole text.
     """
-    longest, steps = max(map(len, prompts)), min(steps, body.config.context - min(map(len, prompts)) + 1)
-    texts = _Texts(body, prompts, sampling, streams, longest + steps - 1)
-    tokens_N = texts.read_prompts(prompts)
-    yield tokens_N.tolist()
+    context = body.config.context
+    longest = max(map(len, prompts))
+    steps = steps if beyond else min(steps, context - min(map(len, prompts)) + 1)
+    columns = longest + steps - 1
+    texts = _Texts(body, sampling, streams, min(columns, context) if beyond else columns)
+    windows = [list(prompt) for prompt in prompts]
+    tokens_N = texts.read(windows)
     for _ in range(steps - 1):
-        tokens_N = texts.step(tokens_N)
-        yield tokens_N.tolist()
+        yield (ids := tokens_N.tolist())
+        for window, token in zip(windows, ids, strict=True):
+            window.append(token)
+        if beyond and max(map(len, windows)) > context:
+            windows = [window[slide(context) :] if len(window) > context else window for window in windows]
+            tokens_N = texts.read(windows)
+        else:
+            tokens_N = texts.step(tokens_N)
+    yield tokens_N.tolist()
+
+
+def slide(context: int) -> int:
+    """Return by how many tokens a full window slides: a quarter of the context, at least 1.
+
+    Sliding by one token would read the whole window again for each; by more would leave each less to be predicted from.
+    """
+    return max(1, context // 4)
 
 
 class _Texts:
     """Texts that grow together: their caches, their padding, and the tokens seen so far."""
 
-    def __init__(
-        self,
-        body: GPT,
-        prompts: Sequence[Sequence[int]],
-        sampling: Sampling,
-        streams: Sequence[random.Random],
-        columns: int,
-    ) -> None:
-        config, weight, N = body.config, body.tokens.weight, len(prompts)
+    def __init__(self, body: GPT, sampling: Sampling, streams: Sequence[random.Random], columns: int) -> None:
+        config, weight, N = body.config, body.tokens.weight, len(streams)
         self.body, self.sampling, self.streams = body, sampling, streams
         shape_2NHLd = (2, N, config.heads, columns, config.width // config.heads)
         self.kv_2NHLd = [weight.new_zeros(shape_2NHLd) for _ in range(config.depth)]
-        self.filled = 0
-        longest = max(map(len, prompts))
-        padding = [[longest - len(prompt)] for prompt in prompts]
-        self.pad_N1 = torch.tensor(padding, device=weight.device)
-        self.ragged = any(pad for (pad,) in padding)
         self.seen_NV: Tensor | None = None  # tokens that occur in each text; kept only for a repetition penalty
 
-    def read_prompts(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Read the prompts and return the first new token of each, tokens_N."""
-        longest = max(map(len, prompts))
-        rows = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    def read(self, windows: Sequence[Sequence[int]]) -> Tensor:
+        """Read a window of each text from position 0, whatever was read before, and return the next tokens_N."""
+        longest, self.filled = max(map(len, windows)), 0
+        padding = [longest - len(window) for window in windows]
+        self.pad_N1 = torch.tensor(padding, device=self.body.tokens.weight.device)[:, None]
+        self.ragged = any(padding)
+        rows = [[0] * pad + list(window) for pad, window in zip(padding, windows, strict=True)]
         tokens_NT = torch.tensor(rows, device=self.pad_N1.device)
-        if self.sampling.repetition_penalty != 1:
+        # A token that has left the window has been seen all the same.
+        if self.sampling.repetition_penalty != 1 and self.seen_NV is None:
             real_NT = torch.arange(longest, device=tokens_NT.device) >= self.pad_N1
             self.seen_NV = _seen(tokens_NT, real_NT, self.body.config.vocabulary)
         return self._advance(tokens_NT)

@@ -76,6 +76,7 @@ class LoadedRun:
         top_p: float = Generate.top_p,
         repetition_penalty: float = Generate.repetition_penalty,
         stop: str | Sequence[str] = (),
+        beyond_context: bool = Generate.beyond_context,
         seed: int = Generate.seed,
         stream: bool = False,
         device: str = "cpu",
@@ -104,6 +105,8 @@ class LoadedRun:
             Values above 1 make tokens that already occur in the text less likely.
         stop : str or sequence of str, default ()
             Strings at which generation stops; they are not part of the text.
+        beyond_context : bool, default False
+            Go on when the context is full, from the last tokens only; by default a full context ends the text.
         seed : int, default 1
             Random seed. A text depends on the seed and its prompt, not on the other prompts.
         stream : bool, default False
@@ -144,7 +147,8 @@ class LoadedRun:
         prompts = check(list[str], prompt, "generate() argument 'prompt'", "prompt")
         given = {
             "max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p,
-            "repetition_penalty": repetition_penalty, "stop": stop, "seed": seed,
+            "repetition_penalty": repetition_penalty, "stop": stop,
+            "beyond_context": beyond_context, "seed": seed,
         }  # fmt: skip
         chosen = GenerationOptions(**checked(options(Generate), {}, given, "generate()"))
         check_threads_and_seed(threads or 0, chosen.seed)

@@ -41,6 +41,8 @@ class GenerationOptions:
     repetition_penalty: float = 1.0
     stop: Sequence[str] = ()
     """strings that end the text; they are not part of it"""
+    beyond_context: bool = False
+    """go on past the context, predicting each token from the last tokens only, see `generate_ids`"""
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -86,7 +88,8 @@ class Generation:
         self.tokenizer, self.prompt, self.options = tokenizer, prompt, options
         ids = tokenizer.encode(prompt)
         # An empty prompt starts a document: in the training data an end token precedes each document.
-        self.ids, self.cut = truncate_prompt(ids or [tokenizer.end_id], options.max_new_tokens, context)
+        new = 1 if options.beyond_context else options.max_new_tokens
+        self.ids, self.cut = truncate_prompt(ids or [tokenizer.end_id], new, context)
         self.room = context - len(self.ids) + 1
         self.random = random.Random(keyed_number(options.seed, number, *ids))
         self.new: list[int] = []
@@ -111,7 +114,7 @@ class Generation:
             self.finish_reason = "stop"
         elif len(self.new) == self.options.max_new_tokens:
             self.finish_reason = "length"
-        elif len(self.new) == self.room:
+        elif len(self.new) == self.room and not self.options.beyond_context:
             self.finish_reason = "context"
 
     def next_piece(self) -> str:
@@ -145,7 +148,8 @@ def generate_steps(body: GPT, texts: Sequence[Generation]) -> Iterator[None]:
     """Add one token to each text at every step, until all have ended."""
     options = texts[0].options
     prompts, streams = [text.ids for text in texts], [text.random for text in texts]
-    for ids in generate_ids(body, prompts, options.sampling, streams, options.max_new_tokens):
+    steps = options.max_new_tokens
+    for ids in generate_ids(body, prompts, options.sampling, streams, steps, options.beyond_context):
         for text, token in zip(texts, ids, strict=True):
             text.add(token)
         yield
