@@ -119,7 +119,7 @@ class Prepare(Command):
     """Raw text -> a tokenizer and token shards."""
 
     inputs: list[Inputs]
-    """files, folders or globs: txt, md, jsonl, csv, tsv, parquet (also .gz, .zst), or a saved dataset's folder"""
+    """files, folders or globs: txt, md, jsonl, csv, tsv, parquet, xlsx (also .gz, .zst), or a saved dataset's folder"""
     out: DataOut
     """folder to write"""
     tokenizer: str = "bytes"
@@ -140,6 +140,8 @@ class Prepare(Command):
     """fix broken Unicode with ftfy"""
     encoding: str = "utf-8"
     """character encoding of the text files"""
+    delimiter: str = "auto"
+    """what separates the columns of csv: auto (as its header shows), tab, or a character such as ';'"""
     fresh: bool = False
     """start over even if the folder holds a finished or interrupted preparation"""
 
@@ -230,7 +232,7 @@ class Finetune(Command):
     run: PretrainedRun
     """pre-trained run folder, or `starter`, the installed starter model"""
     train: TrainingTable
-    """labelled rows: csv, tsv, jsonl or parquet with column names, or the folder of a saved dataset"""
+    """labelled rows: csv, tsv, jsonl, parquet or xlsx with column names, or the folder of a saved dataset"""
     out: FinetunedOut
     """run folder to write"""
     task: Task = "classification"
@@ -249,6 +251,10 @@ class Finetune(Command):
     """similarity: whether labels are classes or scores; auto: scores if any label has a fractional part"""
     encoding: str = "utf-8"
     """character encoding of the files"""
+    delimiter: str = "auto"
+    """what separates the columns of csv: auto (as its header shows), tab, or a character such as ';'"""
+    skip_invalid: bool = False
+    """leave out rows without a text or label, and say how many, instead of refusing the file"""
     long: Long = "head"
     """which part of a text longer than the context to read; windows: all of it in parts, averaging their predictions"""
     class_weights: str = "none"
@@ -309,8 +315,8 @@ class Predict(Command):
     run: FinetunedRun
     """fine-tuned run folder"""
     input: TableOrTexts
-    """rows: csv, tsv, jsonl, parquet, or the folder of a saved dataset; or a text itself; or `-`: standard input, with
-    a text in each line or rows of jsonl"""
+    """rows: csv, tsv, jsonl, parquet, xlsx, or the folder of a saved dataset; or a text itself; or `-`: standard input,
+    with a text in each line or rows of jsonl"""
     more: list[str] = field(default_factory=list)
     """with a text: the second text of a pair, or the answers to a context"""
     out: TableOut | None = None
@@ -324,6 +330,10 @@ class Predict(Command):
     """multiple choice: column with a list of answers, or one column for each; default: as in training"""
     encoding: str = "utf-8"
     """character encoding of the file"""
+    delimiter: str = "auto"
+    """what separates the columns of csv: auto (as its header shows), tab, or a character such as ';'"""
+    skip_invalid: bool = False
+    """leave out rows without a text, and say how many, instead of refusing the file"""
     batch: int = 64
     """rows per forward pass"""
 
@@ -355,7 +365,11 @@ class Evaluate(Command):
     label: str | None = None
     """label column; default: as in training"""
     encoding: str = "utf-8"
-    """encoding of the files"""
+    """character encoding of the files"""
+    delimiter: str = "auto"
+    """what separates the columns of csv: auto (as its header shows), tab, or a character such as ';'"""
+    skip_invalid: bool = False
+    """leave out rows without a text or label, and say how many, instead of refusing the file"""
     batch: int = 64
     """rows per forward pass"""
 

@@ -26,7 +26,7 @@ LOCK = ".lock"
 # Settings of every job that say where and how it runs and do not affect its result.
 RUNTIME_SETTINGS = frozenset({"out", "fresh", "device", "threads"})
 # Settings that records of earlier versions lack, and what these versions did.
-ADDED_SETTINGS = {"with_words": False, "optim.cooldown": 1.0}
+ADDED_SETTINGS = {"with_words": False, "optim.cooldown": 1.0, "delimiter": "auto", "skip_invalid": False}
 
 
 @dataclass(frozen=True)

@@ -229,7 +229,7 @@ def test_rows_that_are_not_rows(row: str, answer: str, tmp_path: Path) -> None:
     assert refused(path).startswith(answer)
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16-le", "utf-16-be"])
 def test_the_encoding_to_give_is_named(encoding: str, tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     text = "The old café in the street by the river is closed."
@@ -237,7 +237,29 @@ def test_the_encoding_to_give_is_named(encoding: str, tmp_path: Path) -> None:
     assert f" encoding {encoding}, or leave the file out" in refused(path)
     assert read(path, encoding=encoding) == [text]
     path.write_bytes("Кафе закрыто.".encode("koi8-r"))  # cp1252 would read other letters
-    assert "; give the file's encoding with encoding, or leave" in refused(path)
+    assert "; give the file's encoding with encoding, such as cp1251 or shift_jis, or leave" in refused(path)
+    if encoding.startswith("utf-16"):  # in any script, spaces and line ends tell
+        path.write_bytes("Кафе закрыто.\nТекст, метка\n".encode(encoding))
+        assert f"; give encoding {encoding}, or leave" in refused(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be", "utf-8"])
+@pytest.mark.parametrize("packing", ["", ".gz"])
+def test_a_mark_tells_the_encoding(encoding: str, packing: str, tmp_path: Path) -> None:
+    """What Excel and the Windows shell write; the rest of a damaged one is refused at its place."""
+    path, text = tmp_path / "a.txt", "Żółw, кафе, 春 🙂\n" * 3
+    path.write_bytes(("\ufeff" + text).encode(encoding))
+    assert read(packed(path, packing) if packing else path) == [text]
+    path.write_bytes(("\ufeff" + text).encode(encoding)[:-1] + b"\xff")
+    if encoding == "utf-16-le":
+        path.write_bytes(("\ufeffab").encode(encoding) + b"\0\xd8a\0")
+        assert refused(path) == ": byte 6 (0x00) is not utf-16-le text; the file is damaged; save or copy it again"
+
+
+def test_binary_data_is_called_that(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(bytes(range(256)) * 40)
+    assert refused(path).endswith("; it holds binary data; leave it out")
 
 
 @pytest.mark.parametrize(
@@ -304,9 +326,13 @@ def test_packed_files_that_are_cut_short_or_not_packed(packing: str, tmp_path: P
     (tmp_path / "a.txt").write_text("".join(f"{n} words, " for n in range(20_000)))
     path = packed(tmp_path / "a.txt", packing)
     whole = path.read_bytes()
-    for content in (whole[:-1], whole[: len(whole) // 2], whole[:6], b"no archive at all"):
+    for content in (whole[:-1], whole[: len(whole) // 2], whole[:6]):
         path.write_bytes(content)
         assert refused(path).startswith(": damaged or truncated (")
+    path.write_bytes(b"no archive at all")
+    assert refused(path) == f": not compressed, though it is named {packing}; rename it"
+    path.write_bytes(b"%PDF-1.7 ...")
+    assert refused(path).startswith(": a PDF document; extract its text")
     path.write_bytes(whole + whole)
     assert len(read(path)[0]) == 2 * len((tmp_path / "a.txt").read_text())
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import NOT_UTF8, only_linux_names
-from gpt1.data.tables import columns, header, rows, table
+from gpt1.data.tables import DEFAULT, TableOptions, columns, header, rows, table
 from gpt1.errors import UserError
 
 ROWS = [
@@ -20,6 +20,7 @@ ROWS = [
     {"text": "two\nlines, żółw 🙂", "label": "good"},
     {"text": "  spaces kept  ", "label": "good"},
 ]
+OLD = b"\xd0\xcf\x11\xe0" + bytes(8)  # begins documents of old Office programs
 PACK = {"": lambda data: data, ".gz": gzip.compress, ".zst": zstandard.compress}
 
 
@@ -43,8 +44,8 @@ def file_with(folder: Path, name: str, content: str | bytes) -> Path:
     return path
 
 
-def values(path: Path, encoding: str = "utf-8") -> list[dict[str, object]]:
-    return [row.values for row in rows(table(path), encoding)]
+def values(path: Path, options: TableOptions = DEFAULT) -> list[dict[str, object]]:
+    return [row.values for row in rows(table(path), options)]
 
 
 def refused(path: Path) -> str:
@@ -116,7 +117,7 @@ def test_a_mark_at_the_beginning_is_no_part_of_a_name(tmp_path: Path) -> None:
 
 def test_another_encoding(tmp_path: Path) -> None:
     path = file_with(tmp_path, "a.csv", "text\nété\n".encode("cp1252"))
-    assert values(path, "cp1252") == [{"text": "été"}]
+    assert values(path, TableOptions("cp1252")) == [{"text": "été"}]
 
 
 def test_half_a_surrogate_pair_in_json(tmp_path: Path) -> None:
@@ -150,6 +151,58 @@ def test_the_header_shows_the_delimiter(tmp_path: Path, content: str, names: lis
     assert header(table(file_with(tmp_path, "a.csv", content))) == names
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-8-sig"])
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_european_excel(mark: str, encoding: str, tmp_path: Path) -> None:
+    """Another delimiter, a first line that tells it, an encoding of Windows, and commas that are decimal."""
+    lines = [f"sep={mark}", f"text{mark}note", f"Größe, schön{mark}3,5", f"déjà{mark}-12,25", f'"a{mark}b"{mark}4']
+    path = file_with(tmp_path, "a.csv", "\r\n".join([*lines, ""]).encode(encoding))
+    found = list(rows(table(path), TableOptions("cp1252" if encoding == "cp1252" else "utf-8")))
+    assert [(row.values["text"], row.number("note")) for row in found] == [
+        ("Größe, schön", 3.5), ("déjà", -12.25), (f"a{mark}b", 4.0),
+    ]  # fmt: skip
+    assert [row.line for row in found] == [3, 4, 5]
+
+
+def test_a_delimiter_that_the_header_does_not_show(tmp_path: Path) -> None:
+    path = file_with(tmp_path, "a.csv", "a;b, c, d\n1;x, y, z\n")
+    assert header(table(path)) == ["a;b", " c", " d"]
+    assert values(path, TableOptions(delimiter=";")) == [{"a": "1", "b, c, d": "x, y, z"}]
+    path = file_with(tmp_path, "b.csv", "a,b\tc\n1,2\t3\n")
+    assert values(path, TableOptions(delimiter="tab")) == values(path, TableOptions(delimiter=r"\t"))
+    assert values(path, TableOptions(delimiter="tab")) == [{"a,b": "1,2", "c": "3"}]
+    path = file_with(tmp_path, "c.csv", "sep=;\na:b\n1:2\n")
+    assert values(path, TableOptions(delimiter=":")) == [{"a": "1", "b": "2"}]
+    for wrong in ("", "semicolon", '"', "\n", ";;"):
+        with pytest.raises(UserError, match="must be auto, tab or one character"):
+            TableOptions(delimiter=wrong)
+
+
+@pytest.mark.parametrize(
+    ("mark", "text", "number"),
+    [(";", "1,234", 1.234), (";", "0,5", 0.5), ("\t", "0,125", 0.125), ("\t", "1,2345", 1.2345), (";", " 3,5 ", 3.5)],
+)
+def test_numbers_with_a_decimal_comma(mark: str, text: str, number: float, tmp_path: Path) -> None:
+    (row,) = rows(table(file_with(tmp_path, "a.csv", f"text{mark}stars\nfine{mark}{text}\n")))
+    assert row.number("stars") == number
+
+
+@pytest.mark.parametrize(
+    ("mark", "text", "answer"),
+    [
+        (",", '"1,234"', "holds '1,234', which may be 1.234 or 1234; write it without comma"),
+        ("\t", "-12,000", "holds '-12,000', which may be -12 or -12000; write it without comma"),
+        (";", "1.234,5", "holds '1.234,5', not a number"),
+        (";", "1,234,567", "holds '1,234,567', not a number"),
+        (";", "3,", "holds '3,', not a number"),
+    ],
+)
+def test_numbers_that_may_be_others(mark: str, text: str, answer: str, tmp_path: Path) -> None:
+    (row,) = rows(table(file_with(tmp_path, "a.csv", f"text{mark}stars\nfine{mark}{text}\n")))
+    with pytest.raises(UserError, match=answer):
+        row.number("stars")
+
+
 # Faults
 
 
@@ -159,7 +212,7 @@ def test_the_header_shows_the_delimiter(tmp_path: Path, content: str, names: lis
         (
             "a.csv",
             "text,label\na,b\nc\n",
-            ":3: 1 fields where the header has 2; put a field that contains the delimiter in",
+            ":3: 1 fields where the header has 2; put a field that contains ',' in quotes, or name another delimiter",
         ),
         ("a.tsv", "text\tlabel\na\tb\tc\n", ":2: 3 fields where the header has 2"),
         ("a.csv", "text,label,text\n", ":1: two columns are called 'text'; rename one"),
@@ -176,20 +229,34 @@ def test_the_header_shows_the_delimiter(tmp_path: Path, content: str, names: lis
         ("a.jsonl", '{"text": "a"}\n{"text": \n', ":2: not JSON ("),
         ("a.jsonl", '{"text": "a"}\n["b"]\n', ":2: not a JSON object"),
         ("a.parquet", b"PAR1 but no more", ": not readable as parquet ("),
-        ("a.parquet", b"PK\x03\x04 xl/workbook.xml", ": an Excel workbook; save the sheet as csv"),
-        ("a.csv", b"PK\x03\x04 xl/workbook.xml", ": an Excel workbook; save the sheet as csv"),
-        ("a.xlsx", b"PK\x03\x04 xl/workbook.xml", ": an Excel workbook; save the sheet as csv"),
-        ("a.csv", b"PAR1\x15 and more", ": parquet; name it .parquet"),
-        ("a.csv", "PAR1,PAR1\n", ":1: two columns are called 'PAR1'"),
+        ("a.parquet", b"PK\x03\x04 xl/workbook.xml", ": an Excel workbook; name it .xlsx, or save the sheet as csv"),
+        ("a.csv", b"PK\x03\x04 xl/worksheets/", ": an Excel workbook; name it .xlsx, or save the sheet as csv"),
+        ("a.csv", b"PK\x03\x04 xl/workbook.bin", ": a binary Excel workbook; save it as .xlsx"),
+        ("a.xls", OLD + "Workbook".encode("utf-16-le"), ": an old Excel workbook (.xls); save it as .xlsx"),
         (
             "a.csv",
-            "text,label\n".encode("utf-16"),
-            ": byte 0 (0xff) is not utf-8 text; give encoding utf-16",
+            OLD + "EncryptedPackage".encode("utf-16-le"),
+            ": an Office document with a password; save it without",
+        ),
+        ("a.csv", b"ARROW1\0\0", ": an Arrow file (feather); save the table as parquet"),
+        ("a.csv", b"\x80\x04\x95...", ": a Python pickle; save the table as parquet or csv"),
+        ("a.csv", '[{"text": "a"},', ": JSON, an array; write its objects, one a line, to a file named .jsonl"),
+        ("a.tsv", '[\n  {"text": "a"}\n]', ": JSON, an array; write its objects, one a line"),
+        ("a.csv", '{"text": "a"}\n', ": JSON, not text; with one object a line, it is a file named .jsonl"),
+        ("a.csv", "<!DOCTYPE html>\n<html>", ": a web page (HTML or XML), not a table; save the table itself as csv"),
+        ("a.csv.gz", b"PK\x03\x04", ": a zip archive; unpack it"),
+        ("a.csv", b"PAR1\x15 and more", ": parquet; name it .parquet"),
+        ("a.csv", "PAR1,PAR1\n", ":1: two columns are called 'PAR1'"),
+        ("a.csv", "text,label\n".encode("utf-16"), ": no rows"),
+        (
+            "a.csv",
+            "text,label\n".encode("utf-16-le"),
+            ": byte 1 is NUL, so this is not utf-8 text; give encoding utf-16-le",
         ),
         ("a.jsonl", '[\n{"text": "a"}\n]', ": JSON, an array; write its objects, one a line, to a file named .jsonl"),
         ("a.json", '[{"text": "a"}]', ": JSON, an array; write its objects, one a line, to a file named .jsonl"),
         ("a.json", '\n{"text": "a"}', ": JSON, not text; with one object a line, it is a file named .jsonl"),
-        ("a.csv.gz", b"text,label\n", ": damaged or truncated ("),
+        ("a.csv.gz", b"text,label\n", ": not compressed, though it is named .gz; rename it"),
     ],
 )
 def test_tables_that_are_not_tables(name: str, content: str | bytes, answer: str, tmp_path: Path) -> None:
@@ -199,7 +266,7 @@ def test_tables_that_are_not_tables(name: str, content: str | bytes, answer: str
 def test_files_that_are_no_tables(tmp_path: Path) -> None:
     assert refused(tmp_path / "none.csv") == ": no such file"
     assert refused(tmp_path).startswith(": a folder, but not of a dataset that save_to_disk wrote")
-    assert refused(file_with(tmp_path, "a.xlsx", "x")).startswith(": not a known kind of table; name it .csv, .tsv")
+    assert refused(file_with(tmp_path, "a.ods", "x")).startswith(": not a known kind of table; name it .csv, .tsv")
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """Labelled rows of every task: what their texts and labels are, what is split off and what is warned of."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gpt1.config import Columns, Task
+from gpt1.data.tables import TableOptions
 from gpt1.errors import UserError
 from gpt1.model.objectives import LabelKind
 from gpt1.tasks.labels import ClassLabels
@@ -202,6 +204,58 @@ def test_labels_that_may_be_none(
     said = capsys.readouterr().err
     assert words in said
     assert bool(said) == bool(words)
+
+
+def test_one_label_on_nearly_all_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    warn_of_faults(labelled([*["no"] * 18, "yes", "yes"]), labelled(["no"]), "classes")
+    assert (
+        "label 'no' is on 18 of 20 rows, so always predicting it is right there; class_weights auto"
+        in capsys.readouterr().err
+    )
+    warn_of_faults(labelled([*["no"] * 17, *["yes"] * 3]), labelled([]), "classes")
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["score", "classes", "labels", "choice"])
+def test_rows_to_skip(kind: LabelKind, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows without a text or label are dropped and counted; those that are left are as if the others were not there."""
+    good = {"text": "good", "choices": ["b", "c"], "label": 1}
+    wrong: list[dict[str, Any]] = [{**good, "text": None}, {**good, "text": " "}, {"choices": ["b", "c"], "label": 1}]
+    wrong += [] if kind == "labels" else [{**good, "label": None}, {**good, "label": ""}]  # no label is a label set
+    wrong += {"score": [{**good, "label": "n/a"}], "choice": [{**good, "choices": ["b"]}, {**good, "label": 7}]}.get(
+        kind, []
+    )
+    path, options = jsonl_with(tmp_path, good, *wrong, good), TableOptions(skip_invalid=True)
+    wanted = CHOICE if kind == "choice" else ONE
+    with pytest.raises(UserError, match=r"a\.jsonl:2: column text is empty; .*\(skip_invalid drops such rows\)"):
+        read_labelled_rows(str(path), wanted, kind)
+    found = read_labelled_rows(str(path), wanted, kind, options)
+    assert found.where == [f"{path}:1", f"{path}:{len(wrong) + 2}"]
+    assert replace(found, where=[]) == replace(
+        read_labelled_rows(str(jsonl_with(tmp_path, good, good)), wanted, kind), where=[]
+    )
+    told = f"{path}: {len(wrong)} of {len(wrong) + 2} rows skipped, the first because {path}:2: column text is empty\n"
+    assert capsys.readouterr().err == told
+    with pytest.raises(UserError, match=f"skip_invalid would drop all {len(wrong)} rows"):
+        read_labelled_rows(str(jsonl_with(tmp_path, *wrong)), wanted, kind, options)
+
+
+def test_a_broken_line_is_not_skipped(tmp_path: Path) -> None:
+    """It may mean that the whole file is read wrongly."""
+    path = csv_with(tmp_path, "text,label", "a,1", "b", "c,2")
+    with pytest.raises(UserError, match=":3: 1 fields where the header has 2"):
+        read_labelled_rows(str(path), ONE, "classes", TableOptions(skip_invalid=True))
+
+
+def test_scores_with_a_decimal_comma(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text;other;label\na;b;3,5\nc;d;1,250\n")
+    read = Columns(["text", "other"], ["label"])
+    assert infer_label_kind("similarity", "auto", str(path), read) == "score"
+    assert read_labelled_rows(str(path), read, "score").labels == [3.5, 1.25]
+    path.write_text('text,other,label\na,b,"3,5"\nc,d,"4"\n')
+    assert infer_label_kind("similarity", "auto", str(path), read) == "score"
+    assert read_labelled_rows(str(path), read, "score").labels == [3.5, 4]
 
 
 def test_rows_without_any_label_are_no_fault(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from gpt1.config import Ablate, Predict
 from gpt1.console import say, warn
+from gpt1.data.tables import TableOptions
 from gpt1.errors import UserError, setting
 from gpt1.finetuning.defaults import MEMORY_REMEDY, FitOptions, check_base, check_options
 from gpt1.finetuning.examples import TaskRows, input_hashes, read_rows, source_files, with_splits
@@ -200,7 +201,8 @@ def _scored_rows(settings: Ablate, rows: TaskRows) -> LabelledRows:
             "epochs, so the scores are slightly too good"
         )
         return rows.valid
-    scored = read_labelled_rows(settings.test, rows.columns, rows.label_type.kind, settings.encoding, rows.label_type)
+    options = TableOptions.of(settings)
+    scored = read_labelled_rows(settings.test, rows.columns, rows.label_type.kind, options, rows.label_type)
     check_labels(scored, rows.label_type, rows.columns)
     warn_of_overlap(rows.train, scored, "test")
     return scored

@@ -1,7 +1,7 @@
 """`gpt1 evaluate`: how well a run predicts text, labels rows if it is fine-tuned, or answers by likelihood."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from gpt1 import console
 from gpt1.config import Columns, Evaluate
 from gpt1.data.documents import ReadOptions, pieces, utf8_size
 from gpt1.data.files import File
-from gpt1.data.tables import columns, table, text_or_table
+from gpt1.data.tables import TableOptions, columns, table, text_or_table
 from gpt1.data.windows import Ids
 from gpt1.errors import UserError, setting
 from gpt1.finetuning.predictor import Predictor, load_predictor
@@ -134,16 +134,16 @@ def _kind(settings: Evaluate) -> Literal["text", "rows", "pairs", "choices"]:
         return "text"
     if read_metadata(Path(settings.run)).kind == "finetuned":
         return "rows"
-    return question_kind(settings.files[0], settings.encoding) or "text"
+    return question_kind(settings.files[0], TableOptions.of(settings)) or "text"
 
 
 def _zero_shot(settings: Evaluate, kind: Literal["pairs", "choices"]) -> ZeroShotMetrics:
     device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
-    run = load_run(settings.run)
+    run, options = load_run(settings.run), TableOptions.of(settings)
     files = [
-        read_pairs(path, settings.good, settings.bad, settings.group, settings.encoding)
+        read_pairs(path, settings.good, settings.bad, settings.group, options)
         if kind == "pairs"
-        else read_choices(path, ColumnNames.of(settings), settings.group, settings.encoding)
+        else read_choices(path, ColumnNames.of(settings), settings.group, options)
         for path in settings.files
     ]
     return score_zero_shot(pack(run.body.to(device, dtype)), run.tokenizer, files, kind, settings.normalize)
@@ -153,16 +153,16 @@ def _rows(settings: Evaluate) -> EvaluateResult:
     if settings.batch < 1:
         raise UserError(f"{setting('batch')} {settings.batch} must be at least 1")
     predictor = load_predictor(settings.run, settings)
-    label_type, requested = predictor.label_type, ColumnNames.of(settings)
+    label_type, requested, options = predictor.label_type, ColumnNames.of(settings), TableOptions.of(settings)
     labels: list[Any] = []
     predictions: list[np.ndarray] = []
     by_words: list[np.ndarray] = []
     files: dict[str, RowMetrics] = {}
     for path in settings.files:
         file = table(path)
-        available = columns(file, settings.encoding)
+        available = columns(file, options)
         wanted = select_columns(file, available, predictor.encoder.task, requested, predictor.columns)
-        rows = read_labelled_rows(path, wanted, label_type.kind, settings.encoding, label_type)
+        rows = read_labelled_rows(path, wanted, label_type.kind, options, label_type)
         _check_unknown_labels(rows, label_type, wanted)
         with out_of_memory(f"lower {setting('batch')}, {settings.batch}"):
             predictions_NC, _ = predictor.predict(rows.texts, settings.batch)
@@ -205,7 +205,7 @@ def _text(settings: Evaluate) -> EvaluateResult:
     files: dict[str, TextMetrics] = {}
     nats, tokens, size = 0.0, 0, 0
     for path in settings.files:
-        documents = _documents(path, settings.text or ReadOptions.text, settings.encoding)
+        documents = _documents(path, replace(ReadOptions.of(settings), text=settings.text or ReadOptions.text))
         ids, offsets = encode_bulk(tokenizer, documents)
         found = likelihood(network, Ids(np.insert(ids, offsets[1:], tokenizer.end_id)), tokenizer.end_id)
         file_size = sum(map(utf8_size, documents))
@@ -217,7 +217,7 @@ def _text(settings: Evaluate) -> EvaluateResult:
     return EvaluateResult(settings.run, settings.files, total, files)
 
 
-def _documents(path: str, column: str, encoding: str) -> list[str]:
+def _documents(path: str, options: ReadOptions) -> list[str]:
     """Return the documents of a file, as `gpt1 prepare` reads them: its text, or the texts in a table's column.
 
     Empty documents are left out. Raises UserError if every document is empty.
@@ -225,7 +225,7 @@ def _documents(path: str, column: str, encoding: str) -> list[str]:
     file = text_or_table(path)
     found: list[str] = []
     parts: list[str] = []
-    for text, is_last in pieces(file, ReadOptions(text=column, encoding=encoding)):
+    for text, is_last in pieces(file, options):
         parts.append(text)
         if is_last:
             found.append("".join(parts))

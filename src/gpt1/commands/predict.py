@@ -3,7 +3,7 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -18,14 +18,14 @@ from gpt1.config import Columns, Predict
 from gpt1.console import bar, formatted, say, warn
 from gpt1.data.files import File, is_path
 from gpt1.data.table_writer import Write, check_ending, table_writer, write_jsonl
-from gpt1.data.tables import Row, columns, rows, table
+from gpt1.data.tables import Row, TableOptions, columns, rows, table
 from gpt1.errors import UserError, setting
 from gpt1.finetuning.predictor import Predictor, load_predictor
 from gpt1.keywords import command
 from gpt1.results import Result
 from gpt1.tasks.columns import ColumnNames, select_columns
 from gpt1.tasks.labels import LabelType
-from gpt1.tasks.rows import LABEL_SEPARATOR, read_texts
+from gpt1.tasks.rows import LABEL_SEPARATOR, read_texts, valid_rows
 from gpt1.tasks.typed_rows import STANDARD_INPUT, row_of_texts, rows_of_lines
 from gpt1.training.device import out_of_memory
 
@@ -81,7 +81,9 @@ def predict(settings: Predict) -> PredictResult:
         check_ending(settings.out)
     is_table = is_path(settings.input)
     is_text = not is_table and settings.input != "-"
-    names = columns(table(settings.input), settings.encoding) if is_table else []  # first, as loading takes longer
+    names = (
+        columns(table(settings.input), TableOptions.of(settings)) if is_table else []
+    )  # first, as loading takes longer
     if settings.more and not is_text:
         raise UserError(f"{settings.input} holds rows, so {settings.more[0]!r} cannot be part of one; leave it out")
     predictor = load_predictor(settings.run, settings)
@@ -128,18 +130,19 @@ def show(result: PredictResult) -> RenderableType | None:
 
 
 def _table(settings: Predict, predictor: Predictor, names: list[str]) -> _Source:
-    file = table(settings.input)
+    file, options = table(settings.input), TableOptions.of(settings)
     wanted = select_columns(file, names, predictor.encoder.task, ColumnNames.of(settings), predictor.columns)
     # A first pass over the rows: a wrong one is found before hours of work, and the progress bar knows its end.
     only = [*wanted.texts, *wanted.choices]
-    sizes = Counter(len(read_texts(row, wanted)) - 1 for row in rows(file, settings.encoding, only=only))
+    checked = _valid(rows(file, options, only=only), wanted, options, settings.input)
+    sizes = Counter(len(read_texts(row, wanted)) - 1 for row in checked)
     most = max(sizes) if predictor.label_type.kind == "choice" else 0
-    return _Source(file.path, names, wanted, rows(file, settings.encoding), sizes.total(), most)
+    return _Source(file.path, names, wanted, _valid(rows(file, options), wanted, options), sizes.total(), most)
 
 
 def _standard_input(settings: Predict, predictor: Predictor, is_file: bool) -> _Source:
     """Read rows as they come. Columns for the answers to a choice must be known before, which takes all rows."""
-    task = predictor.encoder.task
+    task, options = predictor.encoder.task, TableOptions.of(settings)
     found = rows_of_lines(sys.stdin, task, predictor.columns)
     most, held = 0, list(islice(found, 1))
     if predictor.label_type.kind == "choice" and is_file:
@@ -147,8 +150,14 @@ def _standard_input(settings: Predict, predictor: Predictor, is_file: bool) -> _
     names, file = list(held[0].values), File(STANDARD_INPUT, named=True)
     wanted = select_columns(file, names, task, ColumnNames.of(settings), predictor.columns)
     if predictor.label_type.kind == "choice":
-        most = max(len(read_texts(row, wanted)) - 1 for row in held)
-    return _Source(STANDARD_INPUT, names, wanted, chain(held, found), None, most)
+        most = max((len(read_texts(row, wanted)) - 1 for row in _valid(held, wanted, options)), default=0)
+    valid = _valid(chain(held, found), wanted, options, str(STANDARD_INPUT))
+    return _Source(STANDARD_INPUT, names, wanted, valid, None, most)
+
+
+def _valid(found: Iterable[Row], wanted: Columns, options: TableOptions, say_of: str = "") -> Iterator[Row]:
+    """Return the rows, without those that have no text if the options say so, see `valid_rows`."""
+    return (row for row, _ in valid_rows(found, lambda row: read_texts(row, wanted), options, say_of))
 
 
 def _text(settings: Predict, predictor: Predictor) -> _Source:

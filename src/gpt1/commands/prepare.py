@@ -174,7 +174,7 @@ def _check(settings: Prepare) -> None:
 
 
 def _corpus(settings: Prepare) -> Corpus:
-    options = ReadOptions(settings.documents, settings.text, settings.encoding)
+    options = ReadOptions.of(settings)
     val = _with_text(find(settings.val), options)
     val_paths = {file.path.resolve() for file in val}
     train = [file for file in _with_text(find(settings.inputs), options) if file.path.resolve() not in val_paths]

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from gpt1.data.files import BLOCK, File, json_error, text_of
-from gpt1.data.tables import header, rows
+from gpt1.data.tables import TableOptions, header, rows
 from gpt1.errors import UserError, setting
 
 Documents = Literal["file", "blank-line", "line"]
@@ -27,15 +27,14 @@ BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 MAX_HELD = 2 * BLOCK  # characters after which a document without a place to cut is cut anyway, to bound memory
 
 
-@dataclass(frozen=True)
-class ReadOptions:
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions(TableOptions):
     """How files are read as documents."""
 
     documents: Documents = "file"
     """what a document is in a text file"""
     text: str = "text"
     """column of the text in tables"""
-    encoding: str = "utf-8"
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ def has_text(file: File, options: ReadOptions) -> bool:
     """Return whether a table has the text column; True for text and jsonl, False for JSON."""
     if file.kind == "json":
         return False
-    return file.kind in ("text", "jsonl") or options.text in header(file, options.encoding)
+    return file.kind in ("text", "jsonl") or options.text in header(file, options)
 
 
 def _whole(texts: Iterable[str]) -> Iterator[Piece]:
@@ -173,8 +172,8 @@ def _column(file: File, options: ReadOptions) -> Iterator[str]:
         return f"no {what} {name}; it has {', '.join(map(str, names)) or 'none'}: choose one with {setting('text')}"
 
     if not has_text(file, options):
-        raise UserError(f"{file.path}: {missing(header(file, options.encoding))}")
-    for row in rows(file, options.encoding, only=[name]):
+        raise UserError(f"{file.path}: {missing(header(file, options))}")
+    for row in rows(file, options, only=[name]):
         if name not in row.values:
             raise UserError(f"{row.where}: {missing(row.values)}")
         text = row.values[name]

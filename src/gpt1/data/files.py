@@ -24,11 +24,12 @@ from gpt1.console import say
 from gpt1.errors import UserError, setting
 
 BLOCK = 8 << 20  # bytes, or characters, that are processed at a time
-COMPRESSED = (".gz", ".zst")
-OTHER_ENDINGS = (".txt", ".md", ".xlsx", ".xls", ".ods", ".docx", ".pdf", ".zip")  # of files that are no tables
+MAGIC = {".gz": b"\x1f\x8b", ".zst": b"(\xb5/\xfd"}
+COMPRESSED = tuple(MAGIC)
+OTHER_ENDINGS = (".txt", ".md", ".xls", ".xlsb", ".ods", ".docx", ".pdf", ".zip")  # of files that are no tables
 KINDS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet",
-    ".arrow": "arrow",
+    ".arrow": "arrow", ".xlsx": "xlsx", ".xlsm": "xlsx",
 }  # fmt: skip
 # What files that hold neither text nor rows begin with, and what to do with them.
 SIGNATURES = {
@@ -36,6 +37,7 @@ SIGNATURES = {
     b"PK\x03\x04": "a zip archive; unpack it",
     b"\xd0\xcf\x11\xe0": "a document of an old Office program; save it as text or csv",
     b"PAR1\x15": "parquet; name it .parquet",
+    b"ARROW1": "an Arrow file (feather); save the table as parquet",
     b"\x1f\x8b": "compressed by gzip; name it .gz",
     b"(\xb5/\xfd": "compressed by zstandard; name it .zst",
     b"BZh9": "compressed by bzip2; unpack it",
@@ -43,17 +45,32 @@ SIGNATURES = {
     b"7z\xbc\xaf": "a 7z archive; unpack it",
     b"Rar!\x1a": "a RAR archive; unpack it",
     b"SQLite format 3\0": "a SQLite database; export the table as csv",
+    b"\x80\x04\x95": "a Python pickle; save the table as parquet or csv",
+    b"\x80\x05\x95": "a Python pickle; save the table as parquet or csv",
+    b"\x89HDF": "an HDF5 file; save the table as parquet or csv",
     b"\x89PNG": "an image; leave it out",
     b"\xff\xd8\xff": "an image; leave it out",
 }
-# Zip archives that are documents, by the name of a file in them.
+# Zip archives that are documents, by the name of a file in them; documents of old Office programs, by that of a part.
 OFFICE = {
-    b"xl/workbook.xml": "an Excel workbook; save the sheet as csv (CSV UTF-8)",
+    b"xl/workbook.bin": "a binary Excel workbook; save it as .xlsx, or the sheet as csv (CSV UTF-8)",
+    b"xl/work": "an Excel workbook; name it .xlsx, or save the sheet as csv (CSV UTF-8)",
     b"word/document.xml": "a Word document; save it as text (UTF-8)",
     b"opendocument": "an OpenDocument file; save it as text or csv (UTF-8)",
 }
+OLD_OFFICE = {
+    "EncryptedPackage": "an Office document with a password; save it without one",
+    "Workbook": "an old Excel workbook (.xls); save it as .xlsx, or the sheet as csv (CSV UTF-8)",
+    "WordDocument": "an old Word document (.doc); save it as text (UTF-8)",
+}
 TAR_AT, TAR = 257, b"ustar"
 ASCII = bytes(range(128))
+TEXT_CONTROLS = b"\t\n\x0b\x0c\r\x1a\x1b"  # also Ctrl-Z, which ends old DOS files, and the escape of terminals
+# Marks at the beginning of a file that tell its encoding. That of utf-32 begins like that of utf-16.
+MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be",
+}  # fmt: skip
 
 STATE, INFO, SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
 TRAIN, VALIDATION = "train", ("validation", "valid", "val", "dev")  # common names of splits
@@ -69,7 +86,7 @@ class File:
 
     @property
     def kind(self) -> str:
-        """jsonl, csv, tsv, parquet, arrow (also for a saved dataset's folder), text, or json, which is not read."""
+        """jsonl, csv, tsv, parquet, xlsx, arrow (also for a dataset's folder), text, or json, which is not read."""
         if is_dataset(self.path):
             return "arrow"
         suffixes = [suffix.lower() for suffix in self.path.suffixes]
@@ -150,7 +167,13 @@ def content(path: Path) -> Iterator[bytes]:
                 while block := file.read(BLOCK):
                     yield block
     except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
-        raise UserError(f"{path}: damaged or truncated ({error}); compress or copy it again") from None
+        with path.open("rb") as file:
+            head = file.read(BLOCK)
+        if head and not head.startswith(MAGIC[path.suffix.lower()]):
+            what = no_text(head) or f"not compressed, though it is named {path.suffix}; rename it"
+        else:
+            what = f"damaged or truncated ({error}); compress or copy it again"
+        raise UserError(f"{path}: {what}") from None
 
 
 def _decompress_zstandard(path: Path) -> Iterator[bytes]:
@@ -170,33 +193,37 @@ def _decompress_zstandard(path: Path) -> Iterator[bytes]:
 def text_of(path: Path, encoding: str) -> Iterator[str]:
     """Yield the text of a file in blocks, without a byte-order mark and with its line ends.
 
+    A file with a mark of UTF-16 or UTF-32 is read as that where `encoding` is UTF-8, in which no mark of these can be.
     Raises UserError for a file that is known to be something else, by its first bytes; with the offset in the
     decompressed file, for bytes that are not `encoding` and for NUL, which means that the file is not text; also for an
     unknown encoding.
     """
     check_encoding(encoding)
-    decoder, fed, first = codecs.getincrementaldecoder(encoding)(), 0, True
     blocks = filter(None, content(path))
+    block = next(blocks, b"")
+    if other := no_text(block):
+        raise UserError(f"{path}: {other}")
+    if codecs.lookup(encoding).name == "utf-8":
+        encoding = next((name for mark, name in MARKS.items() if block.startswith(mark)), encoding)
+    decoder, fed, first = codecs.getincrementaldecoder(encoding)(), 0, True
     while True:
-        block = next(blocks, b"")
-        if not fed and (other := no_text(block)):
-            raise UserError(f"{path}: {other}")
         fed += len(block)
         try:
             text = decoder.decode(block, final=not block)
         except UnicodeError as error:
             what = f"{_place(error, fed)} is not {encoding} text"
-            raise UserError(f"{path}: {what}; {_encoding_to_give(block)}") from None
+            raise UserError(f"{path}: {what}; {_encoding_to_give(block, encoding)}") from None
         if "\0" in text:
             after = len(decoder.getstate()[0]) + len(text[text.index("\0") :].encode(encoding))
             what = f"byte {fed - after:,} is NUL, so this is not {encoding} text"
-            raise UserError(f"{path}: {what}; {_encoding_to_give(block)}")
+            raise UserError(f"{path}: {what}; {_encoding_to_give(block, encoding)}")
         if first and text:
             text, first = text.removeprefix("\ufeff"), False
         if text:
             yield text
         if not block:
             return
+        block = next(blocks, b"")
 
 
 def no_text(head: bytes) -> str:
@@ -204,6 +231,10 @@ def no_text(head: bytes) -> str:
     if head.startswith(b"PK\x03\x04"):
         for name, what in OFFICE.items():
             if name in head:
+                return what
+    if head.startswith(b"\xd0\xcf\x11\xe0"):
+        for part, what in OLD_OFFICE.items():
+            if part.encode("utf-16-le") in head:
                 return what
     if head.startswith(TAR, TAR_AT) and b"\0" in head[:TAR_AT]:
         return "a tar archive; unpack it"
@@ -217,15 +248,21 @@ def json_error(path: Path) -> UserError:
     return UserError(f"{path}: JSON, {how} a file named .jsonl")
 
 
-def _encoding_to_give(block: bytes) -> str:
-    """Return what to do about a block that is not text in the encoding given."""
+def _encoding_to_give(block: bytes, encoding: str) -> str:
+    """Return what to do about a block that is not text in `encoding`."""
+    if block.startswith(tuple(mark for mark, name in MARKS.items() if name == encoding)):
+        return "the file is damaged; save or copy it again"
     above_ascii = len(block.translate(None, ASCII))
-    advice = f"give the file's encoding with {setting('encoding')}"
+    controls = sum(map(block.count, set(range(32)) - set(TEXT_CONTROLS)))
+    zeros, odd_zeros = block.count(0), block[1::2].count(0)
+    advice = f"give the file's encoding with {setting('encoding')}, such as cp1251 or shift_jis"
     if block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         advice = f"give {setting('encoding')} utf-16"
-    elif 4 * block.count(0) > len(block):  # the upper half of each Latin letter
-        order = "le" if block[1::2].count(0) > block[::2].count(0) else "be"
-        advice = f"give {setting('encoding')} utf-16-{order}"
+    elif 50 * zeros > len(block) and 10 * max(odd_zeros, zeros - odd_zeros) > 9 * zeros:
+        # The upper half of spaces, commas and line ends, in any script.
+        advice = f"give {setting('encoding')} utf-16-{'le' if 2 * odd_zeros > zeros else 'be'}"
+    elif 50 * controls > len(block):
+        return "it holds binary data; leave it out"
     elif 8 * above_ascii < len(block) and block.decode("utf-8", "ignore").isascii():
         # Few bytes above ASCII, as in Latin scripts, and none of them UTF-8, as they would be in a damaged file.
         with suppress(UnicodeDecodeError):

@@ -1,7 +1,8 @@
-"""Read the rows of csv, tsv, jsonl and parquet files and saved datasets as a stream, with their line numbers; no torch.
+"""Read the rows of csv, tsv, jsonl, parquet and xlsx files and saved datasets, with their line numbers; no torch.
 
-In csv, quotes enclose a field, which may contain newlines. Where the header has more semicolons, tabs or bars
-than commas outside of quotes, they separate the columns. In tsv, as that format is defined, quotes are plain text.
+All but xlsx are read as a stream. In csv, quotes enclose a field, which may contain newlines. Where the header has more
+semicolons, tabs or bars than commas outside of quotes, they separate the columns, unless a first line `sep=;`, which
+Excel writes and reads, or a setting says otherwise. In tsv, as that format is defined, quotes are plain text.
 """
 
 import csv
@@ -11,12 +12,13 @@ import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Self
 
+from gpt1.config import Evaluate, Finetune, Predict, Prepare
 from gpt1.data.files import (
     File,
     check_single_split,
@@ -28,14 +30,49 @@ from gpt1.data.files import (
     no_text,
     text_of,
 )
-from gpt1.errors import UserError
+from gpt1.errors import UserError, setting
 from gpt1.tokenizer.tokenizer import replace_surrogates
 
 PARQUET_ROWS = 4096  # rows that are read at a time
 MAX_NUMBER = 1e30  # largest number: squares of larger ones may overflow, as the model computes in float32
 DELIMITERS = ",;\t|"  # what may separate the columns of csv, the usual one first
+AUTO, TAB = "auto", "tab"  # values of the setting `delimiter` beside the character itself
+SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\1*\s*', re.IGNORECASE)  # the first line that tells Excel the delimiter
+DECIMAL_COMMA = re.compile(r"\s*([+-]?)(\d+),(\d+)\s*")
+PAGE = re.compile(r"\s*<(!doctype|html|\?xml)", re.IGNORECASE)
+JSON_START = re.compile(r'\s*(\[\s*[{\[]|\[\s*$|\{\s*"|\{\s*$)')
 MAX_FIELD = 2**31 - 1  # characters of a csv field; Python's default is 131,072
 _csv_limit = threading.Lock()
+
+
+class InvalidRow(UserError):
+    """A row without a text, label or number that a task needs; `skip_invalid` drops it."""
+
+    def __init__(self, fault: str, remedy: str = "") -> None:
+        super().__init__(f"{fault}{remedy and '; '}{remedy} ({setting('skip_invalid')} drops such rows)")
+        self.fault = fault
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """How tables are read. Raises UserError for a delimiter that is none."""
+
+    encoding: str = "utf-8"
+    delimiter: str = AUTO
+    """what separates the columns of csv: a character, `tab`, or `auto` for what its header shows"""
+    skip_invalid: bool = False
+    """whether rows without a text or label are left out by those who need both"""
+
+    def __post_init__(self) -> None:
+        if self.delimiter not in (AUTO, TAB, r"\t") and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
+            raise UserError(
+                f"{setting('delimiter')} {self.delimiter!r} must be auto, tab or one character, such as ';' or '|'"
+            )
+
+    @classmethod
+    def of(cls, settings: Prepare | Finetune | Predict | Evaluate) -> Self:
+        """Return the options among the settings of a command."""
+        return cls(**{one.name: getattr(settings, one.name) for one in fields(cls) if hasattr(settings, one.name)})
 
 
 @dataclass(frozen=True)
@@ -44,9 +81,11 @@ class Row:
 
     file: Path
     line: int
-    """line that the row ends on, from 1; in parquet and datasets the row's number"""
+    """line that the row ends on, from 1; in xlsx that of the sheet, in parquet and datasets the row's number"""
     values: dict[str, Any]
     """column name -> value"""
+    decimal_comma: bool = False
+    """whether 1,234 is a number just above 1: in csv with semicolons, which Excel writes where commas are decimal"""
 
     @property
     def where(self) -> str:
@@ -58,7 +97,7 @@ class Row:
         value = self._value(column, "a text")
         if isinstance(value, str):
             return value
-        raise UserError(f"{self.where}: column {column} holds {repr(value)[:40]}, not a text")
+        raise InvalidRow(f"{self.where}: column {column} holds {repr(value)[:40]}, not a text")
 
     def label(self, column: str) -> str:
         """Return the class name in a column as text: 1, 1.0 and "1" are the same class. Raises UserError otherwise."""
@@ -67,27 +106,47 @@ class Row:
             return str(int(value))
         if isinstance(value, str | int | float):
             return str(value)
-        raise UserError(f"{self.where}: column {column} holds {repr(value)[:40]}, not one label")
+        raise InvalidRow(f"{self.where}: column {column} holds {repr(value)[:40]}, not one label")
 
     def number(self, column: str) -> float:
-        """Return the number in a column. Raises UserError if it is not one, or larger than `MAX_NUMBER`."""
+        """Return the number in a column, `3.5` or `3,5`.
+
+        Raises UserError if it is not one, larger than `MAX_NUMBER`, or 1,234 where that may be a thousand.
+        """
         value = self._value(column, "a number")
-        try:
-            number = float(value)
-        except (TypeError, ValueError, OverflowError):
-            number = math.nan
-        if abs(number) <= MAX_NUMBER:
+        number = parse_number(value)
+        found = f"{self.where}: column {column} holds {repr(value)[:40]}"
+        if not self.decimal_comma and isinstance(value, str) and _may_be_thousands(value):
+            raise InvalidRow(f"{found}, which may be {number:g} or {value.replace(',', '')}", "write it without comma")
+        if number is not None and abs(number) <= MAX_NUMBER:
             return number
-        wanted = f"a number of at most {MAX_NUMBER:g}" if math.isfinite(number) else "a number"
-        raise UserError(f"{self.where}: column {column} holds {repr(value)[:40]}, not {wanted}")
+        wanted = f"a number of at most {MAX_NUMBER:g}" if number is not None and math.isfinite(number) else "a number"
+        raise InvalidRow(f"{found}, not {wanted}")
 
     def _value(self, column: str, wanted: str) -> Any:
         value = self.values.get(column)
         is_empty = value is None or (isinstance(value, str) and not value.strip())
         if is_empty or (isinstance(value, float) and math.isnan(value)):
             found = "is empty" if column in self.values else "is missing"
-            raise UserError(f"{self.where}: column {column} {found}; give it {wanted} or drop the row")
+            raise InvalidRow(f"{self.where}: column {column} {found}", f"give it {wanted} or drop the row")
         return value
+
+
+def parse_number(value: Any) -> float | None:
+    """Return a number, or that of a text such as `3.5`, `3,5` or `1e3`; None if it is none."""
+    if isinstance(value, str) and (parts := DECIMAL_COMMA.fullmatch(value)):
+        value = "{}{}.{}".format(*parts.groups())
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _may_be_thousands(text: str) -> bool:
+    return bool(re.fullmatch(r"\s*[+-]?[1-9]\d{0,2}(,\d{3})+\s*", text))
+
+
+DEFAULT = TableOptions()
 
 
 def table(path: str | Path) -> File:
@@ -102,7 +161,7 @@ def table(path: str | Path) -> File:
     if file.kind == "json":
         raise json_error(file.path)
     if file.kind == "text":
-        known = "not a known kind of table; name it .csv, .tsv, .jsonl or .parquet (also .gz, .zst)"
+        known = "not a known kind of table; name it .csv, .tsv, .jsonl, .parquet or .xlsx (also .gz, .zst)"
         raise UserError(f"{path}: {no_text(next(content(file.path), b'')) or known}")
     return file
 
@@ -117,7 +176,7 @@ def text_or_table(path: str | Path) -> File:
     return file
 
 
-def rows(file: File, encoding: str = "utf-8", only: Sequence[str] = ()) -> Iterator[Row]:
+def rows(file: File, options: TableOptions = DEFAULT, only: Sequence[str] = ()) -> Iterator[Row]:
     """Yield the rows of a table, in order; `only` names the columns that the caller needs, if not all.
 
     Raises UserError, naming file and line, for a row that cannot be read.
@@ -128,10 +187,14 @@ def rows(file: File, encoding: str = "utf-8", only: Sequence[str] = ()) -> Itera
         from gpt1.data.datasets import dataset_rows
 
         return (Row(file.path, number, values) for number, values in enumerate(dataset_rows(file.path, only), 1))
-    return _jsonl(file, encoding) if file.kind == "jsonl" else _separated(file, encoding)
+    if file.kind == "xlsx":
+        from gpt1.data.excel import sheet_rows
+
+        return (Row(file.path, line, values) for line, values in sheet_rows(file.path))
+    return _jsonl(file, options.encoding) if file.kind == "jsonl" else _separated(file, options)
 
 
-def header(file: File, encoding: str = "utf-8") -> list[str]:
+def header(file: File, options: TableOptions = DEFAULT) -> list[str]:
     """Return the column names of a table; of jsonl, which has no header, the keys of the first row."""
     if file.kind == "parquet":
         import polars
@@ -142,17 +205,21 @@ def header(file: File, encoding: str = "utf-8") -> list[str]:
         from gpt1.data.datasets import arrow_frames
 
         return next((list(frame.columns) for frame in arrow_frames(file.path)), [])
+    if file.kind == "xlsx":
+        from gpt1.data.excel import sheet_header
+
+        return sheet_header(file.path)
     if file.kind == "jsonl":
-        first = next(_jsonl(file, encoding), None)
+        first = next(_jsonl(file, options.encoding), None)
         return list(first.values) if first else []
-    return next(_records(file, encoding), (0, []))[1]
+    return next(_records(file, options), (0, [], ""))[1]
 
 
-def columns(file: File, encoding: str = "utf-8") -> list[str]:
+def columns(file: File, options: TableOptions = DEFAULT) -> list[str]:
     """Return the column names of a table. Raises UserError if it has no rows."""
-    if next(rows(file, encoding), None) is None:
+    if next(rows(file, options), None) is None:
         raise UserError(f"{file.path}: no rows; the first line must name the columns, and rows must follow")
-    return header(file, encoding)
+    return header(file, options)
 
 
 def check_column(name: str, there: Sequence[str], file: File) -> str:
@@ -189,37 +256,48 @@ def jsonl_rows(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[Row]:
         yield Row(path, number, value)
 
 
-def _separated(file: File, encoding: str) -> Iterator[Row]:
-    records = _records(file, encoding)
-    _, names = next(records, (0, []))
+def _separated(file: File, options: TableOptions) -> Iterator[Row]:
+    records = _records(file, options)
+    _, names, delimiter = next(records, (0, [], ""))
+    mark = "a tab" if delimiter == "\t" else repr(delimiter)
     hint = {
-        "csv": "put a field that contains the delimiter in quotes",
+        "csv": f"put a field that contains {mark} in quotes, or name another {setting('delimiter')}",
         "tsv": "a field of tsv cannot contain a tab or a line break, even in quotes; csv and jsonl can",
     }[file.kind]
-    for line, fields in records:
-        if len(fields) != len(names):
-            raise UserError(f"{file.path}:{line}: {len(fields)} fields where the header has {len(names)}; {hint}")
-        yield Row(file.path, line, dict(zip(names, fields, strict=True)))
+    for line, found, _ in records:
+        if len(found) != len(names):
+            raise UserError(f"{file.path}:{line}: {len(found)} fields where the header has {len(names)}; {hint}")
+        yield Row(file.path, line, dict(zip(names, found, strict=True)), decimal_comma=delimiter == ";")
 
 
-def _records(file: File, encoding: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield line number and fields of the header, which is checked, then of each row."""
-    lines = lines_of(text_of(file.path, encoding))
+def _records(file: File, options: TableOptions) -> Iterator[tuple[int, list[str], str]]:
+    """Yield line number, fields and delimiter of the header, which is checked, then of each row."""
+    lines = lines_of(text_of(file.path, options.encoding))
     start: list[str] = []
+    told = ""  # the delimiter that a first line `sep=;` tells
     while not start or start[-1].isspace():
         start.append(next(lines, ""))  # blank lines may stand before the header
-    options: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+        if file.kind == "csv" and not told and (line := SEPARATOR_LINE.fullmatch(start[-1])):
+            told, start[-1] = line[1], "\n"
+    if JSON_START.match(start[-1]):
+        raise json_error(file.path)
+    if PAGE.match(start[-1]):
+        raise UserError(f"{file.path}: a web page (HTML or XML), not a table; save the table itself as csv")
+    delimiter = "\t"
+    dialect: dict[str, Any] = {"quoting": csv.QUOTE_NONE}
     if file.kind == "csv":
-        options = {"delimiter": _delimiter(start[-1]), "strict": True}
-    reader = csv.reader(chain(start, lines), **options)
+        given = "\t" if options.delimiter in (TAB, r"\t") else options.delimiter
+        delimiter = (told or _delimiter(start[-1])) if given == AUTO else given
+        dialect = {"strict": True}
+    reader = csv.reader(chain(start, lines), delimiter=delimiter, **dialect)
     is_first = True
     try:
-        while (fields := _next_record(reader)) is not None:
-            if fields and is_first:
-                _check_header(fields, file)
-            if fields:
+        while (found := _next_record(reader)) is not None:
+            if found and is_first:
+                _check_header(found, file)
+            if found:
                 is_first = False
-                yield reader.line_num, fields
+                yield reader.line_num, found, delimiter
     except csv.Error as error:
         where = f"{file.path}:{reader.line_num}"
         if "new-line character" in str(error):

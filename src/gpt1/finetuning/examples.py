@@ -9,7 +9,7 @@ from torch import Tensor
 from gpt1.config import Columns, Finetune, Task
 from gpt1.console import say
 from gpt1.data.files import choose_splits, sha256_of
-from gpt1.data.tables import table
+from gpt1.data.tables import TableOptions, table
 from gpt1.errors import setting
 from gpt1.finetuning.defaults import FitOptions, keeps_last_epoch, selected_metric
 from gpt1.finetuning.predictor import Examples, RowEncoder
@@ -82,12 +82,13 @@ def read_rows(settings: Finetune) -> TaskRows:
 
     Raises UserError for wrong columns, rows and labels.
     """
-    columns = guess_columns(settings.train, settings.task, ColumnNames.of(settings), settings.encoding)
-    kind = infer_label_kind(settings.task, settings.target, settings.train, columns, settings.encoding)
-    train = read_labelled_rows(settings.train, columns, kind, settings.encoding)
+    options = TableOptions.of(settings)
+    columns = guess_columns(settings.train, settings.task, ColumnNames.of(settings), options)
+    kind = infer_label_kind(settings.task, settings.target, settings.train, columns, options)
+    train = read_labelled_rows(settings.train, columns, kind, options)
     label_type = infer_label_type(kind, train.labels, f"{settings.train}: column {', '.join(columns.label)}")
     if settings.valid:
-        valid = read_labelled_rows(settings.valid, columns, kind, settings.encoding, label_type)
+        valid = read_labelled_rows(settings.valid, columns, kind, options, label_type)
         check_labels(valid, label_type, columns)
     else:
         train, valid = split_train_valid(train, settings.seed)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from gpt1.config import Columns, Evaluate, Finetune, Predict, Task
 from gpt1.console import say
 from gpt1.data.files import File
-from gpt1.data.tables import check_column, columns, table
+from gpt1.data.tables import DEFAULT, TableOptions, check_column, columns, table
 from gpt1.errors import UserError, setting
 
 PAIR_TASKS = ("entailment", "similarity")
@@ -56,13 +56,13 @@ class ColumnNames:
                 )
 
 
-def guess_columns(path: str, task: Task, requested: ColumnNames, encoding: str = "utf-8") -> Columns:
+def guess_columns(path: str, task: Task, requested: ColumnNames, options: TableOptions = DEFAULT) -> Columns:
     """Return the requested columns of a table and, for those not requested, the likely ones; print the result.
 
     Raises UserError for a column that does not exist, and if it is not clear which column is meant.
     """
     file = table(path)
-    available = columns(file, encoding)
+    available = columns(file, options)
     requested.check_task(task)
     is_choice = task == "multiple-choice"
     texts = named_columns(requested.context if is_choice else requested.text, available, file)

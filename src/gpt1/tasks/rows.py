@@ -4,19 +4,30 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from gpt1.config import Columns, Task
-from gpt1.console import warn
-from gpt1.data.tables import Row, check_column, columns, rows, table
+from gpt1.console import say, warn
+from gpt1.data.tables import (
+    DEFAULT,
+    InvalidRow,
+    Row,
+    TableOptions,
+    check_column,
+    columns,
+    parse_number,
+    rows,
+    table,
+)
 from gpt1.errors import UserError, setting
 from gpt1.model.objectives import LabelKind
 from gpt1.tasks.labels import ClassLabels, LabelSets, LabelType
 
+Read = TypeVar("Read")
 # What the model reads of a row: a text; the two texts of a pair; or a context and its answers.
 Texts = tuple[str, ...]
 # Without validation rows, one training row in this many is used for validation.
@@ -25,6 +36,8 @@ VALID_SHARE = 10
 ENOUGH_ROWS = 10
 # A label is rare if the most common one has more than this many times its rows.
 RARE = 10
+# A label that this share of the rows has is on nearly all.
+NEARLY_ALL = 0.9
 # A whole number as a column of floats holds it; one that begins with 0 is a code.
 WHOLE_NUMBER = re.compile(r"-?(0|[1-9]\d*)\.0+")
 # Separates the labels of a row in csv and tsv.
@@ -61,7 +74,9 @@ LABEL_KINDS: dict[Task, LabelKind] = {
 }
 
 
-def infer_label_kind(task: Task, target: str, path: str, columns_read: Columns, encoding: str = "utf-8") -> LabelKind:
+def infer_label_kind(
+    task: Task, target: str, path: str, columns_read: Columns, options: TableOptions = DEFAULT
+) -> LabelKind:
     """Return the kind of label of a task; for similarity `target` decides.
 
     With `auto`, the labels of the table are scores if all are numbers and one has a fractional part, else classes.
@@ -74,10 +89,11 @@ def infer_label_kind(task: Task, target: str, path: str, columns_read: Columns, 
         return LABEL_KINDS[task]
     if target != "auto":
         return "score" if target == "score" else "classes"
-    labels = {row.label(columns_read.label[0]) for row in rows(table(path), encoding)}
+    found = valid_rows(rows(table(path), options), lambda row: row.label(columns_read.label[0]), options)
+    labels = {label for _, label in found}
     if not any(map(_has_fraction, labels)):
         return "classes"
-    if names := sorted(label for label in labels if _number(label) is None):
+    if names := sorted(label for label in labels if parse_number(label) is None):
         warn(
             f"label {names[0]!r} is not a number, so all labels count as classes; "
             f"if they are scores, set {setting('target')} score"
@@ -86,27 +102,57 @@ def infer_label_kind(task: Task, target: str, path: str, columns_read: Columns, 
 
 
 def read_labelled_rows(
-    path: str, wanted: Columns, kind: LabelKind, encoding: str = "utf-8", known: LabelType | None = None
+    path: str, wanted: Columns, kind: LabelKind, options: TableOptions = DEFAULT, known: LabelType | None = None
 ) -> LabelledRows:
     """Read all rows of a table; names that differ in spelling only, see `_spelling`, are as in `known`, or all alike.
 
-    Raises UserError for a missing column, an empty table, and a row without a text or without a label of this kind.
+    Raises UserError for a missing column, an empty table, and a row without a text or without a label of this kind,
+    unless the options say to skip it.
     """
     file = table(path)
-    available = columns(file, encoding)
+    available = columns(file, options)
     for name in (*wanted.texts, *wanted.choices, *wanted.label):
         check_column(name, available, file)
     found = LabelledRows([], [], [], [])
-    for row in rows(file, encoding):
+
+    def read(row: Row) -> tuple[Texts, Any]:
         texts = read_texts(row, wanted)
+        return texts, read_label(row, wanted, kind, len(texts) - 1)
+
+    for row, (texts, label) in valid_rows(rows(file, options), read, options, path):
         found.texts.append(texts)
-        found.labels.append(read_label(row, wanted, kind, len(texts) - 1))
+        found.labels.append(label)
         found.where.append(row.where)
         found.groups.append(str(row.values[wanted.texts[0]]))
     if kind == "classes" or (kind == "labels" and len(wanted.label) == 1):  # of several columns, each is a name
         names = known.names if isinstance(known, ClassLabels | LabelSets) else _spelt_once(found.labels)
         return replace(found, labels=_spelt_as(names, found.labels))
     return found
+
+
+def valid_rows(
+    found: Iterable[Row], read: Callable[[Row], Read], options: TableOptions, say_of: str = ""
+) -> Iterator[tuple[Row, Read]]:
+    """Yield each row with what `read` returns for it.
+
+    A row that it refuses raises InvalidRow, or is skipped if the options say so; `say_of`, the file, is then named with
+    the number of skipped rows. Raises UserError if all rows are skipped.
+    """
+    skipped, kept, first = 0, 0, ""
+    for row in found:
+        try:
+            one = read(row)
+        except InvalidRow as error:
+            if not options.skip_invalid:
+                raise
+            skipped, first = skipped + 1, first or error.fault
+            continue
+        kept += 1
+        yield row, one
+    if skipped and not kept:
+        raise UserError(f"{first}; {setting('skip_invalid')} would drop all {skipped:,} rows for faults like this one")
+    if skipped and say_of:
+        say(f"{say_of}: {skipped:,} of {skipped + kept:,} rows skipped, the first because {first}")
 
 
 def read_texts(row: Row, wanted: Columns) -> Texts:
@@ -120,8 +166,8 @@ def read_texts(row: Row, wanted: Columns) -> Texts:
     context = "\n".join("\n".join(_text_list(row, name)) for name in wanted.texts)
     answers = _text_list(row, wanted.choices[0]) if len(wanted.choices) == 1 else _filled(row, wanted.choices)
     if len(answers) < 2:
-        raise UserError(
-            f"{row.where}: {len(answers)} answer in {', '.join(wanted.choices)}; a choice needs two or more"
+        raise InvalidRow(
+            f"{row.where}: {len(answers)} answer in {', '.join(wanted.choices)}", "a choice needs two or more"
         )
     return context, *answers
 
@@ -139,9 +185,9 @@ def read_label(row: Row, wanted: Columns, kind: LabelKind, answers: int) -> Any:
     if kind == "classes":
         return row.label(name)
     if (number := row.number(name)) not in range(answers):
-        raise UserError(
-            f"{row.where}: column {name} holds {row.values[name]!r}; it must be the number of the right answer, "
-            f"from 0 to {answers - 1}"
+        raise InvalidRow(
+            f"{row.where}: column {name} holds {row.values[name]!r}",
+            f"it must be the number of the right answer, from 0 to {answers - 1}",
         )
     return int(number)
 
@@ -205,12 +251,16 @@ def warn_of_faults(train: LabelledRows, valid: LabelledRows, kind: LabelKind) ->
             f"label {unknown[0]!r} occurs only in validation rows, so it cannot be learned; "
             f"add rows with it, or choose the validation rows with {setting('valid')}"
         )
-    ordered = counts.most_common()
-    if ordered and (most := ordered[0][1]) > RARE * (least := ordered[-1][1]):
+    if not counts:
+        return
+    (common, most), (rare, least) = counts.most_common()[0], counts.most_common()[-1]
+    remedy = f"{setting('class_weights')} auto and {setting('select')} macro_f1 keep rare labels from being ignored"
+    if kind == "classes" and len(train) >= ENOUGH_ROWS and most >= NEARLY_ALL * len(train):
         warn(
-            f"label {ordered[0][0]!r} has {most:,} rows, {ordered[-1][0]!r} only {least:,}; "
-            f"{setting('class_weights')} auto and {setting('select')} macro_f1 keep rare labels from being ignored"
+            f"label {common!r} is on {most:,} of {len(train):,} rows, so always predicting it is right there; {remedy}"
         )
+    elif most > RARE * least:
+        warn(f"label {common!r} has {most:,} rows, {rare!r} only {least:,}; {remedy}")
 
 
 def _warn_of_names(train: LabelledRows, counts: Counter[str], kind: LabelKind) -> None:
@@ -230,7 +280,7 @@ def _warn_of_names(train: LabelledRows, counts: Counter[str], kind: LabelKind) -
     if len(train) >= ENOUGH_ROWS and copies > len(train) / 2:
         warn(f"the label of {copies:,} of {len(train):,} rows is their text; {column}")
     elif len(train) >= ENOUGH_ROWS and len(counts) > len(train) / 2 and is_split:
-        if kind == "classes" and all(_number(name) is not None for name in counts):
+        if kind == "classes" and all(parse_number(name) is not None for name in counts):
             column += f" If it holds scores, set {setting('task')} regression"
         warn(f"{len(counts):,} classes in {len(train):,} rows; {column}")
     several = [name for name in sorted(counts) if any(mark in name for mark in ",;[")]
@@ -246,9 +296,9 @@ def _text_list(row: Row, column: str) -> list[str]:
     if not isinstance(value, list):
         return [row.text(column)]
     if wrong := [text for text in value if not isinstance(text, str) or not text.strip()]:
-        raise UserError(f"{row.where}: column {column} lists {wrong[0]!r}; it must list texts")
+        raise InvalidRow(f"{row.where}: column {column} lists {wrong[0]!r}", "it must list texts")
     if not value:
-        raise UserError(f"{row.where}: column {column} is an empty list; it must list texts")
+        raise InvalidRow(f"{row.where}: column {column} is an empty list", "it must list texts")
     return value
 
 
@@ -267,7 +317,7 @@ def _filled(row: Row, names: Sequence[str]) -> list[str]:
     filled = [not (value is None or (isinstance(value, str) and not value.strip())) for value in values]
     count = sum(filled)
     if not all(filled[:count]):
-        raise UserError(f"{row.where}: column {names[filled.index(False)]} is empty, but one after it is not")
+        raise InvalidRow(f"{row.where}: column {names[filled.index(False)]} is empty, but one after it is not")
     return [row.text(name) for name in names[:count]]
 
 
@@ -317,7 +367,7 @@ def _label_set(row: Row, names: Sequence[str]) -> frozenset[str]:
 
 def _flag(row: Row, name: str) -> bool:
     if (number := row.number(name)) not in (0, 1):
-        raise UserError(f"{row.where}: column {name} holds {number:g}; it must be 1 where the label applies, else 0")
+        raise InvalidRow(f"{row.where}: column {name} holds {number:g}", "it must be 1 where the label applies, else 0")
     return number == 1
 
 
@@ -326,12 +376,5 @@ def _folded(name: str) -> str:
 
 
 def _has_fraction(label: str) -> bool:
-    number = _number(label)
+    number = parse_number(label)
     return number is not None and math.isfinite(number) and not number.is_integer()
-
-
-def _number(label: str) -> float | None:
-    try:
-        return float(label)
-    except ValueError:
-        return None

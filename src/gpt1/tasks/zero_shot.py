@@ -16,14 +16,14 @@ import torch
 from gpt1.batch import IGNORE
 from gpt1.console import bar, say
 from gpt1.data.collate import rounded
-from gpt1.data.tables import Row, columns, rows, table
+from gpt1.data.tables import Row, TableOptions, columns, rows, table
 from gpt1.errors import UserError, setting
 from gpt1.model.cross_entropy import token_nats
 from gpt1.model.gpt import GPT
 from gpt1.results import Result
 from gpt1.tasks.columns import ColumnNames, guess_columns, named_columns
 from gpt1.tasks.metrics import Intervals, choice_intervals, choice_metrics
-from gpt1.tasks.rows import read_label, read_texts
+from gpt1.tasks.rows import read_label, read_texts, valid_rows
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.training.likelihood import TOKENS_AT_ONCE
 
@@ -98,21 +98,21 @@ class ZeroShotMetrics(Result):
     """the length by which log-likelihoods are divided"""
 
 
-def question_kind(path: str, encoding: str) -> QuestionKind | None:
+def question_kind(path: str, options: TableOptions) -> QuestionKind | None:
     """Return whether a table holds pairs or choices, by its column names; None if neither."""
-    available = columns(table(path), encoding)
+    available = columns(table(path), options)
     if any(good in available and bad in available for good, bad in PAIR_NAMES):
         return "pairs"
     return "choices" if "choices" in available or {"choice0", "choice1"} <= set(available) else None
 
 
-def read_pairs(path: str, good: str | None, bad: str | None, group: str | None, encoding: str) -> QuestionFile:
+def read_pairs(path: str, good: str | None, bad: str | None, group: str | None, options: TableOptions) -> QuestionFile:
     """Return the minimal pairs of a table; a column that is not named is guessed.
 
     Raises UserError, at once, for columns that do not exist or cannot be guessed.
     """
     file = table(path)
-    available = columns(file, encoding)
+    available = columns(file, options)
     usual = next((pair for pair in PAIR_NAMES if set(pair) <= set(available)), ("", ""))
     names = [
         "".join(named_columns(name, available, file)) or default
@@ -124,21 +124,21 @@ def read_pairs(path: str, good: str | None, bad: str | None, group: str | None, 
             f"the columns are {', '.join(available)}"
         )
     say(f"{file.path}: the good text is column {names[0]}, the bad one is column {names[1]}")
-    return _questions(path, group, encoding, lambda row: ("", (row.text(names[0]), row.text(names[1])), 0))
+    return _questions(path, group, options, lambda row: ("", (row.text(names[0]), row.text(names[1])), 0))
 
 
-def read_choices(path: str, requested: ColumnNames, group: str | None, encoding: str) -> QuestionFile:
+def read_choices(path: str, requested: ColumnNames, group: str | None, options: TableOptions) -> QuestionFile:
     """Return the choices of a table; a column that is not named is guessed.
 
     Raises UserError, at once, for columns that do not exist or cannot be guessed.
     """
-    wanted = guess_columns(path, "multiple-choice", requested, encoding)
+    wanted = guess_columns(path, "multiple-choice", requested, options)
 
     def read(row: Row) -> tuple[str, tuple[str, ...], int]:
         context, *answers = read_texts(row, wanted)
         return context, tuple(answers), read_label(row, wanted, "choice", len(answers))
 
-    return _questions(path, group, encoding, read)
+    return _questions(path, group, options, read)
 
 
 def score_zero_shot(
@@ -252,15 +252,15 @@ def scoring_windows(ids: Ids, first: int, context: int, text: int) -> Iterator[W
 
 
 def _questions(
-    path: str, group: str | None, encoding: str, read: Callable[[Row], tuple[str, tuple[str, ...], int]]
+    path: str, group: str | None, options: TableOptions, read: Callable[[Row], tuple[str, tuple[str, ...], int]]
 ) -> QuestionFile:
     file = table(path)
-    available = columns(file, encoding)
+    available = columns(file, options)
     usual = [name for name in GROUP_NAMES if name in available]
     group_column = next(iter(named_columns(group, available, file) or usual), None)
-    count = sum(1 for _ in rows(file, encoding))
+    count = sum(1 for _ in valid_rows(rows(file, options), read, options, path))
     questions = (
-        Question(*read(row), None if group_column is None else str(row.values.get(group_column)))
-        for row in rows(file, encoding)
+        Question(*found, None if group_column is None else str(row.values.get(group_column)))
+        for row, found in valid_rows(rows(file, options), read, options)
     )
     return QuestionFile(path, count, questions)

@@ -1,0 +1,61 @@
+"""Read the first sheet of an Excel workbook (.xlsx, .xlsm), by polars with fastexcel; no torch.
+
+A sheet is parsed whole, and a command reads a table several times, so the last two are kept in memory.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpt1.console import say
+from gpt1.data.files import content, no_text
+from gpt1.errors import UserError
+
+ZIP = b"PK\x03\x04"  # begins every workbook
+
+if TYPE_CHECKING:
+    import polars
+
+
+def sheet_header(path: Path) -> list[str]:
+    """Return the column names: the cells of the first row."""
+    return list(_sheet(path).columns)
+
+
+def sheet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the number in the sheet and the values of each row; rows without a value are left out."""
+    for number, values in enumerate(_sheet(path).iter_rows(named=True), 2):  # the header is row 1
+        if any(value is not None for value in values.values()):
+            yield number, values
+
+
+def _sheet(path: Path) -> "polars.DataFrame":
+    found = path.stat()
+    return _read(path, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=2)
+def _read(path: Path, _modified: int, _size: int) -> "polars.DataFrame":
+    """Return the first sheet, and print its name if there are others. Raises UserError for what cannot be read."""
+    import polars
+
+    try:
+        import fastexcel
+    except ImportError:
+        how = "`pip install 'gpt1[xlsx]'`, or save the sheet as csv (CSV UTF-8)"
+        raise UserError(f"{path}: to read Excel workbooks, {how}") from None
+    data = b"".join(content(path))
+    if not data.startswith(ZIP):
+        raise UserError(f"{path}: {no_text(data) or 'not an Excel workbook; if it is a text table, name it .csv'}")
+    try:
+        names = fastexcel.read_excel(data).sheet_names
+        frame = polars.read_excel(
+            data, sheet_id=1, engine="calamine", infer_schema_length=None, drop_empty_rows=False, raise_if_empty=False
+        )
+    except Exception as error:  # fastexcel's own, of many kinds
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{path}: not readable as an Excel workbook ({reason}); save it again") from None
+    if len(names) > 1:
+        say(f"{path}: reading the first sheet, {names[0]}; not {', '.join(names[1:])}")
+    return frame
