@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields, replace
 from itertools import accumulate
 
@@ -14,6 +14,7 @@ from gpt1.config import Generate, Model
 from gpt1.errors import RunFailed, UserError
 from gpt1.model.gpt import GPT
 from gpt1.model.int8 import has_int8
+from gpt1.model.kv_cache import Step
 from gpt1.run_folder import generation
 from gpt1.run_folder.folder import LoadedRun, load_run, save_run
 from gpt1.run_folder.generation import Generation, GenerationOptions, Sample, truncate_prompt
@@ -49,13 +50,24 @@ def says(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
     def script(text: str) -> list[int]:
         ids = tokenizer.encode(text)
 
-        def generate_ids(
-            _body: object, prompts: list[list[int]], _how: object, _streams: object, steps: int, _beyond: bool
-        ) -> Iterator:
-            for step in range(steps):
-                yield [ids[step] if step < len(ids) else tokenizer.end_id] * len(prompts)
+        class Decoder:
+            def __init__(self, _body: object) -> None:
+                self.said: list[int] = []  # number of tokens of each row
 
-        monkeypatch.setattr(generation, "generate_ids", generate_ids)
+            def join(self, prompts: list[list[int]], *_how: object) -> Step:
+                self.said += [0] * len(prompts)
+                return self.step()
+
+            def step(self) -> Step:
+                self.said = [count + 1 for count in self.said]
+                tokens = [ids[n - 1] if n <= len(ids) else tokenizer.end_id for n in self.said]
+                return Step(tokens, torch.empty(0), torch.empty(len(tokens), 0))
+
+            def leave(self, n: int) -> None:
+                self.said[n] = self.said[-1]
+                self.said.pop()
+
+        monkeypatch.setattr(generation, "Decoder", Decoder)
         return ids
 
     return script

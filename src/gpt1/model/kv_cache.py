@@ -1,10 +1,12 @@
 """Generation: append the next token, repeat. Keys and values are cached, so each step computes one token per text.
 
-Prompts of different lengths are padded on the left, so that every step fills one column of the cache; a mask hides the
-padding, and positions count real tokens only.
+A `Decoder` holds the texts that grow together. They may join and leave between any two steps, and each has its own
+sampling and random numbers (continuous batching: Yu et al. 2022, "Orca"). A text's tokens fill its row of the cache
+from column 0, so a column is a position; where texts differ in length, a mask hides what lies beyond the shorter ones.
+A text that outgrows the context goes on in a window that slides.
 
-Legend: N sequences, T new tokens, S columns that attention reads, L columns of the cache, H heads, d = D / H,
-V vocabulary.
+Legend: N sequences, M of them, T new tokens, S columns that attention reads, L columns of the cache, H heads,
+d = D / H, V vocabulary.
 """
 
 import random
@@ -23,53 +25,169 @@ class KVCache:
     """One layer's keys and values, as the network reads and writes them during one step."""
 
     kv_2NHLd: Tensor
-    new_T: Tensor
-    """columns that the step fills"""
+    new_NT: Tensor
+    """columns that the step fills in each row; one row stands for all if they are the same"""
     read: int
     """number of columns that attention reads"""
 
     def update(self, kv_2NHTd: Tensor) -> Tensor:
         """Store the keys and values of the new tokens; return kv_2NHSd."""
-        self.kv_2NHLd.index_copy_(3, self.new_T, kv_2NHTd)
+        if len(self.new_NT) == 1:
+            self.kv_2NHLd.index_copy_(3, self.new_NT[0], kv_2NHTd)
+        else:
+            rows_N1 = torch.arange(len(self.new_NT), device=self.new_NT.device)[:, None]
+            self.kv_2NHLd[:, rows_N1, :, self.new_NT] = kv_2NHTd.permute(1, 3, 0, 2, 4)
         return self.kv_2NHLd[:, :, :, : self.read]
 
 
-@torch.inference_mode()
-def generate_ids(
-    body: GPT,
-    prompts: Sequence[Sequence[int]],
-    sampling: Sampling,
-    streams: Sequence[random.Random],
-    steps: int,
-    beyond: bool = False,
-) -> Iterator[list[int]]:
-    """Yield the next id of each prompt, `steps` times or until every context is full; close the iterator to stop.
+@dataclass(frozen=True)
+class Step:
+    """What a step did: the texts that it advanced, in order, have these new tokens."""
 
-    Each prompt has 1 .. context ids and draws from its own stream of random numbers, so its tokens do not depend on the
-    other prompts (but for rounding). A prompt of p ids can take context - p + 1 more, the last one predicted from a
-    full context; ids yielded for it after that are meaningless. `body` must be in evaluation mode.
+    tokens: list[int]
+    logits_NV: Tensor
+    """scores that the tokens were drawn from, fp32, before temperature and penalty"""
+    h_NTD: Tensor
+    """hidden states of the tokens that were read; of a prompt of t tokens, those at the first t"""
 
-    With `beyond`, a text goes on: as soon as it is one token longer than the context, its window slides. The window
-    drops its first `slide` tokens, and what remains is read again from position 0. So every token is predicted from the
-    tokens of its window alone, as if these were the whole text.
+
+@dataclass
+class _Row:
+    """A text in the decoder."""
+
+    sampling: Sampling
+    stream: random.Random
+    window: list[int]
+    """its tokens in the cache"""
+    seen_V: Tensor | None
+    """tokens that occur in it; kept only for a repetition penalty"""
+    token: int = 0
+    """the newest token, which the next step reads"""
+
+
+class Decoder:
+    """Texts that grow together, one token each at every step.
+
+    Row n belongs to the n-th text. A text's tokens do not depend on the other texts, but for rounding: products of
+    matrices with more rows may add up in another order. `body` must be in evaluation mode.
     """
-    context = body.config.context
-    longest = max(map(len, prompts))
-    steps = steps if beyond else min(steps, context - min(map(len, prompts)) + 1)
-    columns = longest + steps - 1
-    texts = _Texts(body, sampling, streams, min(columns, context) if beyond else columns)
-    windows = [list(prompt) for prompt in prompts]
-    tokens_N = texts.read(windows)
-    for _ in range(steps - 1):
-        yield (ids := tokens_N.tolist())
-        for window, token in zip(windows, ids, strict=True):
-            window.append(token)
-        if beyond and max(map(len, windows)) > context:
-            windows = [window[slide(context) :] if len(window) > context else window for window in windows]
-            tokens_N = texts.read(windows)
-        else:
-            tokens_N = texts.step(tokens_N)
-    yield tokens_N.tolist()
+
+    def __init__(self, body: GPT) -> None:
+        self.body, self.rows = body, list[_Row]()
+        self._kv_2NHLd: list[Tensor] = []  # of each layer; rows and columns grow as texts need them
+
+    @torch.inference_mode()
+    def join(
+        self,
+        prompts: Sequence[Sequence[int]],
+        samplings: Sequence[Sampling],
+        streams: Sequence[random.Random],
+        new: Sequence[int],
+    ) -> Step:
+        """Add texts behind the others: read their prompts, of 1 .. context ids, and draw the first new token of each.
+
+        Each draws from its own stream of random numbers. `new` is the number of tokens that each is expected to get; a
+        prompt of p ids can take context - p + 1 before its window slides, the last one predicted from a full context.
+        """
+        device, config = self.body.tokens.weight.device, self.body.config
+        longest = max(map(len, prompts))
+        most = max(len(prompt) + count - 1 for prompt, count in zip(prompts, new, strict=True))
+        self._reserve(len(self.rows) + len(prompts), min(max(most, longest), config.context))
+        tokens_NT = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts], device=device)
+        first = len(self.rows)
+        for prompt, sampling, stream in zip(prompts, samplings, streams, strict=True):
+            seen_V = None
+            if sampling.repetition_penalty != 1:
+                seen_V = torch.zeros(config.vocabulary, dtype=torch.bool, device=device)
+                seen_V[list(prompt)] = True
+            self.rows.append(_Row(sampling, stream, list(prompt), seen_V))
+        columns_1T = torch.arange(longest, device=device)[None]
+        # What follows a shorter prompt is padding, which causal attention hides; its columns are written again later.
+        caches = [KVCache(kv_2NHLd[:, first : len(self.rows)], columns_1T, longest) for kv_2NHLd in self._kv_2NHLd]
+        h_NTD = self.body(tokens_NT, None, None, caches)
+        last_N = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
+        return self._draw(self.rows[first:], h_NTD, h_NTD[torch.arange(len(prompts), device=device), last_N])
+
+    @torch.inference_mode()
+    def step(self) -> Step:
+        """Append its newest token to each text and draw the next.
+
+        The window of a text that fills the context slides first: it drops its first `slide` tokens, and what remains is
+        read again from position 0. So every token is predicted from the tokens of its window alone, as if these were
+        the whole text.
+        """
+        device = self.body.tokens.weight.device
+        for n, row in enumerate(self.rows):
+            if len(row.window) == self.body.config.context:
+                self._slide(n)
+        filled = [len(row.window) for row in self.rows]
+        read = max(filled) + 1
+        columns_N1 = torch.tensor(filled, device=device)[:, None]
+        mask_N1S = None
+        if ragged := min(filled) < max(filled):
+            mask_N1S = (torch.arange(read, device=device) <= columns_N1)[:, None]
+        new_N1 = columns_N1 if ragged else columns_N1[:1]
+        caches = [KVCache(kv_2NHLd[:, : len(self.rows)], new_N1, read) for kv_2NHLd in self._kv_2NHLd]
+        tokens_N1 = torch.tensor([[row.token] for row in self.rows], device=device)
+        h_N1D = self.body(tokens_N1, columns_N1, mask_N1S, caches)
+        for row in self.rows:
+            row.window.append(row.token)
+        return self._draw(self.rows, h_N1D, h_N1D[:, -1])
+
+    @torch.inference_mode()
+    def leave(self, n: int) -> None:
+        """Remove the n-th text; the last one takes its row."""
+        last = self.rows.pop()
+        if n < len(self.rows):
+            self.rows[n] = last
+            for kv_2NHLd in self._kv_2NHLd:
+                filled = len(last.window)
+                kv_2NHLd[:, n, :, :filled] = kv_2NHLd[:, len(self.rows), :, :filled]
+        if not self.rows:
+            self._kv_2NHLd = []
+
+    def _slide(self, n: int) -> None:
+        row, device = self.rows[n], self.body.tokens.weight.device
+        row.window = row.window[slide(self.body.config.context) :]
+        columns_1T = torch.arange(len(row.window), device=device)[None]
+        caches = [KVCache(kv_2NHLd[:, n : n + 1], columns_1T, len(row.window)) for kv_2NHLd in self._kv_2NHLd]
+        if row.window:  # nothing is left of a context of one token
+            self.body(torch.tensor([row.window], device=device), None, None, caches)
+
+    def _reserve(self, rows: int, columns: int) -> None:
+        """Make room in the cache."""
+        config, weight, old = self.body.config, self.body.tokens.weight, self._kv_2NHLd
+        had_rows, had_columns = (old[0].shape[1], old[0].shape[3]) if old else (0, 0)
+        if rows <= had_rows and columns <= had_columns:
+            return
+        if rows > had_rows:
+            rows = max(rows, 2 * had_rows)  # so that texts that join one by one seldom copy the others
+        shape_2NHLd = (2, max(rows, had_rows), config.heads, max(columns, had_columns), config.width // config.heads)
+        # Zeros, since what the mask hides is multiplied by 0 and must be a number.
+        self._kv_2NHLd = [weight.new_zeros(shape_2NHLd) for _ in range(config.depth)]
+        for new_2NHLd, old_2NHLd in zip(self._kv_2NHLd, old, strict=False):
+            new_2NHLd[:, :had_rows, :, :had_columns] = old_2NHLd
+
+    def _draw(self, rows: Sequence[_Row], h_NTD: Tensor, last_ND: Tensor) -> Step:
+        """Draw the next token of each row, those with the same sampling together."""
+        logits_NV = self.body.logits(last_ND).float()
+        numbers = [row.stream.random() for row in rows]
+        uniform_N = torch.tensor(numbers, dtype=torch.float64, device=logits_NV.device)
+        alike: dict[Sampling, list[int]] = {}
+        for n, row in enumerate(rows):
+            alike.setdefault(row.sampling, []).append(n)
+        for sampling, members in alike.items():
+            is_all = len(members) == len(rows)
+            logits_MV = logits_NV if is_all else logits_NV[members]
+            seen = [row.seen_V for row in (rows[n] for n in members) if row.seen_V is not None]
+            if seen:
+                logits_MV = penalised(logits_MV, torch.stack(seen), sampling.repetition_penalty)
+            tokens_M = draw(logits_MV, sampling, uniform_N if is_all else uniform_N[members])
+            for n, token in zip(members, tokens_M.tolist(), strict=True):
+                rows[n].token = token
+                if (seen_V := rows[n].seen_V) is not None:
+                    seen_V[token] = True
+        return Step([row.token for row in rows], logits_NV, h_NTD)
 
 
 def slide(context: int) -> int:
@@ -80,66 +198,29 @@ def slide(context: int) -> int:
     return max(1, context // 4)
 
 
-class _Texts:
-    """Texts that grow together: their caches, their padding, and the tokens seen so far."""
+def generate_ids(
+    body: GPT,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    streams: Sequence[random.Random],
+    steps: int,
+    beyond: bool = False,
+) -> Iterator[list[int]]:
+    """Yield the next id of each prompt, `steps` times or until every context is full; close the iterator to stop.
 
-    def __init__(self, body: GPT, sampling: Sampling, streams: Sequence[random.Random], columns: int) -> None:
-        config, weight, N = body.config, body.tokens.weight, len(streams)
-        self.body, self.sampling, self.streams = body, sampling, streams
-        shape_2NHLd = (2, N, config.heads, columns, config.width // config.heads)
-        self.kv_2NHLd = [weight.new_zeros(shape_2NHLd) for _ in range(config.depth)]
-        self.seen_NV: Tensor | None = None  # tokens that occur in each text; kept only for a repetition penalty
-
-    def read(self, windows: Sequence[Sequence[int]]) -> Tensor:
-        """Read a window of each text from position 0, whatever was read before, and return the next tokens_N."""
-        longest, self.filled = max(map(len, windows)), 0
-        padding = [longest - len(window) for window in windows]
-        self.pad_N1 = torch.tensor(padding, device=self.body.tokens.weight.device)[:, None]
-        self.ragged = any(padding)
-        rows = [[0] * pad + list(window) for pad, window in zip(padding, windows, strict=True)]
-        tokens_NT = torch.tensor(rows, device=self.pad_N1.device)
-        # A token that has left the window has been seen all the same.
-        if self.sampling.repetition_penalty != 1 and self.seen_NV is None:
-            real_NT = torch.arange(longest, device=tokens_NT.device) >= self.pad_N1
-            self.seen_NV = _seen(tokens_NT, real_NT, self.body.config.vocabulary)
-        return self._advance(tokens_NT)
-
-    def step(self, tokens_N: Tensor) -> Tensor:
-        """Append a token to each text and return the next, tokens_N."""
-        return self._advance(tokens_N[:, None])
-
-    def _advance(self, tokens_NT: Tensor) -> Tensor:
-        first, self.filled = self.filled, self.filled + tokens_NT.shape[1]
-        columns_T = torch.arange(first, self.filled, device=tokens_NT.device)
-        positions_NT = (columns_T - self.pad_N1).clamp(0, self.body.config.context - 1)
-        weight = self.body.tokens.weight
-        mask_NTS = _mask(self.pad_N1, columns_T, self.filled, weight.dtype) if self.ragged else None
-        caches = [KVCache(kv_2NHLd, columns_T, self.filled) for kv_2NHLd in self.kv_2NHLd]
-        h_NTD = self.body(tokens_NT, positions_NT, mask_NTS, caches)
-        logits_NV = self.body.logits(h_NTD[:, -1]).float()
-        if self.seen_NV is not None:
-            logits_NV = penalised(logits_NV, self.seen_NV, self.sampling.repetition_penalty)
-        numbers = [stream.random() for stream in self.streams]
-        uniform_N = torch.tensor(numbers, dtype=torch.float64, device=logits_NV.device)
-        tokens_N = draw(logits_NV, self.sampling, uniform_N)
-        if self.seen_NV is not None:
-            self.seen_NV.scatter_(1, tokens_N[:, None], True)
-        return tokens_N
-
-
-def _mask(pad_N1: Tensor, columns_T: Tensor, read: int, dtype: torch.dtype) -> Tensor:
-    """Return mask_NTS to add to the scores: 0 where a column may attend, -inf elsewhere.
-
-    A column sees the real columns up to itself. Padding sees itself, since a softmax over nothing is not defined.
+    Each prompt has 1 .. context ids and draws from its own stream of random numbers. Ids yielded for a prompt whose
+    context is full are meaningless; with `beyond` its window slides, and it goes on, see `Decoder.step`.
     """
-    columns_S = torch.arange(read, device=pad_N1.device)
-    past_TS, self_TS = columns_S <= columns_T[:, None], columns_S == columns_T[:, None]
-    sees_NTS = (columns_S >= pad_N1)[:, None] & past_TS | self_TS
-    return torch.zeros(sees_NTS.shape, dtype=dtype, device=pad_N1.device).masked_fill_(~sees_NTS, float("-inf"))
-
-
-def _seen(tokens_NT: Tensor, real_NT: Tensor, vocabulary: int) -> Tensor:
-    """Return seen_NV, True for the tokens of each prompt."""
-    seen_NV = torch.zeros(len(tokens_NT), vocabulary + 1, dtype=torch.bool, device=tokens_NT.device)
-    # Padding is marked in an extra column, which is then cut off.
-    return seen_NV.scatter_(1, tokens_NT.where(real_NT, vocabulary), True)[:, :-1]
+    rooms = [steps if beyond else min(steps, body.config.context - len(prompt) + 1) for prompt in prompts]
+    decoder, owners = Decoder(body), list(range(len(prompts)))  # owners: the prompt of each row
+    ids = decoder.join(prompts, [sampling] * len(prompts), streams, rooms).tokens
+    yield list(ids)
+    for count in range(1, max(rooms)):
+        for n in reversed(range(len(owners))):
+            if rooms[owners[n]] == count:
+                decoder.leave(n)
+                owners[n] = owners[-1]
+                owners.pop()
+        for owner, token in zip(owners, decoder.step().tokens, strict=True):
+            ids[owner] = token
+        yield list(ids)

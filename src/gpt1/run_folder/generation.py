@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from gpt1.data.windows import keyed_number
 from gpt1.errors import UserError, setting
 from gpt1.model import int8
 from gpt1.model.gpt import GPT
-from gpt1.model.kv_cache import generate_ids
+from gpt1.model.kv_cache import Decoder, Step
 from gpt1.model.packed import pack
 from gpt1.model.sampling import Sampling
 from gpt1.options import check_threads_and_seed
@@ -26,6 +27,8 @@ FinishReason = Literal["end", "stop", "length", "context"]
 PARTIAL_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 # Texts generated together, enough to repay reading the weights from memory for each token: on a CPU, on a GPU.
 CPU_BATCH, GPU_BATCH = 64, 256
+# Positions of a prompt whose scores over the vocabulary are held at a time.
+LOGITS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class GenerationOptions:
     stop: Sequence[str] = ()
     """strings that end the text; they are not part of it"""
     beyond_context: bool = False
-    """go on past the context, predicting each token from the last tokens only, see `generate_ids`"""
+    """go on past the context, predicting each token from the last tokens only, see `Decoder.step`"""
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -78,15 +81,41 @@ class Sample(Result):
     """end (the end token), stop (a stop string), length (max_new_tokens) or context (it is full)"""
 
 
+@dataclass(frozen=True)
+class TokenLogprob:
+    """How probable a token of a text was, given those before it."""
+
+    id: int
+    logprob: float | None
+    """log P of the token; None for the first of a prompt, which nothing predicts"""
+    top: dict[int, float]
+    """the most probable tokens in its place, with their log P"""
+
+
 class Generation:
     """One prompt and the text that is being generated after it."""
 
     def __init__(
-        self, tokenizer: Tokenizer, prompt: str, number: int, options: GenerationOptions, context: int
+        self,
+        tokenizer: Tokenizer,
+        prompt: str | Sequence[int],
+        number: int,
+        options: GenerationOptions,
+        context: int,
+        top_logprobs: int | None = None,
+        prompt_logprobs: bool = False,
     ) -> None:
-        """Start sample `number` of `prompt`. If the prompt is longer than the context, only its end is kept."""
-        self.tokenizer, self.prompt, self.options = tokenizer, prompt, options
-        ids = tokenizer.encode(prompt)
+        """Start sample `number` of `prompt`, a text or token ids. Of one longer than the context, the end is kept.
+
+        With `top_logprobs`, `logprobs` records how probable each token was, and so many of its most probable
+        alternatives; with `prompt_logprobs`, those of the prompt too.
+        """
+        is_text = isinstance(prompt, str)
+        self.tokenizer, self.options = tokenizer, options
+        self.prompt = prompt if is_text else tokenizer.decode(prompt)
+        self.top_logprobs, self.prompt_logprobs = top_logprobs, prompt_logprobs
+        self.logprobs: list[TokenLogprob] = []
+        ids = tokenizer.encode(prompt) if is_text else list(prompt)
         # An empty prompt starts a document: in the training data an end token precedes each document.
         new = 1 if options.beyond_context else options.max_new_tokens
         self.ids, self.cut = truncate_prompt(ids or [tokenizer.end_id], new, context)
@@ -117,12 +146,12 @@ class Generation:
         elif len(self.new) == self.room and not self.options.beyond_context:
             self.finish_reason = "context"
 
-    def next_piece(self) -> str:
+    def next_piece(self, whole_words: bool = True) -> str:
         """Return the text since the last call: whole words, up to what may be the beginning of a stop string."""
         safe = len(self.text)
         if not self.finish_reason:
-            word = re.search(r"\w*\Z", self.text)
-            ends = [word.start() if word else 0]
+            word = re.search(r"\w*\Z", self.text) if whole_words else None
+            ends = [word.start() if word else len(self.text)]
             for stop in self.options.stop:
                 begun = (size for size in range(len(stop) - 1, 0, -1) if self.text.endswith(stop[:size]))
                 ends.append(len(self.text) - next(begun, 0))
@@ -136,8 +165,66 @@ class Generation:
         return Sample(self.prompt, self.text, len(self.new), self.finish_reason)
 
 
+class GenerationBatch:
+    """Texts that are generated together; they join between steps, and leave when they have ended."""
+
+    def __init__(self, body: GPT) -> None:
+        self.texts: list[Generation] = []
+        self._decoder = Decoder(body)
+
+    def join(self, texts: Sequence[Generation]) -> None:
+        """Read the prompts of more texts and add the first token to each."""
+        options = [text.options for text in texts]
+        step = self._decoder.join(
+            [text.ids for text in texts], [one.sampling for one in options], [text.random for text in texts],
+            [one.max_new_tokens for one in options],
+        )  # fmt: skip
+        self.texts += texts
+        for text, h_TD in zip(texts, step.h_NTD, strict=True):
+            if text.top_logprobs is not None and text.prompt_logprobs:
+                text.logprobs.append(TokenLogprob(text.ids[0], None, {}))
+                for low in range(0, len(text.ids) - 1, LOGITS_AT_ONCE):
+                    following = text.ids[1:][low : low + LOGITS_AT_ONCE]
+                    logits_SV = self._decoder.body.logits(h_TD[low : low + len(following)]).float()
+                    text.logprobs += token_logprobs(logits_SV, following, text.top_logprobs)
+        self._add(texts, step)
+
+    def step(self) -> None:
+        """Add a token to each text."""
+        self._add(list(self.texts), self._decoder.step())
+
+    def leave(self, text: Generation) -> None:
+        """Remove a text, which may not have ended."""
+        n = self.texts.index(text)
+        self._decoder.leave(n)
+        last = self.texts.pop()
+        if n < len(self.texts):
+            self.texts[n] = last
+
+    def _add(self, texts: Sequence[Generation], step: Step) -> None:
+        for n, (text, token) in enumerate(zip(texts, step.tokens, strict=True)):
+            if text.top_logprobs is not None:
+                text.logprobs += token_logprobs(step.logits_NV[n : n + 1], [token], text.top_logprobs)
+            text.add(token)
+            if text.finish_reason:
+                self.leave(text)
+
+
+@torch.inference_mode()
+def token_logprobs(logits_SV: Tensor, ids: Sequence[int], top: int) -> list[TokenLogprob]:
+    """Return how probable each of `ids` is by the scores in its place, and the `top` most probable tokens there."""
+    logp_SV = logits_SV.log_softmax(-1)
+    chosen_S = logp_SV.gather(-1, torch.tensor(ids, device=logp_SV.device)[:, None])[:, 0]
+    best_SK = logp_SV.topk(top)
+    columns = chosen_S.tolist(), best_SK.indices.tolist(), best_SK.values.tolist()
+    return [
+        TokenLogprob(id, logprob, dict(zip(others, values, strict=True)))
+        for id, logprob, others, values in zip(ids, *columns, strict=True)
+    ]
+
+
 def generate_texts(body: GPT, texts: Sequence[Generation]) -> None:
-    """Generate all texts to their ends, a batch at a time; they must have the same options."""
+    """Generate all texts to their ends, a batch at a time."""
     batch = CPU_BATCH if body.tokens.weight.device.type == "cpu" else GPU_BATCH
     for low in range(0, len(texts), batch):
         for _ in generate_steps(body, texts[low : low + batch]):
@@ -146,15 +233,12 @@ def generate_texts(body: GPT, texts: Sequence[Generation]) -> None:
 
 def generate_steps(body: GPT, texts: Sequence[Generation]) -> Iterator[None]:
     """Add one token to each text at every step, until all have ended."""
-    options = texts[0].options
-    prompts, streams = [text.ids for text in texts], [text.random for text in texts]
-    steps = options.max_new_tokens
-    for ids in generate_ids(body, prompts, options.sampling, streams, steps, options.beyond_context):
-        for text, token in zip(texts, ids, strict=True):
-            text.add(token)
+    batch = GenerationBatch(body)
+    batch.join(texts)
+    yield
+    while batch.texts:
+        batch.step()
         yield
-        if all(text.finish_reason for text in texts):
-            return
 
 
 def stream_text(body: GPT, text: Generation, threads: int | None = None) -> Generator[str, None, Sample]:
