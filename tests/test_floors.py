@@ -16,7 +16,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 GROUND = {"config", "batch", "errors", "options", "storage", "console", "resume", "results", "keywords"}
 PACKAGES = [
     "tokenizer", "model", "data", "training", "tasks", "run_folder", "pretraining", "finetuning", "conversion", "pages",
-    "commands", "estimators", "cli", "__init__", "__main__",
+    "serving", "commands", "estimators", "cli", "__init__", "__main__",
 ]  # fmt: skip
 FLOORS = dict.fromkeys(GROUND, 0) | {name: floor for floor, name in enumerate(PACKAGES, 1)}
 

@@ -389,6 +389,40 @@ class Explain(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Serve(Command):
+    """Answer over HTTP for runs: OpenAI's completions and embeddings, predictions and explanations."""
+
+    runs: list[str]
+    """run folders, or `starter`; each is named after its folder, or by NAME=RUN"""
+    host: str = "127.0.0.1"
+    """address to listen on; any that other machines can reach needs a token"""
+    port: int = 8000
+    """port to listen on; 0: any free one"""
+    token: str = ""
+    """secret that every request must carry as `Authorization: Bearer TOKEN`; default: the environment's GPT1_TOKEN"""
+    allow_host: list[str] = field(default_factory=list)
+    """further names of this server that clients may use; with a token and a public address, default: any"""
+    allow_origin: list[str] = field(default_factory=list)
+    """web origins, such as https://example.org, whose pages may call the server; default: only its own"""
+    concurrency: int = 64
+    """texts that are generated at once; each takes memory for one context of keys and values"""
+    queue: int = 64
+    """further texts and requests that wait; beyond that, clients are told to try again"""
+    max_body: int = 65_536
+    """bytes of a request's body, at most"""
+    max_completions: int = 8
+    """completions per request, at most: prompts times n"""
+    max_stops: int = 4
+    """stop strings per request, at most"""
+    max_rows: int = 256
+    """rows to predict or texts to embed per request, at most"""
+    timeout: float = 10.0
+    """seconds in which a client must send its request, and take each part of the answer"""
+    grace: float = 20.0
+    """seconds in which requests may end when the server is stopped"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Info(Command):
     """Describe a folder: a run, prepared data or a tokenizer."""
 

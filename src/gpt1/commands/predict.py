@@ -24,7 +24,6 @@ from gpt1.finetuning.predictor import Predictor, load_predictor
 from gpt1.keywords import command
 from gpt1.results import Result
 from gpt1.tasks.columns import ColumnNames, select_columns
-from gpt1.tasks.labels import LabelType
 from gpt1.tasks.rows import LABEL_SEPARATOR, read_texts, valid_rows
 from gpt1.tasks.typed_rows import STANDARD_INPUT, row_of_texts, rows_of_lines
 from gpt1.training.device import out_of_memory
@@ -101,7 +100,7 @@ def predict(settings: Predict) -> PredictResult:
             with out_of_memory(f"lower {setting('batch')}"):
                 predictions_NC, cut = predictor.predict(texts, settings.batch)
             found = [
-                _named(predictor.label_type, prediction_C, len(each) - 1)
+                predictor.to_columns(prediction_C, each)
                 for prediction_C, each in zip(predictions_NC, texts, strict=True)
             ]
             counts.update(label for each in found for label in _labels(each["predicted_label"]))
@@ -189,11 +188,6 @@ def _writer(out: str | None, predictions: list[dict[str, Any]] | None) -> Iterat
     else:
         with table_writer(out) as write:
             yield write
-
-
-def _named(label_type: LabelType, prediction_C: np.ndarray, answers: int) -> dict[str, Any]:
-    """Return `predicted_label` and `probabilities` of a row; of a choice, only those of the row's own answers."""
-    return label_type.to_columns(prediction_C[:answers] if label_type.kind == "choice" else prediction_C)
 
 
 def _labels(predicted: Any) -> list[str]:

@@ -122,6 +122,11 @@ class Predictor:
             scores_NC = self.share.add(scores_NC, self.words.scores(rows)[examples.rows_N])
         return examples.mean_by_row(self.label_type.predictions(scores_NC)), examples.too_long
 
+    def to_columns(self, prediction_C: np.ndarray, row: Texts) -> dict[str, Any]:
+        """Return `predicted_label` and `probabilities` of a row; of a choice, only those of the row's own answers."""
+        answers = len(row) - 1 if self.label_type.kind == "choice" else len(prediction_C)
+        return self.label_type.to_columns(prediction_C[:answers])
+
     def network_scores(self, rows: Sequence[Texts], batch: int) -> tuple[Examples, np.ndarray]:
         """Return the examples of rows and the network's scores_NC of them."""
         examples = self.encoder.encode(rows)

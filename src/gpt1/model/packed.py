@@ -56,9 +56,13 @@ class PackedLinear(nn.Module):
 
 
 def pack(body: GPT) -> GPT:
-    """Take over `body` and return it with packed weights where possible (bfloat16 on a CPU that supports it)."""
+    """Take over `body` and return it with packed weights where possible (bfloat16 on a CPU that supports it).
+
+    One that has packed weights already is returned as it is.
+    """
     weight = body.tokens.weight
-    if (weight.device.type, weight.dtype) != ("cpu", torch.bfloat16) or not can_pack():
+    is_packable = (weight.device.type, weight.dtype) == ("cpu", torch.bfloat16) and can_pack()
+    if isinstance(body, InferenceGPT) or not is_packable:
         return body
     for block in list(body.modules()):
         if isinstance(block, Block):

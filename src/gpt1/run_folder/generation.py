@@ -110,12 +110,11 @@ class Generation:
         With `top_logprobs`, `logprobs` records how probable each token was, and so many of its most probable
         alternatives; with `prompt_logprobs`, those of the prompt too.
         """
-        is_text = isinstance(prompt, str)
         self.tokenizer, self.options = tokenizer, options
-        self.prompt = prompt if is_text else tokenizer.decode(prompt)
-        self.top_logprobs, self.prompt_logprobs = top_logprobs, prompt_logprobs
+        self.prompt = prompt if isinstance(prompt, str) else tokenizer.decode(prompt)
         self.logprobs: list[TokenLogprob] = []
-        ids = tokenizer.encode(prompt) if is_text else list(prompt)
+        ids = tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        self.top_logprobs, self.prompt_logprobs = top_logprobs, prompt_logprobs and bool(ids)
         # An empty prompt starts a document: in the training data an end token precedes each document.
         new = 1 if options.beyond_context else options.max_new_tokens
         self.ids, self.cut = truncate_prompt(ids or [tokenizer.end_id], new, context)
@@ -124,7 +123,7 @@ class Generation:
         self.new: list[int] = []
         self.text = ""
         self.finish_reason: FinishReason | None = None
-        self._returned = 0
+        self._returned = self._returned_logprobs = 0
 
     def add(self, token: int) -> None:
         """Append the next token, unless the text has ended."""
@@ -159,6 +158,11 @@ class Generation:
         piece, self._returned = self.text[self._returned : safe], max(self._returned, safe)
         return piece
 
+    def next_logprobs(self) -> list[TokenLogprob]:
+        """Return those of `logprobs` that are new since the last call."""
+        new, self._returned_logprobs = self.logprobs[self._returned_logprobs :], len(self.logprobs)
+        return new
+
     def sample(self) -> Sample:
         """Return the result; the text must have ended."""
         assert self.finish_reason
@@ -172,6 +176,7 @@ class GenerationBatch:
         self.texts: list[Generation] = []
         self._decoder = Decoder(body)
 
+    @torch.inference_mode()
     def join(self, texts: Sequence[Generation]) -> None:
         """Read the prompts of more texts and add the first token to each."""
         options = [text.options for text in texts]

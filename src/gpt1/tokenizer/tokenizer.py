@@ -155,9 +155,19 @@ class Tokenizer:
         plain = [i for i in map(int, ids) if 0 <= i < self.vocabulary and i not in self._special]
         return self._tokenizer.decode(plain, skip_special_tokens=False)
 
+    def token(self, i: int) -> str:
+        r"""Return a token as text: bytes that are half a character as "\xe2", `</w>` and special tokens as they are."""
+        token = self._tokenizer.id_to_token(i) if i >= 0 else None
+        if token is None:
+            return ""
+        if i not in self._special and self.kind == "bytes":
+            token = bytes(_BYTE_OF[character] for character in token).decode("utf-8", "backslashreplace")
+        return token
+
     def pieces(self, ids: Iterable[int]) -> list[str]:
         r"""Return one printable string per token: "\n" as its escape, bytes that are half a character as "\xe2"."""
-        return [self._piece(i) for i in map(int, ids)]
+        tokens = (self.token(int(i)) for i in ids)
+        return ["".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in t) for t in tokens]
 
     def pretokenize(self, text: str) -> list[str]:
         """Return the words of `text`, normalized, that BPE is applied to."""
@@ -178,14 +188,6 @@ class Tokenizer:
     def _prepared(self, text: str) -> str | list[str]:
         """Return the input for `tokenizers`: text without lone surrogates, or words that are already split."""
         return words_2018(text) if self._is_2018 else replace_surrogates(text)
-
-    def _piece(self, i: int) -> str:
-        token = self._tokenizer.id_to_token(i) if i >= 0 else None
-        if token is None:
-            return ""
-        if i not in self._special and self.kind == "bytes":
-            token = bytes(_BYTE_OF[character] for character in token).decode("utf-8", "backslashreplace")
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in token)
 
     def _id(self, token: str) -> int:
         found = self._tokenizer.token_to_id(token)

@@ -1,0 +1,201 @@
+"""The HTTP API: routes from requests to the engine and back. OpenAI's where OpenAI has them."""
+
+import asyncio
+import base64
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+
+from gpt1 import __version__
+from gpt1.data.tables import Row
+from gpt1.serving.completions import CompletionJob, Limits, token_lists
+from gpt1.serving.engine import Busy, Closing, Engine
+from gpt1.serving.errors import ApiError, ErrorBody, add_handlers, as_api_error
+from gpt1.serving.metrics import Metrics
+from gpt1.serving.models import ServedModel
+from gpt1.serving.schemas import (
+    Completion,
+    CompletionRequest,
+    EmbeddingRequest,
+    Embeddings,
+    Health,
+    ModelCard,
+    ModelList,
+    Predictions,
+    PredictRequest,
+)
+from gpt1.tasks.rows import read_texts
+
+T = TypeVar("T")
+# Seconds after which a client that was refused may try again.
+RETRY_AFTER = "1"
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody, "description": text}
+    for status, text in {
+        400: "The request is wrong.",
+        401: "The token is missing or wrong.",
+        404: "There is no such model.",
+        408: "The request took too long to arrive.",
+        413: "The body is too large.",
+        429: "Too many requests wait; try again.",
+        500: "The server is at fault.",
+        503: "The server is shutting down.",
+    }.items()
+}
+
+
+class Api:
+    """The routes of a server."""
+
+    def __init__(self, models: Mapping[str, ServedModel], engine: Engine, limits: Limits, metrics: Metrics) -> None:
+        self.models, self.engine, self.limits, self.metrics = models, engine, limits, metrics
+        self.router = APIRouter(responses=ERRORS)
+        get, post = self.router.get, self.router.post
+        post("/v1/completions", response_model=Completion, tags=["OpenAI"])(self.completions)
+        post("/v1/embeddings", response_model=Embeddings, tags=["OpenAI"])(self.embeddings)
+        get("/v1/models", response_model=ModelList, tags=["OpenAI"])(self.list_models)
+        get("/v1/models/{model}", response_model=ModelCard, tags=["OpenAI"])(self.describe_model)
+        post("/v1/predict", response_model=Predictions, response_model_exclude_none=True, tags=["gpt1"])(self.predict)
+        get("/healthz", response_model=Health, tags=["operation"])(self.healthz)
+        get("/readyz", response_model=Health, tags=["operation"])(self.readyz)
+        get("/metrics", response_class=PlainTextResponse, tags=["operation"])(self.prometheus)
+
+    async def completions(self, body: CompletionRequest, request: Request) -> Response:
+        """Continue prompts, as `gpt1 generate` does; with `stream`, by server-sent events."""
+        began, job = time.perf_counter(), CompletionJob(body, self._model(body.model), self.limits)
+        if not body.stream:
+            await self._answer(request, self.engine.generate(body.model, job.texts))
+            return JSONResponse(job.result())
+        chunks = job.chunks(self.engine.stream(body.model, job.texts))
+        # Wait for the first token, so that a request that cannot be answered gets a status instead of a stream.
+        first: dict[str, Any] = await self._answer(request, anext(chunks))
+        self.metrics.first_token_seconds.observe(time.perf_counter() - began)
+        return StreamingResponse(_events(first, chunks), media_type="text/event-stream")
+
+    async def embeddings(self, body: EmbeddingRequest, request: Request) -> Response:
+        """Return the mean of the last hidden states of each text, as `gpt1 embed` does."""
+        model = self._model(body.model)
+        texts = token_lists(body.input, "input", model)
+        self._check_rows(len(texts), "input")
+        if not all(texts):
+            raise ApiError(400, f"input {texts.index([])} has no tokens; give it a text", "input")
+        if body.dimensions not in (None, width := model.body.config.width):
+            raise ApiError(400, f"dimensions must be {width} for {model.name}, or left out", "dimensions")
+        vectors = await self._answer(request, self.engine.compute(model.embed, texts))
+        if body.encoding_format == "base64":
+            told = [base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in vectors]
+        else:
+            told = [vector.tolist() for vector in vectors]
+        data = [{"object": "embedding", "index": n, "embedding": vector} for n, vector in enumerate(told)]
+        read = sum(map(len, texts))
+        usage = {"prompt_tokens": read, "completion_tokens": 0, "total_tokens": read}
+        return JSONResponse({"object": "list", "data": data, "model": model.name, "usage": usage})
+
+    async def predict(self, body: PredictRequest, request: Request) -> Response:
+        """Predict rows, as `gpt1 predict` does; a row has the columns that the run was fine-tuned on."""
+        model = self._model(body.model)
+        if model.predictor is None:
+            raise ApiError(400, f"{model.name} is pre-trained, not fine-tuned: it knows no classes", "model")
+        self._check_rows(len(body.rows), "rows")
+        columns = model.predictor.columns
+        rows = [read_texts(Row(Path("rows"), n, values), columns) for n, values in enumerate(body.rows)]
+        found = await self._answer(request, self.engine.compute(model.predict, rows))
+        data = [{"index": n} | prediction for n, prediction in enumerate(found)]
+        return JSONResponse({"object": "list", "model": model.name, "data": data})
+
+    async def list_models(self) -> dict[str, Any]:
+        """List the runs that are served."""
+        return {"object": "list", "data": [model.describe() for model in self.models.values()]}
+
+    async def describe_model(self, model: str) -> dict[str, Any]:
+        """Describe a run that is served."""
+        return self._model(model).describe()
+
+    async def healthz(self) -> dict[str, str]:
+        """Say that the process answers."""
+        return {"status": "ok"}
+
+    async def readyz(self) -> dict[str, str]:
+        """Say whether requests are answered."""
+        if not self.engine.is_ready:
+            raise ApiError(503, "the server is shutting down")
+        return {"status": "ready"}
+
+    async def prometheus(self) -> Response:
+        """Return the metrics, for Prometheus."""
+        return PlainTextResponse(self.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    def _model(self, name: str) -> ServedModel:
+        if name not in self.models:
+            known = ", ".join(self.models)
+            raise ApiError(404, f"The model {name!r} does not exist; there are {known}", "model", "model_not_found")
+        return self.models[name]
+
+    def _check_rows(self, count: int, name: str) -> None:
+        if count > self.limits.rows:
+            raise ApiError(400, f"{name} has {count} entries; at most {self.limits.rows} are possible", name)
+
+    async def _answer(self, request: Request, work: Awaitable[T]) -> T:
+        """Wait for the engine's answer, or cancel it when the client leaves."""
+        answer, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
+        try:
+            await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise ApiError(499, "the client has left")
+            return answer.result()
+        except Busy:
+            sentence = "too many requests wait already; try again in a moment"
+            raise ApiError(429, sentence, code="rate_limit_exceeded", headers={"Retry-After": RETRY_AFTER}) from None
+        except Closing:
+            raise ApiError(503, "the server is shutting down") from None
+        finally:
+            answer.cancel()
+            gone.cancel()
+
+
+def create_app(models: Mapping[str, ServedModel], engine: Engine, limits: Limits, metrics: Metrics) -> FastAPI:
+    """Return the application; the engine runs while it does.
+
+    There are no pages under /docs: FastAPI's load scripts from elsewhere. The description is /openapi.json.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        engine.start()
+        yield
+        engine.close(0)
+        await asyncio.to_thread(engine.join)
+
+    app = FastAPI(
+        title="gpt1", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
+    add_handlers(app)
+    app.include_router(Api(models, engine, limits, metrics).router)
+    return app
+
+
+async def _events(first: dict[str, Any], chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
+    """Yield chunks as server-sent events; an error on the way becomes the last one."""
+    try:
+        yield _event(first)
+        async for chunk in chunks:
+            yield _event(chunk)
+    except Exception as error:
+        closing = ApiError(503, "the server is shutting down; the text is not complete")
+        yield _event((closing if isinstance(error, Closing) else as_api_error(error)).body())
+    yield "data: [DONE]\n\n"
+
+
+def _event(value: dict[str, Any]) -> str:
+    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,105 @@
+"""The runs that a server holds, by name."""
+
+import copy
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gpt1.errors import UserError
+from gpt1.finetuning.predictor import Predictor
+from gpt1.model.gpt import GPT
+from gpt1.run_folder.embedding import embed
+from gpt1.run_folder.folder import LoadedRun, load_run
+from gpt1.run_folder.generation import prepare_for_inference
+from gpt1.tasks.rows import Texts
+from gpt1.tokenizer.tokenizer import Tokenizer
+
+PREDICT_BATCH = 64
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A run, ready to answer."""
+
+    name: str
+    run: LoadedRun
+    """as loaded: fp32, on the CPU"""
+    body: GPT
+    """the network on its device, in the form that is fastest there"""
+    predictor: Predictor | None
+    """None for a run that is only pre-trained"""
+    created: int
+    """when it was loaded, seconds since 1970"""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The run's tokenizer."""
+        return self.run.tokenizer
+
+    @property
+    def context(self) -> int:
+        """Tokens the model reads at once."""
+        return self.body.config.context
+
+    def predict(self, rows: Sequence[Texts]) -> list[dict[str, Any]]:
+        """Return what `gpt1 predict` adds to each row; the run must be fine-tuned."""
+        assert self.predictor
+        predictions_NC, _ = self.predictor.predict(rows, PREDICT_BATCH)
+        return [self.predictor.to_columns(one_C, row) for one_C, row in zip(predictions_NC, rows, strict=True)]
+
+    def embed(self, texts: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """Return the vector of each text, given as token ids."""
+        return list(embed(self.body, texts))
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `GET /v1/models` says of it."""
+        metadata, config = self.run.metadata, self.body.config
+        return {
+            "id": self.name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "gpt1",
+            "kind": metadata.kind,
+            "task": metadata.task,
+            "labels": metadata.labels,
+            "columns": asdict(metadata.columns) if metadata.columns else None,
+            "context": config.context,
+            "vocabulary": config.vocabulary,
+            "parameters": metadata.parameters,
+        }
+
+
+def named_runs(runs: Iterable[str]) -> dict[str, str]:
+    """Return the folder of each run by name: that of the folder, or NAME for `NAME=RUN`.
+
+    Raises UserError for two runs with one name.
+    """
+    found: dict[str, str] = {}
+    for run in runs:
+        name, equals, folder = run.partition("=")
+        if not equals or Path(run).exists():
+            name, folder = Path(run).resolve().name, run
+        if not name or not folder:
+            raise UserError(f"{run}: a run is given as its folder, or as NAME=RUN")
+        if name in found:
+            raise UserError(f"two runs are named {name}, {found[name]} and {folder}; rename one: NAME={folder}")
+        found[name] = folder
+    return found
+
+
+def load_models(runs: Iterable[str], device: torch.device, dtype: torch.dtype) -> dict[str, ServedModel]:
+    """Load runs onto a device, by name. Raises UserError for two of one name, or for what is not a run."""
+    models = {}
+    for name, folder in named_runs(runs).items():
+        run = load_run(folder)
+        # A copy: weights in another format would not do where full precision is shown.
+        is_loaded_form = (device.type, dtype) == ("cpu", torch.float32)
+        body = prepare_for_inference(run.body if is_loaded_form else copy.deepcopy(run.body), device, dtype)
+        predictor = Predictor.of_run(replace(run, body=body), device, dtype) if run.head is not None else None
+        models[name] = ServedModel(name, run, body, predictor, int(time.time()))
+    return models

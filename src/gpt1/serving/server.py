@@ -1,0 +1,111 @@
+"""The server process: its socket, its connections, its signals."""
+
+import asyncio
+import json
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from gpt1.errors import UserError, setting
+from gpt1.serving.engine import Engine
+from gpt1.serving.errors import ApiError
+from gpt1.training.interrupt import on_signals
+
+# Connections that wait until the server accepts them.
+BACKLOG = 2048
+# Seconds, after the engine has ended its texts, in which the last words of the streams are sent.
+LAST_WORDS = 2
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens. Raises UserError if the address is taken or is not this machine's."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(
+            f"{setting('host')} {host} {setting('port')} {port}: {reason}; choose another with {setting('port')}"
+        ) from None
+
+
+class Server(uvicorn.Server):
+    """A uvicorn server that lets the engine end its texts when it is stopped, and says when it has started."""
+
+    def __init__(
+        self, app: ASGIApp, engine: Engine, timeout: float, grace: float, started: Callable[[], None] = lambda: None
+    ) -> None:
+        protocol = type("Timed", (_TimedProtocol,), {"seconds": timeout})
+        config = uvicorn.Config(
+            app, http=protocol, ws="none", lifespan="on", access_log=False, log_level="warning", proxy_headers=False,
+            server_header=False, timeout_graceful_shutdown=round(grace) + LAST_WORDS,
+        )  # fmt: skip
+        super().__init__(config)
+        self._engine, self._grace, self._started = engine, grace, started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept connections."""
+        await super().startup(sockets)
+        if self.started:
+            self._started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more, and let what is in progress end."""
+        self._engine.close(self._grace)
+        await super().shutdown(sockets)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on Ctrl-C and SIGTERM, where uvicorn would also raise them again; a second Ctrl-C does not wait."""
+        with on_signals(signal.SIGINT, signal.SIGTERM, handler=lambda number: self.handle_exit(number, None)):
+            yield
+
+
+class _TimedProtocol(H11Protocol):
+    """HTTP/1.1 that gives a client a time to send the head of a request; the guard does the same for the body."""
+
+    seconds: float
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._start_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def handle_events(self) -> None:
+        before = self.cycle
+        super().handle_events()
+        if self.cycle is not before:
+            self._stop_timer()
+
+    def on_response_complete(self) -> None:
+        self._start_timer()  # first, since a pipelined request may stop it
+        super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP with JSON, as everything else is."""
+        body = json.dumps(ApiError(400, msg).body())
+        head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        self.transport.write(f"{head}connection: close\r\n\r\n{body}".encode())
+        self.transport.close()
+
+    def _start_timer(self) -> None:
+        self._stop_timer()
+        self._timer = self.loop.call_later(self.seconds, self._close_if_idle)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _close_if_idle(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
