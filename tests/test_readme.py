@@ -54,8 +54,8 @@ def test_the_life_cycle_and_the_python_run(after_the_demo: Path) -> None:
 
 
 def test_the_life_cycle_uses_every_command() -> None:
-    """All but the one that is the life cycle, and the one for models of others, of which the demo has none."""
-    assert {words[1] for words in commands()} == set(COMMANDS) - {"demo", "convert"}
+    """All but the one that is the life cycle, the one for models of others, which the demo has not, and the server."""
+    assert {words[1] for words in commands()} == set(COMMANDS) - {"demo", "convert", "serve"}
 
 
 def test_the_lines_of_convert_are_read_as_meant() -> None:

@@ -154,6 +154,8 @@ class Api:
             raise ApiError(429, sentence, code="rate_limit_exceeded", headers={"Retry-After": RETRY_AFTER}) from None
         except Closing:
             raise ApiError(503, "the server is shutting down") from None
+        except Exception as error:
+            raise as_api_error(error) from error
         finally:
             answer.cancel()
             gone.cancel()
@@ -177,7 +179,19 @@ def create_app(models: Mapping[str, ServedModel], engine: Engine, limits: Limits
     )
     add_handlers(app)
     app.include_router(Api(models, engine, limits, metrics).router)
+    _name_models(app, list(models))
     return app
+
+
+def _name_models(app: FastAPI, names: list[str]) -> None:
+    """List the names of the models in the description of the API."""
+    description = app.openapi()
+    for schema in description["components"]["schemas"].values():
+        if schema.get("additionalProperties") is False and "model" in schema["properties"]:  # a request
+            schema["properties"]["model"]["enum"] = names
+    (parameter,) = description["paths"]["/v1/models/{model}"]["get"]["parameters"]
+    parameter["schema"]["enum"] = names
+    app.openapi_schema = description
 
 
 async def _events(first: dict[str, Any], chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:

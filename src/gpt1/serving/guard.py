@@ -5,6 +5,7 @@ It reads a request's body before anything else sees the request, so that size an
 
 import asyncio
 import hmac
+import logging
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ SECURITY_HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+logger = logging.getLogger("gpt1.serving")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
 
@@ -74,6 +76,8 @@ class Guard:
             await error.response()(scope, receive, send_in_time)
         except TimeoutError:
             pass  # the client does not read its answer; returning closes the connection
+        except Exception:
+            logger.exception("a request failed")  # it is answered, see `errors.add_handlers`
         finally:
             method = scope["method"] if scope["method"] in METHODS else "other"
             route = getattr(scope.get("route"), "path", "other")

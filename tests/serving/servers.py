@@ -1,4 +1,4 @@
-"""Real servers on loopback, each with its own engine, and small random runs to serve."""
+"""Real servers on loopback, each with its own engine, and small random runs to serve: a pytest plugin."""
 
 import threading
 import time
@@ -13,6 +13,7 @@ import pytest
 import torch
 from openai import OpenAI
 
+from conftest import save_random_run
 from gpt1.config import Columns, Model
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import load_run, save_run
@@ -24,7 +25,6 @@ from gpt1.serving.guard import Guard, Rules
 from gpt1.serving.metrics import Metrics
 from gpt1.serving.models import load_models
 from gpt1.serving.server import Server, listen
-from tests.conftest import save_random_run
 
 TEXTS = ["Once upon a time there was a cat. The cat sat on a mat; a dog, too: été 春 🤗. " * 30]
 SHAPE = Model(context=64, width=32, depth=2, heads=4, inner=128)
@@ -65,7 +65,7 @@ def running(
     thread.start()
     assert started.wait(30)
     url, key = f"http://127.0.0.1:{sock.getsockname()[1]}", rules.token or "none"
-    headers = {"Authorization": f"Bearer {rules.token}"} if rules.token else {}
+    headers = {"Authorization": f"Bearer {rules.token}".encode()} if rules.token else {}
     with ExitStack() as stack:
         stack.callback(thread.join)
         stack.callback(setattr, server, "should_exit", True)
