@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gpt1.commands.prepare import prepare
     from gpt1.commands.pretrain import pretrain
     from gpt1.commands.report import report
+    from gpt1.commands.serve import serve
     from gpt1.estimators.tasks import (
         Classifier,
         Entailment,
@@ -45,7 +46,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Classifier", "Entailment", "MultiLabelClassifier", "MultipleChoice", "Regressor", "Similarity",
     "ablate", "config", "convert", "demo", "evaluate", "explain", "finetune", "generate", "info", "load", "plan",
-    "predict", "prepare", "pretrain", "report",
+    "predict", "prepare", "pretrain", "report", "serve",
 ]  # fmt: skip
 
 

@@ -1,4 +1,7 @@
-"""Real servers on loopback, each with its own engine, and small random runs to serve: a pytest plugin."""
+"""Real servers on loopback, each with its own engine, and small random runs to serve: a pytest plugin.
+
+Tests import it before pytest does, so its asserts stay plain: PYTEST_DONT_REWRITE.
+"""
 
 import threading
 import time

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from gpt1.config import Serve
 from gpt1.console import say
 from gpt1.errors import UserError, setting
+from gpt1.keywords import command
 from gpt1.results import Result
 from gpt1.training.device import setup_device
 
@@ -34,6 +35,7 @@ class ServeResult(Result):
     """time from start to stop"""
 
 
+@command(Serve, "runs")
 def serve(settings: Serve) -> ServeResult:
     """Serve runs until Ctrl-C or SIGTERM; requests in progress may end within `grace` seconds.
 
