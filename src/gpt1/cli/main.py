@@ -81,12 +81,10 @@ STAGES = {
         "evaluate": Verb(config.Evaluate, "runs/task test.csv", "metrics on rows or text", ("run", "files")),
         "ablate": Verb(config.Ablate, "runs/my --train a.csv", "what pre-training is worth", ("run",)),
     },
-    "Use it from other programs": {
-        "serve": Verb(config.Serve, "runs/my runs/task", "an HTTP API, as OpenAI's", ("runs",)),
-    },
-    "Look at what there is": {
+    "Look at what there is, and use it from other programs": {
         "report": Verb(config.Report, "runs/my runs/task", "a page of its curves", ("runs",)),
         "info": Verb(config.Info, "runs/my", "what is in a folder", ("path",)),
+        "serve": Verb(config.Serve, "runs/my runs/task", "an HTTP API, as OpenAI's", ("runs",)),
     },
 }  # fmt: skip
 COMMANDS = {name: verb for stage in STAGES.values() for name, verb in stage.items()}
