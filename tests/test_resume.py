@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,3 +82,14 @@ def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
         pass
     assert not (tmp_path / "new").exists(), "and those above it that were made for it"
     assert other().stdout == "held\n"
+
+
+def test_nothing_stays_of_a_folder_that_was_not_filled(tmp_path: Path) -> None:
+    """Also where its name leads through a folder that is made for it, or through a link."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    before = sorted(tmp_path.rglob("*"))
+    for place in ("a/b", "new/../run", "link/../run", "link/new/../run", "link/run"):
+        with suppress(UserError), hold(tmp_path / place):
+            raise UserError("rows.csv:3: no label")
+        assert sorted(tmp_path.rglob("*")) == before, place

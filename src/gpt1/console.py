@@ -2,20 +2,32 @@
 
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from gpt1.errors import DataWarning, spell
 
 # Begins the paths of our own files; a warning shows the first line outside of them.
 PACKAGE = f"{Path(__file__).parent}{os.sep}"
+# Seconds between two lines of progress in a log.
+LOG_SECONDS = 30.0
 
 
 def plain_console(stderr: bool = False) -> Console:
@@ -76,16 +88,59 @@ def quiet(silent: bool = True) -> Iterator[None]:
         stderr.quiet = before
 
 
+class LogProgress(Progress):
+    """Progress where standard error is no terminal: every `LOG_SECONDS`, a line with each task that is going on.
+
+    A thread writes the lines, so they come also while an update, or a whole epoch, takes longer than that.
+    """
+
+    def start(self) -> None:
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._write_lines, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _write_lines(self) -> None:
+        while not self._is_over.wait(LOG_SECONDS):
+            for task in self.tasks:
+                if task.visible and not task.finished:
+                    say(log_line(task))
+
+
+def log_line(task: Task) -> str:
+    """Return what a task has done as a line of a log: `pretrain: 30 of 100 (30%), loss 3.2, 0:05 so far, 0:12 left`."""
+    elapsed = task.elapsed or 0.0
+    if task.total:
+        parts = [f"{task.description}: {task.completed:,.0f} of {task.total:,.0f} ({task.percentage:.0f}%)"]
+    else:
+        parts = [f"{task.description}: {task.completed:,.0f}" if task.completed else task.description]
+    parts += [str(value) for value in task.fields.values() if isinstance(value, str) and value]
+    parts.append(f"{duration(elapsed)} so far")
+    done = task.completed - task.fields.get("done_before", 0)
+    if task.total and done > 0:
+        parts.append(f"{duration(elapsed * (task.total - task.completed) / done)} left")
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Format a duration as `1:02:03`."""
+    return str(timedelta(seconds=round(seconds)))
+
+
 def bar(*columns: str) -> Progress:
     """Return a progress bar with elapsed and remaining time; `columns` are further texts, `{task.fields[loss]}`.
 
-    It is shown on a terminal only: redirected to a file, it would add lines to a one-line error message.
+    Where standard error is no terminal, there is a line from time to time instead. A task that resumes gives the field
+    `done_before`.
     """
     title, *texts = (TextColumn(text, markup=False) for text in ("{task.description}", *columns))
-    return Progress(
-        title, BarColumn(), MofNCompleteColumn(), *texts,
-        TimeElapsedColumn(), TimeRemainingColumn(), console=stderr, disable=not stderr.is_terminal,
-    )  # fmt: skip
+    kind = Progress if stderr.is_terminal else LogProgress
+    return kind(
+        title, BarColumn(), MofNCompleteColumn(), *texts, TimeElapsedColumn(), TimeRemainingColumn(), console=stderr
+    )
 
 
 def table(rows: Mapping[str, Any], title: str = "") -> Table:

@@ -117,8 +117,8 @@ def hold(place: str | Path, *, file: bool = False) -> Iterator[None]:
         with suppress(OSError):
             path.unlink(missing_ok=True)
         if not was_empty:
-            with suppress(OSError):  # not empty
-                for one in dict.fromkeys([folder, *created]):
+            for one in dict.fromkeys([folder, *created]):
+                with suppress(OSError):  # not empty, or `new/..`, which cannot be removed by that name
                     one.rmdir()
 
 

@@ -8,6 +8,8 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -252,6 +254,44 @@ def test_help_shows_the_defaults_of_the_preset(capsys: pytest.CaptureFixture[str
     assert "size of every hidden state (default: 768)" in capsys.readouterr().out
     main(["pretrain", "--help", "--preset", "tiny"])
     assert "size of every hidden state (default: 192)" in capsys.readouterr().out
+
+
+def test_without_a_terminal_a_line_comes_from_time_to_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "LOG_SECONDS", 0.02)
+    threads = threading.active_count()
+    with console.bar("{task.fields[state]}") as progress:
+        task = progress.add_task("a[b]", total=4000, completed=1000, done_before=1000, state="")
+        time.sleep(0.1)
+        progress.update(task, completed=2000, state="loss 3.2")
+        time.sleep(0.1)
+        progress.update(task, completed=4000)
+        time.sleep(0.05)
+        before = capsys.readouterr().err.splitlines()
+        time.sleep(0.05)
+    assert capsys.readouterr() == ("", ""), "what is finished is not repeated"
+    assert before[0] == "a[b]: 1,000 of 4,000 (25%), 0:00:00 so far"
+    assert "a[b]: 2,000 of 4,000 (50%), loss 3.2, 0:00:00 so far, 0:00:00 left" in before
+    assert threading.active_count() == threads
+
+
+def test_a_line_of_a_log_knows_what_was_done_before() -> None:
+    progress = console.bar()
+    progress.add_task("pretrain", total=110, completed=30, done_before=10, state="loss 2")
+    progress.add_task("predict, rows", total=None)
+    task, endless = progress.tasks
+    task._get_time = lambda: (task.start_time or 0) + 3600
+    assert console.log_line(task) == "pretrain: 30 of 110 (27%), loss 2, 1:00:00 so far, 4:00:00 left"
+    assert console.log_line(endless) == "predict, rows, 0:00:00 so far"
+
+
+def test_a_short_job_adds_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.bar() as progress:
+        progress.add_task("quick", total=1)
+    with console.quiet(), console.bar() as progress:
+        progress.add_task("quick", total=1)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_the_overview_fits_a_screen(capsys: pytest.CaptureFixture[str]) -> None:

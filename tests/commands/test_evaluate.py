@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,21 @@ def test_rows_against_predict_and_scikit_learn(finetuned: Path, tmp_path: Path) 
     assert found["matthews"] == pytest.approx(matthews_corrcoef(labels, predicted))
     assert found["majority"] == pytest.approx(1 / 3)
     assert list(found["per_class"]) == LABELS
+
+
+def test_an_older_run_does_not_record_the_majority_of_training(
+    finetuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = table_with(tmp_path / "a.jsonl", ["9", "9", "10"])
+    assert measured(finetuned, source)["majority"] == pytest.approx(2 / 3)
+    assert (
+        "does not record the most common label of training; majority is that of these rows" in capsys.readouterr().err
+    )
+    shutil.copytree(finetuned, newer := tmp_path / "newer")
+    metadata = json.loads((newer / "gpt1.json").read_text())
+    (newer / "gpt1.json").write_text(json.dumps(metadata | {"majority": ["10"]}))
+    assert measured(newer, source)["majority"] == pytest.approx(1 / 3)
+    assert "most common label" not in capsys.readouterr().err
 
 
 def test_numbers_are_class_names_too(finetuned: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from conftest import is_open, temporary_folders
 from gpt1.cli.main import main
 from gpt1.commands import plan as job
-from gpt1.commands.plan import plan, show
+from gpt1.commands.plan import LONGEST_HOURS, plan, show
 from gpt1.commands.pretrain import pretrain
 from gpt1.config import PRESETS, Model, Plan, pretrain_defaults
 from gpt1.errors import UserError
@@ -58,6 +58,16 @@ def test_what_is_planned_is_what_pretrain_then_does(data: Path, tmp_path: Path) 
     assert planned["memory_bytes"] > sum(planned["memory_parts"].values())
     assert planned["hours"] > 0
     assert planned["fits"]
+
+
+def test_a_run_of_years_is_not_said_to_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    planned = plan(settings(steps=10**12))
+    assert planned["fits"], "into memory"
+    assert planned["hours"] > LONGEST_HOURS
+    err = capsys.readouterr().err
+    assert "fits into memory, but it would take" in err
+    assert " years; choose a smaller one of steps, batch, preset" in err
+    assert "this run fits:" not in err
 
 
 def test_nothing_is_left_behind(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

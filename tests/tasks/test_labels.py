@@ -25,16 +25,35 @@ from gpt1.tasks.labels import (
 @pytest.mark.parametrize(
     ("kind", "labels", "label_type"),
     [
-        ("classes", ["10", "9", "9"], ClassLabels(["9", "10"])),
-        ("labels", [{"b"}, {"a", "b"}, set()], LabelSets(["a", "b"], [0.5, 0.5])),
+        ("classes", ["10", "9", "9"], ClassLabels(["9", "10"], ["9"])),
+        ("labels", [{"b"}, {"a", "b"}, set(), {"b", "a"}], LabelSets(["a", "b"], [0.5, 0.5], ["a", "b"])),
         ("score", [1.0, 5.0], ScoreLabels(3.0, 2.0)),
-        ("choice", [1, 0], ChoiceLabels()),
+        ("choice", [1, 0, 1], ChoiceLabels(["1"])),
     ],
 )
 def test_a_label_type_is_recorded(kind: LabelKind, labels: list[Any], label_type: Any) -> None:
     found = infer_label_type(kind, labels, "a.csv")
     assert found == label_type
     assert from_metadata(json.loads(json.dumps(to_metadata(found)))) == label_type
+
+
+@pytest.mark.parametrize(
+    ("label_type", "labels", "majority"),
+    [
+        (ClassLabels(["9", "10"], ["10"]), ["9", "9", "10", "x"], 1 / 4),
+        (ClassLabels(["9", "10"]), ["9", "9", "10", "x"], 2 / 4),
+        (LabelSets(["a", "b"], [0.5, 0.5], []), [{"a"}, {"a"}, set()], 1 / 3),
+        (LabelSets(["a", "b"], [0.5, 0.5]), [{"a"}, {"a"}, set()], 2 / 3),
+        (ChoiceLabels(["1"]), [0, 0, 1], 1 / 3),
+        (ChoiceLabels(), [0, 0, 1], 2 / 3),
+    ],
+)
+def test_the_majority_is_that_of_training(label_type: Any, labels: list[Any], majority: float) -> None:
+    """In a run that does not record it, that of the rows."""
+    found = label_type.metrics(
+        [frozenset(one) if isinstance(one, set) else one for one in labels], np.eye(9)[: len(labels), :2]
+    )
+    assert found.majority == pytest.approx(majority)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from gpt1.model.packed import pack
 from gpt1.results import INLINE, Result
 from gpt1.run_folder.folder import load_run, read_metadata
 from gpt1.tasks.columns import ColumnNames, select_columns
-from gpt1.tasks.labels import ClassLabels, LabelSets, LabelType
+from gpt1.tasks.labels import ClassLabels, LabelSets, LabelType, ScoreLabels
 from gpt1.tasks.metrics import (
     ChoiceMetrics,
     ClassificationMetrics,
@@ -154,6 +154,8 @@ def _rows(settings: Evaluate) -> EvaluateResult:
         raise UserError(f"{setting('batch')} {settings.batch} must be at least 1")
     predictor = load_predictor(settings.run, settings)
     label_type, requested, options = predictor.label_type, ColumnNames.of(settings), TableOptions.of(settings)
+    if not isinstance(label_type, ScoreLabels) and label_type.majority is None:
+        console.say(f"{settings.run} does not record the most common label of training; majority is that of these rows")
     labels: list[Any] = []
     predictions: list[np.ndarray] = []
     by_words: list[np.ndarray] = []

@@ -35,6 +35,8 @@ from gpt1.training.device import out_of_memory, setup_device
 # Measure updates for this many seconds; longer if a few of them take more.
 SECONDS = 5.0
 STEPS_WITHOUT_DATA = 1_000
+# Runs that take longer, two months, are not said to fit.
+LONGEST_HOURS = 60 * 24.0
 MIB = 2**20
 
 
@@ -139,7 +141,11 @@ def plan(settings: Plan) -> PlanResult:
         dtype=str(dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
     )
-    if result.fits:
+    if result.hours > LONGEST_HOURS:
+        memory = "this run fits into memory" if result.fits else "this run does not fit into memory"
+        shorter = ", ".join(map(setting, ("steps", "batch", "preset")))
+        say(f"{memory}, but it would take {_duration(3600 * result.hours)}; choose a smaller one of {shorter}")
+    elif result.fits:
         say(f"this run fits: {_of_available(result)}")
     else:
         say(f"this run does not fit: it takes {_of_available(result)}; {REMEDY}")
@@ -184,4 +190,7 @@ def _duration(seconds: float) -> str:
         return f"{seconds:.0f} seconds"
     if seconds < 2 * 3600:
         return f"{seconds / 60:.0f} minutes"
-    return f"{seconds / 3600:,.1f} hours"
+    if seconds < 100 * 3600:
+        return f"{seconds / 3600:,.1f} hours"
+    days = seconds / 86400
+    return f"{days:,.0f} days" if days < 730 else f"{days / 365.25:,.0f} years"

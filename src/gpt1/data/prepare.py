@@ -197,7 +197,9 @@ def _train_and_encode(
             started = time.perf_counter()
             if not isinstance(tokenizer, Tokenizer):
                 blocks = _with_progress(corpus.split_blocks(), progress, "reading for the tokenizer, kB", characters)
+                task = progress.add_task("training the tokenizer", total=None)  # reads, then merges pairs for long
                 tokenizer = tokenizer(_training_texts(blocks, repair))
+                progress.remove_task(task)
             shutil.rmtree(work, ignore_errors=True)
             tokenizer.save(work, CONTEXT)
             record.write(work / BEGUN)

@@ -161,7 +161,9 @@ def train_epochs(trainer: EpochTrainer, folder: Path, title: str, *, resumable: 
         Log(folder, progress.step) as log,
         bar("{task.fields[state]}") as shown,
     ):
-        task = shown.add_task(title, total=optimizer.steps, completed=progress.step, state="")
+        task = shown.add_task(
+            title, total=optimizer.steps, completed=progress.step, done_before=progress.step, state=""
+        )
         for update in updates:
             progress.step = update.step
             for name, loss in update.losses.items():

@@ -66,7 +66,7 @@ class PretrainingRun:
         pending: list[StepReport] = []
         speeds: list[float] = []
         with stop_requested() as is_stopping, bar("{task.fields[state]}") as progress:
-            task = progress.add_task("pretrain", total=steps, completed=start, state="")
+            task = progress.add_task("pretrain", total=steps, completed=start, done_before=start, state="")
 
             def log_pending(keep: int) -> None:
                 while len(pending) > keep:

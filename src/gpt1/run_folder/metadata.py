@@ -158,6 +158,8 @@ class RunMetadata(Section):
     """score: standard deviation of the training rows, by which the output is multiplied"""
     thresholds: list[float] | None = None
     """several labels: the lowest probability at which each label is predicted"""
+    majority: list[str] | None = None
+    """fine-tuned: the most common label of the training rows: a class, a set of labels, or the number of an answer"""
     columns: Columns | None = None
     """fine-tuned: the columns it was trained on, `texts`, `label` and `choices`"""
     long: Long | None = None

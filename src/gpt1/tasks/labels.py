@@ -13,8 +13,9 @@ Axes: N rows, C classes, labels or answers.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -37,6 +38,8 @@ class ClassLabels:
     """One of several named classes."""
 
     names: list[str]
+    majority: list[str] | None = None
+    """the most common class of the training rows; None in a run that does not record it"""
     kind: ClassVar[LabelKind] = "classes"
 
     @property
@@ -58,7 +61,8 @@ class ClassLabels:
 
     def metrics(self, labels: Sequence[str], predictions_NC: np.ndarray) -> ClassificationMetrics:
         found = metrics.classification_metrics(labels, self._predicted(predictions_NC), self.names)
-        return replace(found, **_calibration(predictions_NC, self._numbers(labels)))
+        baseline = _majority(self.majority, [[label] for label in labels])
+        return replace(found, **baseline, **_calibration(predictions_NC, self._numbers(labels)))
 
     def intervals(self, labels: Sequence[str], predictions_NC: np.ndarray) -> Intervals:
         return metrics.classification_intervals(labels, self._predicted(predictions_NC), self.names)
@@ -86,6 +90,8 @@ class LabelSets:
     names: list[str]
     thresholds: list[float]
     """the probability from which each label is predicted"""
+    majority: list[str] | None = None
+    """the most common set of the training rows; None in a run that does not record it"""
     kind: ClassVar[LabelKind] = "labels"
     selection_metrics: ClassVar[list[str]] = ["macro_f1", "micro_f1", "accuracy"]
 
@@ -104,7 +110,8 @@ class LabelSets:
 
     def metrics(self, labels: Sequence[frozenset[str]], predictions_NC: np.ndarray) -> LabelSetMetrics:
         names = self._all_names(labels)
-        return metrics.label_set_metrics(_indicators(labels, names), self._predicted(predictions_NC, names), names)
+        found = metrics.label_set_metrics(_indicators(labels, names), self._predicted(predictions_NC, names), names)
+        return replace(found, **_majority(self.majority, [sorted_names(label) for label in labels]))
 
     def intervals(self, labels: Sequence[frozenset[str]], predictions_NC: np.ndarray) -> Intervals:
         names = self._all_names(labels)
@@ -165,6 +172,8 @@ class ScoreLabels:
 class ChoiceLabels:
     """The right one of a row's own answers; rows may have different numbers of them."""
 
+    majority: list[str] | None = None
+    """the most common number of an answer in the training rows; None in a run that does not record it"""
     kind: ClassVar[LabelKind] = "choice"
     selection_metrics: ClassVar[list[str]] = ["accuracy"]
 
@@ -181,7 +190,8 @@ class ChoiceLabels:
     def metrics(self, labels: Sequence[int], predictions_NC: np.ndarray) -> ChoiceMetrics:
         true_N = np.array(labels)
         found = metrics.choice_metrics(true_N, predictions_NC.argmax(-1))
-        return replace(found, **_calibration(predictions_NC, true_N))
+        baseline = _majority(self.majority, [[str(label)] for label in labels])
+        return replace(found, **baseline, **_calibration(predictions_NC, true_N))
 
     def intervals(self, labels: Sequence[int], predictions_NC: np.ndarray) -> Intervals:
         return metrics.choice_intervals(np.array(labels), predictions_NC.argmax(-1))
@@ -203,7 +213,7 @@ LABEL_TYPES: dict[LabelKind, type[Any]] = {
 def infer_label_type(kind: LabelKind, labels: Sequence[Any], where: str) -> LabelType:
     """Return the label type of training rows with these labels. Raises UserError, naming `where`, if all are equal."""
     if kind == "choice":
-        return ChoiceLabels()
+        return ChoiceLabels(_most_common([[str(label)] for label in labels]))
     if kind == "score":
         if (scale := float(np.std(labels))) == 0:
             raise UserError(f"{where} holds only the number {labels[0]:g}; there is nothing to learn")
@@ -212,11 +222,11 @@ def infer_label_type(kind: LabelKind, labels: Sequence[Any], where: str) -> Labe
         names = sorted_names({name for label in labels for name in label})
         if not names:
             raise UserError(f"{where} holds no label at all; there is nothing to learn")
-        return LabelSets(names, [0.5] * len(names))
+        return LabelSets(names, [0.5] * len(names), _most_common([sorted_names(label) for label in labels]))
     names = sorted_names(set(labels))
     if len(names) < 2:
         raise UserError(f"{where} holds only the label {names[0]!r}; two classes or more are needed")
-    return ClassLabels(names)
+    return ClassLabels(names, _most_common([[label] for label in labels]))
 
 
 def sorted_names(names: Iterable[str]) -> list[str]:
@@ -234,9 +244,10 @@ def from_metadata(metadata: Mapping[str, Any]) -> LabelType:
     """Return the label type of a fine-tuned run. Raises UserError if its metadata are incomplete."""
     try:
         cls = LABEL_TYPES[metadata["goal"]]
-        found: LabelType = cls(
-            **{one.name: metadata["labels" if one.name == "names" else one.name] for one in fields(cls)}
-        )
+        required = [one for one in fields(cls) if one.default is MISSING]
+        values = {one.name: metadata["labels" if one.name == "names" else one.name] for one in required}
+        optional = {one.name: metadata.get(one.name) for one in fields(cls) if one.default is None}
+        found: LabelType = cls(**values, **optional)
         return found
     except KeyError as error:
         raise UserError(f"gpt1.json is damaged: {error} is missing; fine-tune again") from None
@@ -284,6 +295,17 @@ def _named_weights(requested: str, names: list[str]) -> Tensor:
         if not 0 < weights[name] < math.inf:
             raise UserError(f"{setting('class_weights')} {part}: the weight must be a number above 0")
     return torch.tensor([weights.get(name, 1.0) for name in names])
+
+
+def _most_common(labels: Sequence[list[str]]) -> list[str]:
+    """Return the most common of labels, each as a list of names; of several, the first in alphabetical order."""
+    counts = Counter(tuple(label) for label in labels)
+    return list(min(counts.items(), key=lambda item: (-item[1], item[0]))[0])
+
+
+def _majority(most_common: list[str] | None, labels: Sequence[list[str]]) -> dict[str, Any]:
+    """Return the metric `majority`, the share of the labels that are the most common of training, if that is known."""
+    return {} if most_common is None else {"majority": sum(label == most_common for label in labels) / len(labels)}
 
 
 def _indicators(labels: Sequence[frozenset[str]], names: Sequence[str]) -> np.ndarray:

@@ -78,7 +78,7 @@ class ClassificationMetrics(Result):
     f1: float | None
     """F1 of the second of exactly two classes, which GLUE reports for MRPC"""
     majority: float
-    """accuracy of always predicting the most common class"""
+    """accuracy of always predicting the most common class of the training rows"""
     per_class: dict[str, ClassScores]
     """of each class that is true or predicted for some row"""
     confusion: list[list[int]]
@@ -102,7 +102,7 @@ class LabelSetMetrics(Result):
     micro_f1: float
     """F1 over all decisions"""
     majority: float
-    """accuracy of always predicting the most common set"""
+    """accuracy of always predicting the most common set of the training rows"""
     per_class: dict[str, ClassScores]
     """of each label; at the end those that only these rows have"""
 
@@ -136,7 +136,7 @@ class ChoiceMetrics(Result):
     accuracy: float
     """fraction of the rows that are right"""
     majority: float
-    """accuracy of always predicting the most common number of an answer"""
+    """accuracy of always predicting the most common number of an answer in the training rows"""
     ece: float | None = None
     """expected calibration error"""
     reliability: list[ReliabilityBin] | None = None
