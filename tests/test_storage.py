@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conftest import NOT_UTF8
-from gpt1.storage import atomic, save_file, write_json, write_text
+from gpt1.storage import atomic, remove_temporaries, save_file, write_json, write_text
 
 
 @pytest.mark.parametrize("value", [NOT_UTF8, "a\\ud83d \\", "żółw 🙂"])
@@ -53,3 +53,13 @@ def test_an_error_leaves_the_old_file_alone(tmp_path: Path) -> None:
         temporary.write_text("half")
         raise MemoryError
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    for name in (".a.json.0123456789ab.tmp", "inner/.b.0123456789ab.tmp", ".mine.tmp", "a.json", ".b.0123456789ab.tmp"):
+        (tmp_path / name).touch()
+    remove_temporaries(tmp_path, "a.json")
+    assert not (tmp_path / ".a.json.0123456789ab.tmp").exists()
+    remove_temporaries(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [".mine.tmp", "a.json"]

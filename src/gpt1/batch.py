@@ -28,9 +28,18 @@ class Batch:
     labels_N: Tensor | None = None
     """int64 classes (N,), or float targets (N,) or (N, C)"""
 
+    def split(self, rows: int) -> list["Batch"]:
+        """Return parts of at most `rows` examples."""
+        tensors = self._tensors()
+        starts = range(0, len(self.tokens_NKT), rows)
+        return [replace(self, **{name: tensor[n : n + rows] for name, tensor in tensors.items()}) for n in starts]
+
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on another device; a GPU copies from pinned memory while the program continues."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        tensors = self._tensors()
         if device.type == "cuda":
             tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
         return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}

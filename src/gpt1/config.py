@@ -98,6 +98,8 @@ class Optim:
     """fraction of the updates after warm-up over which, at the end, the learning rate falls to 0; 0: it never falls"""
     clip: float = 1.0
     """maximum global gradient norm; 0 disables clipping"""
+    skip_spikes: bool = False
+    """skip an update whose loss is 6 standard deviations above the mean of the 128 before; it is reported anyway"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,11 +173,13 @@ class Pretrain(Command):
     batch: int = 64
     """windows of `model.context` tokens per update"""
     micro_batch: int = 0
-    """windows per forward pass; 0: as many as fit"""
+    """windows per forward pass; 0: 4,096 tokens; halved if memory runs out, which changes only rounding"""
     eval_every: int = 0
     """updates between validations; 0: about ten validations per run"""
     save_every: int = 0
-    """updates between checkpoints; 0: at every validation"""
+    """updates between checkpoints; there is one before every validation anyway"""
+    keep: int = 2
+    """newest checkpoints to keep; the one with the best validation loss is kept besides"""
     sample: str = ""
     """prompt of the samples generated at each validation"""
     compile: Literal["auto", "on", "off"] = "auto"

@@ -19,14 +19,16 @@ from typing import Any
 
 from gpt1.errors import UserError, setting
 from gpt1.options import flatten
-from gpt1.storage import write_json
+from gpt1.storage import remove_temporaries, write_json
 
 # File in a job's folder while a process works there; checks of a folder's content must ignore it.
 LOCK = ".lock"
 # Settings of every job that say where and how it runs and do not affect its result.
 RUNTIME_SETTINGS = frozenset({"out", "fresh", "device", "threads"})
 # Settings that records of earlier versions lack, and what these versions did.
-ADDED_SETTINGS = {"with_words": False, "optim.cooldown": 1.0, "delimiter": "auto", "skip_invalid": False}
+ADDED_SETTINGS = {
+    "with_words": False, "optim.cooldown": 1.0, "optim.skip_spikes": False, "delimiter": "auto", "skip_invalid": False,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ class Record:
 def hold(place: str | Path, *, file: bool = False) -> Iterator[None]:
     """Lock a job's folder, creating it if necessary; a folder that is empty at the end is removed.
 
+    Temporary files that a killed job left there are removed.
+
     With `file`, `place` is the single file that the job writes, and the lock is a hidden file beside it. If another
     process holds the lock, raises UserError at once, naming the process, and changes nothing.
     """
@@ -107,6 +111,7 @@ def hold(place: str | Path, *, file: bool = False) -> Iterator[None]:
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         with suppress(OSError):  # on a full disk the lock still holds
             path.write_text(json.dumps(holder), encoding="utf-8")
+        remove_temporaries(folder, place.name if file else "")
         yield
     finally:
         # Unlink before the release: a process that acquires an unlinked file tries again. Windows cannot unlink an

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +59,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
         # Not tempfile.mkstemp, whose files are private: results should be as readable as any other new file.
         os.close(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         error.filename = str(path)  # not the temporary file, which the user does not know
         raise
     try:
@@ -69,6 +72,17 @@ def atomic(path: str | Path) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(folder: Path, name: str = "") -> None:
+    """Remove what `atomic` left in a folder, or of one file in it, because its process was killed.
+
+    Only the process that holds the folder may do so.
+    """
+    pattern = re.compile(rf"\.{re.escape(name) if name else '.+'}\.[0-9a-f]{{12}}\.tmp")
+    for path in [*(folder.glob(".*.tmp") if name else folder.rglob(".*.tmp"))]:
+        if pattern.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

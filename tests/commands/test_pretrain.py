@@ -128,25 +128,94 @@ def test_minutes_fix_a_number_of_steps(data: Path, tmp_path: Path, capsys: pytes
     assert f"to train further, give init {out} and another out" in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_full_disk_keeps_the_last_state(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def full(*_: Any, **__: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_ends_no_training(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It keeps the last state; what it needs at the end is the model."""
     out = tmp_path / "run"
     pretrain(settings(data, tmp_path / "whole"))
-
     real = checkpoint.save_file
 
-    def full(tensors: Any, path: Any, metadata: dict[str, str]) -> None:
+    def almost_full(tensors: Any, path: Any, metadata: dict[str, str]) -> None:
         if json.loads(metadata["gpt1"])["step"] > 2:
-            raise OSError(28, "No space left on device")
+            full()
         real(tensors, path, metadata)
 
+    monkeypatch.setattr(checkpoint, "save_file", almost_full)
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
-        patch.setattr(checkpoint, "save_file", full)
+        patch.setattr(run, "save_run", full)
         pretrain(settings(data, out, save_every=2))
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{out}: no state could be saved (No space left on device); training continues" in said
+    assert f"{out}: no model could be saved (No space left on device); training continues" in said
     state = checkpoint.latest(out)
     assert state is not None
     assert checkpoint.read_notes(state)["step"] == 2
     pretrain(settings(data, out, save_every=2))
     assert weights(out) == weights(tmp_path / "whole")
+    assert [path.name for path in state.parent.iterdir() if path.suffix == ".tmp"] == []
+
+
+def test_too_little_space_is_seen_before_writing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage._replace(free=10**6))
+    pretrain(settings(data, tmp_path / "run", save_every=3))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "no state could be saved (No space left on device: a state takes 0 MB, 1 MB are free); training" in said
+    assert checkpoint.latest(tmp_path / "run") is None
+
+
+def test_a_crash_in_validation_loses_nothing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between updates and at the end; the validation is made up for, and the curves are those of a run without."""
+    whole, out, changes = tmp_path / "whole", tmp_path / "run", {"eval_every": 2, "save_every": 100}
+    pretrain(settings(data, whole, **changes))
+    real = run.likelihood
+    for crash, done in ((1, 2), (2, 4), (2, 6)):  # in this process the first call makes up for the one before
+        calls: list[int] = []
+
+        def fail(*args: Any, calls: list[int] = calls, crash: int = crash) -> Any:
+            calls.append(1)
+            if len(calls) == crash:
+                raise SystemError("injected")
+            return real(*args)
+
+        with monkeypatch.context() as patch, pytest.raises(SystemError):
+            patch.setattr(run, "likelihood", fail)
+            pretrain(settings(data, out, **changes))
+        state = checkpoint.latest(out)
+        assert state is not None
+        assert checkpoint.read_notes(state)["step"] == done
+    pretrain(settings(data, out, **changes))
+    assert weights(out) == weights(whole)
+    for one, two in zip(log.read(out), log.read(whole), strict=True):
+        assert {**one, "seconds": 0} == {**two, "seconds": 0}
+
+
+def test_the_newest_states_and_the_best_are_kept(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses, real = iter([3.0, 2.0, 2.5, 2.75, 2.6, 9.0]), run.likelihood
+    monkeypatch.setattr(run, "likelihood", lambda *args: replace(real(*args), nats=next(losses), tokens=1))
+    out = tmp_path / "run"
+    pretrain(settings(data, out, eval_every=1, keep=2))
+    assert [path.stem for path in checkpoint.states(out)] == ["step-00000002", "step-00000005", "step-00000006"]
+    with pytest.raises(UserError, match="keep 0 must be at least 1"):
+        pretrain(settings(data, out, keep=0))
+
+
+def test_a_smaller_micro_batch_continues_a_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "run"
+    stopped(data, out, monkeypatch, micro_batch=4)
+    pretrain(settings(data, out, micro_batch=0, steps=4, fresh=True, save_every=2))
+    assert in_effect(out)["micro_batch"] == 4
+    out = tmp_path / "again"
+    stopped(data, out, monkeypatch, micro_batch=1)
+    pretrain(settings(data, out, micro_batch=0))
+    assert in_effect(out)["micro_batch"] == 1, "what is left out stays"
 
 
 def test_killed_in_the_middle_goes_on(data: Path, tmp_path: Path) -> None:
@@ -214,9 +283,6 @@ def test_a_stop_before_the_closing_validation_is_made_good(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, first = tmp_path / "run", pretrain(settings(data, tmp_path / "whole"))
-
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
         patch.setattr(run, "save_run", full)
@@ -501,9 +567,9 @@ def test_running_out_of_memory_is_one_line(
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("gpt1 pretrain: out of memory; lower --micro-batch, --model.context or")
     assert not any("Traceback" in line for line in lines)
-    assert checkpoint.latest(out) is None
-    left = {path.name for path in out.rglob("*") if path.is_file()}
-    assert left <= {"settings.json", "begun.json", log.NAME}, "no model, no state, no temporary file, no lock"
+    left = {path.name for path in out.rglob("*") if path.is_file()} - {"settings.json", "begun.json", log.NAME}
+    state = {"step-00000001.safetensors"} if where == "likelihood" else set()
+    assert left == state, "no model, no temporary file, no lock; before a validation, a state"
     assert main([*line, "--micro-batch", "1"]) == 0, "the remedy works in the same folder"
 
 

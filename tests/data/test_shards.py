@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt1.data.shards import Manifest, Shard, ShardWriter, Split, TokenStream, dtype_for, read_manifest, write_manifest
+from conftest import one_line
+from gpt1.data.shards import (
+    Manifest,
+    Shard,
+    ShardWriter,
+    Split,
+    TokenStream,
+    check_content,
+    dtype_for,
+    read_manifest,
+    write_manifest,
+)
 from gpt1.errors import UserError
 
 
@@ -110,6 +122,27 @@ def test_damaged_folders(tmp_path: Path) -> None:
     assert refused(tmp_path).startswith(f"{tmp_path / 'train-00001.bin'}: 1 bytes where the manifest says 2")
     (tmp_path / "train-00001.bin").unlink()
     assert refused(tmp_path).startswith(f"{tmp_path / 'train-00001.bin'}: missing")
+
+
+def test_a_flipped_bit_is_named_with_the_command_that_mends_it(tmp_path: Path) -> None:
+    write(tmp_path, [[1, 2], [3]])
+    found = replace(
+        read_manifest(tmp_path),
+        settings={"inputs": ["a b.txt", "c"], "out": "x", "val": ["v"], "repair": False, "seed": 3, "fresh": True},
+    )
+    check_content(tmp_path, found)
+    for name in ("train-00000.bin", "train-00001.bin", "val-00000.bin"):
+        path = tmp_path / name
+        whole = path.read_bytes()
+        for bit in range(8 * len(whole)):
+            raw = bytearray(whole)
+            raw[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(raw)
+            command = f"`gpt1 prepare 'a b.txt' c --out {tmp_path} --seed 3 --val v --no-repair`"
+            with one_line(f"{path}: damaged", command):
+                check_content(tmp_path, found)
+        path.write_bytes(whole)
+    check_content(tmp_path, found)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format": 1, "train": {}}', '{"format": 1, "other": 2}'])

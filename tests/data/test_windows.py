@@ -1,5 +1,6 @@
 """Windows: nothing lost, nothing twice, and no memory needed to go on."""
 
+import hashlib
 from collections import Counter
 
 import numpy as np
@@ -39,6 +40,27 @@ def test_an_epoch_predicts_every_token_once(size: int, context: int, seed: int) 
             seen.update(targets.tolist())
             assert ((targets - ids[: len(targets)]) % size == 1 % size).all()
         assert seen == Counter(range(size))
+
+
+@given(st.integers(20, 400), st.integers(2, 9), st.integers(1, 4), st.integers(0, 5))
+def test_any_number_of_processes_reads_the_same_tokens_in_the_same_order(
+    size: int, context: int, eighths: int, seed: int
+) -> None:
+    """Two epochs for 1, 2, 4 and 8 processes, each of which takes its slice of every batch: none lost, none twice."""
+    batch, orders = 8 * eighths, []
+    for world in (1, 2, 4, 8):
+        windows = Windows(Ring(size), context, batch, batch // world, seed)  # a process's share is a micro-batch
+        seen: list[int] = []
+        for step in range(-(-2 * windows.per_epoch // batch)):
+            shares = windows(step)
+            assert len(shares) == world
+            for share in shares:
+                seen += [number for row in share.targets_NKT[:, 0].tolist() for number in row]
+        # Of whole windows, two epochs; the last batch may reach into the third.
+        seen = seen[: 2 * windows.per_epoch * context]
+        assert Counter(token for token in seen if token != IGNORE) == Counter([*range(size), *range(size)])
+        orders.append(hashlib.sha256(np.array(seen).tobytes()).hexdigest())
+    assert len(set(orders)) == 1
 
 
 def test_epochs_differ_and_steps_need_no_memory() -> None:

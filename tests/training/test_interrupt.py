@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from gpt1.training.interrupt import sigterm_as_ctrl_c, stop_requested
+from gpt1.training import interrupt
+from gpt1.training.interrupt import Stopped, sigterm_as_ctrl_c, stop_requested
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +30,34 @@ def test_the_first_signal_asks_and_the_second_ends(number: signal.Signals) -> No
         signal.raise_signal(number)
         assert is_stopping()
         signal.raise_signal(number)
+
+
+@pytest.mark.parametrize(("first", "second"), [(signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)])
+def test_the_second_may_be_the_other_signal(first: signal.Signals, second: signal.Signals) -> None:
+    with pytest.raises(KeyboardInterrupt) as caught, sigterm_as_ctrl_c(), stop_requested() as stop:
+        signal.raise_signal(first)
+        assert stop()
+        signal.raise_signal(second)
+    assert not isinstance(caught.value, Stopped)
+
+
+def test_where_nothing_can_be_lost_a_stop_comes_at_once() -> None:
+    with stop_requested() as stop:
+        with stop.at_once():
+            pass
+        with pytest.raises(Stopped), stop.at_once():
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Stopped), stop.at_once():
+            pytest.fail("it has arrived before")
+
+
+def test_a_long_update_is_given_up_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    with stop_requested() as stop:
+        assert not stop.is_urgent()
+        signal.raise_signal(signal.SIGTERM)
+        assert not stop.is_urgent()
+        monkeypatch.setattr(interrupt, "PATIENCE", -1.0)
+        assert stop.is_urgent()
 
 
 def test_other_threads_change_nothing() -> None:

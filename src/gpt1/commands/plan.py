@@ -30,6 +30,7 @@ from gpt1.pretraining.throughput import (
 )
 from gpt1.results import Result
 from gpt1.tokenizer.tokenizer import Tokenizer, bpe_tokenizer
+from gpt1.training.checkpoint import copy_to_host
 from gpt1.training.device import out_of_memory, setup_device
 
 # Measure updates for this many seconds; longer if a few of them take more.
@@ -112,9 +113,12 @@ def plan(settings: Plan) -> PlanResult:
         train, val, tokenizer = _streams(data, chosen)
         model, optimizer = build(chosen, SCHEDULE_STEPS, device, dtype)
         speed = measure(model, optimizer, chosen, train, val, tokenizer, device, SECONDS)
-        # Updates after a pause need more memory than those before it, as the heap has become fragmented.
+        # Updates after a pause need more memory than those before it, as the heap has become fragmented; and in a run
+        # they go on while a copy of the state is being written.
+        copies = copy_to_host(optimizer.state()) if device.type == "cpu" else {}
         for _ in itertools.islice(update_pairs(model, optimizer, chosen, train, device), PAIR):
             pass
+        copies.clear()
     intervals = {"eval_every": settings.eval_every, "save_every": settings.save_every}
     if settings.minutes:
         steps = speed.steps(60 * settings.minutes, **intervals)

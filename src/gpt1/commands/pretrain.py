@@ -33,6 +33,7 @@ from gpt1.storage import write_json
 from gpt1.training import checkpoint
 from gpt1.training.device import out_of_memory, setup_device
 from gpt1.training.log import Log
+from gpt1.training.loop import LoopState
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,12 @@ def pretrain(settings: Pretrain) -> PretrainResult:
     """
     started, folder = time.perf_counter(), Path(settings.out)
     check_pretrained_place(folder)
-    with hold(folder), open_data(Path(settings.data)) as data, out_of_memory(REMEDY):
+    with hold(folder), open_data(Path(settings.data), check=True) as data, out_of_memory(REMEDY):
         device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
-        settings = resolve_defaults(settings, data)
+        micro_batch, settings = settings.micro_batch, resolve_defaults(settings, data)
         state = None if settings.fresh else checkpoint.latest(folder)
-        done = checkpoint.read_notes(state)["step"] if state else 0
+        notes = checkpoint.read_notes(state) if state else {}
+        done: int = notes.get("step", 0)
         if state is None:
             settings = _begin(settings, data, device, dtype, started)
         else:
@@ -74,6 +76,7 @@ def pretrain(settings: Pretrain) -> PretrainResult:
             record.check(begun_record(settings, data), folder, MAY_CHANGE)
             result = _finished(folder, record.settings["steps"])
             settings = resume_settings(settings, record, len(data.train), is_finished=result is not None)
+            settings = replace(settings, micro_batch=micro_batch or record.settings["micro_batch"])
             if result is not None:
                 say(
                     f"{folder} is complete: all {result.steps:,} updates are done; to train further, give "
@@ -87,10 +90,10 @@ def pretrain(settings: Pretrain) -> PretrainResult:
         if state is not None:
             optimizer.load(checkpoint.load(state))
             say(f"{folder}: continuing after update {done:,}")
-        with Log(folder, done) as log:
-            run = PretrainingRun(folder, settings, data, model, optimizer, log, device)
-            run.train(done)
-            run.finish(started)
+        with Log(folder, done) as log, checkpoint.Checkpoints(folder, settings.keep) as states:
+            loop = LoopState(**notes.get("loop", {}))
+            run = PretrainingRun(folder, settings, data, model, optimizer, log, device, states, loop)
+            run.finish(started, run.train(done))
     result = _finished(folder, steps)
     assert result is not None, "the run was just saved with its metrics"
     return result

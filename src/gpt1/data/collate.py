@@ -79,7 +79,13 @@ class Epochs:
 
     def __call__(self, step: int) -> list[Batch]:
         epoch, index = divmod(step, self.per_epoch)
-        chosen = [self.examples[i] for i in self._order(epoch)[index]]
+        return self._collated([self.examples[i] for i in self._order(epoch)[index]])
+
+    def largest(self) -> list[Batch]:
+        """Return a batch of the longest examples, as micro-batches: no other needs more memory."""
+        return self._collated([self.examples[i] for i in by_length(self.examples, self.batch)[0]])
+
+    def _collated(self, chosen: Sequence[Example]) -> list[Batch]:
         widest = max(rounded(e.length, self.longest) * len(e.sequences) for e in chosen)
         rows = self.micro_batch or max(1, MICRO_TOKENS // widest)
         return [collate(chosen[low : low + rows], self.pad_id, self.longest) for low in range(0, len(chosen), rows)]

@@ -28,6 +28,7 @@ from gpt1.data.shards import (
     Shard,
     ShardWriter,
     Split,
+    check_content,
     check_shards,
     dtype_for,
     read_manifest,
@@ -143,6 +144,7 @@ def _is_done(out: Path, record: Record, may_change: Set[str]) -> bool:
         return False
     try:
         check_shards(out, manifest.train.shards + manifest.val.shards, manifest.dtype)
+        check_content(out, manifest)
         if Tokenizer.load(out).hash != manifest.tokenizer:
             raise UserError(f"{out / 'tokenizer.json'} is not the one that the shards were encoded with")
     except UserError as error:

@@ -6,6 +6,7 @@ little-endian ids without a header, each document followed by an end token. `doc
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -14,7 +15,10 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
+from gpt1.config import Prepare
+from gpt1.console import bar
 from gpt1.errors import UserError, setting
+from gpt1.options import options
 from gpt1.storage import atomic, write_json
 
 FORMAT = 1  # version of the folder's format; a newer one is refused
@@ -219,3 +223,30 @@ def check_shards(folder: Path, shards: Iterable[Shard], dtype: str) -> None:
             raise UserError(
                 f"{path}: {found:,} bytes where the manifest says {size:,}; copy it again, or repeat `gpt1 prepare`"
             )
+
+
+def check_content(folder: Path, manifest: Manifest) -> None:
+    """Read every shard. Raises UserError, with the command that makes it again, if one is not as it was written."""
+    with bar() as progress:
+        for shard in progress.track(manifest.train.shards + manifest.val.shards, description="checking the data"):
+            with (folder / shard.file).open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != shard.sha256:
+                raise UserError(
+                    f"{folder / shard.file}: damaged, its content is not what was prepared; copy it again, or make it "
+                    f"again: `{prepare_command(folder, manifest)}`"
+                )
+
+
+def prepare_command(folder: Path, manifest: Manifest) -> str:
+    """Return the command line that makes a prepared folder again."""
+    given = {name: value for name, value in manifest.settings.items() if name not in ("inputs", "out", "fresh")}
+    words = ["gpt1", "prepare", *manifest.settings.get("inputs", ["INPUT..."]), "--out", str(folder)]
+    for name, option in options(Prepare).items():
+        if (value := given.get(name, option.default)) == option.default:
+            continue
+        if isinstance(value, bool):
+            words.append(option.flag if value else option.flag.replace("--", "--no-"))
+        else:
+            words += [option.flag, *map(str, value if option.is_list else [value])]
+    return shlex.join(words)

@@ -2,8 +2,8 @@
 
 import math
 import time
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ from gpt1.finetuning.examples import TaskExamples
 from gpt1.finetuning.predictor import mean_loss, score
 from gpt1.model.objectives import TaskModel
 from gpt1.training import checkpoint
-from gpt1.training.interrupt import stop_requested
+from gpt1.training.interrupt import Stopped, StopRequest, stop_requested
 from gpt1.training.log import Log
-from gpt1.training.loop import train
+from gpt1.training.loop import LoopState, train
 from gpt1.training.optimizer import Optimizer
 
-# Seconds between two saved states; a killed process loses no more. A state is as large as four models.
-SAVE_SECONDS = 300.0
+# Seconds between two saved states, and the age of a state at which another is saved before a validation; a killed
+# process loses no more. A state is as large as four models.
+SAVE_SECONDS, EPOCH_SECONDS = 300.0, 30.0
 # Tensors of a state besides the optimizer's: the weights of the best epoch (a prefix), and its validation scores_NC.
 BEST_WEIGHTS, BEST_SCORES = "kept.", "scores"
 # A training has collapsed if its scores differ less than this fraction of what they did before the first update.
@@ -108,19 +109,23 @@ class Progress:
     is_over: bool = False
     spread: float = 0.0
     """by how much scores differed before the first update; 0: unknown"""
+    validated: int = 0
+    """epochs that were validated"""
+    loop: LoopState = field(default_factory=LoopState)
 
-    def save(self, folder: Path, optimizer: Optimizer) -> None:
-        """Write everything that the rest of the training needs; once it is over, only the best epoch."""
+    def save(self, states: checkpoint.Checkpoints, optimizer: Optimizer, *, required: bool) -> None:
+        """Save everything that the rest of the training needs; once it is over, only the best epoch."""
         tensors = {} if self.is_over else optimizer.state()
         tensors |= {BEST_WEIGHTS + name: weight for name, weight in self.weights.items()}
-        notes: dict[str, Any] = {"is_over": self.is_over, "losses": self.losses, "spread": self.spread}
+        notes: dict[str, Any] = {name: getattr(self, name) for name in ("is_over", "losses", "spread", "validated")}
+        notes["loop"] = asdict(self.loop)
         if self.best is not None:
             tensors[BEST_SCORES] = torch.from_numpy(self.best.scores_NC)
             notes |= {"epoch": self.best.epoch, "metrics": self.best.metrics}
-        checkpoint.save(folder, self.step, tensors, notes)
+        states.save(self.step, tensors, notes, required=required)
 
     @classmethod
-    def resume(cls, folder: Path, optimizer: Optimizer) -> "Progress":
+    def resume(cls, folder: Path, optimizer: Optimizer, per_epoch: int) -> "Progress":
         """Continue from the last state in the folder, or start at the beginning."""
         if not (path := checkpoint.latest(folder)):
             return cls()
@@ -134,67 +139,94 @@ class Progress:
         if not notes["is_over"]:
             optimizer.load(tensors)
             say(f"continuing after update {notes['step']:,} of {optimizer.steps:,}")
-        return cls(notes["step"], notes["losses"], best, weights, notes["is_over"], notes.get("spread", 0.0))
+        return cls(
+            notes["step"], notes["losses"], best, weights, notes["is_over"], notes.get("spread", 0.0),
+            # A state of an earlier version was saved after the validation of an epoch that it ends.
+            notes.get("validated", notes["step"] // per_epoch), LoopState(**notes.get("loop", {})),
+        )  # fmt: skip
 
 
 def train_epochs(trainer: EpochTrainer, folder: Path, title: str, *, resumable: bool, keep_end: bool) -> Progress:
     """Make the updates that remain, validate after each epoch, and return the best epoch.
 
-    `folder` receives metrics.jsonl. If the training is `resumable`, it also receives a state every few minutes and when
-    a stop is requested, which raises KeyboardInterrupt; with `keep_end` also the best epoch at the end. Raises
-    RunFailed if the gradient or the loss of the first epoch is not finite, and Collapsed if that epoch ends so at a
-    learning rate above the paper's; not from random weights, whose learning rate is searched.
+    `folder` receives metrics.jsonl. If the training is `resumable`, it also receives a state every few minutes, before
+    a validation, and when a stop is requested, which raises KeyboardInterrupt; with `keep_end` also the best epoch at
+    the end. Raises RunFailed if the gradient or the loss of the first epoch is not finite, and Collapsed if that epoch
+    ends so at a learning rate above the paper's; not from random weights, whose learning rate is searched.
     """
     optimizer, per_epoch = trainer.optimizer, trainer.batches.per_epoch
-    progress = Progress.resume(folder, optimizer) if resumable else Progress()
+    progress = Progress.resume(folder, optimizer, per_epoch) if resumable else Progress()
     if progress.is_over:
         return progress
     if progress.step == 0 and trainer.options.lr > PAPER_LR and not trainer.options.from_scratch:
         progress.spread = trainer.spread(trainer.score_valid())
-    updates = train(
-        trainer.model, trainer.batches, optimizer, weights={"task": 1.0, "lm": trainer.options.lm_coef},
-        steps=optimizer.steps, start=progress.step, seed=trainer.options.seed, device=trainer.device,
-    )  # fmt: skip
-    saved = time.monotonic()
-    with (
-        stop_requested() if resumable else nullcontext(lambda: False) as is_stopping,
-        Log(folder, progress.step) as log,
-        bar("{task.fields[state]}") as shown,
-    ):
+    with ExitStack() as stack:
+        stop = stack.enter_context(stop_requested()) if resumable else StopRequest()
+        states = stack.enter_context(checkpoint.Checkpoints(folder))
+        log = stack.enter_context(Log(folder, progress.step))
+        shown = stack.enter_context(bar("{task.fields[state]}"))
         task = shown.add_task(
             title, total=optimizer.steps, completed=progress.step, done_before=progress.step, state=""
         )
-        for update in updates:
-            progress.step = update.step
-            for name, loss in update.losses.items():
-                progress.losses[name] = progress.losses.get(name, 0.0) + loss
-            measured = {"grad_norm": update.grad_norm, "tokens": update.tokens, "seconds": update.seconds}
-            log.add(update.step, **update.losses, **measured)
-            losses = "  ".join(f"{name} {loss:.3f}" for name, loss in update.losses.items())
-            speed = f"{update.tokens / update.seconds:,.0f} tokens/s"
-            shown.update(task, completed=update.step, state=f"{losses}  {speed}")
-            if update.step % per_epoch == 0:
-                _end_epoch(trainer, progress, log)
+        saved = time.monotonic()
+        updates = train(
+            trainer.model, trainer.batches, optimizer, weights={"task": 1.0, "lm": trainer.options.lm_coef},
+            steps=optimizer.steps, start=progress.step, seed=trainer.options.seed, device=trainer.device,
+            state=progress.loop, largest=() if trainer.device.type == "cpu" else trainer.batches.largest(),
+            give_up=stop.is_urgent,
+        )  # fmt: skip
+
+        def save(*, required: bool) -> None:
+            nonlocal saved
+            log.flush()
+            progress.save(states, optimizer, required=required)
+            saved = time.monotonic()
+
+        try:
+            if progress.step // per_epoch > progress.validated:  # an earlier process ended before this validation
+                _end_epoch(trainer, progress, log, stop)
+            for update in () if progress.is_over else updates:
+                progress.step = update.step
+                for name, loss in update.losses.items():
+                    progress.losses[name] = progress.losses.get(name, 0.0) + loss
+                measured = {"grad_norm": update.grad_norm, "tokens": update.tokens, "seconds": update.seconds}
+                if update.is_skipped:
+                    measured["skipped"] = True
+                log.add(update.step, **update.losses, **measured)
+                losses = "  ".join(f"{name} {loss:.3f}" for name, loss in update.losses.items())
+                speed = f"{update.tokens / update.seconds:,.0f} tokens/s"
+                shown.update(task, completed=update.step, state=f"{losses}  {speed}")
+                age = time.monotonic() - saved
+                if update.step % per_epoch == 0:
+                    if resumable and age > EPOCH_SECONDS:
+                        save(required=False)
+                    _end_epoch(trainer, progress, log, stop)
+                elif resumable and age > SAVE_SECONDS:
+                    save(required=False)
+                if progress.is_over:
+                    break
+                if stop():
+                    raise Stopped
             # When the training is over and its end is not kept, writing the model is all that remains: do not stop.
-            stopping = is_stopping() and (keep_end or not progress.is_over)
-            is_due = keep_end if progress.is_over else resumable and time.monotonic() - saved > SAVE_SECONDS
-            if stopping or is_due:
-                log.flush()
-                _save(progress, folder, optimizer, required=stopping)
-                saved = time.monotonic()
-            if stopping:
-                raise KeyboardInterrupt(f"stopped after update {update.step:,} of {optimizer.steps:,}")
-            if progress.is_over:
-                break
+            if stop() and (keep_end or not progress.is_over):
+                raise Stopped
+            if keep_end:
+                save(required=False)
+        except Stopped:
+            save(required=True)
+            raise KeyboardInterrupt(f"stopped after update {progress.step:,} of {optimizer.steps:,}") from None
     return progress
 
 
-def _end_epoch(trainer: EpochTrainer, progress: Progress, log: Log) -> None:
-    """Validate, keep the weights if they are the best so far, and decide whether the training is over."""
+def _end_epoch(trainer: EpochTrainer, progress: Progress, log: Log, stop: StopRequest) -> None:
+    """Validate, keep the weights if they are the best so far, and decide whether the training is over.
+
+    If a stop is requested before the validation is done, raises Stopped and leaves the progress as it was.
+    """
     epoch = progress.step // trainer.batches.per_epoch
-    progress.is_over = progress.step == trainer.optimizer.steps
     try:
-        found = trainer.validate(epoch)
+        with stop.at_once():
+            found = trainer.validate(epoch)
         if trainer.spread(found.scores_NC) < COLLAPSE * progress.spread:
             lower = f"lower {setting('lr')}, {trainer.options.lr:g}"
             raise Collapsed(f"after epoch {epoch} every row gets the same scores; {lower}")
@@ -204,6 +236,7 @@ def _end_epoch(trainer: EpochTrainer, progress: Progress, log: Log) -> None:
         say(f"{error.args[0]}; epoch {progress.best.epoch} is kept")
         progress.is_over = True
         return
+    progress.is_over, progress.validated = progress.step == trainer.optimizer.steps, epoch
     losses = {name: total / trainer.batches.per_epoch for name, total in progress.losses.items()}
     progress.losses.clear()
     found.metrics.update({f"{name}_loss": loss for name, loss in losses.items()})
@@ -217,16 +250,6 @@ def _end_epoch(trainer: EpochTrainer, progress: Progress, log: Log) -> None:
     elif trainer.options.patience and epoch - progress.best.epoch >= trainer.options.patience and not progress.is_over:
         say(f"no better validation since epoch {progress.best.epoch}; stopped after epoch {epoch}")
         progress.is_over = True
-
-
-def _save(progress: Progress, folder: Path, optimizer: Optimizer, required: bool) -> None:
-    """Save a state. If a save that is not `required` fails (disk full), keep training and say so."""
-    try:
-        progress.save(folder, optimizer)
-    except OSError as error:
-        if required:
-            raise
-        say(f"{folder}: no state could be saved ({error.strerror or error}); training continues")
 
 
 def _listed(values: dict[str, float]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gpt1.config import PRESETS, Model, Pretrain
-from gpt1.data.shards import Manifest, TokenStream, read_manifest
+from gpt1.data.shards import Manifest, TokenStream, check_content, read_manifest
 from gpt1.errors import UserError, setting
 from gpt1.options import flat
 from gpt1.resume import RUNTIME_SETTINGS, Record
@@ -23,6 +23,7 @@ DEFAULT_EPOCHS = 1.0
 LENGTHS = ("steps", "epochs", "minutes")
 MINIMUM = {
     "model.context": 2, "model.width": 1, "model.depth": 1, "model.heads": 1, "model.vocabulary": 2, "batch": 1,
+    "keep": 1,
 }  # fmt: skip
 # Settings that are at least 0 and less than 1.
 FRACTIONS = {
@@ -31,9 +32,11 @@ FRACTIONS = {
 }  # fmt: skip
 # File beside the training state: the settings as requested, with the resulting number of updates.
 BEGUN = "begun.json"
-# Settings that may change when a run resumes: they do not affect its weights (`compile` only by rounding), except its
-# length, which `resume_settings` compares.
-MAY_CHANGE = RUNTIME_SETTINGS | {"data", "eval_every", "save_every", "sample", "compile", *LENGTHS}
+# Settings that may change when a run resumes: they do not affect its weights (`micro_batch` and `compile` only by
+# rounding and the draw of dropout), except its length, which `resume_settings` compares.
+MAY_CHANGE = RUNTIME_SETTINGS | {
+    "data", "eval_every", "save_every", "keep", "sample", "micro_batch", "compile", *LENGTHS,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,11 @@ class PreparedData:
 
 
 @contextmanager
-def open_data(folder: Path) -> Iterator[PreparedData]:
+def open_data(folder: Path, check: bool = False) -> Iterator[PreparedData]:
     """Open prepared data and close its files at the end, since Windows cannot remove a file that is mapped.
 
-    Raises UserError if the folder is missing, incomplete, of a newer format, or holds another tokenizer.
+    Raises UserError if the folder is missing, incomplete, of a newer format, or holds another tokenizer; with `check`,
+    also if the content of a shard has changed.
     """
     manifest, tokenizer = read_manifest(folder), Tokenizer.load(folder)
     if tokenizer.hash != manifest.tokenizer:
@@ -58,6 +62,8 @@ def open_data(folder: Path) -> Iterator[PreparedData]:
             f"{folder}: tokenizer.json is not the one that the shards were encoded with; copy the whole folder again, "
             "or repeat `gpt1 prepare`"
         )
+    if check:
+        check_content(folder, manifest)
     with closing(TokenStream(folder, "train")) as train, closing(TokenStream(folder, "val")) as val:
         yield PreparedData(manifest, tokenizer, train, val)
 
@@ -168,8 +174,9 @@ def read_record(folder: Path, state: Path) -> Record:
 def resume_settings(settings: Pretrain, record: Record, tokens: int, is_finished: bool) -> Pretrain:
     """Return the settings with which to continue the run that `record` describes.
 
-    Its length is fixed. `eval_every`, `save_every`, `sample` and `compile` take effect if they are given again and
-    otherwise stay as they were. Raises UserError for another length; for a finished run, only for other `steps`.
+    Its length is fixed. `eval_every`, `save_every`, `sample`, `micro_batch` and `compile` take effect if they are given
+    again and otherwise stay as they were. Raises UserError for another length; for a finished run, only for other
+    `steps`.
     """
     begun = record.settings
     steps: int = begun["steps"]

@@ -3,7 +3,8 @@
 import math
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -22,9 +23,9 @@ from gpt1.run_folder.metadata import PretrainingData, RunMetadata
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.training import checkpoint, log
 from gpt1.training.device import compiler_error, prepare_for_training
-from gpt1.training.interrupt import stop_requested
+from gpt1.training.interrupt import Stopped, StopRequest, stop_requested
 from gpt1.training.likelihood import Likelihood, likelihood
-from gpt1.training.loop import StepReport, train
+from gpt1.training.loop import LoopState, StepReport, train
 from gpt1.training.optimizer import Optimizer, learning_rate
 
 # Validations in a run, unless `eval_every` is given.
@@ -48,25 +49,31 @@ class PretrainingRun:
     optimizer: Optimizer
     log: log.Log
     device: torch.device
+    states: checkpoint.Checkpoints
+    loop: LoopState
 
-    def train(self, start: int) -> None:
-        """Make the updates from `start` to the end, with validations, samples and checkpoints in between.
+    def train(self, start: int) -> dict[str, float]:
+        """Make the updates from `start` to the end, validate on everything, and return that validation.
 
-        Raises KeyboardInterrupt, after saving, if a stop is requested, and RunFailed if a loss is not finite.
+        In between, a state is saved before each validation, and the model after it. Raises KeyboardInterrupt, after
+        saving, if a stop is requested, and RunFailed if a loss is not finite.
         """
-        settings, steps = self.settings, self.optimizer.steps
+        settings, steps, step = self.settings, self.optimizer.steps, start
         eval_every, save_every = intervals(steps, settings.eval_every, settings.save_every)
         windows = Windows(self.data.train, settings.model.context, settings.batch, settings.micro_batch, settings.seed)
-        reports = train(
-            self.model, windows, self.optimizer,
-            weights={"lm": 1.0}, steps=steps, start=start, seed=settings.seed, device=self.device,
-        )  # fmt: skip
-        # A GPU is still working on an update when its report comes: log it one update later instead of waiting.
-        lag = 0 if self.device.type == "cpu" else 1
-        pending: list[StepReport] = []
-        speeds: list[float] = []
-        with stop_requested() as is_stopping, bar("{task.fields[state]}") as progress:
+        scores = self._interim_scores()
+        self.states.best = min(scores, key=scores.__getitem__, default=None)
+        with stop_requested() as stop, bar("{task.fields[state]}") as progress:
+            reports = train(
+                self.model, windows, self.optimizer, weights={"lm": 1.0}, steps=steps, start=start, seed=settings.seed,
+                device=self.device, state=self.loop, largest=() if self.device.type == "cpu" else windows(start),
+                give_up=stop.is_urgent,
+            )  # fmt: skip
             task = progress.add_task("pretrain", total=steps, completed=start, done_before=start, state="")
+            # A GPU is still working on an update when its report comes: log it one update later instead of waiting.
+            lag = 0 if self.device.type == "cpu" else 1
+            pending: list[StepReport] = []
+            speeds: list[float] = []
 
             def log_pending(keep: int) -> None:
                 while len(pending) > keep:
@@ -76,41 +83,64 @@ class PretrainingRun:
                     state = f"loss {report.losses['lm']:.3f}  {statistics.median(speeds[-20:]):,.0f} tokens/s"
                     progress.update(task, completed=report.step, state=state)
 
-            for report in reports:
-                pending.append(report)
-                is_last, is_validation = report.step == steps, report.step % eval_every == 0
-                log_pending(0 if is_last or is_validation else lag)
-                if is_last:
-                    break  # `finish` validates and saves
-                if is_validation:
-                    self.validate(report.step, VALIDATION_WINDOWS)
-                stopping = is_stopping()
-                if report.step % save_every == 0 or stopping:
-                    log_pending(0)
-                    self.save(report.step)
-                if stopping:
-                    raise KeyboardInterrupt(
-                        f"stopped after update {report.step:,}; the same command continues from there"
-                    )
+            def validate() -> None:
+                scores[step] = self.validate(step, stop, VALIDATION_WINDOWS)["val_nats_per_token"]
+                self.states.best = min(scores, key=scores.__getitem__)
 
-    def finish(self, started: float) -> None:
-        """Validate on everything and save the finished run; `started` is `time.perf_counter()` at its beginning."""
-        metrics = self.validate(self.optimizer.steps)
+            try:
+                if 0 < start < steps and start % eval_every == 0 and start not in scores:
+                    validate()  # an earlier process ended between the state and its validation
+                saved = start
+                for report in reports:
+                    step = report.step
+                    pending.append(report)
+                    is_validation = step % eval_every == 0 and step < steps
+                    is_due = is_validation or step % save_every == 0 or step == steps or stop()
+                    log_pending(0 if is_due else lag)
+                    if is_due:
+                        self.save_state(step, required=stop())
+                        saved = step
+                    if is_validation and not stop():
+                        validate()
+                    if is_due and step < steps:
+                        self.save_model(step, required=stop())
+                    if stop():
+                        raise Stopped
+                if stop() and saved < step:  # an update was given up
+                    log_pending(0)
+                    self.save_state(step, required=True)
+                return self.validate(steps, stop)
+            except Stopped:
+                self.states.wait()
+                how = f"after update {step:,}; the same command continues from there" if step else "before an update"
+                raise KeyboardInterrupt(f"stopped {how}") from None
+
+    def finish(self, started: float, metrics: dict[str, float]) -> None:
+        """Save the finished run with its last validation; `started` is `time.perf_counter()` at its beginning."""
         self.log.flush()
         speeds = [row["tokens"] / row["seconds"] for row in log.read(self.folder) if "tokens" in row]
         seconds = time.perf_counter() - started
         metrics = {"seconds": seconds, "tokens_per_second": statistics.median(speeds), **metrics}
-        self.save(self.optimizer.steps, metrics)
+        self.save_model(self.optimizer.steps, metrics, required=True)
 
-    def validate(self, step: int, windows: int = 0) -> dict[str, float]:
-        """Log and show the validation loss, estimated from some `windows` if given, and a sample; return the loss."""
-        found = validation_likelihood(self.model.body, self.data.val, self.data.tokenizer.end_id, step, windows)
-        val = self.data.manifest.val
+    def validate(self, step: int, stop: StopRequest, windows: int = 0) -> dict[str, float]:
+        """Log and show the validation loss, estimated from some `windows` if given, and a sample; return the loss.
+
+        Raises Stopped, before it logs anything, if a stop is requested, and RunFailed, without the state of this
+        update, if the loss is not finite.
+        """
+        body, data = self.model.body, self.data
+        with stop.at_once():
+            try:
+                found = validation_likelihood(body, data.val, data.tokenizer.end_id, step, windows)
+            except RunFailed:
+                self.states.discard(step)  # an earlier one may be good
+                raise
+            text = sample(body, data.tokenizer, self.settings.sample, self.settings.seed)
         metrics = {
             "val_nats_per_token": found.nats_per_token,
-            "val_bits_per_byte": found.bits_per_byte(val.tokens / val.bytes),
+            "val_bits_per_byte": found.bits_per_byte(data.manifest.val.tokens / data.manifest.val.bytes),
         }
-        text = sample(self.model.body, self.data.tokenizer, self.settings.sample, self.settings.seed)
         self.log.add(step, **metrics)
         self.log.add(step, sample=text)
         say(
@@ -119,8 +149,13 @@ class PretrainingRun:
         )
         return metrics
 
-    def save(self, step: int, metrics: dict[str, float] | None = None) -> None:
-        """Write the training state, then the model."""
+    def save_state(self, step: int, *, required: bool = False) -> None:
+        """Begin to write the training state; see `Checkpoints.save`."""
+        self.log.flush()  # what a state continues from has been logged
+        self.states.save(step, self.optimizer.state(), {"loop": asdict(self.loop)}, required=required)
+
+    def save_model(self, step: int, metrics: dict[str, float] | None = None, *, required: bool = False) -> None:
+        """Begin to write the model into the run folder; see `Checkpoints.start`."""
         settings = self.settings
         metadata = RunMetadata(
             kind="pretrained",
@@ -133,13 +168,22 @@ class PretrainingRun:
             data=PretrainingData.of(self.data.manifest),
             metrics=metrics or {},
         )
-        save_state_and_run(self.folder, step, self.model.body, self.optimizer, self.data.tokenizer, metadata)
-        self.log.flush()
+        self.states.wait()
+        body = copy_body(self.model.body, self.optimizer)
+        write = partial(save_run, self.folder, body, self.data.tokenizer, metadata)
+        self.states.start(write, "model", required=required)
+
+    def _interim_scores(self) -> dict[int, float]:
+        """Return the validation losses so far, by update."""
+        rows = [row for row in log.read(self.folder) if "val_nats_per_token" in row]
+        return {row["step"]: row["val_nats_per_token"] for row in rows if row["step"] < self.optimizer.steps}
 
     def _log_update(self, report: StepReport) -> None:
         optim = self.settings.optim
         lr = optim.lr * learning_rate(report.step - 1, self.optimizer.steps, optim)
         measured = {"grad_norm": report.grad_norm, "tokens": report.tokens, "seconds": report.seconds}
+        if report.is_skipped:
+            measured["skipped"] = True
         self.log.add(report.step, lm=report.losses["lm"], lr=lr, **measured)
 
 
@@ -179,13 +223,10 @@ def sample(body: GPT, tokenizer: Tokenizer, prompt: str, seed: int) -> str:
     return prompt + text.text
 
 
-def save_state_and_run(
-    folder: Path, step: int, body: GPT, optimizer: Optimizer, tokenizer: Tokenizer, metadata: RunMetadata
-) -> None:
-    """Write the training state after update `step`, then the run with the optimizer's fp32 weights."""
-    checkpoint.save(folder, step, optimizer.state(), {})
-    masters = {name.removeprefix("body."): master.detach() for name, master in optimizer.masters.items()}
-    save_run(folder, GPT.from_weights(body.config, masters), tokenizer, metadata)
+def copy_body(body: GPT, optimizer: Optimizer) -> GPT:
+    """Return the network with a copy of the optimizer's fp32 weights, on the CPU."""
+    masters = {name.removeprefix("body."): master for name, master in optimizer.masters.items()}
+    return GPT.from_weights(body.config, checkpoint.copy_to_host(masters))
 
 
 def intervals(steps: int, eval_every: int, save_every: int) -> tuple[int, int]:

@@ -19,9 +19,11 @@ from gpt1.errors import setting
 from gpt1.model.gpt import count_parameters
 from gpt1.model.objectives import LanguageModel
 from gpt1.pretraining.defaults import PreparedData
-from gpt1.pretraining.run import VALIDATION_WINDOWS, build, intervals, sample, save_state_and_run, validation_likelihood
+from gpt1.pretraining.run import VALIDATION_WINDOWS, build, copy_body, intervals, sample, validation_likelihood
+from gpt1.run_folder.folder import save_run
 from gpt1.run_folder.metadata import RunMetadata
 from gpt1.tokenizer.tokenizer import Tokenizer
+from gpt1.training import checkpoint
 from gpt1.training.likelihood import TOKENS_AT_ONCE
 from gpt1.training.loop import StepReport, train
 from gpt1.training.optimizer import Optimizer
@@ -54,7 +56,7 @@ class Throughput:
     def seconds(self, steps: int, eval_every: int = 0, save_every: int = 0) -> float:
         """Return the time that `steps` updates take, with all validations, samples and checkpoints."""
         eval_every, save_every = intervals(steps, eval_every, save_every)
-        validations, saves = (steps - 1) // eval_every, (steps - 1) // save_every
+        validations, saves = (steps - 1) // eval_every, (steps - 1) // min(eval_every, save_every)
         pauses = validations * (self.validation + self.sample) + saves * self.save
         return steps * self.update + pauses + self.final_validation + self.sample + self.save
 
@@ -98,8 +100,12 @@ def measure(
     window = _timed(lambda: validation_likelihood(body, val_stream, end_id, 1, tried)) / tried
     sampled = _timed(lambda: sample(body, tokenizer, settings.sample, settings.seed))
     with tempfile.TemporaryDirectory() as folder:
-        metadata = RunMetadata(kind="pretrained")
-        saved = _timed(lambda: save_state_and_run(Path(folder), 1, body, optimizer, tokenizer, metadata))
+
+        def save() -> None:
+            checkpoint.save(Path(folder), 1, optimizer.state(), {})
+            save_run(folder, copy_body(body, optimizer), tokenizer, RunMetadata(kind="pretrained"))
+
+        saved = _timed(save)
     return Throughput(update, window * min(windows, VALIDATION_WINDOWS), window * windows, sampled, saved)
 
 

@@ -124,12 +124,17 @@ def out_of_memory(remedy: str) -> Iterator[None]:
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise RunFailed(f"out of memory; {remedy}") from error
-    except RuntimeError as error:
-        if any(message in str(error) for message in OUT_OF_MEMORY):
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
             raise RunFailed(f"out of memory; {remedy}") from error
         raise
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an allocator, of a GPU or the CPU, raised the error."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in OUT_OF_MEMORY)
 
 
 def available_cores() -> int:

@@ -2,9 +2,14 @@
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+# Seconds for which a stop waits for the update in progress; a longer one is given up and made again. Services are often
+# killed ten seconds after SIGTERM, and the state must be written in the rest of the time.
+PATIENCE = 3.0
 
 
 @contextmanager
@@ -39,14 +44,51 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
         yield
 
 
+class Stopped(KeyboardInterrupt):
+    """A stop that was requested, in a place where it loses nothing; not a second one, which must end at once."""
+
+
+class StopRequest:
+    """Whether Ctrl-C or SIGTERM has arrived: `stop()` says so."""
+
+    def __init__(self) -> None:
+        self._arrived: float | None = None
+        self._at_once = False
+
+    def __call__(self) -> bool:
+        return self._arrived is not None
+
+    def is_urgent(self) -> bool:
+        """Return whether the request has waited long enough for the update in progress."""
+        return self._arrived is not None and time.monotonic() - self._arrived > PATIENCE
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within the block, where nothing can be lost, a request raises Stopped as soon as it arrives."""
+        if self():
+            raise Stopped
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+
+    def arrive(self) -> None:
+        """Note a request."""
+        self._arrived = time.monotonic()
+        if self._at_once:
+            raise Stopped
+
+
 @contextmanager
-def stop_requested() -> Iterator[Callable[[], bool]]:
-    """Yield a function that returns whether Ctrl-C or SIGTERM has arrived; a second one ends the program at once."""
-    arrived: list[int] = []
+def stop_requested() -> Iterator[StopRequest]:
+    """Yield what tells whether Ctrl-C or SIGTERM has arrived; a second one ends the program at once."""
+    stop, numbers = StopRequest(), (signal.SIGINT, signal.SIGTERM)
 
     def note(number: int) -> None:
-        arrived.append(number)
-        restore(number)
+        for one in numbers:
+            restore(one)
+        stop.arrive()
 
-    with on_signals(signal.SIGINT, signal.SIGTERM, handler=note) as restore:
-        yield lambda: bool(arrived)
+    with on_signals(*numbers, handler=note) as restore:
+        yield stop

@@ -4,10 +4,11 @@ It yields a report after each update; logging, saving and stopping belong to the
 """
 
 import math
+import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
@@ -15,12 +16,16 @@ import torch
 from torch import Tensor
 
 from gpt1.batch import IGNORE, Batch
+from gpt1.console import say
 from gpt1.errors import RunFailed, setting
+from gpt1.training.device import is_out_of_memory
 from gpt1.training.optimizer import Optimizer
 
 CPU = torch.device("cpu")
-# Updates in a row that may be skipped because their gradient is not finite.
+# Updates in a row that may be skipped, because their loss or gradient is not finite.
 MAX_SKIPPED = 10
+# A loss is a spike if it is so many standard deviations above the mean of that many updates before it.
+SPIKE, SPIKE_WINDOW = 6.0, 128
 
 
 class Objective(Protocol):
@@ -79,10 +84,34 @@ class StepReport:
         """Global gradient norm before clipping; not finite if the update was skipped."""
         return self.norm.item()
 
+    @property
+    def is_skipped(self) -> bool:
+        """Whether the weights were left as they are."""
+        return not math.isfinite(self.grad_norm)
+
     @cached_property
     def seconds(self) -> float:
         """Duration of the update."""
         return self.ended.since(self.started)
+
+
+@dataclass
+class LoopState:
+    """What one update hands to the next besides weights and moments: JSON values, which a state keeps with these."""
+
+    losses: list[float] = field(default_factory=list)
+    """the weighted loss of the last `SPIKE_WINDOW` updates"""
+    skipped: int = 0
+    """updates skipped in a row"""
+    rows: int = 0
+    """most examples in a micro-batch, since memory ran out with more; 0: no limit"""
+
+    def spike(self) -> float:
+        """Return the loss above which an update is a spike; infinite if too few updates are known."""
+        if len(self.losses) < SPIKE_WINDOW:
+            return math.inf
+        mean = statistics.fmean(self.losses)
+        return mean + SPIKE * math.sqrt(statistics.fmean((loss - mean) ** 2 for loss in self.losses))
 
 
 def train(
@@ -95,41 +124,122 @@ def train(
     start: int = 0,
     seed: int = 1,
     device: torch.device = CPU,
+    state: LoopState | None = None,
+    largest: Sequence[Batch] = (),
+    give_up: Callable[[], bool] = lambda: False,
 ) -> Iterator[StepReport]:
     """Make updates `start` .. `steps` - 1, each on the micro-batches `batches(step)`.
 
     The loss is the sum over names of weight * (sum of losses) / (count over the whole update); a loss of weight 0 is
     not computed. Random numbers (dropout) depend on (seed, step) alone, so a run that stops and resumes equals one
-    that did not stop. Raises RunFailed after `MAX_SKIPPED` updates in a row with a gradient that is not finite; the
-    weights are those before the first of them. A GPU's norm is read one update late, so as not to wait for it.
+    that did not stop, if `state` is kept with weights and moments.
+
+    If memory runs out, the micro-batches are halved from then on; `largest` are tried before the first update, so that
+    this happens at once. An update whose loss or gradient is not finite is skipped. Raises RunFailed after more than
+    `MAX_SKIPPED` of them in a row; the weights are those before the first. A GPU's numbers are read one update late, so
+    as not to wait for them. If `give_up()` between two micro-batches, the update is dropped and the iteration ends.
     """
     weights = {name: weight for name, weight in weights.items() if weight}
+    state, skip_spikes = state or LoopState(), optimizer.settings.skip_spikes
     previous: StepReport | None = None
-    skipped, micro_batches = 0, batches(start) if start < steps else []
+    if largest:
+        _try_memory(model, optimizer, largest, weights, device, state)
+    micro_batches = batches(start) if start < steps else []
     for step in range(start, steps):
         started = Timer(device)
-        torch.manual_seed(hash((seed, step)))
         model.train()
         counts: Counter[str] = Counter()
         for batch in micro_batches:
             counts.update(model.counts(batch))
-        sums = [_backward(model, batch.to(device), weights, counts) for batch in micro_batches]
+        sums = None
+        while sums is None:
+            torch.manual_seed(hash((seed, step)))
+            sums = _backward(model, optimizer, micro_batches, weights, counts, device, state, give_up)
+            if give_up():
+                optimizer.drop_gradients()
+                return
         upcoming = batches(step + 1) if step + 1 < steps else []  # while a GPU still works on the backward pass
-        norm = optimizer.update(step)
+        loss = torch.stack([_weighted(one, weights, counts).detach() for one in sums]).sum()
+        limit = state.spike()
+        norm = optimizer.update(step, loss, limit if skip_spikes else math.inf)
         tokens = sum(int((batch.targets_NKT != IGNORE).sum()) for batch in micro_batches)
         micro_batches = upcoming
-        yield (report := StepReport(step + 1, tokens, sums, counts, norm, started, Timer(device)))
-        finished, previous = report if device.type == "cpu" else previous, report
-        skipped = 0 if finished is None or math.isfinite(finished.grad_norm) else skipped + 1
-        if skipped == MAX_SKIPPED:
+        report = StepReport(step + 1, tokens, sums, counts, norm, started, Timer(device))
+        finished, previous = report if device.type == "cpu" or skip_spikes else previous, report
+        if finished is not None:
+            _note(finished, weights, limit, state)
+        yield report
+        if state.skipped > MAX_SKIPPED:
             raise RunFailed(
-                f"the gradient was not finite in {MAX_SKIPPED} updates in a row, up to update {step + 1}; the weights "
-                f"are those before them. Lower the learning rate, or use {setting('dtype')} fp32."
+                f"the loss or the gradient was not finite in {state.skipped} updates in a row, up to update "
+                f"{step + 1}; the weights are those before them. Lower the learning rate, or use {setting('dtype')} "
+                "fp32."
             )
 
 
-def _backward(model: Objective, batch: Batch, weights: dict[str, float], counts: Counter[str]) -> dict[str, Tensor]:
-    """Add a micro-batch's gradient to the optimizer's and return its summed losses."""
-    sums = model(batch, weights.keys())
-    torch.stack([weights[name] * value / max(1, counts[name]) for name, value in sums.items()]).sum().backward()
-    return {name: value.detach() for name, value in sums.items()}
+def _backward(
+    model: Objective, optimizer: Optimizer, micro_batches: Sequence[Batch], weights: dict[str, float],
+    counts: Counter[str], device: torch.device, state: LoopState, give_up: Callable[[], bool] = lambda: False,
+) -> list[dict[str, Tensor]] | None:  # fmt: skip
+    """Add the gradients of an update to the optimizer's and return the summed losses of each micro-batch.
+
+    If memory runs out, drop them, halve the most examples of a micro-batch and return None. A single example that does
+    not fit raises the allocator's error.
+    """
+    parts = [part for batch in micro_batches for part in batch.split(state.rows or len(batch.tokens_NKT))]
+    largest, losses = max(len(part.tokens_NKT) for part in parts), []
+    try:
+        for part in parts:
+            if give_up():
+                break
+            sums = model(part.to(device), weights.keys())
+            _weighted(sums, weights, counts).backward()
+            losses.append({name: value.detach() for name, value in sums.items()})
+        return losses
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error) or largest == 1:
+            raise
+    optimizer.drop_gradients()  # here, where nothing refers to the failed pass any more
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    state.rows = largest // 2
+    say(f"out of memory: continuing with micro-batches of {state.rows}; the batch of an update stays the same")
+    return None
+
+
+def _try_memory(
+    model: Objective, optimizer: Optimizer, largest: Sequence[Batch], weights: dict[str, float], device: torch.device,
+    state: LoopState,
+) -> None:  # fmt: skip
+    """Run the largest micro-batches forward and backward, beside the moments that the first update will create."""
+    counts: Counter[str] = Counter()
+    for batch in largest:
+        counts.update(model.counts(batch))
+    model.train()
+    moments = optimizer.reserve_moments()
+    while _backward(model, optimizer, largest, weights, counts, device, state) is None:
+        pass
+    optimizer.drop_gradients()
+    del moments
+
+
+def _weighted(sums: dict[str, Tensor], weights: dict[str, float], counts: Counter[str]) -> Tensor:
+    """Return a micro-batch's part of the update's loss."""
+    return torch.stack([weights[name] * value / max(1, counts[name]) for name, value in sums.items()]).sum()
+
+
+def _note(report: StepReport, weights: dict[str, float], limit: float, state: LoopState) -> None:
+    """Count an update that was skipped, report a loss above `limit`, and remember the loss."""
+    loss = sum(weight * report.losses[name] for name, weight in weights.items())
+    state.skipped = state.skipped + 1 if report.is_skipped else 0
+    skipped = f"; this update is skipped ({state.skipped} in a row)" if state.skipped else ""
+    if loss > limit:
+        mean = statistics.fmean(state.losses)
+        say(
+            f"update {report.step:,}: the loss, {loss:.4g}, is more than {SPIKE:g} standard deviations above the mean "
+            f"of the {SPIKE_WINDOW} updates before, {mean:.4g}{skipped}"
+        )
+    elif skipped:
+        say(f"update {report.step:,}: the loss or the gradient is not finite{skipped}")
+    if math.isfinite(loss):
+        state.losses = [*state.losses, loss][-SPIKE_WINDOW:]

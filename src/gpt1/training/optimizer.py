@@ -68,15 +68,29 @@ class Optimizer:
         self.norms[name] = torch.dot(flat, flat).sqrt()  # half the time of vector_norm
         weight.grad = None
 
-    def update(self, step: int) -> Tensor:
+    def reserve_moments(self) -> list[Tensor]:
+        """Return as much memory as the moments take that the first update creates."""
+        masters = [master for group in self.adam.param_groups for master in group["params"]]
+        return [torch.empty_like(master) for master in masters if master not in self.adam.state for _ in range(2)]
+
+    def drop_gradients(self) -> None:
+        """Forget what backward passes have accumulated since the last update."""
+        self.norms.clear()
+        for weight in self.weights.values():
+            weight.grad = None
+
+    def update(self, step: int, loss: Tensor | None = None, limit: float = math.inf) -> Tensor:
         """Make update number `step` (from 0) and return the global gradient norm before clipping, a scalar.
 
-        If the norm is not finite, weights and moments stay as they are.
+        If the norm is not finite, weights and moments stay as they are. So they do, and the norm is NaN, if the `loss`
+        of the update is given and is not finite or above the `limit`.
         """
         for name in self.gradients.keys() - self.norms.keys():
             self.gradients[name].zero_()
         norms = list(self.norms.values())
         norm = torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
+        if loss is not None:
+            norm = torch.where(loss.isfinite() & (loss <= limit), norm.to(loss.device), math.nan)
         self.norms.clear()
         if self.on_device or math.isfinite(norm.item()):
             self._apply(learning_rate(step, self.steps, self.settings), norm)
