@@ -428,10 +428,10 @@ class Serve(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Info(Command):
-    """Describe a folder: a run, prepared data or a tokenizer."""
+    """Describe a folder or file: a run, prepared data, a tokenizer, a Hugging Face model, a table or a text."""
 
     path: str
-    """folder"""
+    """folder or file"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -500,7 +500,7 @@ def test_help_answers_before_torch_is_imported() -> None:
 def test_the_program_ends_with_the_exit_code() -> None:
     done = program("info", "no-such-folder")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "gpt1 info: no-such-folder: no such folder\n"
+    assert done.stderr == "gpt1 info: no-such-folder: no such folder or file\n"
 
 
 def test_a_pipe_that_speaks_another_encoding_gets_utf8(tmp_path: Path) -> None:
@@ -512,7 +512,7 @@ def test_a_pipe_that_speaks_another_encoding_gets_utf8(tmp_path: Path) -> None:
 def test_a_name_that_is_not_utf8_is_shown_with_an_escape() -> None:
     done = program("info", os.fsencode(f"/no/{NOT_UTF8}"))
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "gpt1 info: /no/caf\\udce9: no such folder\n"
+    assert done.stderr == "gpt1 info: /no/caf\\udce9: no such folder or file\n"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="standard streams are closed differently there")

@@ -10,10 +10,11 @@ import pytest
 from conftest import one_line
 from gpt1.commands.info import InfoResult, info, show
 from gpt1.config import Columns, Info, Model
+from gpt1.console import plain_console
 from gpt1.data.shards import Manifest, Shard, Split, write_manifest
 from gpt1.errors import UserError
 from gpt1.run_folder.hugging_face import to_hf_config
-from gpt1.run_folder.metadata import RunMetadata
+from gpt1.run_folder.metadata import FinetuningData, RunMetadata, Source
 
 SHAPE = {"model_type": "openai-gpt", "n_positions": 16, "vocab_size": 40, "n_embd": 8, "n_layer": 2, "n_head": 2}
 
@@ -100,11 +101,13 @@ def test_an_incomplete_run(name: str, run: Path) -> None:
         ask(run)
 
 
-def test_a_model_that_transformers_saved(run: Path) -> None:
+def test_a_model_that_transformers_saved(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "gpt1.json").unlink()
     write(run, "config.json", to_hf_config(Model(width=8, inner=32, heads=2), {"end": 0, "pad": 1}))
-    with one_line("is a Hugging Face model, not a run; `gpt1 convert"):
-        ask(run)
+    found = ask(run)
+    assert (found.kind, found.width, found.depth, found.parameters) == ("huggingface", 8, 12, 40 * 8 + 2 * 8)
+    show(found)
+    assert f"`gpt1 convert {run} --out RUN` makes a run of it" in capsys.readouterr().err
 
 
 def test_a_newer_format(run: Path) -> None:
@@ -157,7 +160,34 @@ def test_folders_of_others(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").touch()
     with pytest.raises(UserError, match=r"it holds holiday\.jpg"):
         ask(tmp_path)
-    with pytest.raises(UserError, match="this is a file"):
-        ask(tmp_path / "holiday.jpg")
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="no such folder or file"):
         ask(tmp_path / "none")
+
+
+def test_files(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\na,b\n")
+    assert dict(ask(tmp_path / "a.csv")) == {
+        "kind": "file", "path": str(tmp_path / "a.csv"), "format": "csv", "bytes": 15, "header": ["text", "label"],
+    }  # fmt: skip
+    (tmp_path / "a.txt").write_text("a text")
+    assert (ask(tmp_path / "a.txt").format, ask(tmp_path / "a.txt").bytes) == ("text", 6)
+    (tmp_path / "a.pdf").write_bytes(b"%PDF-1.4")
+    assert str(ask(tmp_path / "a.pdf").format).startswith("a PDF document")
+    assert ask(run / "model.safetensors").parameters == 40 * 8 + 2 * 8
+
+
+def test_it_fits_a_screen(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With every key there is, many labels and long metrics."""
+    labels = [f"label {number}" for number in range(500)]
+    metrics = {f"metric {number}": 0.5 for number in range(30)} | {"words_alone": {"accuracy": 0.5}}
+    metadata = RunMetadata(
+        kind="finetuned", task="classification", goal="classes", labels=labels, columns=Columns(["text"], ["label"]),
+        steps=9, of_steps=9, tokens_seen=9, metrics=metrics, lm_coef=0.5, preset="tiny", recipe="fast", seed=1,
+        tokenizer_kind="bytes", data=FinetuningData(train=Source(path="x" * 200, sha256=""), pretraining=None),
+    )  # fmt: skip
+    write(run, "gpt1.json", metadata.to_json())
+    plain_console().print(show(ask(run)))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) < 24
+    assert max(map(len, lines)) <= 80
+    assert any("network" in line and "2 blocks of width 8, 2 heads" in line for line in lines)

@@ -8,14 +8,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from gpt1.config import Info
-from gpt1.console import table
+from gpt1.console import formatted, say
+from gpt1.conversion.source import is_release
+from gpt1.data.files import File, content, no_text
 from gpt1.data.shards import UNFINISHED, Split, read_manifest
+from gpt1.data.tables import header, table
 from gpt1.errors import UserError
 from gpt1.keywords import command
 from gpt1.results import Result
 from gpt1.run_folder.metadata import STOPPED, read_json, read_metadata
+from gpt1.run_folder.shape import read_shape
 from gpt1.run_folder.starter import find_run
 
 # Keys inside a section that the table leaves out: hashes and details, which `--json` has.
@@ -32,10 +38,16 @@ FROM_METADATA = (
 class InfoResult(Result):
     """What a folder holds: a run, prepared data or a tokenizer. Keys that do not apply are left out."""
 
-    kind: Literal["run", "data", "tokenizer"]
-    """`run`, `data` or `tokenizer`"""
+    kind: Literal["run", "data", "tokenizer", "huggingface", "openai", "file"]
+    """`run`, `data`, `tokenizer`, `file`, or what `gpt1 convert` reads: `huggingface`, `openai`"""
     path: str
-    """the folder"""
+    """the folder or file"""
+    format: str | None = None
+    """file: `csv`, `jsonl` and so on, `text`, `safetensors`, or what it is instead"""
+    bytes: int | None = None
+    """file: its size"""
+    header: list[str] | None = None
+    """file: the columns of a table"""
     stage: str | None = None
     """run: `pretrained` or `finetuned`"""
     training: bool | None = None
@@ -95,8 +107,10 @@ def info(settings: Info) -> InfoResult:
     Raises UserError for a folder that is missing, incomplete, of a newer format, or holds nothing that gpt1 knows.
     """
     folder = find_run(settings.path)
+    if folder.is_file():
+        return _file(folder)
     if not folder.is_dir():
-        raise UserError(f"{folder}: {'this is a file; give its folder' if folder.exists() else 'no such folder'}")
+        raise UserError(f"{folder}: no such folder or file")
     if (folder / "gpt1.json").exists() or (folder / STOPPED).exists():
         return _run(folder)
     if (folder / "manifest.json").exists() or (folder / UNFINISHED).exists():
@@ -106,25 +120,59 @@ def info(settings: Info) -> InfoResult:
     if (folder / "tokenizer.json").exists() and not (folder / "model.safetensors").exists():
         return _tokenizer(folder)
     if (folder / "config.json").exists():
-        read_metadata(folder)  # which says what to do with a Hugging Face model
+        shape, weights = read_shape(folder), folder / "model.safetensors"
+        return InfoResult(
+            kind="huggingface",
+            path=str(folder),
+            parameters=_parameters(weights) if weights.exists() else None,
+            **{name: getattr(shape, name) for name in SHAPE},
+        )
+    if is_release(folder):
+        return InfoResult(kind="openai", path=str(folder))
     names = sorted(path.name for path in folder.iterdir())
     held = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "nothing"
     raise UserError(f"{folder}: neither a run, nor prepared data, nor a tokenizer; it holds {held}")
 
 
 def show(result: InfoResult) -> RenderableType:
-    """Return the result as a table, with sections flattened, and hashes and details left to `--json`."""
-    return table({name: value for name, value in _leaves(result.to_json()) if value not in (None, "")})
+    """Return a line for each key, cut where it is too long for the screen; `--json` has everything."""
+    lines: dict[str, str] = {}
+    for name, value in result.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {formatted(one)}" for key, one in _leaves(value) if one not in (None, ""))
+        elif isinstance(value, list):
+            value = ", ".join(map(str, value)) + (f" ({len(value)})" if len(value) > 8 else "")
+        if name == "width":
+            lines["network"] = f"{result.depth} blocks of width {value}, {result.heads} heads"
+        elif name not in ("depth", "heads") and value != "":
+            lines[name] = formatted(value)
+    out = Table("", "", show_header=False)
+    out.columns[0].no_wrap = True
+    for name, line in lines.items():
+        out.add_row(name, Text(line, no_wrap=True, overflow="ellipsis"))
+    if result.kind in ("huggingface", "openai"):
+        say(f"`gpt1 convert {result.path} --out RUN` makes a run of it")
+    return out
 
 
 def _leaves(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in section.items():
-        if prefix and name in LEFT_TO_JSON:
+        if name in LEFT_TO_JSON:
             continue
         if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{name}.")
         else:
-            yield prefix + name, ", ".join(map(str, value)) if isinstance(value, list) else value
+            yield prefix + name, "|".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _file(path: Path) -> InfoResult:
+    file, size = File(path, named=True), path.stat().st_size
+    if path.suffix == ".safetensors":
+        return InfoResult(kind="file", path=str(path), format="safetensors", bytes=size, parameters=_parameters(path))
+    if file.kind in ("text", "json"):
+        other = no_text(next(content(path), b""))
+        return InfoResult(kind="file", path=str(path), format=other or file.kind, bytes=size)
+    return InfoResult(kind="file", path=str(path), format=file.kind, bytes=size, header=header(table(path)))
 
 
 # The network's shape by its names in config.json.
