@@ -134,7 +134,7 @@ def test_the_auxiliary_loss_is_a_mean_of_means() -> None:
         for ids in example.sequences
     ]
     torch.testing.assert_close(ours, torch.stack(each).mean())
-    config = to_hf_config(model.body.config, {"end": 0, "pad": PAD}, "choice")
+    config = to_hf_config(model.body.config, {"first": 0, "end": 0, "pad": PAD}, "choice")
     theirs = transformers.OpenAIGPTDoubleHeadsModel(transformers.OpenAIGPTConfig(**config)).eval()
     theirs.load_state_dict(to_hf(model.body, model.head.weight, "choice"), strict=False)
     labels_NKT = batch.tokens_NKT.where(F.pad(batch.targets_NKT[..., :-1] != IGNORE, (1, 0), value=True), IGNORE)

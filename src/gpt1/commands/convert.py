@@ -1,10 +1,11 @@
 """`gpt1 convert`: an external GPT-1 -> a run, or a run -> OpenAI's layout. Kept only if it agrees with its source."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import RenderableType
 
 from gpt1.config import Convert, Model
@@ -23,12 +24,12 @@ from gpt1.conversion.verify import (
     network_of,
     probe,
 )  # fmt: skip
-from gpt1.errors import UserError, setting
+from gpt1.errors import RunFailed, UserError, setting
 from gpt1.keywords import command
 from gpt1.model.gpt import count_parameters
 from gpt1.results import Result
 from gpt1.run_folder.folder import LoadedRun, load_run, replacing_run, save_tensors
-from gpt1.run_folder.hugging_face import TensorFile
+from gpt1.run_folder.hugging_face import HEAD, TensorFile
 from gpt1.run_folder.metadata import RunMetadata, read_metadata
 from gpt1.run_folder.places import check_new_folder
 from gpt1.run_folder.shape import read_shape
@@ -112,10 +113,14 @@ def _to_run(settings: Convert, folder: Path, kind: str, out: Path) -> dict[str, 
         tokenizer = with_words(tokenizer, settings.words, folder)
     if found.left_out:
         say(f"{folder}: {', '.join(found.left_out)} left out; the language model under that head is converted")
-    metadata = RunMetadata(kind="pretrained", converted_from=f"{kind}: {settings.src}")
+    metadata = replace(found.metadata or RunMetadata(kind="pretrained"), converted_from=f"{kind}: {settings.src}")
     with replacing_run(out) as staged:
-        save_tensors(staged, *found.take_tensors(), tokenizer, metadata)
+        whole, tensors = found.take_tensors()
+        save_tensors(staged, whole, tensors | ({} if found.head is None else {HEAD: found.head}), tokenizer, metadata)
+        tensors.clear()  # memory for the comparison
         loaded, compared = _compare(folder, kind, model, staged, out)
+        if found.head is not None and (loaded.head is None or not torch.equal(found.head, loaded.head)):
+            raise RunFailed(f"{out} is not written: {HEAD} would differ from the source's")
         pair = (folder / VOCABULARY, folder / MERGES) if kind == "openai" else vocabulary_files(folder)
         compared["tokens"] = check_tokens(loaded.tokenizer, folder, pair, out)
     new = {"new_tokens": new_tokens, "left_out": list(found.left_out)}

@@ -10,6 +10,7 @@ from torch import Tensor
 from gpt1.config import Model
 from gpt1.errors import UserError
 from gpt1.run_folder.hugging_face import BLOCK_NAMES
+from gpt1.run_folder.metadata import RunMetadata
 from gpt1.tokenizer.tokenizer import END, PAD, Tokenizer
 
 TOKENS, POSITIONS = "transformer.tokens_embed.weight", "transformer.positions_embed.weight"
@@ -25,7 +26,11 @@ class ExternalCheckpoint:
     tokenizer: Tokenizer
     """with end and pad, which the model may not know yet"""
     left_out: tuple[str, ...] = ()
-    """names of tensors that have no place in a pre-trained run: heads for other tasks"""
+    """names of tensors that have no place in the run: heads for other tasks"""
+    head: Tensor | None = None
+    """W_y (C, D), fp32, of a classifier that reads texts as ours do"""
+    metadata: RunMetadata | None = None
+    """of that classifier"""
 
     @property
     def new_tokens(self) -> list[str]:

@@ -16,13 +16,13 @@ from torch import Tensor
 from gpt1.config import Model
 from gpt1.console import say
 from gpt1.conversion.external import TOKENS, ExternalCheckpoint, check_vocabulary, checked, tensor_shapes
-from gpt1.errors import UserError
-from gpt1.run_folder.hugging_face import CHOICE_BIAS, CHOICE_HEAD, HEAD, TensorFile
-from gpt1.run_folder.metadata import read_json
+from gpt1.errors import UserError, setting
+from gpt1.run_folder.hugging_face import CHOICE_BIAS, CHOICE_HEAD, HEAD, PROBLEMS, TensorFile
+from gpt1.run_folder.metadata import RunMetadata, read_json
 from gpt1.run_folder.shape import from_hf_config
 from gpt1.storage import is_utf8
 from gpt1.tokenizer.openai import PAIRS, TOKENIZER, read_bpe, vocabulary_files
-from gpt1.tokenizer.tokenizer import Tokenizer, bpe_tokenizer
+from gpt1.tokenizer.tokenizer import EXTRACT, START, Tokenizer, bpe_tokenizer
 
 SAFE, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 WANTED = ["config.json", SAFE, INDEX, "model-*.safetensors", TOKENIZER, *(name for pair in PAIRS for name in pair)]
@@ -50,9 +50,49 @@ def read_folder(folder: Path) -> ExternalCheckpoint:
         tokens = max(tokenizers.Tokenizer.from_str(vocabulary.read_text("utf-8")).get_vocab().values()) + 1
     else:
         known = ", ".join([TOKENIZER, *(f"{a} with {b}" for a, b in PAIRS)])
-        raise UserError(f"{folder}: no tokenizer; there must be one of {known}")
+        raise UserError(f"{folder}: no tokenizer; there must be one of {known}; `tokenizer.save_pretrained` writes one")
     check_vocabulary(vocabulary, tokens, model.vocabulary)
-    return ExternalCheckpoint(model, tensors, tokenizer, left_out)
+    if HEAD not in left_out or not _marks_texts(folder / TOKENIZER):
+        return ExternalCheckpoint(model, tensors, tokenizer, left_out)
+    head_CD = checked(HEAD, found[HEAD], (len(found[HEAD]), model.width), file)
+    metadata = _classifier(folder / "config.json", len(head_CD))
+    return ExternalCheckpoint(
+        model, tensors, tokenizer, tuple(name for name in left_out if name != HEAD), head_CD, metadata
+    )
+
+
+def _marks_texts(tokenizer: Path) -> bool:
+    """Return whether a tokenizer adds start before and extract after a text, as those of our fine-tuned runs do."""
+    if not tokenizer.exists():
+        return False
+    found = tokenizers.Tokenizer.from_str(tokenizer.read_text("utf-8"))
+    return found.encode("").tokens == [START, EXTRACT]
+
+
+def _classifier(config: Path, outputs: int) -> RunMetadata:
+    """Return the metadata of a classifier with this many outputs.
+
+    Its labels are those that config.json names. What transformers has no place for, config.json has under `gpt1`, if it
+    was made of one of our runs; otherwise it is guessed and printed.
+    """
+    found = read_json(config)
+    names = found.get("id2label") or {}
+    labels = [str(names.get(str(i), f"LABEL_{i}")) for i in range(outputs)]
+    problem = found.get("problem_type") or PROBLEMS["score" if outputs == 1 else "classes"]
+    goal = next((goal for goal, name in PROBLEMS.items() if name == problem), None)
+    if goal is None or len(set(labels)) < outputs:
+        raise UserError(f"{config}: problem_type {problem} with labels {', '.join(labels[:8])} cannot be used here")
+    carried = found.get("gpt1")
+    if not isinstance(carried, dict) or carried.get("goal") != goal:
+        task = {"classes": "classification", "labels": "multi-label", "score": "regression"}[goal]
+        say(f"{config} does not say what a row is, so this becomes a run for {setting('task')} {task}")
+        carried = {"task": task, "goal": goal, "columns": {"texts": ["text"], "label": ["label"], "choices": []}}
+    if goal == "score":
+        labels, carried = [], {"mean": 0.0, "scale": 1.0} | carried
+    if goal == "labels" and len(carried.get("thresholds") or []) != outputs:
+        carried = carried | {"thresholds": [0.5] * outputs}
+    required = {"format": 1, "kind": "finetuned", "parameters": 0, "context": 0, "vocabulary": 0, "tokenizer": ""}
+    return RunMetadata.from_json(required | carried | {"labels": labels}, config)
 
 
 def read_arrays(folder: Path, model: Model) -> Iterator[Tensor]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from gpt1.errors import UserError
+from gpt1.run_folder.metadata import other_program
 from gpt1.run_folder.starter import find_run
 
 HUB_ID = r"[\w.-]+/[\w.-]+"
@@ -35,6 +36,8 @@ def kind_of(source: str | Path) -> Literal["run", "openai", "huggingface"]:
         return "openai"
     if (folder / "config.json").exists():
         return "huggingface"
+    if advice := other_program(folder):
+        raise UserError(advice)
     held = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
     raise UserError(
         f"{folder}: neither OpenAI's release (params_shapes.json), nor a Hugging Face model (config.json), nor a run "

@@ -161,7 +161,8 @@ class TextEstimator(BaseEstimator):
     def load(cls, folder: str | Path, **parameters: Any) -> Self:
         """Return a fitted estimator from a run folder that `save` or `gpt1 finetune` wrote for the same task.
 
-        Its parameters are the settings of the run, except for those given here, the device and the threads.
+        Its parameters are the settings of the run, except for those given here, the device and the threads. Of a
+        converted run, whose settings are unknown, they are the defaults, and `run` is the folder.
         """
         with isolated():
             model = FittedModel.load(Path(folder))
@@ -169,7 +170,9 @@ class TextEstimator(BaseEstimator):
                 raise UserError(f"{folder} is fine-tuned for {task}, not for {cls.task}, what {cls.__name__} is for")
         names = inspect.signature(cls).parameters.keys() - {"device", "threads"}
         settings = {name: value for name, value in model.settings.items() if name in names}
-        loaded = cls(**(settings | {"random_state": model.settings["seed"]} | parameters))
+        if "seed" in model.settings:
+            settings["random_state"] = model.settings["seed"]
+        loaded = cls(**({"run": str(folder)} | settings | parameters))
         loaded._take(model)
         return loaded
 

@@ -50,7 +50,7 @@ class FittedModel:
 
     run: LoadedRun
     settings: dict[str, Any] = field(repr=False)
-    """those it was made with: settings.json"""
+    """those it was made with: settings.json; none of a converted run"""
     curves: bytes = field(repr=False)
     """metrics.jsonl"""
     _predictor: tuple[Command, Predictor] | None = field(default=None, compare=False, repr=False)
@@ -85,8 +85,12 @@ class FittedModel:
         run = load_run(folder)
         if run.head is None:
             raise UserError(f"{folder} is pre-trained, not fine-tuned: give it to the constructor, then call fit")
-        curves = folder / log.NAME
-        return cls(run, read_json(folder / "settings.json"), curves.read_bytes() if curves.exists() else b"")
+        settings, curves = folder / "settings.json", folder / log.NAME
+        return cls(
+            run,
+            read_json(settings) if settings.exists() else {},
+            curves.read_bytes() if curves.exists() else b"",
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state with weights as arrays, which joblib can share between processes."""

@@ -211,7 +211,8 @@ def save_finetuned(folder: Path, run: LoadedRun, settings: dict[str, Any], curve
     """Write a fine-tuned run with its settings and curves into its folder, all files together."""
     with replacing_run(folder) as staged:
         (staged / log.NAME).write_bytes(curves)
-        write_json(staged / "settings.json", settings)
+        if settings:  # none are known of a converted run
+            write_json(staged / "settings.json", settings)
         save_run(staged, run.body, run.tokenizer, run.metadata, run.head, run.words)
 
 

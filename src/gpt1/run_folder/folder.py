@@ -214,8 +214,10 @@ def save_tensors(
     words: "WordsModel | None" = None,
 ) -> None:
     """Write a run folder as `save_run` does, from Hugging Face's tensors, head included."""
-    special_ids = {"end": tokenizer.end_id, "pad": tokenizer.pad_id}
+    special_ids = {"first": tokenizer.first_id, "end": tokenizer.end_id, "pad": tokenizer.pad_id}
     config = to_hf_config(model, special_ids, metadata.goal, metadata.labels or ())
+    if metadata.goal:
+        config["gpt1"] = metadata.carried()
     metadata = replace(
         metadata,
         parameters=sum(tensor.numel() for name, tensor in tensors.items() if name != CHOICE_BIAS),

@@ -111,7 +111,7 @@ def from_hf(body: GPT, tensors: Mapping[str, Tensor], source: str) -> Tensor | N
 def to_hf_config(
     model: Model, special_ids: dict[str, int], goal: str | None = None, labels: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Return config.json. `special_ids` has the ids of `end` and `pad`, `labels` the label names of a fine-tuned run.
+    """Return config.json. `special_ids` has those of `first`, `end` and `pad`, `labels` the names of a fine-tuned run.
 
     Raises UserError for a feed-forward layer that is not 4 times the width, which `openai-gpt` cannot express.
     """
@@ -135,7 +135,7 @@ def to_hf_config(
         "attn_pdrop": model.attention_dropout,
         "layer_norm_epsilon": EPSILON,
         "initializer_range": INIT_STD,
-        "bos_token_id": special_ids["end"],
+        "bos_token_id": special_ids["first"],
         "eos_token_id": special_ids["end"],
         "pad_token_id": special_ids["pad"],
         "tie_word_embeddings": True,

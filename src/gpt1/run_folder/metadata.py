@@ -28,6 +28,8 @@ STAGED = ".unfinished"
 # Keys that every gpt1.json has, and those that a fine-tuned run has besides.
 REQUIRED = ("format", "kind", "parameters", "context", "vocabulary", "tokenizer")
 REQUIRED_FINETUNED = ("task", "goal", "labels", "columns")
+# Keys that config.json repeats, so that a classifier comes back from a program that keeps config.json only.
+CARRIED = ("task", "goal", "columns", "long", "mean", "scale", "thresholds")
 # What an error calls a JSON value of a type.
 NAMES = {
     int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list", dict: "an object",
@@ -223,6 +225,10 @@ class RunMetadata(Section):
             order.insert(order.index("preset"), "seed")
         return {name: found[name] for name in order if name in found} | self.other
 
+    def carried(self) -> dict[str, Any]:
+        """Return what config.json repeats of a fine-tuned run."""
+        return {name: value for name, value in self.to_json().items() if name in CARRIED}
+
     @classmethod
     def from_json(cls, value: Any, source: str | Path = "gpt1.json") -> Self:
         """Return the metadata of a JSON object.
@@ -252,6 +258,8 @@ def read_metadata(folder: Path) -> RunMetadata:
     if (folder / "manifest.json").exists() and not (folder / "config.json").exists():
         raise UserError(f"{folder} is prepared data, not a run; `gpt1 pretrain {folder} --out RUN` makes a run")
     missing = [name for name in FILES if not (folder / name).exists()]
+    if "gpt1.json" in missing and (advice := other_program(folder)):
+        raise UserError(advice)
     if "gpt1.json" in missing and (folder / "config.json").exists():
         from gpt1.run_folder.shape import read_shape  # here, since it reads JSON by this file
 
@@ -260,9 +268,38 @@ def read_metadata(folder: Path) -> RunMetadata:
             raise UserError(f"{folder} is a Hugging Face model, not a run; `gpt1 convert {folder} --out RUN` makes one")
     if (folder / STOPPED).exists() and "gpt1.json" in missing:
         raise UserError(f"{folder}: a fine-tuning was stopped here; repeat its command to continue")
+    if len(missing) == len(FILES) and not (folder / "settings.json").exists():
+        held = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
+        raise UserError(
+            f"{folder} is not a run, it holds {held}; give a folder that `gpt1 pretrain` or `gpt1 finetune` wrote"
+        )
     if missing:
         raise UserError(f"{folder} is not a complete run: {missing[0]} is missing; the job that writes it must finish")
     return RunMetadata.from_json(read_json(folder / "gpt1.json"), folder / "gpt1.json")
+
+
+def other_program(folder: Path) -> str:
+    """Return what to do with a folder without config.json that peft or transformers' Trainer wrote; else nothing."""
+    if (folder / "config.json").exists():
+        return ""
+    if (adapter := folder / "adapter_config.json").exists():
+        found = read_json(adapter)
+        base, kind = found.get("base_model_name_or_path") or "BASE", found.get("task_type")
+        auto = "AutoModelForSequenceClassification" if kind == "SEQ_CLS" else "AutoModelForCausalLM"
+        return (
+            f"{folder} is an adapter of peft, not a model. In Python, merge it first: "
+            f'PeftModel.from_pretrained({auto}.from_pretrained("{base}"), "{folder}").merge_and_unload()'
+            f'.save_pretrained("MERGED"); then AutoTokenizer.from_pretrained("{base}").save_pretrained("MERGED"), '
+            f"and `gpt1 convert MERGED --out RUN`"
+        )
+    numbers = [path.name.partition("-")[2] for path in folder.glob("checkpoint-*")]
+    if steps := [int(number) for number in numbers if number.isdecimal()]:
+        last = folder / f"checkpoint-{max(steps)}"
+        return other_program(last) or (
+            f"{folder} holds checkpoints of transformers' Trainer, not a run; `gpt1 convert {last} --out RUN` makes "
+            f"the last a run"
+        )
+    return ""
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -75,6 +75,8 @@ class Tokenizer:
         self.start_id, self.delimiter_id, self.extract_id = map(
             self._tokenizer.token_to_id, (START, DELIMITER, EXTRACT)
         )
+        self.first_id = self.end_id if self.start_id is None else self.start_id
+        """what a sequence begins with: end, which closes the document before it, or start (`bos_token`)"""
         named = (self.end_id, self.pad_id, self.start_id, self.delimiter_id, self.extract_id)
         self._special = {i for i in named if i is not None}
 
@@ -207,6 +209,7 @@ class Tokenizer:
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": context,
+            "bos_token": END if self.start_id is None else START,
             "eos_token": END,
             "pad_token": PAD,
             "padding_side": "right",
@@ -215,7 +218,7 @@ class Tokenizer:
             "clean_up_tokenization_spaces": False,
             "model_input_names": ["input_ids", "attention_mask"],
         }
-        task_tokens = {"bos_token": START, "sep_token": DELIMITER, "cls_token": EXTRACT}
+        task_tokens = {"sep_token": DELIMITER, "cls_token": EXTRACT}
         return config | (task_tokens if self.start_id is not None else {})
 
 
