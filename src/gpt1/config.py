@@ -380,16 +380,20 @@ class Evaluate(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Explain(Command):
-    """A run and a text -> the probability of each token, and how they add up to the loss."""
+    """A run and a text -> the probability of each token and the loss; of a fine-tuned run, which words decide."""
 
     run: AnyRun
     """run folder"""
     text: str
     """the text to explain"""
+    more: list[str] = field(default_factory=list)
+    """fine-tuned: the second text of a pair, or the answers to a context"""
+    as_: Literal["auto", "text", "rows"] = "auto"
+    """text: how likely each token is; rows: what a fine-tuned run predicts, and why; auto: by the run"""
     html: PageOut | None = None
     """HTML page to write"""
     top: int = 5
-    """number of alternatives to show at each position"""
+    """text: number of alternatives to show at each position"""
 
 
 @dataclass(frozen=True, kw_only=True)

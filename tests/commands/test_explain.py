@@ -11,6 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from conftest import one_line
 from gpt1.commands.explain import explain, show
 from gpt1.config import Columns, Explain, Model
 from gpt1.data.windows import Ids
@@ -162,11 +163,93 @@ def test_bad_requests(run: Path, tmp_path: Path) -> None:
         asked(tmp_path / "nowhere", "a")
 
 
-def test_a_fine_tuned_run_is_said_to_be_one(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    tuned = tokenizer.with_task_tokens()
-    model = Model(context=16, width=32, depth=1, heads=4, inner=128, vocabulary=tuned.vocabulary)
-    metadata = RunMetadata(
-        kind="finetuned", task="classification", goal="classes", labels=["a", "b"], columns=Columns(["text"], ["label"])
+# A fine-tuned run
+
+
+def tuned(folder: Path, tokenizer: Tokenizer, task: str, goal: str, labels: list[str], texts: int = 1) -> Path:
+    with_tokens = tokenizer.with_task_tokens()
+    model = Model(context=32, width=32, depth=1, heads=4, inner=128, vocabulary=with_tokens.vocabulary)
+    columns = Columns([f"text{n}" for n in range(texts)], ["label"], ["choices"] if goal == "choice" else [])
+    metadata = RunMetadata(kind="finetuned", task=task, goal=goal, labels=labels, columns=columns)  # type: ignore[arg-type]
+    body = GPT(model).init_weights(torch.Generator().manual_seed(2))
+    save_run(
+        folder,
+        body,
+        with_tokens,
+        metadata,
+        torch.randn(max(1, len(labels)), 32, generator=torch.Generator().manual_seed(3)),
     )
-    save_run(tmp_path, GPT(model).init_weights(), tuned, metadata, torch.zeros(2, 32))
-    assert "fine-tuned" in asked(tmp_path, "The cat")["model"]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def classifier(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tuned(tmp_path_factory.mktemp("tuned"), tokenizer, "classification", "classes", ["a", "<b>"])
+
+
+def test_of_a_fine_tuned_run_the_prediction_is_explained(classifier: Path) -> None:
+    result = asked(classifier, "The cat sat.").to_json()
+    assert list(result) == [
+        "task", "texts", "predicted_label", "about", "outputs", "context", "windows", "is_cut", "sequences", "words",
+        "together", "words_weight", "temperature",
+    ]  # fmt: skip
+    assert [one["word"] for one in result["words"]] == ["The", "cat", "sat", "."]
+    assert sum(one["probability"] for one in result["outputs"]) == pytest.approx(1)
+    assert list(result["outputs"][0]) == ["name", "score", "probability"], "this run knows no words"
+    json.dumps(result, allow_nan=False)
+
+
+def test_as_text_the_language_model_of_a_fine_tuned_run_is_explained(classifier: Path) -> None:
+    result = asked(classifier, "The cat", as_="text")
+    assert "fine-tuned" in result["model"]
+    assert len(result["positions"]) == result["tokens"]
+
+
+def test_pairs_and_answers(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    pair = tuned(tmp_path / "pair", tokenizer, "entailment", "classes", ["no", "yes"], texts=2)
+    found = asked(pair, "The cat sat.", more=["A dog, too."])
+    assert found["texts"] == ["The cat sat.", "A dog, too."]
+    choice = tuned(tmp_path / "choice", tokenizer, "multiple-choice", "choice", [])
+    found = asked(choice, "There was", more=["a cat", "a dog", "a mat"])
+    assert [one.name for one in found["outputs"]] == ["0", "1", "2"]
+    assert f"{found['about']}: {found['texts'][found['predicted_label'] + 1]}" in shown_of(found)
+    for run, more, said in ((pair, [], "entailment reads two texts"), (choice, ["a"], "two answers or more")):
+        with one_line(said):
+            asked(run, "The cat", more=more)
+
+
+def shown_of(result: object) -> str:
+    out = io.StringIO()
+    Console(file=out, width=200).print(show(result))  # type: ignore[arg-type]
+    return out.getvalue()
+
+
+def test_a_row_on_a_terminal(classifier: Path) -> None:
+    shown = shown_of(asked(classifier, "The cat [bold]sat[/bold]. The end"))
+    assert "<start> The cat [bold]sat[/bold]. The end <extract>" in shown
+    for words in ("classification: ", "W_y h", "the log-odds of", "The (1)", "The (2)", "<b>"):
+        assert words in shown, words
+
+
+def test_the_page_of_a_row_is_whole_safe_and_alone(classifier: Path, tmp_path: Path) -> None:
+    result = asked(classifier, NASTY, html=str(tmp_path / "page.html"))
+    source = (tmp_path / "page.html").read_text(encoding="utf-8")
+    page = Page(source)
+    assert result["page"] == str(tmp_path / "page.html")
+    assert page.stack == [] and page.targets == []
+    assert "script" not in page.tags
+    assert "url(" not in source
+    assert source.count("<mark ") == len(result["words"])
+
+
+def test_bad_requests_for_rows(run: Path, classifier: Path) -> None:
+    with one_line("is pre-trained, it predicts no labels; leave as_ out"):
+        asked(run, "a", as_="rows")
+    with one_line("one text at a time, not 2"):
+        asked(run, "a", more=["b"])
+    with one_line("one text at a time, not 2"):
+        asked(classifier, "a", more=["b"], as_="text")
+    with one_line("classification reads one text, not 2"):
+        asked(classifier, "a", more=["b"])
+    with one_line("an empty text"):
+        asked(classifier, " ")

@@ -14,6 +14,7 @@ import pytest
 from gpt1.commands.report import report
 from gpt1.config import Report
 from gpt1.pages.explain import explain_page
+from gpt1.pages.explain_row import row_page
 from gpt1.run_folder.metadata import FILES
 from gpt1.tasks.metrics import classification_metrics
 
@@ -69,9 +70,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     ablation.write_text(json.dumps({"format": 1, "cells": cells}))
     explained = folder / "explained.html"
     explained.write_text(explain_page(_explained(), "run"), encoding="utf-8")
+    predicted = folder / "predicted.html"
+    predicted.write_text(row_page(_predicted(), "run"), encoding="utf-8")
     for name, runs in (("one", [tuned]), ("many", [tuned, pretrained, *others, test, ablation])):
         report(Report(runs=[str(run) for run in runs], out=str(folder / f"{name}.html")))
-    return {"one": folder / "one.html", "many": folder / "many.html", "explained": explained}
+    return {"one": folder / "one.html", "many": folder / "many.html", "explained": explained, "predicted": predicted}
 
 
 def _folder(folder: Path, metadata: dict[str, Any], rows: list[dict[str, Any]]) -> Path:
@@ -134,8 +137,32 @@ def _explained() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _predicted() -> dict[str, Any]:
+    texts = ["a long " + "x" * 300 + " context", "one answer", "another " * 30]
+    words = [
+        {"text": 0, "start": 0, "stop": 1, "word": "a", "change": 1.0},
+        {"text": 0, "start": 7, "stop": 307, "word": "x" * 300, "change": -1.0},
+        {"text": 1, "start": 0, "stop": 3, "word": "one", "change": 0.1},
+    ]
+    tokens = [
+        {"id": 1, "token": token, "role": role}
+        for token, role in (("", "start"), ("x" * 300, "text"), (" " * 200, "text"), ("", "delimiter"), ("", "extract"))
+    ]
+    sequence = {"tokens": tokens, "h": [n % 7 - 3.0 for n in range(768)], "scores": [1.0]}
+    evidence = [
+        {"feature": "y" * 60 * n, "kind": "words", "of": "answer and context", "contribution": n - 2} for n in range(5)
+    ]
+    return {
+        "task": "multiple-choice", "texts": texts, "predicted_label": 0, "about": "0", "context": 16, "windows": 1,
+        "outputs": [{"name": str(n), "score": -1.5, "probability": n, "words_probability": 1 - n} for n in range(2)],
+        "is_cut": True, "sequences": [sequence, sequence], "words": words, "together": 2, "words_weight": 2.0,
+        "temperature": 1.25,
+        "words_alone": {"predicted_label": 1, "about": "1", "score": 1.0, "constant": 0.0, "evidence": evidence},
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(PHONE, "light"), (DESKTOP, "dark")])
-@pytest.mark.parametrize("name", ["one", "many", "explained"])
+@pytest.mark.parametrize("name", ["one", "many", "explained", "predicted"])
 def test_a_page_fits_is_legible_and_accessible(
     browser: Any, pages: dict[str, Path], name: str, width: int, scheme: str
 ) -> None:
@@ -148,8 +175,8 @@ def test_a_page_fits_is_legible_and_accessible(
     page.goto(pages[name].as_uri())
     page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    labels = page.evaluate(LABELS)
-    assert labels and min(labels) >= SMALLEST
+    assert min(page.evaluate(LABELS), default=SMALLEST) >= SMALLEST
+    assert name == "predicted" or page.evaluate("document.querySelectorAll('svg text').length") > 5
     assert page.evaluate(CUT) == 0
     faults = axe.Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
     assert not faults, [(fault["id"], fault["nodes"][0]["html"]) for fault in faults]
@@ -160,9 +187,10 @@ def test_a_page_fits_is_legible_and_accessible(
     page.close()
 
 
-def test_nothing_of_an_explanation_scrolls(browser: Any, pages: dict[str, Path]) -> None:
+@pytest.mark.parametrize("name", ["explained", "predicted"])
+def test_nothing_of_an_explanation_scrolls(browser: Any, pages: dict[str, Path], name: str) -> None:
     page = browser.new_page(viewport={"width": PHONE, "height": 800})
-    page.goto(pages["explained"].as_uri())
+    page.goto(pages[name].as_uri())
     scrolls = "one => ['auto', 'scroll'].includes(getComputedStyle(one).overflowX)"
     assert page.evaluate(f"[...document.querySelectorAll('body *')].filter({scrolls}).length") == 0
     page.close()

@@ -67,7 +67,7 @@ STAGES = {
             config.Generate, 'runs/my "Once upon"', "it continues a text", ("run", "prompts"), stdin="prompts"
         ),
         "explain": Verb(
-            config.Explain, 'runs/my "A sentence."', "how likely each token is", ("run", "text"), stdin="text"
+            config.Explain, 'runs/my "A sentence."', "how likely each token is", ("run", "text", "more"), stdin="text"
         ),
     },
     "Fine-tune it on labels (`starter` is a run to begin with, if installed)": {

@@ -1,33 +1,41 @@
-"""`gpt1 explain`: how the loss of a text comes about, token by token."""
+"""`gpt1 explain`: how the loss of a text comes about, token by token; or why a fine-tuned run predicts what it does."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich import box
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from gpt1.config import Explain
-from gpt1.console import table
+from gpt1.console import formatted, table
 from gpt1.errors import UserError, setting
+from gpt1.finetuning.explanation import NUMBER, ReadSequence, RowExplanation, explain_row, numbered
+from gpt1.finetuning.predictor import Predictor
 from gpt1.keywords import command
 from gpt1.pages.explain import explain_page, predict_tokens
+from gpt1.pages.explain_row import row_page
 from gpt1.pages.render import check_page
-from gpt1.results import NULLABLE, Result
-from gpt1.run_folder.folder import load_run
+from gpt1.results import INLINE, NULLABLE, Result
+from gpt1.run_folder.folder import LoadedRun, load_run
 from gpt1.storage import write_text
+from gpt1.tasks.rows import read_texts
+from gpt1.tasks.typed_rows import row_of_texts
 from gpt1.training.device import out_of_memory, setup_device
 from gpt1.training.likelihood import Likelihood
 
 SUMMARY = ("nats_per_token", "perplexity", "bits_per_byte", "tokens", "bytes", "comparable", "model")
+# What a terminal shows of a row: sequences, tokens at each end of one, labels, and signed values.
+MOST_SEQUENCES, MOST_TOKENS, MOST_OUTPUTS, MOST_SIGNED = 10, 60, 20, 12
 
 
 @dataclass(frozen=True)
-class ExplainResult(Result):
-    """What `gpt1 explain` prints: the probability of each token, and the loss they add up to."""
+class TextExplanation(Result):
+    """The probability of each token, and the loss they add up to."""
 
     nats_per_token: float
     """the loss: -log P of a token, on average"""
@@ -55,30 +63,54 @@ class ExplainResult(Result):
     """each window's `start`, `stop` and what it `predicts`, [first, last + 1)"""
     positions: list[dict[str, Any]]
     """tokens: `position`, `id`, `token`, `probability`, `nats`, `rank`, `alternatives`; `product` and `sum` so far"""
+
+
+@dataclass(frozen=True)
+class ExplainResult(Result):
+    """What `gpt1 explain` prints: how likely a text is, or what a fine-tuned run predicts, and why."""
+
+    explanation: TextExplanation | RowExplanation = field(metadata=INLINE)
     page: str | None = None
     """page written"""
 
 
-@command(Explain, "run", "text")
+@command(Explain, "run", "text", "more")
 def explain(settings: Explain) -> ExplainResult:
-    """Predict each token of a text; write the page if `html` is given. Raises UserError for a text without tokens."""
+    """Explain a text, or a row of a fine-tuned run; write the page if `html` is given.
+
+    Raises UserError for a text without tokens, and for texts that the run's task does not read.
+    """
     if settings.html:
         check_page(settings.html, "html")
-    device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
     if settings.top < 1:
         raise UserError(f"{setting('top')} {settings.top} must be at least 1")
-    run = load_run(settings.run)
+    device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
+    # Probabilities on a page should not show bf16's rounding, unless asked to.
+    dtype = torch.float32 if settings.dtype == "auto" else dtype
+    run, name = load_run(settings.run), Path(settings.run).name
+    if settings.as_ == "rows" and run.head is None:
+        raise UserError(f"{settings.run} is pre-trained, it predicts no labels; leave {setting('as_')} out")
+    is_text = run.head is None or settings.as_ == "text"
+    if is_text and settings.more:
+        raise UserError(f"one text at a time, not {len(settings.more) + 1}; put it in quotes")
+    with out_of_memory("explain a shorter text"):
+        explanation = _text(settings, run, device, dtype) if is_text else _row(settings, run, device, dtype)
+    if settings.html:
+        draw = row_page if isinstance(explanation, RowExplanation) else explain_page
+        write_text(settings.html, draw(explanation.to_json(), name))
+    return ExplainResult(explanation, settings.html or None)
+
+
+def _text(settings: Explain, run: LoadedRun, device: torch.device, dtype: torch.dtype) -> TextExplanation:
     tokenizer = run.tokenizer
     ids = tokenizer.encode(settings.text)
     if not ids:
         raise UserError("there is nothing to explain: the text has no tokens")
-    # Probabilities on a page should not show bf16's rounding, unless asked to.
-    body = run.body.to(device, torch.float32 if settings.dtype == "auto" else dtype)
-    with out_of_memory("explain a shorter text"):
-        windows, positions = predict_tokens(body, tokenizer, [*ids, tokenizer.end_id], settings.top)
+    body = run.body.to(device, dtype)
+    windows, positions = predict_tokens(body, tokenizer, [*ids, tokenizer.end_id], settings.top)
     loss = Likelihood(sum(p["nats"] for p in positions), len(positions))
     size = len(settings.text.encode("utf-8", "replace"))
-    result = ExplainResult(
+    return TextExplanation(
         nats_per_token=loss.nats_per_token,
         perplexity=loss.perplexity,
         bits_per_byte=loss.bits_per_byte(loss.tokens / size),
@@ -92,30 +124,96 @@ def explain(settings: Explain) -> ExplainResult:
         product_is_zero_at=next((p["position"] for p in positions if p["product"] == 0), None),
         windows=windows,
         positions=positions,
-        page=settings.html or None,
     )
-    if settings.html:
-        write_text(settings.html, explain_page(result, Path(settings.run).name))
-    return result
+
+
+def _row(settings: Explain, run: LoadedRun, device: torch.device, dtype: torch.dtype) -> RowExplanation:
+    predictor = Predictor.of_run(run, device, dtype)
+    row, columns = row_of_texts([settings.text, *settings.more], predictor.encoder.task, predictor.columns)
+    return explain_row(predictor, read_texts(row, columns))
 
 
 def show(result: ExplainResult) -> Group:
-    """Return a table with a row for each token, then the loss."""
+    """Return a table with a row for each token, then the loss; or what was predicted, and why."""
+    if isinstance(result.explanation, RowExplanation):
+        return _show_row(result.explanation)
+    return _show_text(result.explanation)
+
+
+def _show_text(found: TextExplanation) -> Group:
     rows = Table(box=box.SIMPLE)
     for name in ("", "token", "p", "nats", "product", "sum of logs", "instead"):
         # Only the last column is cut on a narrow screen.
         rows.add_column(name, no_wrap=name != "instead", justify="left" if name in ("token", "instead") else "right")
-    for p in result.positions:
+    for p in found.positions:
         instead = "  ".join(f"{a['token']} {a['probability']:.0%}" for a in p["alternatives"] if a["id"] != p["id"])
         product = Text(f"{p['product']:.1e}") if p["product"] else Text("0", style="red")
         rows.add_row(
             str(p["position"]), Text(p["token"], style="bold"), f"{p['probability']:.2g}", f"{p['nats']:.2f}",
             product, f"{p['sum']:.2f}", Text(instead, no_wrap=True, overflow="ellipsis"),
         )  # fmt: skip
-    return Group(rows, table({name: result[name] for name in SUMMARY}), Text(describe_product(result)))
+    return Group(rows, table({name: found[name] for name in SUMMARY}), Text(describe_product(found)))
 
 
-def describe_product(result: ExplainResult) -> str:
+def _show_row(found: RowExplanation) -> Group:
+    reads = [Text(describe_sequence(sequence)) for sequence in found.sequences[:MOST_SEQUENCES]]
+    outputs = Table(box=box.SIMPLE)
+    for name in ("", "W_y h", "probability", "", "words alone"):
+        outputs.add_column(name, justify="left" if not name else "right")
+    for output in sorted(found.outputs, key=lambda one: -(one.probability or 0))[:MOST_OUTPUTS]:
+        p, by_words = output.probability, output.words_probability
+        outputs.add_row(
+            Text(_with_answer(output.name, found), style="bold" if output.name == found.about else ""),
+            f"{output.score:.3f}", "" if p is None else f"{p:.1%}", "█" * round(20 * (p or 0)),
+            "" if by_words is None else f"{by_words:.1%}",
+        )  # fmt: skip
+    about = _with_answer(found.about, found)
+    measure = "the number" if found.about == NUMBER else f"the log-odds of {about}"
+    words_left_out = list(
+        zip(numbered([one.word for one in found.words]), (one.change for one in found.words), strict=True)
+    )
+    parts: list[RenderableType] = [
+        Text(f"{found.task}: {_with_answer(_label(found.predicted_label), found)}", style="bold"),
+        Text(f"\nWhat the model reads{' (a part of it)' if found.is_cut else ''}:"), *reads,
+        Text("\nFrom h at the extract token, by W_y, to a probability:"), outputs,
+        Text(f"Which words decide: {measure} with a word, less that without it"), _signed_table(words_left_out),
+    ]  # fmt: skip
+    if words := found.words_alone:
+        label = _with_answer(_label(words.predicted_label), found)
+        evidence = [(f"{one.feature!r} ({one.of}, {one.kind})", one.contribution) for one in words.evidence]
+        parts += [Text(f"Words alone (TF-IDF and a linear model) say {label}:"), _signed_table(evidence)]
+    return Group(*parts)
+
+
+def _signed_table(values: Sequence[tuple[str, float]]) -> Table:
+    """Return a table of the largest values, for and against."""
+    out = Table(box=box.SIMPLE, show_header=False)
+    largest = max((abs(value) for _, value in values), default=0.0) or 1.0
+    for name, value in sorted(values, key=lambda one: -abs(one[1]))[:MOST_SIGNED]:
+        bar = Text("█" * round(20 * abs(value) / largest), style="blue" if value > 0 else "red")
+        out.add_row(Text(name), f"{value:+.3f}", bar)
+    return out
+
+
+def describe_sequence(sequence: ReadSequence) -> str:
+    """Return a sequence as one line, special tokens by their names; of a long one the beginning and the end."""
+    tokens = [one.token if one.role == "text" else f" <{one.role}> " for one in sequence.tokens]
+    if len(tokens) > 2 * MOST_TOKENS:
+        tokens = [*tokens[:MOST_TOKENS], " ... ", *tokens[-MOST_TOKENS:]]
+    return " " + "".join(tokens).strip()
+
+
+def _label(predicted: Any) -> str:
+    return (", ".join(predicted) or "none of the labels") if isinstance(predicted, list) else formatted(predicted)
+
+
+def _with_answer(name: str, found: RowExplanation) -> str:
+    """Add the text of an answer to its number."""
+    is_answer = found.task == "multiple-choice" and name.isdecimal()
+    return f"{name}: {found.texts[int(name) + 1]}" if is_answer else name
+
+
+def describe_product(result: TextExplanation) -> str:
     """Say in a sentence what became of the product."""
     if result.product_is_zero_at is None:
         return f"The product is {result.positions[-1]['product']:.2e}; the sum of logarithms is {-result.nats:,.2f}."

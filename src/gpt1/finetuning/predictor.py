@@ -117,10 +117,15 @@ class Predictor:
 
         The prediction for a row that is read in windows is the mean over its windows.
         """
+        examples, scores_NC = self.scores(rows, batch)
+        return examples.mean_by_row(self.label_type.predictions(scores_NC)), examples.too_long
+
+    def scores(self, rows: Sequence[Texts], batch: int) -> tuple[Examples, np.ndarray]:
+        """Return the examples of rows and the scores_NC of them that predictions are made from, words included."""
         examples, scores_NC = self.network_scores(rows, batch)
         if self.words and self.share.weight:
             scores_NC = self.share.add(scores_NC, self.words.scores(rows)[examples.rows_N])
-        return examples.mean_by_row(self.label_type.predictions(scores_NC)), examples.too_long
+        return examples, scores_NC
 
     def to_columns(self, prediction_C: np.ndarray, row: Texts) -> dict[str, Any]:
         """Return `predicted_label` and `probabilities` of a row; of a choice, only those of the row's own answers."""

@@ -95,12 +95,19 @@ class TaskModel(nn.Module):
         """Return scores_NC of the classes, the labels or the one score; for choices scores_NK, -inf for no answer."""
         return self._scores(self.body(batch.tokens_NKT.flatten(0, 1)), batch)
 
-    def _scores(self, h_MTD: Tensor, batch: Batch) -> Tensor:
+    def states(self, batch: Batch) -> Tensor:
+        """Return h_NKD, the hidden state at the extract token of each sequence."""
+        return self._states(self.body(batch.tokens_NKT.flatten(0, 1)), batch)
+
+    def _states(self, h_MTD: Tensor, batch: Batch) -> Tensor:
         assert batch.extract_NK is not None, "stage two reads the hidden state at the extract token"
         h_MD = h_MTD[torch.arange(len(h_MTD), device=h_MTD.device), batch.extract_NK.flatten()]
         # bfloat16 has three digits: the scores of similar rows would tie, and predicted numbers would come in steps.
-        wide = torch.promote_types(h_MD.dtype, torch.float32)
-        h_NKD, head_CD = h_MD.unflatten(0, batch.extract_NK.shape).to(wide), self.head.weight.to(wide)
+        return h_MD.unflatten(0, batch.extract_NK.shape).to(torch.promote_types(h_MD.dtype, torch.float32))
+
+    def _scores(self, h_MTD: Tensor, batch: Batch) -> Tensor:
+        h_NKD = self._states(h_MTD, batch)
+        head_CD = self.head.weight.to(h_NKD.dtype)
         if self.label_kind == "choice":
             assert batch.real_NK is not None, "rows may have different numbers of answers"
             return F.linear(self.head_dropout(h_NKD), head_CD).squeeze(-1).masked_fill(~batch.real_NK, -torch.inf)

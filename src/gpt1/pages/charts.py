@@ -121,6 +121,15 @@ def square(low: float, high: float, x_label: str, y_label: str, inside: Callable
     return Markup("".join(parts))
 
 
+def strip(values: Sequence[float], words: str) -> Markup:
+    """Draw numbers as thin bars up and down from a middle line, as wide as the page allows."""
+    largest = max(map(abs, values), default=0.0) or 1.0
+    bars = "".join(f"M{i} 0h1v{-value / largest:.3f}h-1z" for i, value in enumerate(values))
+    drawn = f'<path class="mark" d="{bars}"/>'
+    frame = f'viewBox="0 -1 {len(values)} 2" preserveAspectRatio="none"'
+    return Markup(f'<svg class="strip" {frame} role="img" aria-label="{html.escape(words)}">{drawn}</svg>')
+
+
 def dot(x: float, y: float, radius: float, words: str) -> str:
     """Draw a circle with a tooltip."""
     where = f'cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"'

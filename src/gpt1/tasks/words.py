@@ -34,6 +34,13 @@ GramKind = Literal["words", "characters"]
 GRAM_KINDS: tuple[GramKind, ...] = get_args(GramKind)
 # Words are runs of letters and digits; every other visible character counts as a word too.
 WORD = r"(?u)\w+|[^\w\s]"
+# The blocks of features of each kind of n-grams, in order; after several blocks follows the cosine.
+BLOCKS: dict[Task, tuple[str, ...]] = {
+    "entailment": ("first text", "second text", "both texts"),
+    "similarity": ("sum of both texts", "difference of both texts", "both texts"),
+    "multiple-choice": ("answer", "answer and context"),
+}
+ONE_BLOCK = ("text",)
 # Rows whose features are in memory at once.
 ROWS_AT_ONCE = 2048
 
@@ -122,8 +129,23 @@ def features(task: Task, grams: Sequence[Grams], scored: Sequence["Texts"]) -> "
 
 def width(task: Task, grams: Sequence[Grams]) -> int:
     """Return F, the number of features."""
-    blocks = {"entailment": 3, "similarity": 3, "multiple-choice": 2}.get(task, 1)
+    blocks = len(BLOCKS.get(task, ONE_BLOCK))
     return sum(blocks * len(one.names) + (blocks > 1) for one in grams)
+
+
+def feature_name(task: Task, grams: Sequence[Grams], feature: int) -> tuple[GramKind, str, str]:
+    """Return the kind of n-grams of a feature, the block it stands in, and its n-gram or `cosine`."""
+    blocks = BLOCKS.get(task, ONE_BLOCK)
+    for one in grams:
+        block, number = divmod(feature, len(one.names))
+        if block < len(blocks):
+            return one.kind, blocks[block], one.names[number]
+        feature -= len(blocks) * len(one.names)
+        if len(blocks) > 1:
+            if feature == 0:
+                return one.kind, blocks[-1], "cosine"
+            feature -= 1
+    raise IndexError("there are fewer features")
 
 
 def linear(x_MF: "csr_matrix", weights_CF: np.ndarray, bias_C: np.ndarray) -> np.ndarray:
