@@ -44,8 +44,17 @@ def setting(name: str) -> str:
 
 
 def spell(message: str, flags: bool = False) -> str:
-    """Return a message to show, with its settings named as in Python or as command-line flags."""
-    return re.sub(f"{MARK}([^{MARK}]+){MARK}", lambda found: flag(found[1]) if flags else found[1], message)
+    """Return a message to show: readable, with its settings named as in Python or as command-line flags."""
+    named = re.sub(f"{MARK}([^{MARK}]+){MARK}", lambda found: flag(found[1]) if flags else found[1], message)
+    return readable(named)
+
+
+def readable(text: str) -> str:
+    r"""Return text for people, in which a byte of a file's name that is not UTF-8 shows as in `caf\xe9`.
+
+    Python turns such a byte into half a surrogate pair, which cannot be printed.
+    """
+    return re.sub("[\udc80-\udcff]", lambda half: f"\\x{ord(half[0]) - 0xDC00:02x}", text)
 
 
 def flag(name: str) -> str:

@@ -512,7 +512,25 @@ def test_a_pipe_that_speaks_another_encoding_gets_utf8(tmp_path: Path) -> None:
 def test_a_name_that_is_not_utf8_is_shown_with_an_escape() -> None:
     done = program("info", os.fsencode(f"/no/{NOT_UTF8}"))
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "gpt1 info: /no/caf\\udce9: no such folder or file\n"
+    assert done.stderr == "gpt1 info: /no/caf\\xe9: no such folder or file\n"
+
+
+@only_linux_names
+def test_such_a_name_everywhere_a_person_reads_it(tmp_path: Path) -> None:
+    """In errors of the operating system, tables and lines; JSON keeps the name that Python has."""
+    (tmp_path / NOT_UTF8).mkdir()
+    (tmp_path / NOT_UTF8 / "a.csv").write_text("text\n" + "a cat and a dog\n" * 20)
+    name, out = (os.fsencode(f"{NOT_UTF8}/{end}") for end in ("a.csv", "data"))
+    done = program("info", name, cwd=tmp_path)
+    assert (done.returncode, "caf\\xe9/a.csv" in done.stdout) == (0, True)
+    assert json.loads(program("info", name, "--json", cwd=tmp_path).stdout)["path"] == f"{NOT_UTF8}/a.csv"
+    done = program("prepare", name, "--out", out, "--vocabulary", "262", cwd=tmp_path)
+    assert (done.returncode, "caf\\xe9/data" in done.stdout) == (0, True)
+    done = program("prepare", os.fsencode(f"{NOT_UTF8}/no.txt"), "--out", out, cwd=tmp_path)
+    assert (done.returncode, "caf\\xe9/no.txt: no such" in done.stderr) == (2, True)
+    for text in (done.stdout, done.stderr):
+        assert "udce9" not in text
+    assert str(UserError(f"{NOT_UTF8}: wrong")).startswith("caf\\xe9: wrong")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="standard streams are closed differently there")

@@ -192,7 +192,11 @@ def test_folders_of_the_trainer_are_named(tmp_path: Path, capsys: pytest.Capture
     run = fine_tuned(tmp_path / "run", "classification")
     (tmp_path / "out" / "checkpoint-90").mkdir(parents=True)
     last = trained_further(run, tmp_path / "out" / "checkpoint-1000")
-    for arguments in (["convert", tmp_path / "out", "--out", tmp_path / "b"], ["predict", tmp_path / "out", "a"]):
+    for arguments in (
+        ["convert", tmp_path / "out", "--out", tmp_path / "b"],
+        ["predict", tmp_path / "out", "a"],
+        ["info", tmp_path / "out"],
+    ):
         assert main(list(map(str, arguments))) == 2
         assert f"checkpoints of transformers' Trainer, not a run; `gpt1 convert {last} --out" in capsys.readouterr().err
     (tmp_path / "photos").mkdir()

@@ -25,7 +25,8 @@ def test_text_is_escaped() -> None:
 
 
 def test_what_utf8_cannot_express_is_replaced() -> None:
-    assert "<h1>caf?</h1>" in render("report.html", title="caf\udce9", **EMPTY)
+    assert "<h1>caf\\xe9</h1>" in render("report.html", title="caf\udce9", **EMPTY)
+    assert "<h1>half ?</h1>" in render("report.html", title="half \ud83d", **EMPTY)
 
 
 def test_missing_data_is_an_error() -> None:

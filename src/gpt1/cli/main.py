@@ -19,7 +19,7 @@ from typing import Any
 from gpt1 import __version__, config, options
 from gpt1.cli import arguments
 from gpt1.console import plain_console, say, settings_as_flags
-from gpt1.errors import Gpt1Error, UserError
+from gpt1.errors import Gpt1Error, UserError, readable
 from gpt1.results import Result
 from gpt1.storage import UNENCODABLE
 from gpt1.training.interrupt import sigterm_as_ctrl_c
@@ -182,9 +182,12 @@ def _print(command: Any, result: Any, as_json: bool) -> None:
         value = result.to_json() if isinstance(result, Result) else result
         print(json.dumps(value, ensure_ascii=False, indent=2))
     elif isinstance(shown, str):
-        print(shown)
+        print(readable(shown))
     else:
-        plain_console().print(shown)
+        console = plain_console()
+        with console.capture() as text:
+            console.print(shown)
+        print(readable(text.get()), end="")
 
 
 def _overview() -> str:
@@ -226,7 +229,7 @@ def _message(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return str(error) or "stopped"
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror + (f": {error.filename}" if error.filename else "")
+        return error.strerror + (f": {readable(str(error.filename))}" if error.filename else "")
     return str(error).replace("\n", " ")
 
 

@@ -20,7 +20,7 @@ from gpt1.data.tables import header, table
 from gpt1.errors import UserError
 from gpt1.keywords import command
 from gpt1.results import Result
-from gpt1.run_folder.metadata import STOPPED, read_json, read_metadata
+from gpt1.run_folder.metadata import STOPPED, other_program, read_json, read_metadata
 from gpt1.run_folder.shape import read_shape
 from gpt1.run_folder.starter import find_run
 
@@ -117,6 +117,8 @@ def info(settings: Info) -> InfoResult:
         return _data(folder)
     if (folder / "settings.json").exists():
         raise UserError(f"{folder}: training began here, but no model is saved yet")
+    if advice := other_program(folder):
+        raise UserError(advice)
     if (folder / "tokenizer.json").exists() and not (folder / "model.safetensors").exists():
         return _tokenizer(folder)
     if (folder / "config.json").exists():

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt1.console import formatted
-from gpt1.errors import UserError, setting
+from gpt1.errors import UserError, readable, setting
 from gpt1.storage import check_folder
 
 if TYPE_CHECKING:
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 def render(template: str, **data: Any) -> str:
     """Fill a template of this package. Text is escaped, and a name that the data lacks raises an error.
 
-    Characters that UTF-8 cannot express, such as the undecodable bytes of a file's name, become `?`.
+    Bytes of a file's name that are not UTF-8 are shown as escapes; other characters that it cannot express become `?`.
     """
-    return _environment().get_template(template).render(**data).encode("utf-8", "replace").decode("utf-8")
+    page = readable(_environment().get_template(template).render(**data))
+    return page.encode("utf-8", "replace").decode("utf-8")
 
 
 def check_page(path: str, name: str) -> None:

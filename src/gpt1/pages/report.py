@@ -79,7 +79,7 @@ def run_section(run: Path, anchor: str, results: RunResults) -> dict[str, Any]:
         "selected": line_chart({metric.replace("val_", "validation "): selected}, "updates", ""),
         "trained": [(name, value) for name, value in flat(metrics) if name not in PLACED],
         "samples": [(f"{row['step']:,}", row["sample"]) for row in rows if "sample" in row],
-        "settings": json.dumps(read_json(settings), indent=2) if settings.exists() else "",
+        "settings": json.dumps(read_json(settings), indent=2, ensure_ascii=False) if settings.exists() else "",
     }
 
 

@@ -6,6 +6,7 @@ Its Python works with transformers alone and gives what `gpt1 predict` gives; FO
 from pathlib import PureWindowsPath
 from typing import Any
 
+from gpt1.errors import readable
 from gpt1.run_folder.metadata import FinetuningData, RunMetadata, SplitSummary
 from gpt1.tasks.metrics import words_rows
 
@@ -223,4 +224,4 @@ def _cell(value: Any) -> str:
         value = f"{value:.4g}"
     elif isinstance(value, int):
         value = f"{value:,}"
-    return " ".join(str(value).replace("|", "\\|").replace("<", "&lt;").split())
+    return " ".join(readable(str(value)).replace("|", "\\|").replace("<", "&lt;").split())
