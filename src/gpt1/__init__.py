@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gpt1.commands.ablate import ablate
     from gpt1.commands.convert import convert
     from gpt1.commands.demo import demo
+    from gpt1.commands.embed import embed
     from gpt1.commands.evaluate import evaluate
     from gpt1.commands.explain import explain
     from gpt1.commands.finetune import finetune
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from gpt1.commands.pretrain import pretrain
     from gpt1.commands.report import report
     from gpt1.commands.serve import serve
+    from gpt1.estimators.embedder import Embedder
     from gpt1.estimators.tasks import (
         Classifier,
         Entailment,
@@ -44,9 +46,9 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Classifier", "Entailment", "MultiLabelClassifier", "MultipleChoice", "Regressor", "Similarity",
-    "ablate", "config", "convert", "demo", "evaluate", "explain", "finetune", "generate", "info", "load", "plan",
-    "predict", "prepare", "pretrain", "report", "serve",
+    "Classifier", "Embedder", "Entailment", "MultiLabelClassifier", "MultipleChoice", "Regressor", "Similarity",
+    "ablate", "config", "convert", "demo", "embed", "evaluate", "explain", "finetune", "generate", "info", "load",
+    "plan", "predict", "prepare", "pretrain", "report", "serve",
 ]  # fmt: skip
 
 
@@ -57,6 +59,8 @@ if not TYPE_CHECKING:  # a type checker would believe in every name
             raise AttributeError(f"module 'gpt1' has no attribute {name!r}")
         if name == "config":
             return import_module("gpt1.config")
+        if name == "Embedder":
+            return import_module("gpt1.estimators.embedder").Embedder
         if name[0].isupper():
             return getattr(import_module("gpt1.estimators.tasks"), name)
         if name == "load":

@@ -28,6 +28,7 @@ class PathTo:
 
 # What a command reads, which must be there.
 AnyRun = Annotated[str, PathTo("a run")]
+NamedRun = Annotated[str, PathTo("a run, perhaps named")]
 PretrainedRun = Annotated[str, PathTo("a pre-trained run")]
 FinetunedRun = Annotated[str, PathTo("a fine-tuned run")]
 PreparedFolder = Annotated[str, PathTo("prepared data")]
@@ -45,6 +46,7 @@ FinetunedOut = Annotated[str, PathTo("a fine-tuned run to write")]
 FolderOut = Annotated[str, PathTo("a folder to write")]
 AblationOut = Annotated[str, PathTo("an ablation to write")]
 TableOut = Annotated[str, PathTo("a table to write")]
+VectorsOut = Annotated[str, PathTo("vectors to write")]
 PageOut = Annotated[str, PathTo("a page to write")]
 
 
@@ -397,10 +399,31 @@ class Explain(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Embed(Command):
+    """A run and rows -> the rows with a vector for each text: the mean of the network's last hidden states."""
+
+    run: AnyRun
+    """run folder, or `starter`"""
+    input: Table
+    """rows: csv, tsv, jsonl, parquet, xlsx, or the folder of a saved dataset"""
+    out: VectorsOut
+    """output file; its extension sets the format: parquet and jsonl (a column `embedding`), csv and tsv (columns
+    embedding_0, ...), or npy (the vectors alone)"""
+    text: str | None = None
+    """text column; guessed if not given"""
+    encoding: str = "utf-8"
+    """character encoding of the file"""
+    delimiter: str = "auto"
+    """what separates the columns of csv: auto (as its header shows), tab, or a character such as ';'"""
+    skip_invalid: bool = False
+    """leave out rows without a text, and say how many, instead of refusing the file"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Serve(Command):
     """Answer over HTTP for runs: OpenAI's completions and embeddings, predictions and explanations."""
 
-    runs: list[str]
+    runs: list[NamedRun]
     """run folders, or `starter`; each is named after its folder, or by NAME=RUN"""
     host: str = "127.0.0.1"
     """address to listen on; any that other machines can reach needs a token"""

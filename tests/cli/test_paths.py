@@ -20,13 +20,15 @@ SHAPE = {"model_type": "openai-gpt", "n_positions": 16, "vocab_size": 40, "n_emb
 SHAPE |= {"embd_pdrop": 0.1, "resid_pdrop": 0.1, "attn_pdrop": 0.1}
 # What a path must lead to: what leads to it in the folder below, and what does not, with a part of the answer.
 RIGHT = {
-    "a run": "pretrained", "a pre-trained run": "pretrained", "a fine-tuned run": "finetuned", "prepared data": "data",
+    "a run": "pretrained", "a run, perhaps named": "a=pretrained",
+    "a pre-trained run": "pretrained", "a fine-tuned run": "finetuned", "prepared data": "data",
     "a table or splits": "rows.csv", "a table": "rows.csv", "a table or texts": "rows.csv",
     "a table or text file": "rows.csv", "text files": "a.txt", "a model": "pretrained",
-    "a table to write": "new.csv", "a page to write": "new.html",
+    "a table to write": "new.csv", "vectors to write": "new.npy", "a page to write": "new.html",
 }  # fmt: skip
 WRONG = {
     "a run": {"nosuch": "no such run folder", "data": "is prepared data, not a run"},
+    "a run, perhaps named": {"a=nosuch": "no such run folder", "data": "is prepared data, not a run", "=a": "NAME=RUN"},
     "a pre-trained run": {"nosuch": "no such run folder", "finetuned": "fine-tuned already", "hf": "gpt1 convert hf"},
     "a fine-tuned run": {"nosuch": "no such run folder", "pretrained": "is pre-trained, not fine-tuned"},
     "prepared data": {"nosuch": "no manifest.json", "pretrained": "is a run"},
@@ -43,6 +45,7 @@ WRONG = {
     "a fine-tuned run to write": {"pretrained": "holds a pre-trained run", "data": "which `gpt1 finetune` did not"},
     "an ablation to write": {"finetuned/gpt1.json": "was not written by `gpt1 ablate`", "a.txt": "damaged"},
     "a table to write": {"new.xlsx": "must end in one of", "a.txt/new.csv": "a.txt is a file"},
+    "vectors to write": {"new.txt": "must end in one of", "a.txt/new.npy": "a.txt is a file"},
     "a page to write": {"pretrained": "is a folder", "new.txt": "ends in .html", "a.txt/x.html": "a.txt is a file"},
 }  # fmt: skip
 

@@ -31,7 +31,7 @@ from gpt1.commands.predict import predict
 from gpt1.commands.serve import serve
 from gpt1.config import Predict, Serve
 from gpt1.run_folder.folder import load_run
-from gpt1.serving.models import named_runs
+from gpt1.run_folder.places import named_runs
 from gpt1.storage import write_text
 
 pytest_plugins = ["servers"]

@@ -84,6 +84,7 @@ STAGES = {
     "Look at what there is, and use it from other programs": {
         "report": Verb(config.Report, "runs/my runs/task", "a page of its curves", ("runs",)),
         "info": Verb(config.Info, "runs/my", "what is in a folder", ("path",)),
+        "embed": Verb(config.Embed, "runs/my a.csv --out a.parquet", "a vector for each text", ("run", "input")),
         "serve": Verb(config.Serve, "runs/my runs/task", "an HTTP API, as OpenAI's", ("runs",)),
     },
 }  # fmt: skip
@@ -191,7 +192,7 @@ def _print(command: Any, result: Any, as_json: bool) -> None:
 
 
 def _overview() -> str:
-    lines = ["gpt1: pre-train a GPT on your own text, then fine-tune it on your labels.", ""]
+    lines = ["gpt1: pre-train a GPT on your own text, then fine-tune it on your labels."]
     for stage, verbs in STAGES.items():
         lines.append(f"{stage}:")
         lines += [f"  {f'gpt1 {name} {verb.example}':<51} {verb.does}" for name, verb in verbs.items()]

@@ -12,7 +12,7 @@ from gpt1.console import quiet
 from gpt1.conversion.source import is_hub_id, kind_of
 from gpt1.data.files import choose_splits, is_path, matches
 from gpt1.data.shards import read_manifest
-from gpt1.data.table_writer import check_ending
+from gpt1.data.table_writer import VECTOR_ENDINGS, check_ending
 from gpt1.data.tables import table, text_or_table
 from gpt1.errors import UserError
 from gpt1.options import options
@@ -24,6 +24,7 @@ from gpt1.run_folder.places import (
     check_new_folder,
     check_pretrained,
     check_pretrained_place,
+    named_runs,
     read_ablation,
 )
 from gpt1.storage import check_folder
@@ -74,6 +75,7 @@ def _ablation(path: str) -> None:
 # What a path must lead to, as `config` declares it -> the function that raises UserError if it does not.
 CHECKS: dict[str, Callable[[str], object]] = {
     "a run": lambda path: read_metadata(Path(path)),
+    "a run, perhaps named": lambda run: [read_metadata(Path(folder)) for folder in named_runs([run]).values()],
     "a pre-trained run": check_pretrained,
     "a fine-tuned run": check_finetuned,
     "prepared data": read_manifest,
@@ -90,4 +92,5 @@ CHECKS: dict[str, Callable[[str], object]] = {
     "a fine-tuned run to write": lambda path: check_finetuned_place(Path(path)),
     "an ablation to write": _ablation,
     "a table to write": _table_out,
+    "vectors to write": lambda path: check_ending(path, VECTOR_ENDINGS),
 }

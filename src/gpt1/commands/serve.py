@@ -11,6 +11,7 @@ from gpt1.console import say
 from gpt1.errors import UserError, setting
 from gpt1.keywords import command
 from gpt1.results import Result
+from gpt1.run_folder.places import named_runs
 from gpt1.training.device import setup_device
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def serve(settings: Serve) -> ServeResult:
     """
     token = settings.token or os.environ.get("GPT1_TOKEN", "")
     _check(settings, token)
+    named_runs(settings.runs)
     try:
         import uvicorn  # noqa: F401
         from starlette.middleware.cors import CORSMiddleware
@@ -52,13 +54,12 @@ def serve(settings: Serve) -> ServeResult:
         from gpt1.serving.engine import Engine
         from gpt1.serving.guard import Guard, Rules
         from gpt1.serving.metrics import Metrics
-        from gpt1.serving.models import load_models, named_runs
+        from gpt1.serving.models import load_models
         from gpt1.serving.server import Server, listen
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("gpt1"):
             raise
         raise UserError(f"gpt1 serve needs {error.name}: pip install 'gpt1[serve]'") from None
-    named_runs(settings.runs)
     sock = listen(settings.host, settings.port)
     with sock:
         host, port = sock.getsockname()[:2]

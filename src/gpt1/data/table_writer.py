@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,14 +13,16 @@ from gpt1.errors import UserError, setting
 from gpt1.storage import UNENCODABLE, atomic, check_folder, is_utf8
 
 ENDINGS = (".jsonl", ".csv", ".tsv", ".parquet")
+# A numpy array is not a table, but holds vectors.
+VECTOR_ENDINGS = (*ENDINGS, ".npy")
 Write = Callable[[list[Row]], None]
 
 
-def check_ending(out: str) -> None:
+def check_ending(out: str, endings: Sequence[str] = ENDINGS) -> None:
     """Raise UserError unless the file name has a known ending, and its folder is not a file."""
     check_folder(Path(out).parent)
-    if _ending(out) not in ENDINGS:
-        raise UserError(f"{setting('out')} {out}: the file name must end in one of {', '.join(ENDINGS)}")
+    if _ending(out) not in endings:
+        raise UserError(f"{setting('out')} {out}: the file name must end in one of {', '.join(endings)}")
 
 
 def _ending(out: str) -> str:

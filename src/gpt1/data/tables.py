@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
-from gpt1.config import Evaluate, Finetune, Predict, Prepare
+from gpt1.config import Embed, Evaluate, Finetune, Predict, Prepare
 from gpt1.data.files import (
     File,
     check_single_split,
@@ -70,7 +70,7 @@ class TableOptions:
             )
 
     @classmethod
-    def of(cls, settings: Prepare | Finetune | Predict | Evaluate) -> Self:
+    def of(cls, settings: Prepare | Finetune | Predict | Embed | Evaluate) -> Self:
         """Return the options among the settings of a command."""
         return cls(**{one.name: getattr(settings, one.name) for one in fields(cls) if hasattr(settings, one.name)})
 

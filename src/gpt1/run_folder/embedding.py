@@ -21,7 +21,7 @@ TOKENS_AT_ONCE = 4096
 
 @torch.inference_mode()
 def embed(body: GPT, texts: Sequence[Sequence[int]]) -> np.ndarray:
-    """Return a vector for each text, (texts, D) in float32; a text is one or more token ids.
+    """Return a vector for each text, (texts, D) in float32; a text is one token id or more.
 
     `body` must be in evaluation mode.
     """

@@ -1,5 +1,6 @@
 """What a command finds at a path it is given: whether it can start from it, or write there; no torch."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -65,4 +66,22 @@ def read_ablation(out: Path) -> dict[str, Any]:
     found = read_json(out)
     if not {"cells", "data", "settings"} <= found.keys():
         raise UserError(f"{out} was not written by `gpt1 ablate`; choose another {setting('out')}")
+    return found
+
+
+def named_runs(runs: Iterable[str]) -> dict[str, str]:
+    """Return the folder of each run by name: that of the folder, or NAME for `NAME=RUN`.
+
+    Raises UserError for two runs with one name.
+    """
+    found: dict[str, str] = {}
+    for run in runs:
+        name, equals, folder = run.partition("=")
+        if not equals or Path(run).exists():
+            name, folder = Path(run).resolve().name, run
+        if not name or not folder:
+            raise UserError(f"{run}: a run is given as its folder, or as NAME=RUN")
+        if name in found:
+            raise UserError(f"two runs are named {name}, {found[name]} and {folder}; rename one: NAME={folder}")
+        found[name] = folder
     return found

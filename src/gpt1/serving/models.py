@@ -4,18 +4,17 @@ import copy
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from gpt1.errors import UserError
 from gpt1.finetuning.predictor import Predictor
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.embedding import embed
 from gpt1.run_folder.folder import LoadedRun, load_run
 from gpt1.run_folder.generation import prepare_for_inference
+from gpt1.run_folder.places import named_runs
 from gpt1.tasks.rows import Texts
 from gpt1.tokenizer.tokenizer import Tokenizer
 
@@ -72,24 +71,6 @@ class ServedModel:
             "vocabulary": config.vocabulary,
             "parameters": metadata.parameters,
         }
-
-
-def named_runs(runs: Iterable[str]) -> dict[str, str]:
-    """Return the folder of each run by name: that of the folder, or NAME for `NAME=RUN`.
-
-    Raises UserError for two runs with one name.
-    """
-    found: dict[str, str] = {}
-    for run in runs:
-        name, equals, folder = run.partition("=")
-        if not equals or Path(run).exists():
-            name, folder = Path(run).resolve().name, run
-        if not name or not folder:
-            raise UserError(f"{run}: a run is given as its folder, or as NAME=RUN")
-        if name in found:
-            raise UserError(f"two runs are named {name}, {found[name]} and {folder}; rename one: NAME={folder}")
-        found[name] = folder
-    return found
 
 
 def load_models(runs: Iterable[str], device: torch.device, dtype: torch.dtype) -> dict[str, ServedModel]:

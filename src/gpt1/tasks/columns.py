@@ -103,6 +103,18 @@ def select_columns(
     return found
 
 
+def text_column(file: File, available: Sequence[str], requested: str | None) -> str:
+    """Return the requested column of texts, or the likely one; print it.
+
+    Raises UserError for one that does not exist, for several, and if it is not clear which is meant.
+    """
+    found = named_columns(requested, available, file) or _guess_texts("classification", list(available), file)
+    if len(found) > 1:
+        raise UserError(f"{file.path}: {setting('text')} {requested} names {len(found)} columns; name one")
+    say(f"{file.path}: reading the text from {_listed(found)}")
+    return found[0]
+
+
 def named_columns(names: str | None, available: Sequence[str], file: File) -> list[str]:
     """Return the columns in `one,two`; none for None. Raises UserError for one that does not exist."""
     if not names or names in available:

@@ -1,0 +1,96 @@
+"""A run as a scikit-learn transformer: texts in, vectors out, for any model that reads numbers."""
+
+import copy
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
+
+from gpt1.config import Command
+from gpt1.estimators.fitted import isolated
+from gpt1.estimators.inputs import names_of, texts_of
+from gpt1.model.gpt import GPT
+from gpt1.run_folder.embedding import embed
+from gpt1.run_folder.folder import load_run
+from gpt1.run_folder.generation import prepare_for_inference
+from gpt1.tokenizer.tokenizer import Tokenizer
+from gpt1.training.device import setup_device, use_threads
+
+
+class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """The mean of a run's last hidden states over the tokens of each text, as `gpt1 embed` writes it.
+
+    Parameters
+    ----------
+    run : str or path, default "starter"
+        Run folder, pre-trained or fine-tuned, or `starter`.
+    device : str, default "auto"
+        auto, cpu, cuda, cuda:1 or mps.
+    dtype : {"auto", "bf16", "fp32"}, default "auto"
+        Number format for matrix products; auto: bf16 where the hardware supports it.
+    threads : int, default 0
+        CPU threads; 0: every core.
+
+    Examples
+    --------
+    >>> make_pipeline(gpt1.Embedder("runs/books"), LogisticRegression()).fit(texts, labels)
+    """
+
+    def __init__(
+        self,
+        run: str | Path = "starter",
+        *,
+        device: str = "auto",
+        dtype: Literal["auto", "bf16", "fp32"] = "auto",
+        threads: int = 0,
+    ) -> None:
+        self.run = run
+        self.device = device
+        self.dtype = dtype
+        self.threads = threads
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Load the run. Nothing is learnt from the texts X; a list, an array, a Series or a DataFrame of one column."""
+        texts_of(X)
+        self._load()
+        self.n_features_in_ = 1
+        self._n_features_out = self._body.config.width
+        if hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+        if names := names_of(X):
+            self.feature_names_in_: np.ndarray = np.array(names, dtype=object)
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Return a vector for each text, (texts, width) in float32."""
+        check_is_fitted(self, "n_features_in_")
+        texts = [text for (text,) in texts_of(X)]
+        if not hasattr(self, "_body"):
+            self._load()
+        ids = self._tokenizer.encode_batch(texts)
+        if [] in ids:
+            raise ValueError(f"row {ids.index([])} of X has no tokens; drop the row")
+        with use_threads(self.threads):
+            return embed(self._body, ids)
+
+    def _load(self) -> None:
+        with isolated():
+            on = Command(device=self.device, dtype=self.dtype, threads=self.threads)
+            device, dtype = setup_device(on.device, on.dtype, on.threads, on.seed)
+            run = load_run(self.run)
+            self._body: GPT = prepare_for_inference(run.body, device, dtype)
+            self._tokenizer: Tokenizer = run.tokenizer
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without the network, which is loaded from its folder again."""
+        state: dict[str, Any] = copy.copy(super().__getstate__())
+        return {name: value for name, value in state.items() if name not in ("_body", "_tokenizer")}
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.two_d_array = False
+        return tags
