@@ -27,6 +27,8 @@ class Batch:
     """bool, which of the K sequences exist (multiple choice is ragged)"""
     labels_N: Tensor | None = None
     """int64 classes (N,), or float targets (N,) or (N, C)"""
+    weights_N: Tensor | None = None
+    """float32, how much each example counts in the losses; None: all the same"""
 
     def split(self, rows: int) -> list["Batch"]:
         """Return parts of at most `rows` examples."""

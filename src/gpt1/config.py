@@ -264,7 +264,8 @@ class Finetune(Command):
     long: Long = "head"
     """which part of a text longer than the context to read; windows: all of it in parts, averaging their predictions"""
     class_weights: str = "none"
-    """auto: weight rare classes up so that all classes count the same; or `NAME=WEIGHT,...`; none: no weighting"""
+    """auto or balanced: weight rare classes up so that all classes count the same; or `NAME=WEIGHT,...`; none: no
+    weighting"""
     lm_coef: float = 0.5
     """lambda, the weight of the auxiliary language-model loss; 0: without it"""
     epochs: int = 0

@@ -219,21 +219,21 @@ def _docstring(kind: type[Any], positionals: tuple[str, ...], function: Callable
             lines += [f"{field.name} : {section.__name__} or dict", *_indented(summary(section), 4)]
             for key, option in known.items():
                 if key.startswith(f"{field.name}."):
-                    lines += [f"    {described(key.partition('.')[2], option)}", *_indented(option.help, 8)]
+                    lines += [f"    {line}" for line in parameter(key.partition(".")[2], option)]
         else:
-            lines += [described(field.name, known[field.name]), *_indented(known[field.name].help, 4)]
+            lines += parameter(field.name, known[field.name])
     returned = get_type_hints(function).get("return")
     if isinstance(returned, type):
         lines += ["", "Returns", "-------", returned.__name__, *_indented(summary(returned), 4)]
     return "\n".join(lines)
 
 
-def described(name: str, option: Option) -> str:
-    """Return `epochs : int, default 0`, the head of a parameter in numpydoc's form."""
+def parameter(name: str, option: Option) -> list[str]:
+    """Return the lines that document a setting in numpydoc's form: `epochs : int, default 0`, then its help."""
     kinds = [option.kind] if option.kind is without_none(option.kind) else [without_none(option.kind), NoneType]
     names = [_hint_name(kind) for kind in kinds]
     default = "" if option.default is MISSING else f", default {option.default!r}"
-    return f"{name} : {' or '.join(names)}{default}"
+    return [f"{name} : {' or '.join(names)}{default}", *_indented(option.help, 4)]
 
 
 def _hint_name(kind: Any) -> str:
@@ -246,4 +246,5 @@ def _hint_name(kind: Any) -> str:
 
 def _indented(text: str, columns: int) -> list[str]:
     indent = " " * columns
-    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent)
+    text = " ".join(text.split())
+    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)

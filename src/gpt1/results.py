@@ -17,11 +17,13 @@ class _Brief(reprlib.Repr):
 
     def __init__(self) -> None:
         super().__init__()
-        self.maxlevel, self.maxdict, self.maxlist, self.maxtuple = 2, 4, 3, 3
-        self.maxstring = self.maxother = 60
+        self.maxlevel, self.maxdict, self.maxlist, self.maxtuple, self.maxstring = 1, 4, 3, 3, 60
 
     def repr_float(self, x: float, level: int) -> str:
         return f"{x:.4g}"
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        return f"{type(x).__name__}(...)" if isinstance(x, Result) else super().repr_instance(x, level)
 
 
 _brief = _Brief()

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -71,6 +72,41 @@ def test_class_weights_count() -> None:
     found = fitted("classification", label_type, rows, class_weights_C=weights_C)
     p_NC = label_type.predictions(found.scores([(text,) for text in NEW]))
     assert p_NC == pytest.approx(expected.predict_proba(NEW), abs=1e-3)
+
+
+ROW_WEIGHTS = [0.0, 0.5, 3.0] * 20
+
+
+def test_weights_of_rows_are_scikit_learns() -> None:
+    labels = [str(len(text) % 3) for text in TEXTS]
+    label_type = ClassLabels(["0", "1", "2"])
+    model = make_pipeline(grams(), LogisticRegression(C=10.0, max_iter=1000))
+    expected = model.fit(TEXTS, labels, logisticregression__sample_weight=ROW_WEIGHTS)
+    rows = replace(rows_of([(text,) for text in TEXTS], labels), weights=ROW_WEIGHTS)
+    p_NC = label_type.predictions(fitted("classification", label_type, rows).scores([(text,) for text in NEW]))
+    assert p_NC == pytest.approx(expected.predict_proba(NEW), abs=1e-3)
+
+    numbers = [float(len(text)) for text in TEXTS]
+    ridge = make_pipeline(grams(), Ridge(alpha=1.0)).fit(TEXTS, numbers, ridge__sample_weight=ROW_WEIGHTS)
+    scored = replace(rows_of([(text,) for text in TEXTS], numbers), weights=ROW_WEIGHTS)
+    found = fitted("regression", ScoreLabels(0.0, 1.0), scored).scores([(text,) for text in NEW])
+    assert found[:, 0] == pytest.approx(ridge.predict(NEW), abs=1e-3)
+
+    sets = [frozenset(["long"] if len(text) > 25 else []) for text in TEXTS]
+    each = make_pipeline(grams(), LogisticRegression(C=10.0, max_iter=1000))
+    each.fit(TEXTS, ["long" in one for one in sets], logisticregression__sample_weight=ROW_WEIGHTS)
+    marked = replace(rows_of([(text,) for text in TEXTS], sets), weights=ROW_WEIGHTS)
+    by_label = fitted("multi-label", LabelSets(["long"], [0.5]), marked).scores([(text,) for text in NEW])
+    assert LabelSets(["long"], [0.5]).predictions(by_label) == pytest.approx(each.predict_proba(NEW)[:, 1:], abs=1e-3)
+
+
+def test_a_choice_of_weight_two_is_two_choices() -> None:
+    answers, right_N = [2, 3, 2, 4], np.array([0, 2, 1, 3])
+    x_MF = csr_matrix(np.random.default_rng(0).normal(size=(11, 5)))
+    once = words_alone._choices(x_MF, answers, right_N, 1.0, np.array([2.0, 0.0, 1.0, 1.0]))
+    twice_MF = vstack([x_MF[:2], x_MF[:2], x_MF[5:]]).tocsr()
+    twice = words_alone._choices(twice_MF, [2, 2, 2, 4], np.array([0, 0, 1, 3]), 1.0, None)
+    assert once[0] == pytest.approx(twice[0], abs=1e-4)
 
 
 def test_label_sets_are_those_of_one_against_the_rest() -> None:

@@ -5,6 +5,7 @@ of the paper.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -124,15 +125,21 @@ def examples_of(case: str) -> list[Example]:
     ]
 
 
+@pytest.mark.parametrize("weights", [None, [0.5, 3.0, 0.0, 1.5, 2.0]], ids=["alike", "weighted"])
 @pytest.mark.parametrize("micro_batch", [5, 2, 1])
-def test_l3_and_its_gradient(case: str, micro_batch: int) -> None:
+def test_l3_and_its_gradient(case: str, micro_batch: int, weights: list[float] | None) -> None:
     """However the batch is cut: the gradient is one of all the rows together."""
     model = model_for(case)
     _, _, _, rows, labels, reference = CASES[case]
     tasks, nats = zip(*(reference(model, texts, label) for texts, label in zip(rows, labels, strict=True)), strict=True)
-    expected = torch.stack(tasks).mean() + LAMBDA * torch.cat(nats).mean()
+    w_N = torch.tensor(weights or [1.0] * 5, dtype=torch.double)
+    w_M = w_N.repeat_interleave(torch.tensor(list(map(len, nats))))
+    expected = torch.stack(tasks) @ w_N / w_N.sum() + LAMBDA * torch.cat(nats) @ w_M / w_M.sum()
 
-    batches = Epochs(examples_of(case), 5, micro_batch, PAD, seed=3)(0)
+    examples = examples_of(case)
+    if weights:
+        examples = [replace(example, weight=weight) for example, weight in zip(examples, weights, strict=True)]
+    batches = Epochs(examples, 5, micro_batch, PAD, seed=3)(0)
     counts = {name: sum(model.counts(batch)[name] for batch in batches) for name in ("task", "lm")}
     sums = [model(batch) for batch in batches]
     total = torch.stack([s["task"] / counts["task"] + LAMBDA * s["lm"] / counts["lm"] for s in sums]).sum()

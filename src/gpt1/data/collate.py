@@ -25,6 +25,8 @@ class Example:
 
     sequences: list[list[int]]
     label: Label | None = None
+    weight: float | None = None
+    """how much it counts in the losses, relative to the others; None: as much as they"""
 
     @property
     def length(self) -> int:
@@ -55,12 +57,14 @@ def collate(examples: Sequence[Example], pad_id: int, limit: int) -> Batch:
             targets_NKT[n, k, : len(ids) - 1] = ids[1:]
             extract_NK[n, k], real_NK[n, k] = len(ids) - 1, True
     labels = [e.label for e in examples if e.label is not None]
+    weights = [e.weight for e in examples if e.weight is not None]
     return Batch(
         tokens_NKT=torch.from_numpy(tokens_NKT),
         targets_NKT=torch.from_numpy(targets_NKT),
         extract_NK=torch.from_numpy(extract_NK),
         real_NK=torch.from_numpy(real_NK),
         labels_N=torch.tensor(labels) if labels else None,
+        weights_N=torch.tensor(weights, dtype=torch.float32) if weights else None,
     )
 
 

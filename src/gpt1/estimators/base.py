@@ -3,29 +3,32 @@
 import hashlib
 import inspect
 import json
+import re
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Literal, Self, get_type_hints
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.utils import Tags, check_consistent_length, check_random_state
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from gpt1.commands.prepare import prepare
 from gpt1.commands.pretrain import pretrain
-from gpt1.config import Columns, Command, Long, Prepare, Select, Task, pretrain_defaults
+from gpt1.config import Columns, Command, Finetune, Long, Prepare, Select, Task, pretrain_defaults
 from gpt1.data.files import sha256_of
 from gpt1.errors import UserError, setting
 from gpt1.estimators.fitted import FittedModel, isolated
-from gpt1.estimators.inputs import names_of, texts_of
+from gpt1.estimators.inputs import check_length, named_weights, names_of, row_weights, texts_of
 from gpt1.finetuning.defaults import FitOptions, check_base, check_options
 from gpt1.finetuning.examples import TaskRows
 from gpt1.finetuning.sweep import fit_best
-from gpt1.options import convert
+from gpt1.keywords import parameter
+from gpt1.options import convert, options
 from gpt1.run_folder.folder import load_run, read_metadata
 from gpt1.run_folder.metadata import Source
 from gpt1.run_folder.places import check_finetuned_place
@@ -39,6 +42,18 @@ from gpt1.training.device import out_of_memory, setup_device
 # Continued pre-training: batches are small enough for one pass over the texts to have at least MIN_UPDATES updates, and
 # at most one update in WARMUP_SHARE warms up.
 MIN_UPDATES, WARMUP_SHARE = 20, 10
+# What a parameter is, where it differs from the setting of `gpt1 finetune` that has its name.
+PARAMETERS = """\
+run : str or Path
+    Folder of the pre-trained run to start from, or "starter", the installed starter model.
+class_weights : {"none", "auto", "balanced"}, str or dict, default "none"
+    "balanced", or "auto": weight rare classes up so that all count the same. A dict gives weights by class,
+    `{"spam": 5.0}`, and 1 to the others; so does "spam=5,ham=1". Only of classes and labels.
+random_state : int, RandomState or None, default 1
+    Seed of W_y, order, dropout and the split into training and validation rows. None: another one at each fit.
+verbose : bool, default False
+    Print progress on standard error.
+"""
 
 
 @dataclass(frozen=True)
@@ -55,10 +70,8 @@ class Targets:
 class TextEstimator(BaseEstimator):
     """A pre-trained run, fine-tuned by `fit` (the paper, section 3.2).
 
-    The parameters are the settings of `gpt1 finetune`, where 0 lets the rows and the model decide; `random_state` is
-    its seed. `fit` sets `metrics_`, those of the best epoch on the validation rows, and among them `words_alone`, those
-    of TF-IDF with a linear model; and `n_features_in_`. Wrong parameters and rows raise ValueError or TypeError. With
-    `verbose`, progress is printed on standard error.
+    The parameters are the settings of `gpt1 finetune`, where 0 lets the rows and the model decide; a subclass's
+    docstring gains their documentation. Wrong parameters and rows raise ValueError or TypeError.
     """
 
     task: ClassVar[Task]
@@ -76,7 +89,7 @@ class TextEstimator(BaseEstimator):
         batch: int = 0,
         lm_coef: float = 0.5,
         long: Long = "head",
-        class_weights: str = "none",
+        class_weights: str | Mapping[Any, float] = "none",
         dropout: float | None = None,
         head_dropout: float = 0.1,
         patience: int = 0,
@@ -112,22 +125,54 @@ class TextEstimator(BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X: Any, y: Any, X_valid: Any = None, y_valid: Any = None) -> Self:
-        """Fine-tune the run on the rows X with the targets y; keep the epoch that is best on the validation rows.
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Put the documentation of the parameters before the attributes in the docstring of an estimator."""
+        super().__init_subclass__(**more)
+        head, attributes, rest = (inspect.getdoc(cls) or "").partition("Attributes\n----------\n")
+        if attributes and "Parameters\n" not in head:
+            cls.__doc__ = f"{head}Parameters\n----------\n{_parameters_doc()}\n\n{attributes}{rest}"
 
-        X and y are lists, arrays, or Series and DataFrames of pandas or polars. Without X_valid and y_valid, a tenth
-        of the rows validates.
+    def fit(self, X: Any, y: Any, X_valid: Any = None, y_valid: Any = None, sample_weight: Any = None) -> Self:
+        """Fine-tune the run; keep the epoch that is best on the validation rows.
+
+        Parameters
+        ----------
+        X : sequence of length N
+            Rows, as the class documents them: a list, tuple or array, or a Series or DataFrame of pandas or polars.
+        y : sequence of length N
+            Their targets.
+        X_valid, y_valid : sequences, default None
+            Rows that validate: they select the epoch and calibrate the probabilities. None: a tenth of X, in which rows
+            that share their first text stay together.
+        sample_weight : sequence of N numbers, default None
+            How much each row counts in training, 0 or more. In each update, the losses of a row (the paper's L2 and L1)
+            are multiplied by its weight, and their sum is divided by the sum of the update's weights, not by the number
+            of rows. So only ratios matter: equal weights are the same as None, to the last bit, and a row of weight 2
+            counts as two copies of it in the same update. Words alone get the weights divided by their mean, as
+            scikit-learn's `sample_weight`. `class_weights` come on top. Validation rows are not weighted.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            For wrong parameters, rows and targets; the message names the row.
+        TypeError
+            For containers and values of a wrong type.
         """
         if hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
         texts = self._texts(X)
-        check_consistent_length(texts, y)
+        check_length(y, "y", texts)
+        weights = row_weights(sample_weight, len(texts))
         if (X_valid is None) != (y_valid is None):
             raise ValueError("X_valid and y_valid belong together; give both or neither")
         if X_valid is None and len(texts) < 2:
             raise ValueError("X has 1 sample; two or more are needed, as one of them validates")
         targets = self._targets(y, texts)
-        train, columns = _labelled("X", texts, targets.labels), self._columns(X, y)
+        train, columns = replace(_labelled("X", texts, targets.labels), weights=weights), self._columns(X, y)
         with isolated(self.verbose):
             seed = self._seed()
             options = replace(self._parameters(FitOptions), seed=seed)
@@ -137,8 +182,10 @@ class TextEstimator(BaseEstimator):
                 train, valid = split_train_valid(train, seed)
             else:
                 texts_valid = self._texts(X_valid)
-                check_consistent_length(texts_valid, y_valid)
+                check_length(y_valid, "y_valid", texts_valid)
                 valid = _labelled("X_valid", texts_valid, self._labels(y_valid, texts_valid, targets))
+            if train.weights is not None and not any(train.weights):
+                raise ValueError("sample_weight is 0 for every row but those that validate; give X_valid and y_valid")
             on = replace(self._parameters(Command), seed=seed)
             rows = TaskRows(self.task, targets.label_type, columns, train, valid)
             self._take(self._fitted(rows, options, on, targets.class_type))
@@ -149,7 +196,10 @@ class TextEstimator(BaseEstimator):
     def save(self, folder: str | Path) -> None:
         """Write a run folder, as `gpt1 finetune` does; `gpt1 predict` and transformers read it too.
 
-        Replaces a fine-tuned run that may be there.
+        Parameters
+        ----------
+        folder : str or Path
+            Where to write; a fine-tuned run that is there is replaced, anything else refused with a ValueError.
         """
         check_is_fitted(self)
         folder = Path(folder)
@@ -161,8 +211,18 @@ class TextEstimator(BaseEstimator):
     def load(cls, folder: str | Path, **parameters: Any) -> Self:
         """Return a fitted estimator from a run folder that `save` or `gpt1 finetune` wrote for the same task.
 
-        Its parameters are the settings of the run, except for those given here, the device and the threads. Of a
-        converted run, whose settings are unknown, they are the defaults, and `run` is the folder.
+        Parameters
+        ----------
+        folder : str or Path
+            The run folder.
+        **parameters
+            Parameters of the constructor, such as `device`. The others are the settings of the run, except for device
+            and threads.
+
+        Returns
+        -------
+        estimator
+            Fitted; it predicts as the one that was saved.
         """
         with isolated():
             model = FittedModel.load(Path(folder))
@@ -177,11 +237,25 @@ class TextEstimator(BaseEstimator):
         return loaded
 
     def continue_pretraining(self, texts: Any, out: str | Path, *, epochs: float = 1.0, **settings: Any) -> Self:
-        """Pre-train the run further on unlabelled texts, into the new run folder `out` (the paper, section 3.1).
+        """Pre-train the run further on unlabelled texts (the paper, section 3.1).
 
-        Returns a new estimator, not yet fitted, whose `run` is `out`; this one stays as it is. The run's own recipe is
-        followed, except for `settings` (those of `config.Pretrain`: `steps`, `batch`, `optim`); where texts are few,
-        batches are smaller and the warm-up is shorter.
+        The run's own recipe is followed; where texts are few, batches are smaller and the warm-up is shorter.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            Texts without labels, each a document.
+        out : str or Path
+            Run folder to write.
+        epochs : float, default 1.0
+            Number of passes over the texts.
+        **settings
+            Settings of `gpt1.config.Pretrain` to change, such as `steps`, `batch` and `optim`.
+
+        Returns
+        -------
+        estimator
+            A new one, not fitted, whose `run` is `out`; this one stays as it is.
         """
         with isolated(self.verbose), TemporaryDirectory() as temporary:
             run, data = str(self.run), str(Path(temporary) / "data")
@@ -264,13 +338,24 @@ class TextEstimator(BaseEstimator):
     def _parameters(self, kind: type[Any]) -> Any:
         """Return an instance of a dataclass, made from the parameters that are its fields, with their types checked."""
         hints, given = get_type_hints(kind), self.get_params(deep=False)
+        given["class_weights"] = named_weights(given["class_weights"])
         names = [field.name for field in fields(kind) if field.name in given]
-        return kind(**{name: convert(hints[name], given[name], name) for name in names})
+        found = {name: given[name] for name in names if name == "class_weights"}
+        return kind(**found, **{name: convert(hints[name], given[name], name) for name in names if name not in found})
 
     def _seed(self) -> int:
         if isinstance(self.random_state, int | np.integer):
             return int(self.random_state)
         return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+
+@cache
+def _parameters_doc() -> str:
+    """Return the documentation of the constructor's parameters in numpydoc's form."""
+    known = options(Finetune)
+    own = {text.partition(" : ")[0]: text for text in re.split(r"\n(?=\w)", PARAMETERS.strip())}
+    names = [name for name in inspect.signature(TextEstimator.__init__).parameters if name != "self"]
+    return "\n".join(own.get(name) or "\n".join(parameter(name, known[name])) for name in names)
 
 
 def _labelled(name: str, rows: list[Texts], labels: list[Any]) -> LabelledRows:
@@ -281,4 +366,5 @@ def _labelled(name: str, rows: list[Texts], labels: list[Any]) -> LabelledRows:
 def _hash(data: LabelledRows) -> str:
     """Return the sha256 of rows that come from no file."""
     labels = [sorted(label) if isinstance(label, frozenset) else label for label in data.labels]
-    return hashlib.sha256(json.dumps([data.texts, labels]).encode()).hexdigest()
+    content = [data.texts, labels] + ([data.weights] if data.weights else [])
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -4,11 +4,12 @@ Wrong rows raise ValueError or TypeError, as scikit-learn requires.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from scipy.sparse import issparse
-from sklearn.utils import check_array, column_or_1d
+from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
 from gpt1.data.tables import MAX_NUMBER
@@ -41,6 +42,13 @@ def names_of(data: Any) -> list[str] | None:
     """Return the column names of a DataFrame; None if `data` is no DataFrame, or if a name is not a string."""
     names = list(getattr(data, "columns", []))
     return names if names and all(isinstance(name, str) for name in names) else None
+
+
+def check_length(data: Any, name: str, rows: Sequence[Any]) -> None:
+    """Raise ValueError unless `data` has a value for each of the rows, TypeError if it has no length."""
+    if data is not None and not hasattr(data, "__len__"):
+        raise TypeError(f"{name} is {_short(data)}; pass a list, an array or a Series with a value for each row")
+    check_consistent_length(rows, data)
 
 
 def texts_of(data: Any) -> list[Texts]:
@@ -147,6 +155,32 @@ def score_values(y: Any) -> np.ndarray:
     if (largest := float(np.abs(y.astype(np.float64)).max())) > MAX_NUMBER:
         raise ValueError(f"y holds a number as large as {largest:g}; {MAX_NUMBER:g} is the most")
     return y.astype(np.float64)
+
+
+def row_weights(sample_weight: Any, rows: int) -> list[float] | None:
+    """Return a weight for each row, divided by their mean; None if all weigh the same."""
+    if sample_weight is None or isinstance(sample_weight, Real):
+        return None
+    weights_N = check_array(
+        plain(sample_weight, "sample_weight"), ensure_2d=False, dtype=np.float64, input_name="sample_weight"
+    )
+    if weights_N.shape != (rows,):
+        raise ValueError(f"sample_weight.shape == {weights_N.shape}, expected {(rows,)}")
+    if (weights_N < 0).any():
+        row = int((weights_N < 0).argmax())
+        raise ValueError(f"row {row} of sample_weight is {weights_N[row]:g}; a weight must be 0 or more")
+    if not weights_N.any():
+        raise ValueError("every sample_weight is zero; one or more must be above 0")
+    return None if (weights_N == weights_N[0]).all() else (weights_N / weights_N.mean()).tolist()
+
+
+def named_weights(class_weights: Any) -> str | dict[str, float]:
+    """Return class weights as `tasks.labels.class_weights` takes them: of a dict the classes' names."""
+    if isinstance(class_weights, Mapping):
+        return {class_name(name): weight for name, weight in class_weights.items()}
+    if not isinstance(class_weights, str):
+        raise TypeError(f"class_weights is {_short(class_weights)}; give 'none', 'balanced', or a dict of weights")
+    return str(class_weights)
 
 
 def choice_values(y: Any, answers: Sequence[int]) -> np.ndarray:

@@ -23,7 +23,7 @@ from gpt1.estimators.inputs import (
     score_values,
     texts_of,
 )
-from gpt1.tasks.labels import ChoiceLabels, ClassLabels, LabelSets, ScoreLabels
+from gpt1.tasks.labels import ChoiceLabels, ClassLabels, LabelSets, ScoreLabels, most_common, sorted_names
 from gpt1.tasks.rows import Texts
 
 
@@ -51,12 +51,34 @@ class _Classes(ClassifierMixin, TextEstimator):
     """An estimator of one of several classes; `classes_` holds them in order."""
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the most probable class of each row, of the type that y had."""
+        """Return the most probable class of each row.
+
+        Parameters
+        ----------
+        X : sequence of length N
+            Rows as in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (N,)
+            Of the type that y had.
+        """
         predictions_NC = self._predictions(X)  # first, since it raises NotFittedError
         return self.classes_[predictions_NC.argmax(-1)]
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Return (N, C), the calibrated probability of each class, in the order of `classes_`."""
+        """Return the calibrated probability of each class.
+
+        Parameters
+        ----------
+        X : sequence of length N
+            Rows as in `fit`.
+
+        Returns
+        -------
+        ndarray of float of shape (N, C)
+            Columns as in `classes_`; a row adds up to 1.
+        """
         return self._predictions(X)
 
     def _targets(self, y: Any, rows: Sequence[Texts]) -> Targets:
@@ -71,40 +93,163 @@ class _Classes(ClassifierMixin, TextEstimator):
 
 
 class Classifier(_Classes, _OneText):
-    """Predict a class of a text. X: texts; y: their classes, strings, whole numbers or bools."""
+    """Predict a class of a text.
+
+    X holds N texts, y their classes: strings, whole numbers or bools, two different ones or more.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (C,)
+        The classes in order, of the type that y had.
+    n_features_in_ : int
+        Columns of X: 1.
+    feature_names_in_ : ndarray of str
+        Names of the columns, if X was a DataFrame.
+    metrics_ : dict
+        Metrics on the validation rows after the epoch that is kept; `words_alone` holds those of TF-IDF with a linear
+        model on the same rows.
+    model_ : FittedModel
+        The fine-tuned model: weights, tokenizer, metadata.
+
+    See Also
+    --------
+    MultiLabelClassifier : Any number of labels for a text.
+    Regressor : A number for a text.
+
+    Examples
+    --------
+    >>> import gpt1
+    >>> things = ("figs", "rain", "songs", "bells", "snow")
+    >>> texts = [f"I {verb} {thing}" for verb in ("love", "hate") for thing in things]
+    >>> moods = ["glad"] * 5 + ["grim"] * 5
+    >>> classifier = gpt1.Classifier("runs/books", epochs=2).fit(texts, moods)
+    >>> classifier.classes_.tolist()
+    ['glad', 'grim']
+    >>> classifier.predict_proba(["I love books"]).shape
+    (1, 2)
+    """
 
     task = "classification"
 
 
 class Entailment(_Classes, _Pair):
-    """Predict if a premise entails a hypothesis, or any class of an ordered pair. X: rows of two texts; y: classes."""
+    """Predict whether a premise entails a hypothesis, or any class of an ordered pair of texts.
+
+    X holds N rows `(premise, hypothesis)`, y their classes: strings, whole numbers or bools.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (C,)
+        The classes in order, of the type that y had.
+    n_features_in_ : int
+        Columns of X: 2.
+    feature_names_in_ : ndarray of str
+        Names of the columns, if X was a DataFrame.
+    metrics_ : dict
+        Metrics on the validation rows after the epoch that is kept; `words_alone` holds those of TF-IDF with a linear
+        model on the same rows.
+    model_ : FittedModel
+        The fine-tuned model: weights, tokenizer, metadata.
+
+    See Also
+    --------
+    Similarity : Pairs whose order does not matter.
+
+    Examples
+    --------
+    >>> import gpt1
+    >>> who = ("a man", "a dog", "my aunt", "the cook", "the king")
+    >>> pairs = [(f"{one} sleeps", f"{one} {does}") for one in who for does in ("rests", "runs")]
+    >>> entailment = gpt1.Entailment("runs/books", epochs=2).fit(pairs, ["yes", "no"] * 5)
+    >>> entailment.predict(pairs[:3]).shape
+    (3,)
+    """
 
     task = "entailment"
     columns = Columns(["premise", "hypothesis"], ["label"])
 
 
 class Similarity(_Pair):
-    """Predict how similar two texts are, in either order. X: rows of two texts.
+    """Predict how similar two texts are, in either order.
 
-    A y of floats is a scale: `predict` returns numbers and `score` is R^2. Any other y holds classes (the same or not):
-    `predict` returns classes, `score` is the accuracy, and there are `classes_` and `predict_proba`.
+    X holds N rows of two texts. A y of floats is a scale: `predict` returns numbers and `score` is R^2. Any other y
+    holds classes (the same or not): `predict` returns classes, `score` is the accuracy, and there are `classes_` and
+    `predict_proba`.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (C,)
+        The classes in order, of the type that y had; only if y held classes.
+    n_features_in_ : int
+        Columns of X: 2.
+    feature_names_in_ : ndarray of str
+        Names of the columns, if X was a DataFrame.
+    metrics_ : dict
+        Metrics on the validation rows after the epoch that is kept; `words_alone` holds those of TF-IDF with a linear
+        model on the same rows.
+    model_ : FittedModel
+        The fine-tuned model: weights, tokenizer, metadata.
+
+    See Also
+    --------
+    Entailment : Pairs whose order matters.
+
+    Examples
+    --------
+    >>> import gpt1
+    >>> pairs = [(f"a {one}", other) for one in ("cat", "dog", "fox") for other in (f"my {one}", "the tax law")]
+    >>> similarity = gpt1.Similarity("runs/books", epochs=2).fit(pairs, [4.5, 0.5] * 3)
+    >>> similarity.predict([("a dog", "a puppy")]).shape
+    (1,)
     """
 
     task = "similarity"
     columns = Columns(["sentence1", "sentence2"], ["label"])
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the number or the class of each pair."""
+        """Return the number or the class of each pair.
+
+        Parameters
+        ----------
+        X : sequence of length N
+            Rows as in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (N,)
+            Floats, or classes of the type that y had.
+        """
         predictions_NC = self._predictions(X)
         return self.classes_[predictions_NC.argmax(-1)] if hasattr(self, "classes_") else predictions_NC[:, 0]
 
     @available_if(lambda self: hasattr(self, "classes_"))
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Return (N, C), the calibrated probability of each class, in the order of `classes_`."""
+        """Return the calibrated probability of each class.
+
+        Parameters
+        ----------
+        X : sequence of length N
+            Rows as in `fit`.
+
+        Returns
+        -------
+        ndarray of float of shape (N, C)
+            Columns as in `classes_`; a row adds up to 1.
+        """
         return self._predictions(X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return R^2 of numbers, accuracy of classes."""
+        """Return R^2 of numbers, accuracy of classes.
+
+        Parameters
+        ----------
+        X : sequence of length N
+            Rows as in `fit`.
+        y : sequence of length N
+            Their targets.
+        sample_weight : sequence of N numbers, default None
+            Weights of the rows.
+        """
         measure = accuracy_score if hasattr(self, "classes_") else r2_score
         return float(measure(y, self.predict(X), sample_weight=sample_weight))
 
@@ -129,12 +274,51 @@ class Similarity(_Pair):
 
 
 class Regressor(RegressorMixin, _OneText):
-    """Predict a number for a text. X: texts; y: numbers. `score` is R^2."""
+    """Predict a number for a text.
+
+    X holds N texts, y their numbers, which the model learns standardised. `score` is R^2.
+
+    Attributes
+    ----------
+    n_features_in_ : int
+        Columns of X: 1.
+    feature_names_in_ : ndarray of str
+        Names of the columns, if X was a DataFrame.
+    metrics_ : dict
+        Metrics on the validation rows after the epoch that is kept; `words_alone` holds those of TF-IDF with a linear
+        model on the same rows.
+    model_ : FittedModel
+        The fine-tuned model: weights, tokenizer, metadata.
+
+    See Also
+    --------
+    Classifier : A class of a text.
+
+    Examples
+    --------
+    >>> import gpt1
+    >>> texts = [f"a {kind} {thing}" for kind in ("fine", "dull") for thing in ("book", "play", "film")]
+    >>> stars = [4.5, 5.0, 4.0, 1.5, 1.0, 1.0]
+    >>> regressor = gpt1.Regressor("runs/books", epochs=2).fit(texts, stars)
+    >>> regressor.predict(["a good book", "a bad book"]).shape
+    (2,)
+    """
 
     task = "regression"
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the number of each row."""
+        """Return the number of each row.
+
+        Parameters
+        ----------
+        X : sequence of length N
+            Rows as in `fit`.
+
+        Returns
+        -------
+        ndarray of float of shape (N,)
+            On the scale of y.
+        """
         return self._predictions(X)[:, 0]
 
     def _targets(self, y: Any, rows: Sequence[Texts]) -> Targets:
@@ -145,9 +329,30 @@ class Regressor(RegressorMixin, _OneText):
 
 
 class MultipleChoice(TextEstimator):
-    """Predict which of a row's own answers is right for its context; rows may have different numbers of answers.
+    """Predict which of a row's own answers is right for its context.
 
-    X: rows `(context, [answer, ...])`; y: the number of the right answer, from 0. `score` is the accuracy.
+    X holds N rows `(context, [answer, ...])`, which may differ in their number of answers, two or more; y holds the
+    number of the right answer, from 0. `score` is the accuracy.
+
+    Attributes
+    ----------
+    n_features_in_ : int
+        Columns of X: 2.
+    feature_names_in_ : ndarray of str
+        Names of the columns, if X was a DataFrame.
+    metrics_ : dict
+        Metrics on the validation rows after the epoch that is kept; `words_alone` holds those of TF-IDF with a linear
+        model on the same rows.
+    model_ : FittedModel
+        The fine-tuned model: weights, tokenizer, metadata.
+
+    Examples
+    --------
+    >>> import gpt1
+    >>> rows = [("It rains.", ["A coat.", "A swim."]), ("It snows.", ["A swim.", "A coat.", "Skis."])]
+    >>> chooser = gpt1.MultipleChoice("runs/books", epochs=2).fit(rows, [0, 2])
+    >>> chooser.predict_proba([("It is dry.", ["A walk.", "A coat.", "Skis."])]).shape
+    (1, 3)
     """
 
     task = "multiple-choice"
@@ -155,22 +360,55 @@ class MultipleChoice(TextEstimator):
     width = 2
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the number of the most probable answer of each row."""
+        """Return the number of the most probable answer of each row.
+
+        Parameters
+        ----------
+        X : sequence of length N
+            Rows as in `fit`.
+
+        Returns
+        -------
+        ndarray of int of shape (N,)
+            From 0.
+        """
         return self._predictions(X).argmax(-1)
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Return (N, K), the probability of each answer; 0 where a row has fewer than K answers."""
+        """Return the probability of each answer.
+
+        Parameters
+        ----------
+        X : sequence of length N
+            Rows as in `fit`.
+
+        Returns
+        -------
+        ndarray of float of shape (N, K)
+            K is the largest number of answers in X; a row with fewer has 0 for the others.
+        """
         return self._predictions(X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return the accuracy."""
+        """Return the accuracy.
+
+        Parameters
+        ----------
+        X : sequence of length N
+            Rows as in `fit`.
+        y : sequence of length N
+            Their targets.
+        sample_weight : sequence of N numbers, default None
+            Weights of the rows.
+        """
         return float(accuracy_score(y, self.predict(X), sample_weight=sample_weight))
 
     def _texts(self, X: Any) -> list[Texts]:
         return choices_of(X)
 
     def _targets(self, y: Any, rows: Sequence[Texts]) -> Targets:
-        return Targets(ChoiceLabels(), choice_values(y, [len(row) - 1 for row in rows]).tolist())
+        labels = choice_values(y, [len(row) - 1 for row in rows]).tolist()
+        return Targets(ChoiceLabels(most_common([[str(label)] for label in labels])), labels)
 
     def _labels(self, y: Any, rows: Sequence[Texts], targets: Targets) -> list[Any]:
         return self._targets(y, rows).labels
@@ -179,26 +417,87 @@ class MultipleChoice(TextEstimator):
 class MultiLabelClassifier(ClassifierMixin, _OneText):
     """Predict any number of labels for a text.
 
-    X: texts; y: an indicator, a column of 0 and 1 for each label, or a set or list of names per row. `classes_` holds
-    the labels: the columns' numbers or names, or the names in order. `predict` always returns an indicator; the names
-    of a row are `classes_[row == 1]`. `score` is the share of rows whose labels are all right.
+    X holds N texts; y an indicator (N, C), a column of 0 and 1 for each label, or a set or list of names per row.
+    `predict` always returns an indicator; the names of a row are `classes_[row == 1]`. `score` is the share of rows
+    whose labels are all right.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (C,)
+        The labels: the numbers or names of y's columns, or the names in order.
+    n_features_in_ : int
+        Columns of X: 1.
+    feature_names_in_ : ndarray of str
+        Names of the columns, if X was a DataFrame.
+    metrics_ : dict
+        Metrics on the validation rows after the epoch that is kept; `words_alone` holds those of TF-IDF with a linear
+        model on the same rows.
+    model_ : FittedModel
+        The fine-tuned model: weights, tokenizer, metadata.
+
+    See Also
+    --------
+    Classifier : Exactly one class for a text.
+
+    Examples
+    --------
+    >>> import gpt1
+    >>> texts = ["red and round", "a square", "red", "a round red ball", "round", "a blue line"]
+    >>> labels = [{"red", "round"}, set(), {"red"}, {"red", "round"}, {"round"}, set()]
+    >>> labeller = gpt1.MultiLabelClassifier("runs/books", epochs=2).fit(texts, labels)
+    >>> labeller.classes_.tolist()
+    ['red', 'round']
+    >>> labeller.predict(["round"]).shape
+    (1, 2)
     """
 
     task = "multi-label"
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return (N, C), 1 where a label applies; the thresholds were chosen on the validation rows."""
+        """Return which labels apply; the thresholds were chosen on the validation rows.
+
+        Parameters
+        ----------
+        X : sequence of length N
+            Rows as in `fit`.
+
+        Returns
+        -------
+        ndarray of int of shape (N, C)
+            1 where a label applies, else 0; columns as in `classes_`.
+        """
         predictions_NC = self._predictions(X)
         label_type = self.model_.label_type
         assert isinstance(label_type, LabelSets), "a multi-label run predicts label sets"
         return (predictions_NC >= label_type.thresholds).astype(int)
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Return (N, C), the calibrated probability of each label, independent of the others."""
+        """Return the calibrated probability of each label.
+
+        Parameters
+        ----------
+        X : sequence of length N
+            Rows as in `fit`.
+
+        Returns
+        -------
+        ndarray of float of shape (N, C)
+            Each label's by itself, columns as in `classes_`.
+        """
         return self._predictions(X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return the share of rows whose labels are all right."""
+        """Return the share of rows whose labels are all right.
+
+        Parameters
+        ----------
+        X : sequence of length N
+            Rows as in `fit`.
+        y : sequence of length N
+            Their targets.
+        sample_weight : sequence of N numbers, default None
+            Weights of the rows.
+        """
         predicted = [frozenset(self.classes_[row == 1].tolist()) for row in self.predict(X)]
         wanted = _in_terms_of(self.classes_, y)
         check_consistent_length(predicted, wanted)
@@ -217,8 +516,9 @@ class MultiLabelClassifier(ClassifierMixin, _OneText):
         if not any(sets):
             raise ValueError("y holds no label at all; there is nothing to learn")
         names = [class_name(value) for value in classes.tolist()]
-        label_type = LabelSets(names, [0.5] * len(names))
-        return Targets(label_type, [frozenset(map(class_name, each)) for each in sets], _class_type(classes))
+        labels = [frozenset(map(class_name, each)) for each in sets]
+        label_type = LabelSets(names, [0.5] * len(names), most_common([sorted_names(label) for label in labels]))
+        return Targets(label_type, labels, _class_type(classes))
 
     def _labels(self, y: Any, rows: Sequence[Texts], targets: Targets) -> list[Any]:
         known = set(targets.label_type.names)  # type: ignore[union-attr]
@@ -238,7 +538,8 @@ def _class_targets(y: Any) -> Targets:
     if len(classes) < 2:
         raise ValueError(f"y holds only the class {classes.tolist()[0]!r}; two classes or more are needed")
     names = [class_name(value) for value in classes.tolist()]
-    return Targets(ClassLabels(names), [class_name(value) for value in values.tolist()], _class_type(classes))
+    labels = [class_name(value) for value in values.tolist()]
+    return Targets(ClassLabels(names, most_common([[label] for label in labels])), labels, _class_type(classes))
 
 
 def _known_labels(y: Any, targets: Targets) -> list[str]:

@@ -35,7 +35,7 @@ class FitOptions:
     """How to fine-tune one model. Names, meanings and defaults are those of `config.Finetune`."""
 
     long: Long = "head"
-    class_weights: str = "none"
+    class_weights: str | dict[str, float] = "none"
     lm_coef: float = 0.5
     epochs: int = 0
     patience: int = 0

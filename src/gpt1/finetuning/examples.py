@@ -105,7 +105,7 @@ def build_examples(base: LoadedRun, rows: TaskRows, options: FitOptions) -> Task
     encoder = RowEncoder(rows.task, base.tokenizer.with_task_tokens(), base.body.config.context, options.long)
     target = rows.label_type.target
     train_targets = [target(label) for label in rows.train.labels]
-    train = encoder.encode(rows.train.texts, train_targets)
+    train = encoder.encode(rows.train.texts, train_targets, rows.train.weights)
     valid = encoder.encode(rows.valid.texts, [target(label) for label in rows.valid.labels])
     for role, found, labelled in (("training", train, rows.train), ("validation", valid, rows.valid)):
         if found.too_long:

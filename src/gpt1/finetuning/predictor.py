@@ -52,8 +52,13 @@ class RowEncoder:
     context: int
     long: Long = "head"
 
-    def encode(self, rows: Sequence[Texts], targets: Sequence[Label] | None = None) -> Examples:
-        """Return the examples of rows; `targets` are what the loss compares their scores with."""
+    def encode(
+        self, rows: Sequence[Texts], targets: Sequence[Label] | None = None, weights: Sequence[float] | None = None
+    ) -> Examples:
+        """Return the examples of rows; `targets` are what the loss compares their scores with, `weights` their weights.
+
+        Each window of a row that is read in windows has the row's weight.
+        """
         start, delimiter, extract = self.tokenizer.start_id, self.tokenizer.delimiter_id, self.tokenizer.extract_id
         assert start is not None and delimiter is not None and extract is not None, "a tokenizer without task tokens"
         frame, transform = Frame(start, delimiter, extract, self.context), TASKS[self.task]
@@ -63,7 +68,8 @@ class RowEncoder:
             texts = [next(ids) for _ in row]
             too_long += not fits(texts, frame)
             for version in truncate(texts, frame, self.long):
-                examples.append(Example(transform(version, frame), targets[n] if targets is not None else None))
+                target = targets[n] if targets is not None else None
+                examples.append(Example(transform(version, frame), target, weights[n] if weights else None))
                 owners.append(n)
         return Examples(examples, np.array(owners), too_long)
 

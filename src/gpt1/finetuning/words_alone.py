@@ -162,36 +162,47 @@ def _linear(
     """Return weights_CF and bias_C, float32, of the linear model that fits the labels of rows."""
     targets = np.array([label_type.target(label) for label in rows.labels])
     weights = dict(enumerate(class_weights_C.tolist())) if class_weights_C is not None else {}
+    by_row_N = None if rows.weights is None else np.array(rows.weights)
     if label_type.kind == "score":
-        found = _scores(x_MF, targets, strength)
+        found = _scores(x_MF, targets, strength, by_row_N)
     elif label_type.kind == "choice":
-        found = _choices(x_MF, [len(texts) - 1 for texts in rows.texts], targets, strength)
+        found = _choices(x_MF, [len(texts) - 1 for texts in rows.texts], targets, strength, by_row_N)
     elif label_type.kind == "labels":
-        each = [_logistic(x_MF, y_N, strength, {1: weights[i]} if weights else None) for i, y_N in enumerate(targets.T)]
+        each = [
+            _logistic(x_MF, y_N, strength, {1: weights[i]} if weights else None, by_row_N)
+            for i, y_N in enumerate(targets.T)
+        ]
         found = np.stack([w_F for w_F, _ in each]), np.array([bias for _, bias in each])
     else:
-        found = _classes(x_MF, targets, label_type.outputs, strength, weights or None)
+        found = _classes(x_MF, targets, label_type.outputs, strength, weights or None, by_row_N)
     return found[0].astype(np.float32), found[1].astype(np.float32)
 
 
-def _scores(x_NF: "csr_matrix", targets_N: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
+def _scores(
+    x_NF: "csr_matrix", targets_N: np.ndarray, strength: float, by_row_N: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return weights_1F and bias_1 of ridge regression."""
     from sklearn.linear_model import Ridge
 
     with _one_thread():
-        model = Ridge(alpha=1 / strength).fit(x_NF, targets_N)
+        model = Ridge(alpha=1 / strength).fit(x_NF, targets_N, sample_weight=by_row_N)
     return model.coef_[None], np.array([model.intercept_])
 
 
 def _classes(
-    x_NF: "csr_matrix", targets_N: np.ndarray, classes: int, strength: float, weights: dict[int, float] | None
+    x_NF: "csr_matrix",
+    targets_N: np.ndarray,
+    classes: int,
+    strength: float,
+    weights: dict[int, float] | None,
+    by_row_N: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return weights_CF and bias_C of multinomial logistic regression over the classes that occur."""
     weights_CF, bias_C = np.zeros((classes, x_NF.shape[1])), np.full(classes, NEVER)
     present = np.unique(targets_N)
     bias_C[present] = 0.0
     if len(present) > 1:
-        model = _logistic_regression(x_NF, targets_N, strength, weights)
+        model = _logistic_regression(x_NF, targets_N, strength, weights, by_row_N)
         # Of two classes scikit-learn returns one score, the difference of what we return.
         halves = np.array([[-0.5], [0.5]])
         weights_CF[present] = halves * model.coef_ if len(present) == 2 else model.coef_
@@ -200,17 +211,21 @@ def _classes(
 
 
 def _logistic(
-    x_NF: "csr_matrix", y_N: np.ndarray, strength: float, weights: dict[int, float] | None
+    x_NF: "csr_matrix",
+    y_N: np.ndarray,
+    strength: float,
+    weights: dict[int, float] | None,
+    by_row_N: np.ndarray | None,
 ) -> tuple[np.ndarray, float]:
     """Return w_F and the bias of logistic regression for one label, 1 where it applies and 0 elsewhere."""
     if len(np.unique(y_N)) == 1:
         return np.zeros(x_NF.shape[1]), -NEVER if y_N[0] else NEVER
-    model = _logistic_regression(x_NF, y_N, strength, weights)
+    model = _logistic_regression(x_NF, y_N, strength, weights, by_row_N)
     return model.coef_[0], float(model.intercept_[0])
 
 
 def _choices(
-    x_MF: "csr_matrix", answers: list[int], right_N: np.ndarray, strength: float
+    x_MF: "csr_matrix", answers: list[int], right_N: np.ndarray, strength: float, by_row_N: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return weights_1F and bias_1 of a score that is higher for the right answer than for each other answer of a row.
 
@@ -223,19 +238,26 @@ def _choices(
     wrong_M = np.arange(len(right_M)) != right_M
     x_DF = x_MF[right_M[wrong_M]] - x_MF[wrong_M]
     y_D = np.repeat([1, 0], x_DF.shape[0])
-    model = _logistic_regression(vstack([x_DF, -x_DF]).tocsr(), y_D, strength, None, fit_intercept=False)
+    by_row_D = None if by_row_N is None else np.tile(np.repeat(by_row_N, counts_N - 1), 2)
+    model = _logistic_regression(vstack([x_DF, -x_DF]).tocsr(), y_D, strength, None, by_row_D, fit_intercept=False)
     return model.coef_, np.zeros(1)
 
 
 def _logistic_regression(
-    x_NF: "csr_matrix", y_N: np.ndarray, strength: float, weights: dict[int, float] | None, **more: Any
+    x_NF: "csr_matrix",
+    y_N: np.ndarray,
+    strength: float,
+    weights: dict[int, float] | None,
+    by_row_N: np.ndarray | None,
+    **more: Any,
 ) -> Any:
     from sklearn.linear_model import LogisticRegression
 
     with _one_thread(), warnings.catch_warnings():
         # 1,000 iterations are close enough to the optimum, and of many classes the user has been warned already.
         warnings.simplefilter("ignore", UserWarning)
-        return LogisticRegression(C=strength, class_weight=weights, max_iter=1000, **more).fit(x_NF, y_N)
+        model = LogisticRegression(C=strength, class_weight=weights, max_iter=1000, **more)
+        return model.fit(x_NF, y_N, sample_weight=by_row_N)
 
 
 def _one_thread() -> AbstractContextManager[Any]:

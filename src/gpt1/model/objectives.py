@@ -70,7 +70,7 @@ class TaskModel(nn.Module):
 
         `task`: L2, summed over the examples. `lm`: the auxiliary loss, the mean nats per token of each
         sequence, summed over the sequences; as in OpenAI's train.py, it counts every next token of the transformed
-        sequence, delimiter and extract included.
+        sequence, delimiter and extract included. With weights, an example's terms in both are multiplied by its weight.
         """
         assert batch.labels_N is not None, "stage two needs labels"
         tokens_MT, targets_MT = batch.tokens_NKT.flatten(0, 1), batch.targets_NKT.flatten(0, 1)
@@ -78,18 +78,24 @@ class TaskModel(nn.Module):
         sums = {}
         if "task" in terms:
             scores_NC = self._scores(h_MTD, batch)
-            sums["task"] = task_loss(self.label_kind, scores_NC, batch.labels_N, self.class_weights_C)
+            sums["task"] = task_loss(self.label_kind, scores_NC, batch.labels_N, self.class_weights_C, batch.weights_N)
         if "lm" in terms:
             wide = torch.promote_types(h_MTD.dtype, torch.float32)
             real_MT = (targets_MT != IGNORE).to(wide)
             weights_MT = real_MT / real_MT.sum(1, keepdim=True).clamp(min=1)
+            if batch.weights_N is not None:  # the K sequences of an example have its weight
+                weights_MT *= batch.weights_N.to(wide).repeat_interleave(batch.tokens_NKT.shape[1])[:, None]
             sums["lm"] = self.cross_entropy(h_MTD, self.body.tokens.weight, targets_MT, weights_MT)
         return sums
 
     @staticmethod
-    def counts(batch: Batch) -> dict[str, int]:
-        """Return the number of examples as `task`, and of sequences with a target as `lm`."""
-        return {"task": len(batch.tokens_NKT), "lm": int((batch.targets_NKT != IGNORE).any(-1).sum())}
+    def counts(batch: Batch) -> dict[str, float]:
+        """Return the number of examples as `task`, and of sequences with a target as `lm`; or their sums of weights."""
+        has_target_NK = (batch.targets_NKT != IGNORE).any(-1)
+        if batch.weights_N is None:
+            return {"task": len(batch.tokens_NKT), "lm": int(has_target_NK.sum())}
+        weights_N = batch.weights_N.double()
+        return {"task": weights_N.sum().item(), "lm": (weights_N @ has_target_NK.sum(1).double()).item()}
 
     def scores(self, batch: Batch) -> Tensor:
         """Return scores_NC of the classes, the labels or the one score; for choices scores_NK, -inf for no answer."""
@@ -114,16 +120,27 @@ class TaskModel(nn.Module):
         return F.linear(self.head_dropout(h_NKD.sum(1)), head_CD)
 
 
-def task_loss(label_kind: LabelKind, scores_NC: Tensor, labels_N: Tensor, weights_C: Tensor | None = None) -> Tensor:
+def task_loss(
+    label_kind: LabelKind,
+    scores_NC: Tensor,
+    labels_N: Tensor,
+    weights_C: Tensor | None = None,
+    weights_N: Tensor | None = None,
+) -> Tensor:
     """Return L2 (section 3.2, equation 4): -log P of the labels in nats, summed over the examples.
 
-    `weights_C` weights the terms of each class; for independent labels, those of the rows that have the label. Scores
-    are standardised, and their loss is the squared error: -log P under a normal distribution, up to constants.
+    `weights_N` multiplies the terms of each example, `weights_C` those of each class; for independent labels, of the
+    rows that have the label. Scores are standardised, and their loss is the squared error: -log P under a
+    normal distribution, up to constants.
     """
     weights_C = None if weights_C is None else weights_C.to(scores_NC)
+    reduction = "sum" if weights_N is None else "none"
     if label_kind == "classes" or label_kind == "choice":
-        return F.cross_entropy(scores_NC, labels_N, weight=weights_C, reduction="sum")
-    wanted_NC = labels_N.to(scores_NC.dtype).view_as(scores_NC)
-    if label_kind == "labels":
-        return F.binary_cross_entropy_with_logits(scores_NC, wanted_NC, pos_weight=weights_C, reduction="sum")
-    return F.mse_loss(scores_NC, wanted_NC, reduction="sum")
+        nats = F.cross_entropy(scores_NC, labels_N, weight=weights_C, reduction=reduction)
+    else:
+        wanted_NC = labels_N.to(scores_NC.dtype).view_as(scores_NC)
+        if label_kind == "labels":
+            nats = F.binary_cross_entropy_with_logits(scores_NC, wanted_NC, pos_weight=weights_C, reduction=reduction)
+        else:
+            nats = F.mse_loss(scores_NC, wanted_NC, reduction=reduction)
+    return nats if weights_N is None else nats.view(len(weights_N), -1).sum(1) @ weights_N.to(nats)

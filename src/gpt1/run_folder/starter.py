@@ -1,5 +1,6 @@
 """The starter model: a pre-trained run that is installed as a package of its own, `gpt1-starter`."""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,8 +14,11 @@ PACKAGE = "gpt1_starter"
 def find_run(run: str | Path) -> Path:
     """Return the folder of a run: `run` itself, or the installed starter model for the name `starter`.
 
-    A run folder of that name has precedence. Raises UserError if the starter is asked for and not installed.
+    A run folder of that name has precedence. Raises UserError if the starter is asked for and not installed, TypeError
+    for anything but a path.
     """
+    if not isinstance(run, str | os.PathLike):
+        raise TypeError(f"run must be the path of a folder, not {repr(run)[:40]} ({type(run).__name__})")
     folder = Path(run)
     if str(run) != STARTER or (folder / "gpt1.json").exists():
         return folder

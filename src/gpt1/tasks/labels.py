@@ -16,6 +16,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -213,7 +214,7 @@ LABEL_TYPES: dict[LabelKind, type[Any]] = {
 def infer_label_type(kind: LabelKind, labels: Sequence[Any], where: str) -> LabelType:
     """Return the label type of training rows with these labels. Raises UserError, naming `where`, if all are equal."""
     if kind == "choice":
-        return ChoiceLabels(_most_common([[str(label)] for label in labels]))
+        return ChoiceLabels(most_common([[str(label)] for label in labels]))
     if kind == "score":
         if (scale := float(np.std(labels))) == 0:
             raise UserError(f"{where} holds only the number {labels[0]:g}; there is nothing to learn")
@@ -222,11 +223,11 @@ def infer_label_type(kind: LabelKind, labels: Sequence[Any], where: str) -> Labe
         names = sorted_names({name for label in labels for name in label})
         if not names:
             raise UserError(f"{where} holds no label at all; there is nothing to learn")
-        return LabelSets(names, [0.5] * len(names), _most_common([sorted_names(label) for label in labels]))
+        return LabelSets(names, [0.5] * len(names), most_common([sorted_names(label) for label in labels]))
     names = sorted_names(set(labels))
     if len(names) < 2:
         raise UserError(f"{where} holds only the label {names[0]!r}; two classes or more are needed")
-    return ClassLabels(names, _most_common([[label] for label in labels]))
+    return ClassLabels(names, most_common([[label] for label in labels]))
 
 
 def sorted_names(names: Iterable[str]) -> list[str]:
@@ -253,20 +254,22 @@ def from_metadata(metadata: Mapping[str, Any]) -> LabelType:
         raise UserError(f"gpt1.json is damaged: {error} is missing; fine-tune again") from None
 
 
-def class_weights(requested: str, label_type: LabelType, targets: list[Label]) -> Tensor | None:
+def class_weights(requested: str | Mapping[str, float], label_type: LabelType, targets: list[Label]) -> Tensor | None:
     """Return weights_C of the classes in L2, or None for `none`.
 
-    `auto` makes every class count the same in total, with a mean weight of 1 over the rows; for independent labels, it
-    makes the rows that have a label count as much as those that do not. `NAME=WEIGHT,...` sets the weights of some
-    classes, 1 for the others. Raises UserError for an unknown name, a weight that is not positive, and a label type
-    without classes.
+    `auto`, or scikit-learn's word `balanced`, makes every class count the same in total, with a mean weight of 1 over
+    the rows; for independent labels, it makes the rows that have a label count as much as those that do not.
+    `NAME=WEIGHT,...`, or a mapping, sets the weights of some classes, 1 for the others. Raises UserError for an unknown
+    name, a weight that is not positive, and a label type without classes.
     """
     if requested == "none":
         return None
     if not isinstance(label_type, ClassLabels | LabelSets):
         raise UserError(f"{setting('class_weights')} {requested}: this task has no classes; leave it out")
-    if requested != "auto":
-        return _named_weights(requested, label_type.names)
+    if isinstance(requested, Mapping):
+        return _weights_of(requested, label_type.names)
+    if requested not in ("auto", "balanced"):
+        return _weights_of(_parsed_weights(requested, label_type.names), label_type.names)
     if isinstance(label_type, ClassLabels):
         counts_C = np.bincount(np.array(targets), minlength=len(label_type.names))
         weights_C = len(targets) / (len(label_type.names) * counts_C.clip(1))
@@ -276,8 +279,19 @@ def class_weights(requested: str, label_type: LabelType, targets: list[Label]) -
     return torch.tensor(weights_C, dtype=torch.float32).clamp(1 / LARGEST_WEIGHT, LARGEST_WEIGHT)
 
 
-def _named_weights(requested: str, names: list[str]) -> Tensor:
-    """Return weights_C of `NAME=WEIGHT,...`."""
+def _weights_of(requested: Mapping[str, float], names: list[str]) -> Tensor:
+    """Return weights_C of the weights that some classes have by name."""
+    for name, weight in requested.items():
+        if name not in names:
+            known = f"there is no such class; the classes are {', '.join(names)}"
+            raise UserError(f"{setting('class_weights')} {name!r}: {known}")
+        if isinstance(weight, bool) or not isinstance(weight, Real) or not 0 < weight < math.inf:
+            raise UserError(f"{setting('class_weights')} {name!r}: the weight must be a number above 0, not {weight!r}")
+    return torch.tensor([float(requested.get(name, 1.0)) for name in names])
+
+
+def _parsed_weights(requested: str, names: list[str]) -> dict[str, float]:
+    """Return the weights in `NAME=WEIGHT,...`."""
     weights: dict[str, float] = {}
     for part in requested.split(","):
         name, _, value = part.rpartition("=")
@@ -294,10 +308,10 @@ def _named_weights(requested: str, names: list[str]) -> Tensor:
             weights[name] = math.nan
         if not 0 < weights[name] < math.inf:
             raise UserError(f"{setting('class_weights')} {part}: the weight must be a number above 0")
-    return torch.tensor([weights.get(name, 1.0) for name in names])
+    return weights
 
 
-def _most_common(labels: Sequence[list[str]]) -> list[str]:
+def most_common(labels: Sequence[list[str]]) -> list[str]:
     """Return the most common of labels, each as a list of names; of several, the first in alphabetical order."""
     counts = Counter(tuple(label) for label in labels)
     return list(min(counts.items(), key=lambda item: (-item[1], item[0]))[0])

@@ -55,13 +55,16 @@ class LabelledRows:
     """the place of each row, `train.csv:12`"""
     groups: list[str]
     """the first text of each row; `split_train_valid` keeps rows that share it together"""
+    weights: list[float] | None = None
+    """how much each row counts in training, relative to the others; None: all the same"""
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def select(self, numbers: Sequence[int]) -> "LabelledRows":
         """Return the rows with these numbers, in this order."""
-        return LabelledRows(*([getattr(self, one.name)[i] for i in numbers] for one in fields(self)))
+        columns = {one.name: getattr(self, one.name) for one in fields(self)}
+        return LabelledRows(**{name: column and [column[i] for i in numbers] for name, column in columns.items()})
 
 
 # Similarity has classes or scores, see `infer_label_kind`.

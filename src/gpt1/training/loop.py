@@ -6,8 +6,7 @@ It yields a report after each update; logging, saving and stopping belong to the
 import math
 import statistics
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
@@ -34,8 +33,8 @@ class Objective(Protocol):
     def __call__(self, batch: Batch, terms: Collection[str]) -> dict[str, Tensor]:
         """Return the sum of each loss named in `terms`; no other loss is computed."""
 
-    def counts(self, batch: Batch) -> dict[str, int]:
-        """Return how many terms each sum has."""
+    def counts(self, batch: Batch) -> Mapping[str, float]:
+        """Return how many terms each sum has, or the sum of their weights."""
 
     def train(self, mode: bool = True) -> object:
         """Switch dropout on or off."""
@@ -68,8 +67,8 @@ class StepReport:
     """targets in this update"""
     sums: list[dict[str, Tensor]]
     """summed losses in nats by name, for each micro-batch"""
-    counts: Counter[str]
-    """terms of each sum, over all micro-batches"""
+    counts: dict[str, float]
+    """terms of each sum, or their weights, over all micro-batches"""
     norm: Tensor
     started: Timer
     ended: Timer
@@ -77,7 +76,7 @@ class StepReport:
     @cached_property
     def losses(self) -> dict[str, float]:
         """Mean loss in nats, by name."""
-        return {name: sum(s[name].item() for s in self.sums) / self.counts[name] for name in self.sums[0]}
+        return {name: sum(s[name].item() for s in self.sums) / (self.counts[name] or 1) for name in self.sums[0]}
 
     @cached_property
     def grad_norm(self) -> float:
@@ -131,8 +130,8 @@ def train(
     """Make updates `start` .. `steps` - 1, each on the micro-batches `batches(step)`.
 
     The loss is the sum over names of weight * (sum of losses) / (count over the whole update); a loss of weight 0 is
-    not computed. Random numbers (dropout) depend on (seed, step) alone, so a run that stops and resumes equals one
-    that did not stop, if `state` is kept with weights and moments.
+    not computed, and a count of 0 divides nothing. Random numbers (dropout) depend on (seed, step) alone, so a run that
+    stops and resumes equals one that did not stop, if `state` is kept with weights and moments.
 
     If memory runs out, the micro-batches are halved from then on; `largest` are tried before the first update, so that
     this happens at once. An update whose loss or gradient is not finite is skipped. Raises RunFailed after more than
@@ -148,9 +147,7 @@ def train(
     for step in range(start, steps):
         started = Timer(device)
         model.train()
-        counts: Counter[str] = Counter()
-        for batch in micro_batches:
-            counts.update(model.counts(batch))
+        counts = _counts(model, micro_batches)
         sums = None
         while sums is None:
             torch.manual_seed(hash((seed, step)))
@@ -179,7 +176,7 @@ def train(
 
 def _backward(
     model: Objective, optimizer: Optimizer, micro_batches: Sequence[Batch], weights: dict[str, float],
-    counts: Counter[str], device: torch.device, state: LoopState, give_up: Callable[[], bool] = lambda: False,
+    counts: dict[str, float], device: torch.device, state: LoopState, give_up: Callable[[], bool] = lambda: False,
 ) -> list[dict[str, Tensor]] | None:  # fmt: skip
     """Add the gradients of an update to the optimizer's and return the summed losses of each micro-batch.
 
@@ -212,9 +209,7 @@ def _try_memory(
     state: LoopState,
 ) -> None:  # fmt: skip
     """Run the largest micro-batches forward and backward, beside the moments that the first update will create."""
-    counts: Counter[str] = Counter()
-    for batch in largest:
-        counts.update(model.counts(batch))
+    counts = _counts(model, largest)
     model.train()
     moments = optimizer.reserve_moments()
     while _backward(model, optimizer, largest, weights, counts, device, state) is None:
@@ -223,9 +218,17 @@ def _try_memory(
     del moments
 
 
-def _weighted(sums: dict[str, Tensor], weights: dict[str, float], counts: Counter[str]) -> Tensor:
+def _counts(model: Objective, batches: Sequence[Batch]) -> dict[str, float]:
+    """Return how many terms each sum has over the micro-batches of an update, or the sum of their weights."""
+    found: dict[str, float] = {}
+    for batch in batches:
+        found = {name: found.get(name, 0) + count for name, count in model.counts(batch).items()}
+    return found
+
+
+def _weighted(sums: dict[str, Tensor], weights: dict[str, float], counts: dict[str, float]) -> Tensor:
     """Return a micro-batch's part of the update's loss."""
-    return torch.stack([weights[name] * value / max(1, counts[name]) for name, value in sums.items()]).sum()
+    return torch.stack([weights[name] * value / (counts[name] or 1) for name, value in sums.items()]).sum()
 
 
 def _note(report: StepReport, weights: dict[str, float], limit: float, state: LoopState) -> None:
