@@ -217,7 +217,7 @@ class TextEstimator(BaseEstimator):
             The run folder.
         **parameters
             Parameters of the constructor, such as `device`. The others are the settings of the run, except for device
-            and threads.
+            and threads; of a converted run, whose settings are unknown, the defaults, and `run` is the folder.
 
         Returns
         -------
