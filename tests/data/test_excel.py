@@ -7,8 +7,10 @@ from xml.sax.saxutils import escape
 
 import pytest
 
+from gpt1.config import Columns
 from gpt1.data.tables import columns, rows, table
 from gpt1.errors import UserError
+from gpt1.tasks.rows import read_labelled_rows
 
 SHEETS = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
 RELATIONS = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
@@ -63,6 +65,18 @@ def test_the_rows_of_the_first_sheet(tmp_path: Path, capsys: pytest.CaptureFixtu
     with pytest.raises(UserError, match=r"a\.xlsx:5: column label is empty"):
         found[2].label("label")
     assert capsys.readouterr().err == f"{path}: reading the first sheet, Sheet1; not Notes\n"
+
+
+def test_a_workbook_and_a_csv_hold_the_same_labelled_rows(tmp_path: Path) -> None:
+    pytest.importorskip("fastexcel", reason="reading .xlsx needs the extra xlsx")
+    lines = [["text", "stars", "label"], *([f"text {n}", n / 4, n % 3] for n in range(20))]
+    book = write_workbook(tmp_path / "a.xlsx", Data=lines)
+    path = tmp_path / "a.csv"
+    path.write_text("".join(";".join(map(str, line)).replace(".", ",") + "\n" for line in lines))
+    for label, kind in (("stars", "score"), ("label", "classes")):
+        one, other = (read_labelled_rows(str(file), Columns(["text"], [label]), kind) for file in (book, path))
+        assert (one.texts, one.labels) == (other.texts, other.labels)
+        assert [where.partition(":")[2] for where in one.where] == [where.partition(":")[2] for where in other.where]
 
 
 def test_whole_numbers_are_whole(tmp_path: Path) -> None:

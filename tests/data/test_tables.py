@@ -216,6 +216,7 @@ def test_numbers_that_may_be_others(mark: str, text: str, answer: str, tmp_path:
         ),
         ("a.tsv", "text\tlabel\na\tb\tc\n", ":2: 3 fields where the header has 2"),
         ("a.csv", "text,label,text\n", ":1: two columns are called 'text'; rename one"),
+        ("a.csv", "text;label;;\na;b;;\n", ":1: two columns have no name; name or delete them"),
         ("a.csv", "", ": no rows; the first line must name the columns, and rows must follow"),
         ("a.csv", "text,label\n", ": no rows"),
         ("a.tsv", "\n\n", ": no rows"),

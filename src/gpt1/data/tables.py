@@ -323,7 +323,12 @@ def _next_record(reader: Iterator[list[str]]) -> list[str] | None:
 def _check_header(names: list[str], file: File) -> None:
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"{file.path}:1: two columns are called {twice!r}; rename one")
+        what = (
+            f"two columns are called {twice!r}; rename one"
+            if twice
+            else "two columns have no name; name or delete them"
+        )
+        raise UserError(f"{file.path}:1: {what}")
     if file.kind == "tsv" and len(names) == 1 and any(mark in names[0] for mark in DELIMITERS):
         raise UserError(f"{file.path}:1: the columns are not separated by tabs; name it .csv")
 
