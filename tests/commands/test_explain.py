@@ -231,6 +231,26 @@ def test_a_row_on_a_terminal(classifier: Path) -> None:
         assert words in shown, words
 
 
+def test_a_class_called_number_is_a_class(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    run = tuned(tmp_path / "run", tokenizer, "classification", "classes", ["number", "word"])
+    result = asked(run, "The cat", html=str(tmp_path / "page.html"))
+    assert "probability" in shown_of(result)
+    assert "its log-odds" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_a_number_and_windows_on_a_terminal(run: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    columns, with_tokens = Columns(["text"], ["label"]), tokenizer.with_task_tokens()
+    model = Model(context=32, width=32, depth=1, heads=4, inner=128, vocabulary=with_tokens.vocabulary)
+    metadata = RunMetadata(
+        kind="finetuned", task="regression", goal="score", labels=[], columns=columns, mean=3.0, scale=2.0
+    )
+    save_run(tmp_path / "score", GPT(model).init_weights(), with_tokens, metadata, torch.ones(1, 32))
+    shown = shown_of(asked(tmp_path / "score", "The cat"))
+    assert "regression: " in shown and "the number with a word" in shown and "probability" not in shown
+    assert "windows of 16 tokens, half a context apart" in shown_of(asked(run, TEXT))
+    assert "windows" not in shown_of(asked(run, "a"))
+
+
 def test_the_page_of_a_row_is_whole_safe_and_alone(classifier: Path, tmp_path: Path) -> None:
     result = asked(classifier, NASTY, html=str(tmp_path / "page.html"))
     source = (tmp_path / "page.html").read_text(encoding="utf-8")

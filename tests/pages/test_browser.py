@@ -57,7 +57,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         folder / ("a-run-with-a-very-long-name-" * 4), [f"a class number {n} of many words" for n in range(6)]
     )
     pretrained = _pretrained(folder / "pretrained")
-    others = [_tuned(folder / f"run-{n}", ["yes", "no"]) for n in range(2)]
+    others = [_tuned(folder / f"run-{n}", ["yes", "no"]) for n in range(1)]
     test = folder / "test.json"
     test.write_text(
         json.dumps({"run": str(tuned), "scored_on": ["/a/long/path/" * 6 + "test.csv"], **_metrics(["a", "b"])})
@@ -117,7 +117,7 @@ def _pretrained(folder: Path) -> Path:
 
 
 def _explained() -> dict[str, Any]:
-    tokens = ["Once", " upon", " " * 200, "\\xe2", "x" * 200, "<b>", " a", *(f" word{n}" for n in range(20))]
+    tokens = ["Once", " upon", " " * 200, "\\xe2", "x" * 200, "<b>", " a", *(f" word{n}" for n in range(8))]
     positions, total = [], 0.0
     for number, token in enumerate(tokens):
         nats = number % 9
@@ -127,13 +127,13 @@ def _explained() -> dict[str, Any]:
         ]
         positions.append({
             "position": number, "id": number, "token": token, "probability": 2.7**-nats, "nats": nats, "rank": 12_345,
-            "alternatives": alternatives, "product": 0.0 if number > 20 else 2.7**total, "sum": total,
+            "alternatives": alternatives, "product": 0.0 if number > 8 else 2.7**total, "sum": total,
         })  # fmt: skip
-    windows = [{"start": 8 * n, "stop": 8 * n + 16, "predicts": [8 * n + 8, 8 * n + 16]} for n in range(2)]
+    windows = [{"start": 4 * n, "stop": 4 * n + 8, "predicts": [4 * n + 4, 4 * n + 8]} for n in range(2)]
     return {
         "model": "a language model", "context": 16, "comparable": False, "nats_per_token": 1.25, "perplexity": 3.5,
         "bits_per_byte": 0.875, "tokens": len(positions), "positions": positions, "windows": windows,
-        "product_is_zero_at": 21,
+        "product_is_zero_at": 9,
     }  # fmt: skip
 
 

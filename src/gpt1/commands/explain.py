@@ -14,7 +14,7 @@ from rich.text import Text
 from gpt1.config import Explain
 from gpt1.console import formatted, table
 from gpt1.errors import UserError, setting
-from gpt1.finetuning.explanation import NUMBER, ReadSequence, RowExplanation, explain_row, numbered
+from gpt1.finetuning.explanation import ReadSequence, RowExplanation, explain_row, numbered
 from gpt1.finetuning.predictor import Predictor
 from gpt1.keywords import command
 from gpt1.pages.explain import explain_page, predict_tokens
@@ -152,35 +152,38 @@ def _show_text(found: TextExplanation) -> Group:
             str(p["position"]), Text(p["token"], style="bold"), f"{p['probability']:.2g}", f"{p['nats']:.2f}",
             product, f"{p['sum']:.2f}", Text(instead, no_wrap=True, overflow="ellipsis"),
         )  # fmt: skip
-    return Group(rows, table({name: found[name] for name in SUMMARY}), Text(describe_product(found)))
+    said = [describe_product(found)]
+    if len(found.windows) > 1:
+        said.append(
+            f"The text was read in {len(found.windows):,} windows of {found.context:,} tokens, half a context apart; "
+            "each predicts what the one before did not."
+        )
+    return Group(rows, table({name: found[name] for name in SUMMARY}), Text("\n".join(said)))
 
 
 def _show_row(found: RowExplanation) -> Group:
-    reads = [Text(describe_sequence(sequence)) for sequence in found.sequences[:MOST_SEQUENCES]]
+    is_number = found.outputs[0].probability is None
     outputs = Table(box=box.SIMPLE)
-    for name in ("", "W_y h", "probability", "", "words alone"):
-        outputs.add_column(name, justify="left" if not name else "right")
+    for name in ("", "W_y h") if is_number else ("", "W_y h", "probability", "", "words alone"):
+        outputs.add_column(name, justify="right" if name else "left")
     for output in sorted(found.outputs, key=lambda one: -(one.probability or 0))[:MOST_OUTPUTS]:
-        p, by_words = output.probability, output.words_probability
-        outputs.add_row(
-            Text(_with_answer(output.name, found), style="bold" if output.name == found.about else ""),
-            f"{output.score:.3f}", "" if p is None else f"{p:.1%}", "█" * round(20 * (p or 0)),
-            "" if by_words is None else f"{by_words:.1%}",
-        )  # fmt: skip
-    about = _with_answer(found.about, found)
-    measure = "the number" if found.about == NUMBER else f"the log-odds of {about}"
-    words_left_out = list(
-        zip(numbered([one.word for one in found.words]), (one.change for one in found.words), strict=True)
-    )
+        style, p, by_words = "bold" if output.name == found.about else "", output.probability, output.words_probability
+        cells = [] if p is None else [f"{p:.1%}", "█" * round(20 * p), "" if by_words is None else f"{by_words:.1%}"]
+        outputs.add_row(Text(_with_answer(output.name, found), style), f"{output.score:.3f}", *cells)
+    measure = "the number" if is_number else f"the log-odds of {_with_answer(found.about, found)}"
+    words = numbered([one.word for one in found.words])
     parts: list[RenderableType] = [
         Text(f"{found.task}: {_with_answer(_label(found.predicted_label), found)}", style="bold"),
-        Text(f"\nWhat the model reads{' (a part of it)' if found.is_cut else ''}:"), *reads,
-        Text("\nFrom h at the extract token, by W_y, to a probability:"), outputs,
-        Text(f"Which words decide: {measure} with a word, less that without it"), _signed_table(words_left_out),
-    ]  # fmt: skip
-    if words := found.words_alone:
-        label = _with_answer(_label(words.predicted_label), found)
-        evidence = [(f"{one.feature!r} ({one.of}, {one.kind})", one.contribution) for one in words.evidence]
+        Text(f"\nWhat the model reads{' (a part of it)' if found.is_cut else ''}:"),
+        *(Text(describe_sequence(sequence)) for sequence in found.sequences[:MOST_SEQUENCES]),
+        Text(f"\nFrom h at the extract token, by W_y, to {'a number' if is_number else 'probabilities'}:"),
+        outputs,
+        Text(f"Which words decide: {measure} with a word, less that without it"),
+        _signed_table(list(zip(words, (one.change for one in found.words), strict=True))),
+    ]
+    if opinion := found.words_alone:
+        label = _with_answer(_label(opinion.predicted_label), found)
+        evidence = [(f"{one.feature!r} ({one.of}, {one.kind})", one.contribution) for one in opinion.evidence]
         parts += [Text(f"Words alone (TF-IDF and a linear model) say {label}:"), _signed_table(evidence)]
     return Group(*parts)
 
