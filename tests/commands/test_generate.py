@@ -1,10 +1,12 @@
 """Generation as a user meets it: texts, endings, streaming, prompts too long, settings out of range."""
 
 import inspect
+import random
 import re
 from collections.abc import Callable
 from dataclasses import fields, replace
 from itertools import accumulate
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,8 +19,9 @@ from gpt1.model.int8 import has_int8
 from gpt1.model.kv_cache import Step
 from gpt1.run_folder import generation
 from gpt1.run_folder.folder import LoadedRun, load_run, save_run
-from gpt1.run_folder.generation import Generation, GenerationOptions, Sample, truncate_prompt
+from gpt1.run_folder.generation import SETTLED, Generation, GenerationOptions, Sample, truncate_prompt
 from gpt1.run_folder.metadata import RunMetadata
+from gpt1.tokenizer.openai import read_vocabulary
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.tokenizer.train_bpe import train
 
@@ -345,6 +348,29 @@ def test_streaming_never_shows_a_stop_string(tokenizer: Tokenizer, stop: str) ->
 def test_what_only_began_like_a_stop_string_is_shown_in_the_end(tokenizer: Tokenizer) -> None:
     shown, whole = pieces(tokenizer, "a dog, too: été.", stop=["été. no"])
     assert "".join(shown) == whole == "a dog, too: été."
+
+
+@pytest.mark.parametrize("kind", ["bytes", "gpt1", "openai2018"])
+def test_a_long_text_is_decoded_as_if_at_once(kind: str, openai_folder: Path) -> None:
+    """Also for ids at random, which are seldom whole characters."""
+    if kind == "openai2018":
+        pytest.importorskip("spacy")
+        found = read_vocabulary(openai_folder, "2018")
+    else:
+        found = train([TEXT * 30], kind)  # type: ignore[arg-type]
+    ids = found.encode((TEXT + "\n") * 12)
+    numbers = random.Random(3)
+    mixed = [number for number in (numbers.randrange(found.vocabulary) for _ in range(400)) if number != found.end_id]
+    for new in (ids, mixed, [*ids[:70], *mixed]):
+        row = Generation(found, "a", 0, replace(OPTIONS, max_new_tokens=5000), context=9000)
+        shown = ""
+        for number, token in enumerate(new, 1):
+            row.add(token)
+            shown += row.next_piece()
+            whole = found.decode([row.ids[-1], *new[:number]])[len(found.decode(row.ids[-1:])) :]
+            assert row.text == whole.rstrip("\N{REPLACEMENT CHARACTER}")
+            assert row.text.startswith(shown)
+        assert len(new) > 3 * SETTLED
 
 
 def test_half_a_character_is_not_text(tokenizer: Tokenizer) -> None:

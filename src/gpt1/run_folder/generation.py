@@ -25,6 +25,10 @@ from gpt1.training.device import out_of_memory, use_threads
 FinishReason = Literal["end", "stop", "length", "context"]
 # What a tokenizer decodes the first bytes of an unfinished character to.
 PARTIAL_CHARACTER = "\N{REPLACEMENT CHARACTER}"
+# After so many tokens, a text up to a whole character is decoded for good: decoding all of it at every step would cost
+# more the longer it gets.
+SETTLED = 64
+LAST_WORD = re.compile(r"\w*\Z")
 # Texts generated together, enough to repay reading the weights from memory for each token: on a CPU, on a GPU.
 CPU_BATCH, GPU_BATCH = 64, 256
 # Positions of a prompt whose scores over the vocabulary are held at a time.
@@ -122,6 +126,8 @@ class Generation:
         self.random = random.Random(keyed_number(options.seed, number, *ids))
         self.new: list[int] = []
         self.text = ""
+        # The text up to here will not change; the tokens since then are decoded at every step, after the one before.
+        self._settled, self._before, self._recent = "", self.ids[-1], list[int]()
         self.finish_reason: FinishReason | None = None
         self._returned = self._returned_logprobs = 0
 
@@ -133,9 +139,13 @@ class Generation:
             self.finish_reason = "end"
             return
         self.new.append(token)
-        # Decode after the prompt's last token, since some tokenizers drop a space before the first token.
-        last = self.ids[-1:]
-        text = self.tokenizer.decode(last + self.new)[len(self.tokenizer.decode(last)) :].rstrip(PARTIAL_CHARACTER)
+        self._recent.append(token)
+        # Decode after the token before, since some tokenizers drop a space before the first token.
+        recent = self.tokenizer.decode([self._before, *self._recent])[len(self.tokenizer.decode([self._before])) :]
+        text = (self._settled + recent).rstrip(PARTIAL_CHARACTER)
+        # Not after a special token: it decodes to nothing, so it would not show that a space follows.
+        if len(self._recent) >= SETTLED and not recent.endswith(PARTIAL_CHARACTER) and self.tokenizer.decode([token]):
+            self._settled, self._before, self._recent = self._settled + recent, token, []
         ends = [text.find(stop) for stop in self.options.stop if stop in text]
         self.text = text[: min(ends)] if ends else text
         if ends:
@@ -149,7 +159,7 @@ class Generation:
         """Return the text since the last call: whole words, up to what may be the beginning of a stop string."""
         safe = len(self.text)
         if not self.finish_reason:
-            word = re.search(r"\w*\Z", self.text) if whole_words else None
+            word = LAST_WORD.search(self.text, self._returned) if whole_words else None
             ends = [word.start() if word else len(self.text)]
             for stop in self.options.stop:
                 begun = (size for size in range(len(stop) - 1, 0, -1) if self.text.endswith(stop[:size]))
