@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gpt1.config import Model
 from gpt1.model.gpt import GPT
-from gpt1.model.kv_cache import generate_ids, slide
+from gpt1.model.kv_cache import Decoder, generate_ids, slide
 from gpt1.model.sampling import HEADS, Sampling, draw, nucleus_floor, penalised, probabilities, sorted_nucleus_floor
 
 TINY = Model(context=24, width=32, depth=2, heads=4, inner=128, vocabulary=50)
@@ -104,6 +104,44 @@ def test_within_the_context_nothing_changes(body: GPT) -> None:
 @pytest.mark.parametrize(("context", "tokens"), [(1, 1), (3, 1), (4, 1), (512, 128)])
 def test_how_far_a_window_slides(context: int, tokens: int) -> None:
     assert slide(context) == tokens
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_texts_that_join_and_leave_are_those_alone(body: GPT, seed: int) -> None:
+    """In any order, with their own samplings, also while others slide."""
+    draw = random.Random(seed)
+    samplings = [GREEDY, Sampling(top_p=0.9), Sampling(top_k=5, repetition_penalty=1.3), Sampling(temperature=0.5)]
+    waiting = [([draw.randrange(50) for _ in range(draw.randint(1, 24))], draw.choice(samplings)) for _ in range(12)]
+    decoder = Decoder(body)
+    texts: list[tuple[int, list[int]]] = []  # of each row, the number of tokens it shall have, and those it has
+    ended: list[tuple[list[int], Sampling, list[int]]] = []
+    about: list[tuple[list[int], Sampling]] = []
+    while waiting or texts:
+        if waiting and (not texts or draw.random() < 0.3):
+            joining = [waiting.pop() for _ in range(min(draw.randint(1, 3), len(waiting)))]
+            counts = [draw.randint(1, 40) for _ in joining]
+            prompts, how = [prompt for prompt, _ in joining], [sampling for _, sampling in joining]
+            streams = [random.Random(repr(prompt)) for prompt in prompts]
+            step = decoder.join(prompts, how, streams, counts)
+            texts += [(count, [token]) for count, token in zip(counts, step.tokens, strict=True)]
+            about += joining
+        elif texts:
+            for (_, new), token in zip(texts, decoder.step().tokens, strict=True):
+                new.append(token)
+        for n in reversed(range(len(texts))):
+            count, new = texts[n]
+            if len(new) >= count:
+                ended.append((*about[n], new))
+                decoder.leave(n)
+                for rows in (texts, about):
+                    rows[n] = rows[-1]  # type: ignore[index, assignment]
+                    rows.pop()
+    assert not decoder.rows
+    for prompt, sampling, new in ended:
+        stream = [random.Random(repr(prompt))]
+        alone = [ids[0] for ids in generate_ids(body, [prompt], sampling, stream, len(new), True)]
+        assert alone == new
+    assert len(ended) == 12
 
 
 def test_closing_the_generator_stops_the_work(body: GPT) -> None:

@@ -152,6 +152,7 @@ WRONG = [
     ("/v1/completions", {"model": "books", "best_of": 3}, "best_of must equal n"),
     ("/v1/completions", {"model": "books", "suffix": "a"}, "suffix"),
     ("/v1/completions", {"model": "books", "presence_penalty": 1}, "presence_penalty"),
+    ("/v1/completions", {"model": "books", "repetition_penalty": 5e-324}, "repetition_penalty: input should be"),
     ("/v1/completions", {"model": "books", "logit_bias": {"5": 1}}, "logit_bias"),
     ("/v1/completions", {"model": "books", "stream_options": {}}, "stream_options goes only with stream"),
     ("/v1/embeddings", {"model": "books", "input": ""}, "input 0 has no tokens"),

@@ -48,7 +48,7 @@ class CompletionRequest(Strict):
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
     # Not OpenAI's: settings of `gpt1 generate`, under the names that other servers use.
     top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = 0
-    repetition_penalty: Annotated[float, Field(gt=0, le=1e6)] | None = 1.0
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = 1.0
 
 
 class Logprobs(BaseModel):
