@@ -27,9 +27,10 @@ from schemathesis.specs.openapi.checks import (
 from servers import Running, running, until
 
 from conftest import one_line
+from gpt1.commands.explain import explain
 from gpt1.commands.predict import predict
 from gpt1.commands.serve import serve
-from gpt1.config import Predict, Serve
+from gpt1.config import Explain, Predict, Serve
 from gpt1.run_folder.folder import load_run
 from gpt1.run_folder.places import named_runs
 from gpt1.storage import write_text
@@ -88,6 +89,25 @@ def test_predictions_are_those_of_the_command(
         else:
             assert one["predicted_label"] == row["predicted_label"]
             assert one["probabilities"] == pytest.approx(row["probabilities"], abs=1e-5)
+
+
+EXPLAINED: list[dict[str, Any]] = [
+    {"model": "books", "text": "The cat sat on a mat", "top": 3}, {"model": "books", "text": "The cat " * 40},
+    {"model": "classification", "text": "a cat"}, {"model": "classification", "text": "a cat", "as": "text"},
+    {"model": "entailment", "text": "The cat", "more": ["a dog"]},
+    {"model": "multiple-choice", "text": "The cat", "more": ["a dog", "sat on", "a mat"], "as": "rows"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", EXPLAINED, ids=lambda asked: asked["model"])
+def test_explanations_are_those_of_the_command(
+    server: Running, books: Path, tuned: dict[str, Path], asked: dict[str, Any]
+) -> None:
+    others = {"as_" if name == "as" else name: value for name, value in asked.items() if name != "model"}
+    wanted = explain(Explain(run=str(({"books": books} | tuned)[asked["model"]]), threads=1, **others)).to_json()
+    answer = server.http.post("/v1/explain", json=asked)
+    assert answer.status_code == 200, answer.text
+    assert answer.json() == json.loads(json.dumps(wanted))
 
 
 def test_many_predictions_and_embeddings_at_once(server: Running) -> None:
@@ -163,6 +183,11 @@ WRONG = [
     ("/v1/predict", {"model": "classification", "rows": []}, "rows: list should have at least 1 item"),
     ("/v1/predict", {"model": "classification", "rows": [{"text": "a"}, {}]}, "rows:1: column text is missing"),
     ("/v1/predict", {"model": "classification", "rows": [{"text": 5}]}, "rows:0: column text holds 5, not a text"),
+    ("/v1/explain", {"model": "books", "text": ""}, "the text has no tokens"),
+    ("/v1/explain", {"model": "books", "text": "cat " * 999}, "at most 256 are explained"),
+    ("/v1/explain", {"model": "books", "text": "a", "as": "rows"}, "books is pre-trained"),
+    ("/v1/explain", {"model": "books", "text": "a", "more": ["b"]}, "more goes only with the rows"),
+    ("/v1/explain", {"model": "entailment", "text": "a"}, "entailment reads two texts, not 1"),
     ("/v1/predict", {"model": "multiple-choice", "rows": [{"story": "a", "endings": ["b"]}]}, "rows:0: 1 answer"),
 ]  # fmt: skip
 
@@ -190,7 +215,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("body", HOSTILE, ids=lambda body: repr(body[:40]))
 def test_hostile_bodies(server: Running, body: bytes) -> None:
-    for route in ("/v1/completions", "/v1/embeddings", "/v1/predict"):
+    for route in ("/v1/completions", "/v1/embeddings", "/v1/predict", "/v1/explain"):
         for kind in ("application/json", "text/plain"):
             answer = server.http.post(route, content=body, headers={"content-type": kind})
             assert answer.status_code in (200, 400, 404), answer.text
@@ -223,7 +248,7 @@ def test_the_server_does_what_its_description_says(server: Running, mode: schema
     operations = [
         found.ok() for found in schemathesis.openapi.from_url(f"{server.url}/openapi.json").get_all_operations()
     ]
-    assert len(operations) == 8
+    assert len(operations) == 9
     for operation in operations:
 
         @given(operation.as_strategy(generation_mode=mode))

@@ -17,52 +17,19 @@ from gpt1.errors import UserError, setting
 from gpt1.finetuning.explanation import ReadSequence, RowExplanation, explain_row, numbered
 from gpt1.finetuning.predictor import Predictor
 from gpt1.keywords import command
-from gpt1.pages.explain import explain_page, predict_tokens
+from gpt1.pages.explain import TextExplanation, explain_page, explain_text
 from gpt1.pages.explain_row import row_page
 from gpt1.pages.render import check_page
-from gpt1.results import INLINE, NULLABLE, Result
+from gpt1.results import INLINE, Result
 from gpt1.run_folder.folder import LoadedRun, load_run
 from gpt1.storage import write_text
 from gpt1.tasks.rows import read_texts
 from gpt1.tasks.typed_rows import row_of_texts
 from gpt1.training.device import out_of_memory, setup_device
-from gpt1.training.likelihood import Likelihood
 
 SUMMARY = ("nats_per_token", "perplexity", "bits_per_byte", "tokens", "bytes", "comparable", "model")
 # What a terminal shows of a row: sequences, tokens at each end of one, labels, and signed values.
 MOST_SEQUENCES, MOST_TOKENS, MOST_OUTPUTS, MOST_SIGNED = 10, 60, 20, 12
-
-
-@dataclass(frozen=True)
-class TextExplanation(Result):
-    """The probability of each token, and the loss they add up to."""
-
-    nats_per_token: float
-    """the loss: -log P of a token, on average"""
-    perplexity: float
-    """e to the loss"""
-    bits_per_byte: float
-    """the loss in bits, per UTF-8 byte of the text"""
-    comparable: bool
-    """whether bits_per_byte can be compared between tokenizers: false for a lossy one"""
-    nats: float
-    """-log P, summed over the tokens"""
-    tokens: int
-    """predicted tokens, the end token included"""
-    bytes: int
-    """UTF-8 bytes of the text"""
-    context: int
-    """tokens the model reads at once"""
-    model: str
-    """what kind of model it is"""
-    text: str
-    """the text explained"""
-    product_is_zero_at: int | None = field(metadata=NULLABLE)
-    """first position at which the product so far is 0 in float32"""
-    windows: list[dict[str, Any]]
-    """each window's `start`, `stop` and what it `predicts`, [first, last + 1)"""
-    positions: list[dict[str, Any]]
-    """tokens: `position`, `id`, `token`, `probability`, `nats`, `rank`, `alternatives`; `product` and `sum` so far"""
 
 
 @dataclass(frozen=True)
@@ -94,37 +61,16 @@ def explain(settings: Explain) -> ExplainResult:
     if is_text and settings.more:
         raise UserError(f"one text at a time, not {len(settings.more) + 1}; put it in quotes")
     with out_of_memory("explain a shorter text"):
-        explanation = _text(settings, run, device, dtype) if is_text else _row(settings, run, device, dtype)
+        if is_text:
+            explanation: TextExplanation | RowExplanation = explain_text(
+                run, run.body.to(device, dtype), settings.text, settings.top
+            )
+        else:
+            explanation = _row(settings, run, device, dtype)
     if settings.html:
         draw = row_page if isinstance(explanation, RowExplanation) else explain_page
         write_text(settings.html, draw(explanation.to_json(), name))
     return ExplainResult(explanation, settings.html or None)
-
-
-def _text(settings: Explain, run: LoadedRun, device: torch.device, dtype: torch.dtype) -> TextExplanation:
-    tokenizer = run.tokenizer
-    ids = tokenizer.encode(settings.text)
-    if not ids:
-        raise UserError("there is nothing to explain: the text has no tokens")
-    body = run.body.to(device, dtype)
-    windows, positions = predict_tokens(body, tokenizer, [*ids, tokenizer.end_id], settings.top)
-    loss = Likelihood(sum(p["nats"] for p in positions), len(positions))
-    size = len(settings.text.encode("utf-8", "replace"))
-    return TextExplanation(
-        nats_per_token=loss.nats_per_token,
-        perplexity=loss.perplexity,
-        bits_per_byte=loss.bits_per_byte(loss.tokens / size),
-        comparable=tokenizer.lossless,
-        nats=loss.nats,
-        tokens=loss.tokens,
-        bytes=size,
-        context=body.config.context,
-        model="the language-model part of a fine-tuned run" if run.head is not None else "a language model",
-        text=settings.text,
-        product_is_zero_at=next((p["position"] for p in positions if p["product"] == 0), None),
-        windows=windows,
-        positions=positions,
-    )
 
 
 def _row(settings: Explain, run: LoadedRun, device: torch.device, dtype: torch.dtype) -> RowExplanation:

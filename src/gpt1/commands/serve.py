@@ -64,7 +64,7 @@ def serve(settings: Serve) -> ServeResult:
     with sock:
         host, port = sock.getsockname()[:2]
         device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
-        models = load_models(settings.runs, device, dtype)
+        models = load_models(settings.runs, device, dtype, is_exact=settings.dtype != "bf16")
         engine = Engine({name: model.body for name, model in models.items()}, settings.concurrency, settings.queue)
         metrics = Metrics(engine)
         limits = Limits(settings.max_completions, settings.max_stops, settings.max_rows)

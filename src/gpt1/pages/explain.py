@@ -9,6 +9,7 @@ Legend: T tokens of a window, S scored positions of it, P some of these, V vocab
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,14 @@ from torch import Tensor
 
 from gpt1.batch import IGNORE
 from gpt1.data.windows import Ids, strided
+from gpt1.errors import UserError
 from gpt1.model.gpt import GPT
 from gpt1.pages.charts import line_chart
 from gpt1.pages.render import render
+from gpt1.results import NULLABLE, Result
+from gpt1.run_folder.folder import LoadedRun
 from gpt1.tokenizer.tokenizer import Tokenizer
+from gpt1.training.likelihood import Likelihood
 
 LOGITS_AT_ONCE = 64  # positions whose logits are held at a time
 FULL_HEAT = 12.0  # bits of surprise at which a token's colour is full
@@ -28,6 +33,67 @@ WINDOWS_SHOWN = 40
 
 Window = dict[str, Any]
 Position = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TextExplanation(Result):
+    """The probability of each token, and the loss they add up to."""
+
+    nats_per_token: float
+    """the loss: -log P of a token, on average"""
+    perplexity: float
+    """e to the loss"""
+    bits_per_byte: float
+    """the loss in bits, per UTF-8 byte of the text"""
+    comparable: bool
+    """whether bits_per_byte can be compared between tokenizers: false for a lossy one"""
+    nats: float
+    """-log P, summed over the tokens"""
+    tokens: int
+    """predicted tokens, the end token included"""
+    bytes: int
+    """UTF-8 bytes of the text"""
+    context: int
+    """tokens the model reads at once"""
+    model: str
+    """what kind of model it is"""
+    text: str
+    """the text explained"""
+    product_is_zero_at: int | None = field(metadata=NULLABLE)
+    """first position at which the product so far is 0 in float32"""
+    windows: list[dict[str, Any]]
+    """each window's `start`, `stop` and what it `predicts`, [first, last + 1)"""
+    positions: list[dict[str, Any]]
+    """tokens: `position`, `id`, `token`, `probability`, `nats`, `rank`, `alternatives`; `product` and `sum` so far"""
+
+
+def explain_text(run: LoadedRun, body: GPT, text: str, top: int) -> TextExplanation:
+    """Return how probable each token of a text is to a run's network, `body`, with `top` alternatives to each.
+
+    Raises UserError for a text without tokens.
+    """
+    tokenizer = run.tokenizer
+    ids = tokenizer.encode(text)
+    if not ids:
+        raise UserError("there is nothing to explain: the text has no tokens")
+    windows, positions = predict_tokens(body, tokenizer, [*ids, tokenizer.end_id], top)
+    loss = Likelihood(sum(p["nats"] for p in positions), len(positions))
+    size = len(text.encode("utf-8", "replace"))
+    return TextExplanation(
+        nats_per_token=loss.nats_per_token,
+        perplexity=loss.perplexity,
+        bits_per_byte=loss.bits_per_byte(loss.tokens / size),
+        comparable=tokenizer.lossless,
+        nats=loss.nats,
+        tokens=loss.tokens,
+        bytes=size,
+        context=body.config.context,
+        model="the language-model part of a fine-tuned run" if run.head is not None else "a language model",
+        text=text,
+        product_is_zero_at=next((p["position"] for p in positions if p["product"] == 0), None),
+        windows=windows,
+        positions=positions,
+    )
 
 
 def predict_tokens(body: GPT, tokenizer: Tokenizer, ids: list[int], top: int) -> tuple[list[Window], list[Position]]:

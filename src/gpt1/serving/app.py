@@ -24,15 +24,19 @@ from gpt1.serving.schemas import (
     CompletionRequest,
     EmbeddingRequest,
     Embeddings,
+    ExplainRequest,
     Health,
     ModelCard,
     ModelList,
     Predictions,
     PredictRequest,
 )
-from gpt1.tasks.rows import read_texts
+from gpt1.tasks.rows import Texts, read_texts
+from gpt1.tasks.typed_rows import row_of_texts
 
 T = TypeVar("T")
+# The longest text that is explained token by token, in contexts.
+EXPLAINED_CONTEXTS = 4
 # Seconds after which a client that was refused may try again.
 RETRY_AFTER = "1"
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -53,8 +57,12 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 class Api:
     """The routes of a server."""
 
-    def __init__(self, models: Mapping[str, ServedModel], engine: Engine, limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self, models: Mapping[str, ServedModel], engine: Engine, aside: Engine, limits: Limits, metrics: Metrics
+    ) -> None:
         self.models, self.engine, self.limits, self.metrics = models, engine, limits, metrics
+        self.aside = aside
+        """computes explanations, one at a time: they take seconds, in which no stream should wait"""
         self.router = APIRouter(responses=ERRORS)
         get, post = self.router.get, self.router.post
         post("/v1/completions", response_model=Completion, tags=["OpenAI"])(self.completions)
@@ -62,6 +70,7 @@ class Api:
         get("/v1/models", response_model=ModelList, tags=["OpenAI"])(self.list_models)
         get("/v1/models/{model}", response_model=ModelCard, tags=["OpenAI"])(self.describe_model)
         post("/v1/predict", response_model=Predictions, response_model_exclude_none=True, tags=["gpt1"])(self.predict)
+        post("/v1/explain", response_model=dict[str, Any], tags=["gpt1"])(self.explain)
         get("/healthz", response_model=Health, tags=["operation"])(self.healthz)
         get("/readyz", response_model=Health, tags=["operation"])(self.readyz)
         get("/metrics", response_class=PlainTextResponse, tags=["operation"])(self.prometheus)
@@ -108,6 +117,26 @@ class Api:
         found = await self._answer(request, self.engine.compute(model.predict, rows))
         data = [{"index": n} | prediction for n, prediction in enumerate(found)]
         return JSONResponse({"object": "list", "model": model.name, "data": data})
+
+    async def explain(self, body: ExplainRequest, request: Request) -> Response:
+        """Return what `gpt1 explain --json` prints: how likely each token is, or which words a prediction rests on."""
+        model = self._model(body.model)
+        if body.as_ == "rows" and model.predictor is None:
+            raise ApiError(400, f"{model.name} is pre-trained, it predicts no labels; leave as out", "as")
+        asked: tuple[str, int] | Texts
+        if model.predictor is None or body.as_ == "text":
+            if body.more:
+                raise ApiError(400, "more goes only with the rows of a fine-tuned run", "more")
+            most, tokens = EXPLAINED_CONTEXTS * model.context, len(model.tokenizer.encode(body.text))
+            if tokens > most:
+                raise ApiError(400, f"the text has {tokens:,} tokens; at most {most:,} are explained", "text")
+            asked = body.text, body.top or 5
+        else:
+            texts = [body.text, *(body.more or [])]
+            row, columns = row_of_texts(texts, model.predictor.encoder.task, model.predictor.columns)
+            asked = read_texts(row, columns)
+        (found,) = await self._answer(request, self.aside.compute(model.explain, [asked]))
+        return JSONResponse(found)
 
     async def list_models(self) -> dict[str, Any]:
         """List the runs that are served."""
@@ -167,10 +196,14 @@ def create_app(models: Mapping[str, ServedModel], engine: Engine, limits: Limits
     There are no pages under /docs: FastAPI's load scripts from elsewhere. The description is /openapi.json.
     """
 
+    aside = Engine({}, concurrency=0, queue=engine.queue, rows_at_once=1)
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         engine.start()
+        aside.start()
         yield
+        aside.close(0)
         engine.close(0)
         await asyncio.to_thread(engine.join)
 
@@ -178,7 +211,7 @@ def create_app(models: Mapping[str, ServedModel], engine: Engine, limits: Limits
         title="gpt1", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
     )
     add_handlers(app)
-    app.include_router(Api(models, engine, limits, metrics).router)
+    app.include_router(Api(models, engine, aside, limits, metrics).router)
     _name_models(app, list(models))
     return app
 

@@ -14,12 +14,13 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gpt1.errors import UserError
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.generation import FinishReason, Generation, GenerationBatch, TokenLogprob
 
 # Tokens, with padding, of the prompts that are read between two steps; at least one prompt is.
 PROMPT_TOKENS = 2048
-# Rows that are predicted or embedded between two steps.
+# Rows that are predicted or embedded between two steps, together.
 ROWS_AT_ONCE = 16
 logger = logging.getLogger("gpt1.serving")
 
@@ -72,9 +73,14 @@ class _Rows:
 class Engine:
     """One thread that generates, predicts and embeds; its methods are called from an event loop."""
 
-    def __init__(self, bodies: Mapping[str, GPT], concurrency: int, queue: int) -> None:
-        """Serve networks by name: `concurrency` texts at once, while `queue` more texts and requests for rows wait."""
-        self.bodies, self.concurrency, self.queue = dict(bodies), concurrency, queue
+    def __init__(
+        self, bodies: Mapping[str, GPT], concurrency: int, queue: int, rows_at_once: int = ROWS_AT_ONCE
+    ) -> None:
+        """Serve networks by name: `concurrency` texts at once, while `queue` more texts and requests for rows wait.
+
+        `rows_at_once` rows are computed between two steps.
+        """
+        self.bodies, self.concurrency, self.queue, self.rows_at_once = dict(bodies), concurrency, queue, rows_at_once
         self.tokens = 0
         """tokens generated so far"""
         self._batches = {name: GenerationBatch(body) for name, body in bodies.items()}
@@ -255,7 +261,7 @@ class Engine:
         """Compute some rows of the first request for rows, together with those of others that want the same."""
         with self._changed:
             jobs = [job for job in self._rows if job.work == self._rows[0].work] if self._rows else []
-        shares, left = list[tuple[_Rows, Sequence[Any]]](), ROWS_AT_ONCE
+        shares, left = list[tuple[_Rows, Sequence[Any]]](), self.rows_at_once
         for job in jobs:
             rows = job.rows[len(job.results) : len(job.results) + left]
             shares.append((job, rows))
@@ -270,6 +276,8 @@ class Engine:
             for job, rows in shares:
                 job.results += [next(results) for _ in rows]
             ended = [(job, job.results) for job, _ in shares if len(job.results) == len(job.rows)]
+        except UserError as error:
+            ended = [(job, error) for job, _ in shares]
         except Exception as error:
             logger.exception("computing rows failed")
             ended = [(job, error) for job, _ in shares]

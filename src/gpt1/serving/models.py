@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from gpt1.finetuning.explanation import explain_row
 from gpt1.finetuning.predictor import Predictor
 from gpt1.model.gpt import GPT
+from gpt1.pages.explain import explain_text
+from gpt1.results import Result
 from gpt1.run_folder.embedding import embed
 from gpt1.run_folder.folder import LoadedRun, load_run
 from gpt1.run_folder.generation import prepare_for_inference
@@ -32,6 +35,9 @@ class ServedModel:
     """the network on its device, in the form that is fastest there"""
     predictor: Predictor | None
     """None for a run that is only pre-trained"""
+    exact: GPT
+    """the network as `gpt1 explain` uses it: in fp32, unless bf16 was asked for"""
+    exact_predictor: Predictor | None
     created: int
     """when it was loaded, seconds since 1970"""
 
@@ -55,6 +61,18 @@ class ServedModel:
         """Return the vector of each text, given as token ids."""
         return list(embed(self.body, texts))
 
+    def explain(self, asked: Sequence[tuple[str, int] | Texts]) -> list[dict[str, Any]]:
+        """Return what `gpt1 explain` prints of each text, given with a number of alternatives to a token, or row."""
+        return [self._explain(one).to_json() for one in asked]
+
+    def _explain(self, asked: tuple[str, int] | Texts) -> Result:
+        match asked:
+            case (str(text), int(top)):
+                return explain_text(self.run, self.exact, text, top)
+            case row:
+                assert self.exact_predictor
+                return explain_row(self.exact_predictor, row)
+
     def describe(self) -> dict[str, Any]:
         """Return what `GET /v1/models` says of it."""
         metadata, config = self.run.metadata, self.body.config
@@ -73,14 +91,25 @@ class ServedModel:
         }
 
 
-def load_models(runs: Iterable[str], device: torch.device, dtype: torch.dtype) -> dict[str, ServedModel]:
-    """Load runs onto a device, by name. Raises UserError for two of one name, or for what is not a run."""
+def load_models(
+    runs: Iterable[str], device: torch.device, dtype: torch.dtype, is_exact: bool = True
+) -> dict[str, ServedModel]:
+    """Load runs onto a device, by name; with `is_exact`, explanations are computed in fp32, on the CPU.
+
+    Raises UserError for two runs of one name, or for what is not a run.
+    """
     models = {}
     for name, folder in named_runs(runs).items():
         run = load_run(folder)
-        # A copy: weights in another format would not do where full precision is shown.
         is_loaded_form = (device.type, dtype) == ("cpu", torch.float32)
-        body = prepare_for_inference(run.body if is_loaded_form else copy.deepcopy(run.body), device, dtype)
-        predictor = Predictor.of_run(replace(run, body=body), device, dtype) if run.head is not None else None
-        models[name] = ServedModel(name, run, body, predictor, int(time.time()))
+        needs_both = is_exact and not is_loaded_form
+        body = prepare_for_inference(copy.deepcopy(run.body) if needs_both else run.body, device, dtype)
+        predictor = exact = None
+        if run.head is not None:
+            predictor = exact = Predictor.of_run(replace(run, body=body), device, dtype)
+            if needs_both:
+                exact = Predictor.of_run(run, torch.device("cpu"), torch.float32)
+        models[name] = ServedModel(
+            name, run, body, predictor, run.body if needs_both else body, exact, int(time.time())
+        )
     return models

@@ -138,6 +138,16 @@ class Predictions(BaseModel):
     data: list[Prediction]
 
 
+class ExplainRequest(Strict):
+    """A text, or a row of a fine-tuned run."""
+
+    model: str
+    text: str
+    more: list[str] | None = None
+    as_: Annotated[Literal["auto", "text", "rows"] | None, Field(alias="as")] = "auto"
+    top: Annotated[int, Field(ge=1, le=100)] | None = 5
+
+
 class ModelCard(BaseModel):
     """A run that is served."""
 
