@@ -100,17 +100,18 @@ def test_what_training_changes_meanwhile_is_not_what_is_written(
         real(*args, **kwargs)
 
     monkeypatch.setattr(checkpoint, "save_file", slow)
-    weight = torch.arange(6.0).reshape(2, 3)
+    weight, losses = torch.arange(6.0).reshape(2, 3), {"task": 0.5}
     with checkpoint.Checkpoints(tmp_path, keep=2) as states:
-        states.save(1, {"a": weight.T}, {"best": 0.5})
+        states.save(1, {"a": weight.T}, {"losses": losses})
         weight.zero_()
+        losses.clear()
         assert checkpoint.latest(tmp_path) is None
         release.set()
         states.save(2, {"a": weight.T}, {})
     first, second = checkpoint.states(tmp_path)
     assert torch.equal(checkpoint.load(first)["a"], torch.arange(6.0).reshape(2, 3).T)
     assert torch.equal(checkpoint.load(second)["a"], torch.zeros(3, 2))
-    assert checkpoint.read_notes(first) == {"step": 1, "best": 0.5}
+    assert checkpoint.read_notes(first) == {"step": 1, "losses": {"task": 0.5}}
 
 
 def test_the_best_is_kept_beside_the_newest(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,8 +52,8 @@ class Checkpoints:
         OSError.
         """
         self.wait()  # before the copy, so that there is never more than one
-        copies = copy_to_host(state)
-        self.start(lambda: save(self.folder, step, copies, notes, self.keep, self.best), "state", required=required)
+        copies, written = copy_to_host(state), deepcopy(notes)  # training changes both meanwhile
+        self.start(lambda: save(self.folder, step, copies, written, self.keep, self.best), "state", required=required)
 
     def start(self, write: Callable[[], object], what: Literal["state", "model"], *, required: bool = False) -> None:
         """Call `write` in the background once the earlier write is done; errors are handled as those of `save`."""
