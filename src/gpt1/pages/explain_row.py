@@ -39,7 +39,11 @@ def row_page(found: Mapping[str, Any], run: str) -> str:
         words_alone=words,
         words_label=called + label(words["predicted_label"]) if words else "",
         words_about=called + words["about"] if words else "",
-        evidence=_signed([(e["feature"], e["of"], e["contribution"]) for e in words["evidence"]] if words else []),
+        evidence=_signed(
+            [(e["feature"], e["of"] if len(found["texts"]) > 1 else "", e["contribution"]) for e in words["evidence"]]
+            if words
+            else []
+        ),
         agrees=words and words["predicted_label"] == found["predicted_label"],
     )
 
