@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         Regressor,
         Similarity,
     )
+    from gpt1.pretraining.continued import continue_pretraining
     from gpt1.run_folder.folder import load_run as load
 
 if "OMP_WAIT_POLICY" not in os.environ:
@@ -47,8 +48,8 @@ if "OMP_WAIT_POLICY" not in os.environ:
 __version__ = "0.1.0"
 __all__ = [
     "Classifier", "Embedder", "Entailment", "MultiLabelClassifier", "MultipleChoice", "Regressor", "Similarity",
-    "ablate", "config", "convert", "demo", "embed", "evaluate", "explain", "finetune", "generate", "info", "load",
-    "plan", "predict", "prepare", "pretrain", "report", "serve",
+    "ablate", "config", "continue_pretraining", "convert", "demo", "embed", "evaluate", "explain", "finetune",
+    "generate", "info", "load", "plan", "predict", "prepare", "pretrain", "report", "serve",
 ]  # fmt: skip
 
 
@@ -65,6 +66,8 @@ if not TYPE_CHECKING:  # a type checker would believe in every name
             return getattr(import_module("gpt1.estimators.tasks"), name)
         if name == "load":
             return import_module("gpt1.run_folder.folder").load_run
+        if name == "continue_pretraining":
+            return import_module("gpt1.pretraining.continued").continue_pretraining
         return getattr(import_module(f"gpt1.commands.{name}"), name)
 
 

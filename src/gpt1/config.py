@@ -245,6 +245,13 @@ class Finetune(Command):
     """what each row holds: a text with a class, a number or several labels; a pair of texts; a context with answers"""
     valid: Table | None = None
     """validation rows, used to select the best epoch; default: a tenth of the training rows"""
+    read: list[str] = field(default_factory=list)
+    """unlabelled text to pre-train on further before fine-tuning: files as for `gpt1 prepare`; of a table with the
+    labelled rows' text columns these are read, else its column `text`; labels never"""
+    read_epochs: float = 3.0
+    """number of passes over that text"""
+    read_lr: float = 0.0
+    """peak learning rate for that text, falling to 0; 0: a fifth of that of the run's recipe"""
     text: str | None = None
     """text column, or the two columns of a pair separated by a comma; guessed if not given"""
     context: str | None = None

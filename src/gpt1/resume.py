@@ -28,6 +28,7 @@ RUNTIME_SETTINGS = frozenset({"out", "fresh", "device", "threads"})
 # Settings that records of earlier versions lack, and what these versions did.
 ADDED_SETTINGS = {
     "with_words": False, "optim.cooldown": 1.0, "optim.skip_spikes": False, "delimiter": "auto", "skip_invalid": False,
+    "read_epochs": 3.0, "read_lr": 0.0,
 }  # fmt: skip
 
 

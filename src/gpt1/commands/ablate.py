@@ -6,21 +6,31 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from rich.console import RenderableType
 from rich.table import Table
 
-from gpt1.config import Ablate, Predict
+from gpt1.config import Ablate, Command, Predict
 from gpt1.console import say, warn
 from gpt1.data.tables import TableOptions
 from gpt1.errors import UserError, setting
 from gpt1.finetuning.defaults import MEMORY_REMEDY, FitOptions, check_base, check_options
-from gpt1.finetuning.examples import TaskRows, input_hashes, read_rows, source_files, with_splits
+from gpt1.finetuning.examples import (
+    TaskRows,
+    check_read,
+    input_hashes,
+    read_rows,
+    source_files,
+    text_to_read,
+    with_splits,
+)
 from gpt1.finetuning.sweep import VARIANTS, Cell, Place, fit_cell, guess, sample
 from gpt1.keywords import command
 from gpt1.pages.report import VARIANTS as HEADINGS
+from gpt1.pretraining.continued import UnlabelledText, joint_hash, read_first
 from gpt1.results import Result
 from gpt1.resume import RUNTIME_SETTINGS, Record, hold
 from gpt1.run_folder.folder import load_run
@@ -33,7 +43,7 @@ from gpt1.training.device import out_of_memory, setup_device
 
 # Settings that may change when a table is continued: those that add models, and names of files, which are
 # compared by content.
-MAY_CHANGE = RUNTIME_SETTINGS | {"run", "train", "valid", "test", "sizes", "seeds"}
+MAY_CHANGE = RUNTIME_SETTINGS | {"run", "train", "valid", "read", "test", "sizes", "seeds"}
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,8 @@ def ablate(settings: Ablate) -> AblateResult:
     settings = with_splits(settings)
     options = _checked_options(settings)
     with hold(settings.out, file=True) if settings.out else nullcontext():
-        return _fill_table(settings, options, _open_table(settings))
+        text = text_to_read(settings)
+        return _fill_table(settings, options, text, _open_table(settings, text.sources()))
 
 
 def show(result: AblateResult) -> RenderableType:
@@ -138,9 +149,11 @@ class _KeptTable:
             write_json(self.settings.out, content | ({"result": result.to_json()} if result else {}))
 
 
-def _open_table(settings: Ablate) -> _KeptTable:
+def _open_table(settings: Ablate, read: list[Source]) -> _KeptTable:
     """Return what an earlier run of the same command left. Raises UserError if the file holds anything else."""
     data = source_files(settings.run, settings.train, settings.valid, settings.test)
+    if read:
+        data["read"] = Source(path=", ".join(str(source.path) for source in read), sha256=joint_hash(read))
     out = Path(settings.out)
     if settings.fresh or not settings.out or not out.exists():
         return _KeptTable(settings, data, {})
@@ -151,8 +164,8 @@ def _open_table(settings: Ablate) -> _KeptTable:
     return _KeptTable(settings, data, {cell.place: cell for cell in cells})
 
 
-def _fill_table(settings: Ablate, options: FitOptions, kept: _KeptTable) -> AblateResult:
-    """Fit and score the models that are not kept yet; return the table."""
+def _fill_table(settings: Ablate, options: FitOptions, text: UnlabelledText, kept: _KeptTable) -> AblateResult:
+    """Fit and score the models that are not kept yet, after reading the unlabelled text; return the table."""
     rows = read_rows(settings)
     scored = _scored_rows(settings, rows)
     sizes = _sizes(settings.sizes, len(rows.train))
@@ -164,6 +177,12 @@ def _fill_table(settings: Ablate, options: FitOptions, kept: _KeptTable) -> Abla
     possible = rows.label_type.selection_metrics
     metric = settings.select if settings.select in possible else possible[0]
     places: list[Place] = list(product(sizes, VARIANTS, seeds))
+    if text.files and not kept.cells.keys() >= set(places):
+        on = Command(device=settings.device, dtype=settings.dtype, threads=settings.threads, seed=settings.seed)
+        with TemporaryDirectory() as work:
+            base, _ = read_first(
+                base, settings.run, text, Path(work), epochs=settings.read_epochs, lr=settings.read_lr, on=on
+            )
     lrs: dict[tuple[int, str], float] = {}
     for number, place in enumerate(places, 1):
         size, variant, seed = place
@@ -190,6 +209,7 @@ def _checked_options(settings: Ablate) -> FitOptions:
     options = FitOptions.of(settings)
     check_options(options)
     check_base(settings.run, options)
+    check_read(settings)
     return options
 
 

@@ -11,19 +11,20 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from gpt1.config import Finetune
+from gpt1.config import Command, Finetune
 from gpt1.console import say, table
 from gpt1.errors import RunFailed, UserError, setting
 from gpt1.finetuning.defaults import MEMORY_REMEDY, FitOptions, check_base, check_options, resolve_defaults
-from gpt1.finetuning.examples import input_hashes, read_rows, source_files, with_splits
+from gpt1.finetuning.examples import check_read, input_hashes, read_rows, source_files, text_to_read, with_splits
 from gpt1.finetuning.fit import save_finetuned
 from gpt1.finetuning.sweep import fit_best
 from gpt1.keywords import command
 from gpt1.model.objectives import LabelKind
+from gpt1.pretraining.continued import read_first
 from gpt1.results import INLINE, Result
 from gpt1.resume import RUNTIME_SETTINGS, Record, hold
 from gpt1.run_folder.folder import load_run, read_metadata
-from gpt1.run_folder.metadata import STOPPED, RunMetadata, read_json
+from gpt1.run_folder.metadata import STOPPED, FinetuningData, RunMetadata, read_json
 from gpt1.run_folder.places import check_finetuned_place
 from gpt1.run_folder.shape import read_shape
 from gpt1.tasks.metrics import ChoiceMetrics, ClassificationMetrics, LabelSetMetrics, ScoreMetrics, words_rows
@@ -33,7 +34,7 @@ BEGUN = "begun.json"  # records the settings and inputs of the states beside it
 METRICS: dict[LabelKind, Any] = {
     "classes": ClassificationMetrics, "labels": LabelSetMetrics, "score": ScoreMetrics, "choice": ChoiceMetrics,
 }  # fmt: skip
-MAY_CHANGE = RUNTIME_SETTINGS | {"run", "train", "valid"}  # files are compared by content, not by name
+MAY_CHANGE = RUNTIME_SETTINGS | {"run", "train", "valid", "read"}  # files are compared by content, not by name
 
 
 @dataclass(frozen=True)
@@ -94,21 +95,29 @@ def finetune(settings: Finetune) -> FinetuneResult:
     settings = with_splits(settings)
     _check(settings)
     with hold(out):
-        sources = source_files(settings.run, settings.train, settings.valid)
-        if _is_done(settings, input_hashes(sources)):
+        sources, text = source_files(settings.run, settings.train, settings.valid), text_to_read(settings)
+        inputs = input_hashes(sources, text.sources())
+        if _is_done(settings, inputs):
             say(f"{out} is fine-tuned with these settings already ({setting('fresh')} starts over)")
             return FinetuneResult.of(read_metadata(out))
-        device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
-        base = load_run(settings.run)
+        on = Command(device=settings.device, dtype=settings.dtype, threads=settings.threads, seed=settings.seed)
+        setup_device(**vars(on))
+        base, read = load_run(settings.run), None
         rows = read_rows(settings)
         options = resolve_defaults(FitOptions.of(settings), len(rows.train), base.body.config.width)
         settings = _in_effect(settings, options)
-        record = Record.of(settings, input_hashes(sources))
+        record = Record.of(settings, inputs)
         # `_states` must be the inner context: it keeps the states of a training that runs out of memory.
         with out_of_memory(MEMORY_REMEDY), _states(out, record, settings.fresh) as folder:
+            if text.files:
+                base, read = read_first(
+                    base, settings.run, text, folder / "read",
+                    epochs=settings.read_epochs, lr=settings.read_lr, on=on,
+                )  # fmt: skip
+            device, dtype = setup_device(**vars(on))  # with the seed anew, whatever was read
             tuned = fit_best(base, rows, options, seeds=settings.seeds, device=device, dtype=dtype, folder=folder)
             tuned = replace(tuned, metrics=tuned.metrics | {"seconds": time.perf_counter() - began})
-            run = tuned.as_run(tuned.metadata(**sources))
+            run = tuned.as_run(tuned.metadata(**sources, read=read))
             save_finetuned(out, run, dataclasses.asdict(settings), tuned.curves)
     return FinetuneResult.of(read_metadata(out))
 
@@ -131,6 +140,7 @@ def _check(settings: Finetune) -> None:
     if settings.seeds < 1:
         raise UserError(f"{setting('seeds')} {settings.seeds} must be 1 or more")
     check_base(settings.run, options)
+    check_read(settings)
     if out.resolve() == Path(settings.run).resolve():
         raise UserError(f"{setting('out')} {out} is the run to start from, which must stay; choose another folder")
     check_finetuned_place(out)
@@ -153,8 +163,9 @@ def _is_done(settings: Finetune, inputs: dict[str, str]) -> bool:
         data = read_metadata(out).data
         sources = {name: found for name in ("model", "train", "valid") if (found := getattr(data, name, None))}
         rows = sources["train"].rows if "train" in sources else None
+        read = data.read.files if isinstance(data, FinetuningData) and data.read else []
         options = resolve_defaults(FitOptions.of(settings), rows or 1, read_shape(Path(settings.run)).width)
-        began = Record(read_json(out / "settings.json"), input_hashes(sources))
+        began = Record(read_json(out / "settings.json"), input_hashes(sources, read))
         if difference := began.difference(Record.of(_in_effect(settings, options), inputs), MAY_CHANGE):
             raise UserError(
                 f"{out} was made with {difference}; choose another {setting('out')}, or start over with "
@@ -200,7 +211,8 @@ def _states(out: Path, record: Record, fresh: bool) -> Iterator[Path]:
         is_over = isinstance(error, RunFailed) or not _has_states(folder)
         if isinstance(error, KeyboardInterrupt) and not is_over:
             how = "the same command" + (" without `fresh`" if fresh else "")
-            raise KeyboardInterrupt(f"{error or 'stopped'}; {how} continues from there") from None
+            stopped = str(error).partition(";")[0] or "stopped"  # pre-training names a command too
+            raise KeyboardInterrupt(f"{stopped}; {how} continues from there") from None
         raise
     finally:
         if is_over:

@@ -10,8 +10,8 @@ from rich.console import RenderableType
 
 from gpt1.config import Prepare
 from gpt1.console import say, table, warn
-from gpt1.data.documents import Corpus, ReadOptions, has_text
-from gpt1.data.files import File, check_encoding, choose_splits, find, json_error
+from gpt1.data.documents import Corpus, ReadOptions, text_files
+from gpt1.data.files import check_encoding, choose_splits
 from gpt1.data.prepare import Learn, prepare_folder
 from gpt1.data.shards import UNFINISHED, Manifest, read_manifest
 from gpt1.errors import UserError, setting
@@ -175,29 +175,14 @@ def _check(settings: Prepare) -> None:
 
 def _corpus(settings: Prepare) -> Corpus:
     options = ReadOptions.of(settings)
-    val = _with_text(find(settings.val), options)
+    val = text_files(settings.val, options)
     val_paths = {file.path.resolve() for file in val}
-    train = [file for file in _with_text(find(settings.inputs), options) if file.path.resolve() not in val_paths]
+    train = [file for file in text_files(settings.inputs, options) if file.path.resolve() not in val_paths]
     if not train:
         raise UserError(
             f"{', '.join(settings.inputs)}: no file left to train on; add files that {setting('val')} does not name"
         )
     return Corpus(train, val, options, settings.val_fraction, settings.seed)
-
-
-def _with_text(files: list[File], options: ReadOptions) -> list[File]:
-    """Leave out JSON and tables without a text column, unless the user named them."""
-    kept = []
-    for file in files:
-        if file.named or has_text(file, options):
-            kept.append(file)
-        else:
-            say(
-                f"{json_error(file.path)}; left out"
-                if file.kind == "json"
-                else f"{file.path}: left out, it has no column {options.text}; choose another with {setting('text')}"
-            )
-    return kept
 
 
 def _check_out(settings: Prepare, corpus: Corpus) -> None:

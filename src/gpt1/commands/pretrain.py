@@ -1,57 +1,11 @@
 """`gpt1 pretrain`: token shards -> a GPT (the paper, section 3.1)."""
 
-import dataclasses
-import time
-from dataclasses import dataclass, replace
-from pathlib import Path
-
-import torch
 from rich.console import RenderableType
 
 from gpt1.config import Pretrain
-from gpt1.console import say, table
-from gpt1.errors import setting
+from gpt1.console import table
 from gpt1.keywords import command
-from gpt1.pretraining.defaults import (
-    BEGUN,
-    MAY_CHANGE,
-    PreparedData,
-    begun_record,
-    epoch_steps,
-    open_data,
-    read_record,
-    resolve_defaults,
-    resume_settings,
-)
-from gpt1.pretraining.run import PretrainingRun, build, is_long, resolve_compile
-from gpt1.pretraining.throughput import REMEDY, steps_in_time
-from gpt1.results import Result
-from gpt1.resume import hold
-from gpt1.run_folder.metadata import read_metadata
-from gpt1.run_folder.places import check_pretrained_place
-from gpt1.storage import write_json
-from gpt1.training import checkpoint
-from gpt1.training.device import out_of_memory, setup_device
-from gpt1.training.log import Log
-from gpt1.training.loop import LoopState
-
-
-@dataclass(frozen=True)
-class PretrainResult(Result):
-    """What `gpt1 pretrain` prints: the validation loss of the finished run, its speed and size."""
-
-    steps: int
-    """updates made"""
-    seconds: float
-    """time from the last start of the command to the end of training"""
-    tokens_per_second: float
-    """median over the updates, validations and saves not included"""
-    val_nats_per_token: float
-    """loss on all of the validation text"""
-    val_bits_per_byte: float
-    """the same loss for each byte of text, by which lossless tokenizers can be compared"""
-    parameters: int
-    """number of weights"""
+from gpt1.pretraining.job import PretrainResult, pretrain_folder
 
 
 @command(Pretrain, "data")
@@ -61,79 +15,9 @@ def pretrain(settings: Pretrain) -> PretrainResult:
     Raises UserError for wrong settings or data, or if another process is working in the folder, and RunFailed if the
     loss is not finite or memory runs out.
     """
-    started, folder = time.perf_counter(), Path(settings.out)
-    check_pretrained_place(folder)
-    with hold(folder), open_data(Path(settings.data), check=True) as data, out_of_memory(REMEDY):
-        device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
-        micro_batch, settings = settings.micro_batch, resolve_defaults(settings, data)
-        state = None if settings.fresh else checkpoint.latest(folder)
-        notes = checkpoint.read_notes(state) if state else {}
-        done: int = notes.get("step", 0)
-        if state is None:
-            settings = _begin(settings, data, device, dtype, started)
-        else:
-            record = read_record(folder, state)
-            record.check(begun_record(settings, data), folder, MAY_CHANGE)
-            result = _finished(folder, record.settings["steps"])
-            settings = resume_settings(settings, record, len(data.train), is_finished=result is not None)
-            settings = replace(settings, micro_batch=micro_batch or record.settings["micro_batch"])
-            if result is not None:
-                say(
-                    f"{folder} is complete: all {result.steps:,} updates are done; to train further, give "
-                    f"{setting('init')} {folder} and another {setting('out')} ({setting('fresh')} starts over)"
-                )
-                return result
-            settings = _resume_compile(settings, record.settings.get("compile", "off"), device)
-            write_json(folder / "settings.json", dataclasses.asdict(settings))
-        steps = settings.steps or 0
-        model, optimizer = build(settings, steps, device, dtype)
-        if state is not None:
-            optimizer.load(checkpoint.load(state))
-            say(f"{folder}: continuing after update {done:,}")
-        with Log(folder, done) as log, checkpoint.Checkpoints(folder, settings.keep) as states:
-            loop = LoopState(**notes.get("loop", {}))
-            run = PretrainingRun(folder, settings, data, model, optimizer, log, device, states, loop)
-            run.finish(started, run.train(done))
-    result = _finished(folder, steps)
-    assert result is not None, "the run was just saved with its metrics"
-    return result
+    return pretrain_folder(settings)
 
 
 def show(result: PretrainResult) -> RenderableType:
     """Return the closing table."""
     return table(dict(result), "pretrain")
-
-
-def _begin(
-    settings: Pretrain, data: PreparedData, device: torch.device, dtype: torch.dtype, started: float
-) -> Pretrain:
-    """Fix the number of updates, record the request, and return the settings in effect."""
-    folder = Path(settings.out)
-    steps = settings.steps or epoch_steps(settings, len(data.train))
-    settings = replace(settings, compile=resolve_compile(settings.compile, is_long(settings, steps), device))
-    if settings.minutes:
-        steps = steps_in_time(settings, data, device, dtype, started)
-    begun = begun_record(replace(settings, steps=steps), data)
-    settings = replace(settings, steps=steps, epochs=None, minutes=None)
-    checkpoint.clear(folder)  # else a stop before the first save would leave an older run to be continued
-    write_json(folder / "settings.json", dataclasses.asdict(settings))  # first: it marks the folder as a run
-    begun.write(folder / checkpoint.FOLDER / BEGUN)
-    return settings
-
-
-def _resume_compile(settings: Pretrain, before: str, device: torch.device) -> Pretrain:
-    """Return the settings with `compile` resolved: as the run was begun, unless "on" or "off" is requested now."""
-    now = resolve_compile(settings.compile, before == "on", device)
-    if now != before:
-        say(f"the run was begun with {setting('compile')} {before}; with {now} its numbers differ by rounding")
-    return replace(settings, compile=now)
-
-
-def _finished(folder: Path, steps: int) -> PretrainResult | None:
-    """Return the result of a run that is complete; None if its last validation has not been saved yet."""
-    metadata = read_metadata(folder) if (folder / "gpt1.json").exists() else None
-    if metadata is None or metadata.steps != steps or not metadata.metrics:
-        return None
-    names = [one.name for one in dataclasses.fields(PretrainResult)]
-    values = metadata.metrics | {"steps": steps, "parameters": metadata.parameters}
-    return PretrainResult(**{name: values[name] for name in names})

@@ -14,8 +14,9 @@ from typing import Literal
 
 import numpy as np
 
-from gpt1.data.files import BLOCK, File, json_error, text_of
-from gpt1.data.tables import TableOptions, header, rows
+from gpt1.console import say
+from gpt1.data.files import BLOCK, File, find, json_error, text_of
+from gpt1.data.tables import TableOptions, header, json_list, rows
 from gpt1.errors import UserError, setting
 
 Documents = Literal["file", "blank-line", "line"]
@@ -35,6 +36,8 @@ class ReadOptions(TableOptions):
     """what a document is in a text file"""
     text: str = "text"
     """column of the text in tables"""
+    columns: tuple[str, ...] = ()
+    """columns to read instead in tables that have all of them, each text as a document"""
 
 
 @dataclass(frozen=True)
@@ -123,11 +126,35 @@ def pieces(file: File, options: ReadOptions) -> Iterator[Piece]:
     return _paragraphs(translated) if options.documents == "blank-line" else _lines(translated)
 
 
+def text_files(inputs: Iterable[str], options: ReadOptions) -> list[File]:
+    """Return the files that names, folders and globs refer to.
+
+    JSON and tables without a text column are left out, and named in a message, unless the user named them. Raises
+    UserError for an input that refers to no file.
+    """
+    kept = []
+    for file in find(inputs):
+        if file.named or has_text(file, options):
+            kept.append(file)
+        else:
+            say(
+                f"{json_error(file.path)}; left out"
+                if file.kind == "json"
+                else f"{file.path}: left out, it has no column {options.text}; choose another with {setting('text')}"
+            )
+    return kept
+
+
 def has_text(file: File, options: ReadOptions) -> bool:
     """Return whether a table has the text column; True for text and jsonl, False for JSON."""
     if file.kind == "json":
         return False
-    return file.kind in ("text", "jsonl") or options.text in header(file, options)
+    return file.kind in ("text", "jsonl") or options.text in header(file, options) or _has_columns(file, options)
+
+
+def _has_columns(file: File, options: ReadOptions) -> bool:
+    """Return whether a table has the columns that are read instead of the text column."""
+    return bool(options.columns) and set(options.columns) <= set(header(file, options))
 
 
 def _whole(texts: Iterable[str]) -> Iterator[Piece]:
@@ -165,21 +192,27 @@ def _paragraphs(texts: Iterable[str]) -> Iterator[Piece]:
 
 
 def _column(file: File, options: ReadOptions) -> Iterator[str]:
-    """Yield the text of each row of a table; null is an empty text."""
-    name, what = options.text, "field" if file.kind == "jsonl" else "column"
+    """Yield the text of each row of a table, or of each of its columns; null is an empty text."""
+    names = options.columns if _has_columns(file, options) else (options.text,)
+    what = "field" if file.kind == "jsonl" else "column"
 
-    def missing(names: Iterable[str]) -> str:
-        return f"no {what} {name}; it has {', '.join(map(str, names)) or 'none'}: choose one with {setting('text')}"
+    def missing(name: str, there: Iterable[str]) -> str:
+        as_labelled = f"rename it as in the labelled rows, {', '.join(options.columns)}"
+        remedy = as_labelled if options.columns else f"choose one with {setting('text')}"
+        return f"no {what} {name}; it has {', '.join(map(str, there)) or 'none'}: {remedy}"
 
     if not has_text(file, options):
-        raise UserError(f"{file.path}: {missing(header(file, options))}")
-    for row in rows(file, options, only=[name]):
-        if name not in row.values:
-            raise UserError(f"{row.where}: {missing(row.values)}")
-        text = row.values[name]
-        if not isinstance(text, str | None):
-            raise UserError(f"{row.where}: the {what} {name} holds {repr(text)[:40]}, not a text")
-        yield text or ""
+        raise UserError(f"{file.path}: {missing(options.text, header(file, options))}")
+    for row in rows(file, options, only=names):
+        for name in names:
+            if name not in row.values:
+                raise UserError(f"{row.where}: {missing(name, row.values)}")
+            text = row.values[name]
+            if options.columns and (listed := json_list(text, str)) is not None:  # the turns of a dialogue
+                text = "\n".join(listed)
+            if not isinstance(text, str | None):
+                raise UserError(f"{row.where}: the {what} {name} holds {repr(text)[:40]}, not a text")
+            yield text or ""
 
 
 # Splitting

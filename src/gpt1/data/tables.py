@@ -229,6 +229,18 @@ def check_column(name: str, there: Sequence[str], file: File) -> str:
     return name
 
 
+def json_list(value: Any, kind: Any) -> list[Any] | None:
+    """Return a list of values of a kind, also one that a cell of csv holds as JSON, as `gpt1 predict` writes it.
+
+    Returns None for anything else.
+    """
+    try:
+        found = json.loads(value) if isinstance(value, str) and value.startswith("[") else value
+    except ValueError:
+        return None
+    return found if isinstance(found, list) and all(isinstance(one, kind) for one in found) else None
+
+
 # jsonl, csv, tsv
 
 

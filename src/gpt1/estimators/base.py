@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import os
 import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -17,9 +18,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from gpt1.commands.prepare import prepare
-from gpt1.commands.pretrain import pretrain
-from gpt1.config import Columns, Command, Finetune, Long, Prepare, Select, Task, pretrain_defaults
+from gpt1.config import Columns, Command, Finetune, Long, Select, Task
+from gpt1.data.documents import ReadOptions
 from gpt1.data.files import sha256_of
 from gpt1.errors import UserError, setting
 from gpt1.estimators.fitted import FittedModel, isolated
@@ -29,23 +29,21 @@ from gpt1.finetuning.examples import TaskRows
 from gpt1.finetuning.sweep import fit_best
 from gpt1.keywords import parameter
 from gpt1.options import convert, options
-from gpt1.run_folder.folder import load_run, read_metadata
+from gpt1.pretraining.continued import UnlabelledText, continue_pretraining, read_first
+from gpt1.run_folder.folder import load_run
 from gpt1.run_folder.metadata import Source
 from gpt1.run_folder.places import check_finetuned_place
-from gpt1.run_folder.shape import read_shape
 from gpt1.run_folder.starter import find_run
-from gpt1.storage import write_text
 from gpt1.tasks.labels import LabelType
 from gpt1.tasks.rows import LabelledRows, Texts, split_train_valid, warn_of_faults
 from gpt1.training.device import out_of_memory, setup_device
 
-# Continued pre-training: batches are small enough for one pass over the texts to have at least MIN_UPDATES updates, and
-# at most one update in WARMUP_SHARE warms up.
-MIN_UPDATES, WARMUP_SHARE = 20, 10
 # What a parameter is, where it differs from the setting of `gpt1 finetune` that has its name.
 PARAMETERS = """\
 run : str or Path
     Folder of the pre-trained run to start from, or "starter", the installed starter model.
+read : list of str, str, Path or list of Path, default None
+    Unlabelled text to pre-train on further before fine-tuning: texts, the name of a file, or files as `pathlib.Path`.
 class_weights : {"none", "auto", "balanced"}, str or dict, default "none"
     "balanced", or "auto": weight rare classes up so that all count the same. A dict gives weights by class,
     `{"spam": 5.0}`, and 1 to the others; so does "spam=5,ham=1". Only of classes and labels.
@@ -84,6 +82,9 @@ class TextEstimator(BaseEstimator):
         self,
         run: str | Path,
         *,
+        read: Any = None,
+        read_epochs: float = Finetune.read_epochs,
+        read_lr: float = Finetune.read_lr,
         lr: float = 0.0,
         epochs: int = 0,
         batch: int = 0,
@@ -105,6 +106,9 @@ class TextEstimator(BaseEstimator):
         verbose: bool = False,
     ) -> None:
         self.run = run
+        self.read = read
+        self.read_epochs = read_epochs
+        self.read_lr = read_lr
         self.lr = lr
         self.epochs = epochs
         self.batch = batch
@@ -232,44 +236,36 @@ class TextEstimator(BaseEstimator):
         settings = {name: value for name, value in model.settings.items() if name in names}
         if "seed" in model.settings:
             settings["random_state"] = model.settings["seed"]
+        if "read" in settings:  # `gpt1 finetune` has a list of names, which here would be texts
+            settings["read"] = [Path(name) for name in settings["read"]] or None
         loaded = cls(**({"run": str(folder)} | settings | parameters))
         loaded._take(model)
         return loaded
 
-    def continue_pretraining(self, texts: Any, out: str | Path, *, epochs: float = 1.0, **settings: Any) -> Self:
-        """Pre-train the run further on unlabelled texts (the paper, section 3.1).
-
-        The run's own recipe is followed; where texts are few, batches are smaller and the warm-up is shorter.
+    def continue_pretraining(
+        self, texts: Any, out: str | Path, *, epochs: float = Finetune.read_epochs, **settings: Any
+    ) -> Self:
+        """Pre-train the run further on unlabelled texts (the paper, section 3.1), as `gpt1.continue_pretraining` does.
 
         Parameters
         ----------
-        texts : sequence of str
-            Texts without labels, each a document.
+        texts : sequence of str, str, Path or list of Path
+            Texts without labels, each a document; the name of a file, or files as `pathlib.Path`.
         out : str or Path
             Run folder to write.
-        epochs : float, default 1.0
+        epochs : float, default 3.0
             Number of passes over the texts.
         **settings
-            Settings of `gpt1.config.Pretrain` to change, such as `steps`, `batch` and `optim`.
+            Other arguments of `gpt1.continue_pretraining`, such as `lr`, `steps` and `batch`.
 
         Returns
         -------
         estimator
             A new one, not fitted, whose `run` is `out`; this one stays as it is.
         """
-        with isolated(self.verbose), TemporaryDirectory() as temporary:
-            run, data = str(self.run), str(Path(temporary) / "data")
-            settings = asdict(self._parameters(Command)) | {"seed": self._seed()} | settings
-            metadata, context = read_metadata(Path(run)), read_shape(Path(run)).context
-            corpus = Path(temporary) / "texts.jsonl"
-            write_text(corpus, "".join(json.dumps({"text": text}) + "\n" for (text,) in texts_of(texts)))
-            prepared = prepare(Prepare(inputs=[str(corpus)], out=data, tokenizer=run, seed=settings["seed"]))
-            usual = pretrain_defaults(metadata.preset or "small", metadata.recipe, data=data, out=str(out))
-            batch = max(1, min(usual.batch, prepared["train_tokens"] // (context * MIN_UPDATES)))
-            steps = max(1, round(epochs * prepared["train_tokens"] / (batch * context)))
-            optim = replace(usual.optim, warmup=min(usual.optim.warmup, max(1, steps // WARMUP_SHARE)))
-            passes = None if {"steps", "minutes"} & settings.keys() else epochs
-            pretrain(replace(usual, **({"init": run, "batch": batch, "epochs": passes, "optim": optim} | settings)))
+        with isolated(self.verbose):
+            on = asdict(self._parameters(Command)) | {"seed": self._seed()}
+            continue_pretraining(self.run, _unlabelled(texts), out, epochs=epochs, **(on | settings))
         return type(self)(**(self.get_params(deep=False) | {"run": str(out)}))
 
     def __sklearn_tags__(self) -> Tags:
@@ -293,14 +289,19 @@ class TextEstimator(BaseEstimator):
 
     def _fitted(self, rows: TaskRows, options: FitOptions, on: Command, class_type: str | None) -> FittedModel:
         """Do what `gpt1 finetune` does, without its files."""
-        base = load_run(self.run)
+        base, read = load_run(self.run), None
+        if self.read is not None:
+            epochs, lr = (convert(float, getattr(self, name), name) for name in ("read_epochs", "read_lr"))
+            with TemporaryDirectory() as work:
+                text = UnlabelledText.of(_unlabelled(self.read), ReadOptions(), Path(work))
+                base, read = read_first(base, self.run, text, Path(work), epochs=epochs, lr=lr, on=on)
         warn_of_faults(rows.train, rows.valid, rows.label_type.kind)
         device, dtype = setup_device(on.device, on.dtype, on.threads, on.seed)
         with out_of_memory(f"lower {setting('batch')}"):
             tuned = fit_best(base, rows, options, device=device, dtype=dtype)
         weights = find_run(self.run) / "model.safetensors"
         model = Source(path=str(weights), sha256=sha256_of(weights))
-        metadata = tuned.metadata(model, train=Source(path=None, sha256=_hash(rows.train)))
+        metadata = tuned.metadata(model, train=Source(path=None, sha256=_hash(rows.train)), read=read)
         metadata = replace(metadata, label_type=class_type)
         target = {"target": rows.label_type.kind} if self.task == "similarity" else {}
         settings = {"run": str(self.run), "task": self.task, **target} | asdict(on) | asdict(options)
@@ -356,6 +357,15 @@ def _parameters_doc() -> str:
     own = {text.partition(" : ")[0]: text for text in re.split(r"\n(?=\w)", PARAMETERS.strip())}
     names = [name for name in inspect.signature(TextEstimator.__init__).parameters if name != "self"]
     return "\n".join(own.get(name) or "\n".join(parameter(name, known[name])) for name in names)
+
+
+def _unlabelled(texts: Any) -> Any:
+    """Return texts, from every container that X may be, as a list; names of files as they are."""
+    if isinstance(texts, str | os.PathLike) or (
+        isinstance(texts, list) and any(isinstance(one, Path) for one in texts)
+    ):
+        return texts
+    return [text for (text,) in texts_of(texts)]
 
 
 def _labelled(name: str, rows: list[Texts], labels: list[Any]) -> LabelledRows:

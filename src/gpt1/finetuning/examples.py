@@ -1,18 +1,20 @@
 """The labelled rows of a fine-tuning: read from files, and built into examples for the network."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 from torch import Tensor
 
 from gpt1.config import Columns, Finetune, Task
-from gpt1.console import say
+from gpt1.console import quiet, say, warn
+from gpt1.data.documents import ReadOptions, text_files
 from gpt1.data.files import choose_splits, sha256_of
 from gpt1.data.tables import TableOptions, table
-from gpt1.errors import setting
+from gpt1.errors import UserError, setting
 from gpt1.finetuning.defaults import FitOptions, keeps_last_epoch, selected_metric
 from gpt1.finetuning.predictor import Examples, RowEncoder
+from gpt1.pretraining.continued import UnlabelledText, joint_hash
 from gpt1.run_folder.folder import LoadedRun
 from gpt1.run_folder.metadata import Source
 from gpt1.run_folder.starter import find_run
@@ -66,15 +68,50 @@ def with_splits(settings: FinetuneSettings) -> FinetuneSettings:
 
 
 def source_files(run: str, train: str, valid: str | None = None, test: str | None = None) -> dict[str, Source]:
-    """Return the files that a result depends on: `model`, `train` and, if given, `valid` and `test`."""
+    """Return the files with labels, and the model, that a result depends on: `model`, `train`, `valid` and `test`."""
     files = {"model": find_run(run) / "model.safetensors", "train": table(train).path}
     files |= {name: table(path).path for name, path in (("valid", valid), ("test", test)) if path}
     return {name: Source(path=str(path), sha256=sha256_of(path)) for name, path in files.items()}
 
 
-def input_hashes(sources: Mapping[str, Source]) -> dict[str, str]:
-    """Return the inputs of a `resume.Record`: the sha256 of each source file, by the setting that names it."""
-    return {"run" if name == "model" else name: source.sha256 for name, source in sources.items()}
+def input_hashes(sources: Mapping[str, Source], read: Sequence[Source] = ()) -> dict[str, str]:
+    """Return the inputs of a `resume.Record`: the sha256 of each source, by the setting that names it.
+
+    `read` are the files of unlabelled text.
+    """
+    hashes = {"run" if name == "model" else name: source.sha256 for name, source in sources.items()}
+    return hashes | ({"read": joint_hash(read)} if read else {})
+
+
+def check_read(settings: Finetune) -> None:
+    """Raise UserError for settings of unlabelled text that cannot work."""
+    if not settings.read_epochs > 0:
+        raise UserError(f"{setting('read_epochs')} {settings.read_epochs:g} must be more than 0")
+    for name in ("read_epochs", "read_lr"):
+        if not settings.read and getattr(settings, name) != getattr(Finetune, name):
+            raise UserError(f"{setting(name)} is for unlabelled text; name its files with {setting('read')}")
+    if settings.read and settings.from_scratch:
+        raise UserError(f"{setting('from_scratch')} starts from random weights, so {setting('read')} has no effect")
+
+
+def text_to_read(settings: Finetune) -> UnlabelledText:
+    """Return the unlabelled text that the settings name; of tables like the labelled rows, the same text columns.
+
+    Warns if the validation rows are among it. Raises UserError for a file that does not exist.
+    """
+    if not settings.read:
+        return UnlabelledText([], ReadOptions())
+    how = TableOptions.of(settings)
+    with quiet():  # `read_rows` prints the columns
+        columns = guess_columns(settings.train, settings.task, ColumnNames.of(settings), how)
+    options = ReadOptions(**asdict(how), columns=tuple(columns.texts))
+    files = text_files(settings.read, options)
+    if settings.valid and table(settings.valid).path.resolve() in {file.path.resolve() for file in files}:
+        warn(
+            f"{settings.valid} is also named by {setting('read')}: the model reads the texts of the rows that validate "
+            "it, though not their labels, so their scores may be slightly too good"
+        )
+    return UnlabelledText(files, options)
 
 
 def read_rows(settings: Finetune) -> TaskRows:

@@ -29,7 +29,14 @@ from gpt1.finetuning.words_alone import choose_share, fit_words, usual_share
 from gpt1.model.gpt import GPT, INIT_STD
 from gpt1.model.objectives import TaskModel
 from gpt1.run_folder.folder import LoadedRun, replacing_run, save_run
-from gpt1.run_folder.metadata import FinetuningData, PretrainingData, RunMetadata, Source, WordsSummary
+from gpt1.run_folder.metadata import (
+    FinetuningData,
+    PretrainingData,
+    ReadSummary,
+    RunMetadata,
+    Source,
+    WordsSummary,
+)
 from gpt1.storage import write_json
 from gpt1.tasks.labels import LabelType, to_metadata
 from gpt1.tasks.words import WordsModel, WordsShare
@@ -84,13 +91,16 @@ class FineTuned:
             self.body, self.head_CD, self.encoder, self.label_type, self.columns, device, dtype, self.words, self.share
         )
 
-    def metadata(self, model: Source, train: Source, valid: Source | None = None) -> RunMetadata:
+    def metadata(
+        self, model: Source, train: Source, valid: Source | None = None, read: ReadSummary | None = None
+    ) -> RunMetadata:
         """Return the content of gpt1.json; the arguments name and hash what the model was made from."""
         options, base = self.options, self.base
         data = FinetuningData(
             model=model,
             train=replace(train, rows=self.train_rows),
             valid=valid,
+            read=read,
             pretraining=base.data if isinstance(base.data, PretrainingData) else None,
         )
         return RunMetadata(

@@ -105,6 +105,24 @@ class Source(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReadSummary(Section):
+    """Unlabelled text that a model was pre-trained on further, before its fine-tuning."""
+
+    files: list[Source]
+    """the files"""
+    tokens: int
+    """number of tokens trained on, end tokens included"""
+    epochs: float
+    """passes over them"""
+    lr: float
+    """peak learning rate"""
+    steps: int
+    """updates made"""
+    val_nats_per_token: float
+    """loss at the end, on a hundredth of the documents that was held out"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinetuningData(Section):
     """The inputs of a fine-tuning."""
 
@@ -114,6 +132,8 @@ class FinetuningData(Section):
     """training rows"""
     valid: Source | None = None
     """validation rows, if they were given separately"""
+    read: ReadSummary | None = None
+    """unlabelled text that was read first"""
     pretraining: PretrainingData | None
     """the data that the fine-tuned model was pre-trained on; null if unknown"""
 
@@ -324,6 +344,8 @@ def parse_json(path: Path) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, Section):
         return value.to_json()
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 

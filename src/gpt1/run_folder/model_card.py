@@ -203,15 +203,21 @@ def _data(metadata: RunMetadata) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if isinstance(data, FinetuningData) and data.pretraining:
         found["pre-training tokens"] = data.pretraining.train.tokens
+    if isinstance(data, FinetuningData) and data.read:
+        names = (_file_name(file.path) for file in data.read.files)
+        found |= {"data (read)": ", ".join(filter(None, names)) or None, "tokens (read)": data.read.tokens}
     for split in ("train", "val", "valid"):
         part = getattr(data, split, None)
         if isinstance(part, SplitSummary):
             found |= {f"{name} ({split})": getattr(part, name) for name in ("documents", "tokens", "bytes")}
         elif part is not None:
-            # PureWindowsPath knows both separators, so a path that was written on either system is cut.
-            name = PureWindowsPath(part.path).name if part.path else None
-            found |= {f"data ({split})": name, f"rows ({split})": part.rows}
+            found |= {f"data ({split})": _file_name(part.path), f"rows ({split})": part.rows}
     return found
+
+
+def _file_name(path: str | None) -> str | None:
+    """Return the name of a file. PureWindowsPath knows both separators, so a path of either system is cut."""
+    return PureWindowsPath(path).name if path else None
 
 
 def _table(rows: dict[str, Any]) -> str:

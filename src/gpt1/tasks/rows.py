@@ -1,6 +1,5 @@
 """Labelled rows for fine-tuning and evaluation: reading, splitting, and warnings of what makes scores misleading."""
 
-import json
 import math
 import re
 from collections import Counter
@@ -19,6 +18,7 @@ from gpt1.data.tables import (
     TableOptions,
     check_column,
     columns,
+    json_list,
     parse_number,
     rows,
     table,
@@ -295,7 +295,7 @@ def _text_list(row: Row, column: str) -> list[str]:
     """Return the texts of a column that holds a list or one text."""
     value = row.values.get(column)
     if isinstance(value, str):
-        value = _json_list(value, str)
+        value = json_list(value, str)
     if not isinstance(value, list):
         return [row.text(column)]
     if wrong := [text for text in value if not isinstance(text, str) or not text.strip()]:
@@ -303,15 +303,6 @@ def _text_list(row: Row, column: str) -> list[str]:
     if not value:
         raise InvalidRow(f"{row.where}: column {column} is an empty list", "it must list texts")
     return value
-
-
-def _json_list(text: str, kind: Any) -> list[Any] | None:
-    """Return the list of values of a kind that a cell of csv holds as JSON, as `gpt1 predict` writes it; else None."""
-    try:
-        found = json.loads(text) if text.startswith("[") else None
-    except ValueError:
-        return None
-    return found if isinstance(found, list) and all(isinstance(one, kind) for one in found) else None
 
 
 def _filled(row: Row, names: Sequence[str]) -> list[str]:
@@ -361,7 +352,7 @@ def _label_set(row: Row, names: Sequence[str]) -> frozenset[str]:
         return frozenset(name for name in names if _flag(row, name))
     value = row.values.get(names[0])
     if isinstance(value, str):
-        listed = _json_list(value, str | int | float)
+        listed = json_list(value, str | int | float)
         value = value.split(LABEL_SEPARATOR) if listed is None else listed
     labels = value if isinstance(value, list) else [] if value is None else [value]
     labels = [label for label in labels if not (isinstance(label, str) and not label.strip())]
