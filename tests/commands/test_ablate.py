@@ -1,7 +1,9 @@
 """`gpt1 ablate`: every place of its table is what `gpt1 finetune` gives; a stopped one continues."""
 
+import itertools
 import json
 import random
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +20,7 @@ from gpt1.commands.evaluate import evaluate
 from gpt1.commands.finetune import finetune
 from gpt1.config import Ablate, Evaluate, Finetune, Model
 from gpt1.errors import UserError
-from gpt1.finetuning import sweep
+from gpt1.finetuning import epochs, sweep
 from gpt1.finetuning.sweep import Cell, Place
 from gpt1.resume import hold
 
@@ -56,6 +58,35 @@ def made(study: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ablate
     """A table in a file."""
     asked = study(out=str(tmp_path_factory.mktemp("made") / "table.json"))
     return asked, ablate(asked)
+
+
+def test_a_stop_in_a_model_is_invisible(
+    made: tuple[Ablate, AblateResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the first one, of which the file says nothing yet, and in a later one."""
+    asked, result = replace(made[0], out=str(tmp_path / "table.json")), made[1]
+    real, states = epochs.train, tmp_path / "table.json.stopped"
+    for model in (1, 4):
+        models = itertools.count(1)
+
+        def train(*args: Any, models: Any = models, model: int = model, **kwargs: Any) -> Any:
+            stops = next(models) == model
+            for report in real(*args, **kwargs):
+                if stops and report.step == 2:
+                    signal.raise_signal(signal.SIGTERM)
+                yield report
+
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(KeyboardInterrupt, match=r"update 2 of .*; the same command"),
+        ):
+            patch.setattr(epochs, "train", train)
+            ablate(asked)
+        assert len(list(states.rglob("step-*.safetensors"))) == 1
+        with pytest.raises(UserError, match="was begun with lm_coef"):
+            ablate(replace(asked, lm_coef=0.25))
+    assert ablate(asked) == result
+    assert [path.name for path in tmp_path.iterdir()] == ["table.json"]
 
 
 @pytest.mark.parametrize(

@@ -383,6 +383,49 @@ def test_a_stop_is_invisible(
     assert not (out / "stopped").exists()
 
 
+@pytest.mark.parametrize("end", ["crash", "stop"])
+def test_an_end_in_a_validation_loses_nothing(
+    base: Path, train: Path, tmp_path: Path, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The validation is made up for, once: weights and curves are those of a run without it."""
+    usual: dict[str, Any] = {"epochs": 3, "dropout": 0.1}
+    whole, out = tmp_path / "whole", tmp_path / "stopped"
+    finetune(settings(base, train, whole, **usual))
+    monkeypatch.setattr(epochs, "EPOCH_SECONDS", -1.0)
+    validate = epochs.EpochTrainer.validate
+
+    def ends(trainer: epochs.EpochTrainer, epoch: int) -> epochs.Validation:
+        if epoch == 2:
+            raised(SystemError("injected")) if end == "crash" else stop()
+        return validate(trainer, epoch)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemError if end == "crash" else KeyboardInterrupt):
+        patch.setattr(epochs.EpochTrainer, "validate", ends)
+        finetune(settings(base, train, out, **usual))
+    (state,) = out.rglob("step-*.safetensors")
+    assert (checkpoint.read_notes(state)["step"], checkpoint.read_notes(state)["validated"]) == (22, 1)
+    finetune(settings(base, train, out, **usual))
+    assert outcome(out) == outcome(whole)
+
+
+def test_updates_that_stay_bad_end_it_and_keep_the_last_state(
+    base: Path, train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(epochs, "EPOCH_SECONDS", -1.0)
+    forward, passes = TaskModel.forward, itertools.count()
+
+    def poisoned(model: TaskModel, *args: Any) -> dict[str, torch.Tensor]:
+        bad = next(passes) > 12
+        return {name: value * float("nan") if bad else value for name, value in forward(model, *args).items()}
+
+    with monkeypatch.context() as patch, pytest.raises(RunFailed, match="not finite in 11 updates in a row, up to"):
+        patch.setattr(TaskModel, "forward", poisoned)
+        finetune(settings(base, train, tmp_path / "run", epochs=4))
+    (state,) = (tmp_path / "run").rglob("step-*.safetensors")
+    assert checkpoint.read_notes(state)["step"] == 22
+    assert all(tensor.isfinite().all() for tensor in checkpoint.load(state).values())
+
+
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
 def test_out_of_memory_is_one_line_and_the_old_model_stays(
     base: Path,

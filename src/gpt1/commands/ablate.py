@@ -1,8 +1,9 @@
 """`gpt1 ablate`: what pre-training and the auxiliary loss are worth, and how many labels (the paper, table 5)."""
 
 import dataclasses
-from collections.abc import Sequence
-from contextlib import nullcontext
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -132,10 +133,16 @@ class _KeptTable:
     """the inputs"""
     cells: dict[Place, Cell]
 
+    def states(self, *place: object) -> Path | None:
+        """Return the folder of the training states of the model being made, or of all; None without a file."""
+        return Path(f"{self.settings.out}.stopped", "-".join(map(str, place))) if self.settings.out else None
+
     def add(self, cell: Cell) -> None:
-        """Keep one more model."""
+        """Keep one more model, and its training states no longer."""
         self.cells[cell.place] = cell
         self.write()
+        if folder := self.states():
+            shutil.rmtree(folder, ignore_errors=True)
 
     def write(self, result: AblateResult | None = None) -> None:
         """Write the models, and at the end the table itself, which `gpt1 report` draws."""
@@ -156,7 +163,10 @@ def _open_table(settings: Ablate, read: list[Source]) -> _KeptTable:
         data["read"] = Source(path=", ".join(str(source.path) for source in read), sha256=joint_hash(read))
     out = Path(settings.out)
     if settings.fresh or not settings.out or not out.exists():
-        return _KeptTable(settings, data, {})
+        kept = _KeptTable(settings, data, {})
+        if folder := kept.states():
+            shutil.rmtree(folder, ignore_errors=True)
+        return kept
     found = read_ablation(out)
     began = Record(found["settings"], input_hashes({name: Source(**one) for name, one in found["data"].items()}))
     began.check(Record.of(settings, input_hashes(data)), out, MAY_CHANGE)
@@ -188,8 +198,11 @@ def _fill_table(settings: Ablate, options: FitOptions, text: UnlabelledText, kep
         size, variant, seed = place
         if (cell := kept.cells.get(place)) is None:
             at_lr = dataclasses.replace(options, lr=lrs.get((size, variant), options.lr))
-            with out_of_memory(MEMORY_REMEDY):
-                cell = fit_cell(base, rows, scored, at_lr, place, batch=Predict.batch, device=device, dtype=dtype)
+            with out_of_memory(MEMORY_REMEDY), _resumable(kept):
+                cell = fit_cell(
+                    base, rows, scored, at_lr, place,
+                    batch=Predict.batch, device=device, dtype=dtype, folder=kept.states(*place),
+                )  # fmt: skip
             shown = f"{metric} {cell.metrics[metric]:.4f}"
             say(f"{number} of {len(places)}: {size:,} rows, {HEADINGS[variant]}, seed {seed}: {shown}")
             kept.add(cell)
@@ -198,6 +211,23 @@ def _fill_table(settings: Ablate, options: FitOptions, text: UnlabelledText, kep
     result = AblateResult(metric, settings.test or "validation", len(scored), settings.seeds, lines)
     kept.write(result)
     return result
+
+
+@contextmanager
+def _resumable(kept: _KeptTable) -> Iterator[None]:
+    """Keep the training states of a model on a stop, and only then."""
+    folder = kept.states()
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if folder is None or not any(folder.rglob("step-*.safetensors")):
+            raise
+        kept.write()  # says what the states are of
+        raise KeyboardInterrupt(f"{stop or 'stopped'}; the same command continues from there") from None
+    except Exception:
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _checked_options(settings: Ablate) -> FitOptions:

@@ -29,6 +29,7 @@ from gpt1.run_folder.places import check_finetuned_place
 from gpt1.run_folder.shape import read_shape
 from gpt1.tasks.metrics import ChoiceMetrics, ClassificationMetrics, LabelSetMetrics, ScoreMetrics, words_rows
 from gpt1.training.device import out_of_memory, setup_device
+from gpt1.training.loop import Diverged
 
 BEGUN = "begun.json"  # records the settings and inputs of the states beside it
 METRICS: dict[LabelKind, Any] = {
@@ -192,8 +193,8 @@ def _states(out: Path, record: Record, fresh: bool) -> Iterator[Path]:
     """Yield the folder for training states, which may hold those of an earlier call.
 
     After a stop, a crash or a full disk they stay there for the same command to continue, if need be with a smaller
-    micro-batch. They are removed once the model is written, and if the training fails. Raises UserError if they are of
-    another request, or no states at all.
+    micro-batch. They are removed once the model is written, and if the model turns out to be useless. Raises UserError
+    if they are of another request, or no states at all.
     """
     folder = out / STOPPED
     if folder.exists() and any(folder.iterdir()) and not (folder / BEGUN).exists():
@@ -208,7 +209,8 @@ def _states(out: Path, record: Record, fresh: bool) -> Iterator[Path]:
         record.write(folder / BEGUN)
         yield folder
     except BaseException as error:
-        is_over = isinstance(error, RunFailed) or not _has_states(folder)
+        is_useless = isinstance(error, RunFailed) and not isinstance(error, Diverged)
+        is_over = is_useless or not _has_states(folder)
         if isinstance(error, KeyboardInterrupt) and not is_over:
             how = "the same command" + (" without `fresh`" if fresh else "")
             stopped = str(error).partition(";")[0] or "stopped"  # pre-training names a command too

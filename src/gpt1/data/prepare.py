@@ -109,7 +109,10 @@ def prepare_folder(
             state = State.load(work) if continues else None
             if state:
                 say(f"{work}: continuing an interrupted preparation after {state.blocks:,} blocks of text")
-            state = _train_and_encode(corpus, tokenizer, repair, work, record, state)
+            try:
+                state = _train_and_encode(corpus, tokenizer, repair, work, record, state)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt("stopped; the same command continues") from None
             write_manifest(work, _manifest(corpus, work, state, inputs, record, may_change))
         _publish(work, out)
     return False

@@ -141,8 +141,11 @@ def fit_cell(
     batch: int,
     device: torch.device,
     dtype: torch.dtype,
+    folder: Path | None = None,
 ) -> Cell:
     """Fit the model of one place of an ablation's table, and score it on the rows `scored`, `batch` at a time.
+
+    With a `folder`, a training that was stopped continues from the states in it.
 
     `options.lr` is the learning rate of the place; 0 chooses it, from scratch by trying several.
     """
@@ -152,7 +155,7 @@ def fit_cell(
     with quiet():
         tuned = fit_best(
             base, replace(rows, label_type=label_type, train=train),
-            replace(options, **VARIANTS[variant], seed=seed), device=device, dtype=dtype,
+            replace(options, **VARIANTS[variant], seed=seed), device=device, dtype=dtype, folder=folder,
         )  # fmt: skip
     predictor = tuned.predictor(device, dtype)
     predictions_NC, _ = predictor.predict(scored.texts, batch)

@@ -27,6 +27,10 @@ MAX_SKIPPED = 10
 SPIKE, SPIKE_WINDOW = 6.0, 128
 
 
+class Diverged(RunFailed):
+    """Too many updates in a row were skipped; the weights, and the last state, are those before them."""
+
+
 class Objective(Protocol):
     """A model that returns the losses it is trained on; see `model.objectives`."""
 
@@ -134,7 +138,7 @@ def train(
     stops and resumes equals one that did not stop, if `state` is kept with weights and moments.
 
     If memory runs out, the micro-batches are halved from then on; `largest` are tried before the first update, so that
-    this happens at once. An update whose loss or gradient is not finite is skipped. Raises RunFailed after more than
+    this happens at once. An update whose loss or gradient is not finite is skipped. Raises Diverged after more than
     `MAX_SKIPPED` of them in a row; the weights are those before the first. A GPU's numbers are read one update late, so
     as not to wait for them. If `give_up()` between two micro-batches, the update is dropped and the iteration ends.
     """
@@ -167,7 +171,7 @@ def train(
             _note(finished, weights, limit, state)
         yield report
         if state.skipped > MAX_SKIPPED:
-            raise RunFailed(
+            raise Diverged(
                 f"the loss or the gradient was not finite in {state.skipped} updates in a row, up to update "
                 f"{step + 1}; the weights are those before them. Lower the learning rate, or use {setting('dtype')} "
                 "fp32."
