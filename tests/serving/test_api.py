@@ -225,6 +225,22 @@ def test_hostile_bodies(server: Running, body: bytes) -> None:
 NOWHERE = ["/", "/docs", "/../pyproject.toml", "/v1/models/..%2f..%2fetc%2fpasswd", "/a/%00", "/v1/completions/", "//"]
 
 
+def test_a_page_of_another_site_cannot_ask(server: Running) -> None:
+    """A browser sends text to any server; for JSON it asks first, and is refused."""
+    good = json.dumps({"model": "books", "max_tokens": 1})
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
+        answer = server.http.post(
+            "/v1/completions", content=good, headers={"content-type": kind, "origin": "http://x.y"}
+        )
+        assert answer.status_code == 400
+        assert "Content-Type: application/json" in answer.json()["error"]["message"]
+    ask = {"origin": "http://x.y", "access-control-request-method": "POST"}
+    answer = server.http.options("/v1/completions", headers=ask)
+    assert answer.status_code == 405
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+    assert server.http.post("/v1/completions", content=good).status_code == 400, "without a type"
+
+
 @pytest.mark.parametrize("path", NOWHERE)
 def test_paths_lead_nowhere(server: Running, path: str) -> None:
     answer = server.http.get(path)

@@ -25,18 +25,18 @@ class KVCache:
     """One layer's keys and values, as the network reads and writes them during one step."""
 
     kv_2NHLd: Tensor
-    new_NT: Tensor
-    """columns that the step fills in each row; one row stands for all if they are the same"""
+    new: Tensor
+    """columns that the step fills: (T,) if they are the same in all rows, else (N, T)"""
     read: int
     """number of columns that attention reads"""
 
     def update(self, kv_2NHTd: Tensor) -> Tensor:
         """Store the keys and values of the new tokens; return kv_2NHSd."""
-        if len(self.new_NT) == 1:
-            self.kv_2NHLd.index_copy_(3, self.new_NT[0], kv_2NHTd)
+        if self.new.dim() == 1:
+            self.kv_2NHLd.index_copy_(3, self.new, kv_2NHTd)
         else:
-            rows_N1 = torch.arange(len(self.new_NT), device=self.new_NT.device)[:, None]
-            self.kv_2NHLd[:, rows_N1, :, self.new_NT] = kv_2NHTd.permute(1, 3, 0, 2, 4)
+            rows_N1 = torch.arange(len(self.new), device=self.new.device)[:, None]
+            self.kv_2NHLd[:, rows_N1, :, self.new] = kv_2NHTd.permute(1, 3, 0, 2, 4)
         return self.kv_2NHLd[:, :, :, : self.read]
 
 
@@ -101,9 +101,9 @@ class Decoder:
                 seen_V = torch.zeros(config.vocabulary, dtype=torch.bool, device=device)
                 seen_V[list(prompt)] = True
             self.rows.append(_Row(sampling, stream, list(prompt), seen_V))
-        columns_1T = torch.arange(longest, device=device)[None]
+        columns_T = torch.arange(longest, device=device)
         # What follows a shorter prompt is padding, which causal attention hides; its columns are written again later.
-        caches = [KVCache(kv_2NHLd[:, first : len(self.rows)], columns_1T, longest) for kv_2NHLd in self._kv_2NHLd]
+        caches = [KVCache(kv_2NHLd[:, first : len(self.rows)], columns_T, longest) for kv_2NHLd in self._kv_2NHLd]
         h_NTD = self.body(tokens_NT, None, None, caches)
         last_N = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
         return self._draw(self.rows[first:], h_NTD, h_NTD[torch.arange(len(prompts), device=device), last_N])
@@ -126,8 +126,8 @@ class Decoder:
         mask_N1S = None
         if ragged := min(filled) < max(filled):
             mask_N1S = (torch.arange(read, device=device) <= columns_N1)[:, None]
-        new_N1 = columns_N1 if ragged else columns_N1[:1]
-        caches = [KVCache(kv_2NHLd[:, : len(self.rows)], new_N1, read) for kv_2NHLd in self._kv_2NHLd]
+        new = columns_N1 if ragged else columns_N1[0]
+        caches = [KVCache(kv_2NHLd[:, : len(self.rows)], new, read) for kv_2NHLd in self._kv_2NHLd]
         tokens_N1 = torch.tensor([[row.token] for row in self.rows], device=device)
         h_N1D = self.body(tokens_N1, columns_N1, mask_N1S, caches)
         for row in self.rows:
@@ -149,8 +149,8 @@ class Decoder:
     def _slide(self, n: int) -> None:
         row, device = self.rows[n], self.body.tokens.weight.device
         row.window = row.window[slide(self.body.config.context) :]
-        columns_1T = torch.arange(len(row.window), device=device)[None]
-        caches = [KVCache(kv_2NHLd[:, n : n + 1], columns_1T, len(row.window)) for kv_2NHLd in self._kv_2NHLd]
+        columns_T = torch.arange(len(row.window), device=device)
+        caches = [KVCache(kv_2NHLd[:, n : n + 1], columns_T, len(row.window)) for kv_2NHLd in self._kv_2NHLd]
         if row.window:  # nothing is left of a context of one token
             self.body(torch.tensor([row.window], device=device), None, None, caches)
 

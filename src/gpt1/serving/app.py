@@ -35,6 +35,8 @@ from gpt1.tasks.rows import Texts, read_texts
 from gpt1.tasks.typed_rows import row_of_texts
 
 T = TypeVar("T")
+# How long the end of the process waits for the step or explanation in progress.
+LAST_SECONDS = 5
 # The longest text that is explained token by token, in contexts.
 EXPLAINED_CONTEXTS = 4
 # Seconds after which a client that was refused may try again.
@@ -53,6 +55,10 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Completions; with `stream`, events.", "content": {"text/event-stream": {"schema": {}}}}
+}
+
 
 class Api:
     """The routes of a server."""
@@ -65,7 +71,7 @@ class Api:
         """computes explanations, one at a time: they take seconds, in which no stream should wait"""
         self.router = APIRouter(responses=ERRORS)
         get, post = self.router.get, self.router.post
-        post("/v1/completions", response_model=Completion, tags=["OpenAI"])(self.completions)
+        post("/v1/completions", response_model=Completion, responses=STREAM, tags=["OpenAI"])(self.completions)
         post("/v1/embeddings", response_model=Embeddings, tags=["OpenAI"])(self.embeddings)
         get("/v1/models", response_model=ModelList, tags=["OpenAI"])(self.list_models)
         get("/v1/models/{model}", response_model=ModelCard, tags=["OpenAI"])(self.describe_model)
@@ -205,7 +211,8 @@ def create_app(models: Mapping[str, ServedModel], engine: Engine, limits: Limits
         yield
         aside.close(0)
         engine.close(0)
-        await asyncio.to_thread(engine.join)
+        for one in (engine, aside):
+            await asyncio.to_thread(one.join, LAST_SECONDS)
 
     app = FastAPI(
         title="gpt1", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False

@@ -142,9 +142,9 @@ class Engine:
             self._closing_at = min(self._closing_at or float("inf"), time.monotonic() + seconds)
             self._changed.notify()
 
-    def join(self) -> None:
-        """Wait until the thread has ended."""
-        self._thread.join()
+    def join(self, seconds: float) -> None:
+        """Wait until the thread has ended, so many seconds at most."""
+        self._thread.join(seconds)
 
     async def _follow(self, model: str, texts: list[Generation], stream: bool) -> AsyncIterator[Piece]:
         job = _Texts(asyncio.Queue[Any](), texts, stream, len(texts))
