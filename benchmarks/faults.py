@@ -384,7 +384,7 @@ def main() -> None:
         print(result, file=sys.stderr)
         work = jobs(folder)
         share = {"prepare": 0.25, "pretrain": 0.4, "finetune": 0.35}
-        for job in work.values():
+        for job in work.values() if options.kills else ():
             kills = round(share[job.name] * options.kills)
             (place := folder / job.name).mkdir()
             result[f"killed_{job.name}"] = kill_often(job, place, kills, kills // 2, options.seed)
@@ -395,12 +395,16 @@ def main() -> None:
         (place := folder / "full").mkdir()
         result["full_disk"] = full_disk(place, folder / "data")
         print(result["full_disk"], file=sys.stderr)
-        (place := folder / "stops").mkdir()
-        result["stopped_pretrain"] = stop_often(folder / "data", place, options.stops, options.later, options.seed)
+        if not options.stops:
+            result["stopped_pretrain"] = {"stops": 0}
+        else:
+            (place := folder / "stops").mkdir()
+            result["stopped_pretrain"] = stop_often(folder / "data", place, options.stops, options.later, options.seed)
     result["seconds"] = time.perf_counter() - started
     print(json.dumps(result))
     if not options.json:
-        record("faults", "python benchmarks/faults.py", result)
+        words = f"--kills {options.kills} --stops {options.stops} --shards {options.shards} --seed {options.seed}"
+        record("faults" if options.kills else "stops", f"python benchmarks/faults.py {words}", result)
 
 
 if __name__ == "__main__":

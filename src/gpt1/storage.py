@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # How to write half a surrogate pair, which UTF-8 cannot encode. Python turns each byte of a file name that is not UTF-8
 # into one. `\\udce9` is also how JSON escapes it, so a name in JSON comes back as it was.
 UNENCODABLE = "backslashreplace"
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
 
 
 def is_utf8(path: str | Path) -> bool:
@@ -74,14 +75,18 @@ def atomic(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def is_temporary(path: Path) -> bool:
+    """Return whether `atomic` made a file; it stays behind if the process is killed."""
+    return TEMPORARY.fullmatch(path.name) is not None
+
+
 def remove_temporaries(folder: Path, name: str = "") -> None:
-    """Remove what `atomic` left in a folder, or of one file in it, because its process was killed.
+    """Remove the temporary files that a killed process left in a folder, or of one file in it.
 
     Only the process that holds the folder may do so.
     """
-    pattern = re.compile(rf"\.{re.escape(name) if name else '.+'}\.[0-9a-f]{{12}}\.tmp")
     for path in [*(folder.glob(".*.tmp") if name else folder.rglob(".*.tmp"))]:
-        if pattern.fullmatch(path.name):
+        if is_temporary(path) and path.name.startswith(f".{name}"):
             path.unlink(missing_ok=True)
 
 

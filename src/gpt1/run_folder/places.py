@@ -7,7 +7,7 @@ from typing import Any
 from gpt1.errors import UserError, setting
 from gpt1.resume import LOCK
 from gpt1.run_folder.metadata import STAGED, STOPPED, read_json, read_metadata
-from gpt1.storage import check_folder
+from gpt1.storage import check_folder, is_temporary
 
 # What `gpt1 finetune` itself leaves in its folder before there is a model.
 OWN_FILES = {STOPPED, STAGED, LOCK}
@@ -37,7 +37,7 @@ def check_pretrained_place(out: Path) -> None:
         return
     if (out / "config.json").exists():
         raise UserError(f"{setting('out')} {out} holds a model that was not pre-trained here; choose another folder")
-    if any(path.name != LOCK for path in out.iterdir()):
+    if any(path.name != LOCK and not is_temporary(path) for path in out.iterdir()):
         raise UserError(f"{setting('out')} {out} is not empty and holds no run; choose another folder")
 
 
@@ -48,7 +48,10 @@ def check_finetuned_place(out: Path) -> None:
     if (out / "gpt1.json").exists():
         if read_json(out / "gpt1.json").get("kind") != "finetuned":
             raise UserError(f"{out} holds a pre-trained run; {another}")
-    elif others := sorted(path.name for path in out.iterdir() if path.name not in OWN_FILES) if out.exists() else []:
+        return
+    if not out.exists() or (out / STAGED).exists():  # where a process was killed while it moved a model's files
+        return
+    if others := sorted(path.name for path in out.iterdir() if path.name not in OWN_FILES):
         raise UserError(f"{out} holds {others[0]}, which `gpt1 finetune` did not write; {another}")
 
 
