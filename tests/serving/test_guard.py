@@ -1,9 +1,11 @@
 """Who may ask, how much, and how slowly."""
 
 import asyncio
+import json
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from servers import LOCAL, Running, running
 
 from gpt1.config import Serve
 from gpt1.serving.guard import SECURITY_HEADERS
+from gpt1.serving.server import listen
 
 pytest_plugins = ["servers"]
 
@@ -118,6 +121,30 @@ def test_clients_that_are_too_slow(guarded: Running) -> None:
     )
     assert told.startswith(b"HTTP/1.1 200")
     assert time.monotonic() - began < 6
+
+
+def test_clients_that_do_not_take_their_answer(books: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def small(host: str, port: int) -> socket.socket:
+        sock = listen(host, port)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)  # or the system would take all of it
+        return sock
+
+    monkeypatch.setattr("servers.listen", small)
+    body = json.dumps({"model": "books", "text": "a cat, " * 35, "top": 100}).encode()
+    head = b"POST /v1/explain HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
+    with running(books, rules=replace(LOCAL, seconds=0.3)) as server:
+        whole = server.http.post("/v1/explain", content=body, headers={"content-type": "application/json"}).content
+        url, taken = httpx.URL(server.url), 0
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect((url.host, url.port))
+            connection.sendall(head + str(len(body)).encode() + b"\r\n\r\n" + body)
+            time.sleep(2)
+            with suppress(ConnectionError):
+                while piece := connection.recv(65536):
+                    taken += len(piece)
+        assert taken < len(whole) / 2, "the rest was dropped"
+        assert server.http.get("/healthz").status_code == 200
 
 
 def test_what_is_not_http(guarded: Running) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -67,10 +68,15 @@ class Server(uvicorn.Server):
 
 
 class _TimedProtocol(H11Protocol):
-    """HTTP/1.1 that gives a client a time to send the head of a request; the guard does the same for the body."""
+    """HTTP/1.1 that gives a client a time to send the head of a request, and to take the rest of an answer.
+
+    The guard does the same for the body of a request, and for the parts of a stream.
+    """
 
     seconds: float
     _timer: asyncio.TimerHandle | None = None
+    _unsent: float = math.inf
+    """bytes of the answer that the client had not taken when the timer started"""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -87,6 +93,7 @@ class _TimedProtocol(H11Protocol):
             self._stop_timer()
 
     def on_response_complete(self) -> None:
+        self._unsent = math.inf
         self._start_timer()  # first, since a pipelined request may stop it
         super().on_response_complete()
 
@@ -107,5 +114,12 @@ class _TimedProtocol(H11Protocol):
             self._timer = None
 
     def _close_if_idle(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:
+        if self.cycle is not None and not self.cycle.response_complete:
+            return
+        if (left := self.transport.get_write_buffer_size()) == 0:
             self.transport.close()
+        elif left < self._unsent:  # the client reads, if slowly
+            self._unsent = left
+            self._start_timer()
+        else:
+            self.transport.abort()
