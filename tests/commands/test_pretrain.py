@@ -25,7 +25,7 @@ from gpt1.errors import RunFailed, UserError
 from gpt1.pretraining import run
 from gpt1.run_folder.folder import read_metadata, read_shape
 from gpt1.run_folder.metadata import RunMetadata
-from gpt1.training import checkpoint, log
+from gpt1.training import checkpoint, interrupt, log
 
 SIZE = Model(context=16, width=32, depth=2, heads=2, inner=128)  # dropout on: 0.1 everywhere
 
@@ -195,6 +195,31 @@ def test_a_crash_in_validation_loses_nothing(data: Path, tmp_path: Path, monkeyp
     assert weights(out) == weights(whole)
     for one, two in zip(log.read(out), log.read(whole), strict=True):
         assert {**one, "seconds": 0} == {**two, "seconds": 0}
+
+
+@pytest.mark.parametrize(("urgent", "step"), [(False, 3), (True, 2)])
+def test_a_stop_between_an_update_and_the_next_is_heard(
+    data: Path, tmp_path: Path, urgent: bool, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for the next update, or, if that takes too long, this one is given up and the last one saved."""
+    whole, out, changes = tmp_path / "whole", tmp_path / "run", {"eval_every": 100, "save_every": 100}
+    pretrain(settings(data, whole, **changes))
+    real = run.PretrainingRun._log_update
+
+    def note(self: run.PretrainingRun, report: Any) -> None:
+        real(self, report)
+        if report.step == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match=f"stopped after update {step}; the"):
+        patch.setattr(run.PretrainingRun, "_log_update", note)
+        if urgent:
+            patch.setattr(interrupt, "PATIENCE", -1.0)
+        pretrain(settings(data, out, **changes))
+    state = checkpoint.latest(out)
+    assert state is not None and checkpoint.read_notes(state)["step"] == step
+    pretrain(settings(data, out, **changes))
+    assert weights(out) == weights(whole)
 
 
 def test_the_newest_states_and_the_best_are_kept(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,19 +92,19 @@ class PretrainingRun:
                     validate()  # an earlier process ended between the state and its validation
                 saved = start
                 for report in reports:
-                    step = report.step
+                    step, stopping = report.step, stop()  # a request that comes later waits for the next update
                     pending.append(report)
                     is_validation = step % eval_every == 0 and step < steps
-                    is_due = is_validation or step % save_every == 0 or step == steps or stop()
+                    is_due = is_validation or step % save_every == 0 or step == steps or stopping
                     log_pending(0 if is_due else lag)
                     if is_due:
-                        self.save_state(step, required=stop())
+                        self.save_state(step, required=stopping)
                         saved = step
-                    if is_validation and not stop():
+                    if is_validation and not stopping:
                         validate()
                     if is_due and step < steps:
-                        self.save_model(step, required=stop())
-                    if stop():
+                        self.save_model(step, required=stopping)
+                    if stopping:
                         raise Stopped
                 if stop() and saved < step:  # an update was given up
                     log_pending(0)
