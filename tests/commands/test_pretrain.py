@@ -321,6 +321,20 @@ def test_a_stop_before_the_closing_validation_is_made_good(
     assert weights(out) == weights(tmp_path / "whole")
 
 
+def test_an_end_after_the_closing_validation_leaves_one_of_it(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretrain(settings(data, tmp_path / "whole"))
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(run.PretrainingRun, "save_model", lambda self, step, *_, **__: step < 6 or full())
+        pretrain(settings(data, tmp_path / "run"))
+    assert sum("val_nats_per_token" in row for row in log.read(tmp_path / "run") if row["step"] == 6) == 1
+    pretrain(settings(data, tmp_path / "run"))
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+    names = [[sorted(row) for row in log.read(tmp_path / name)] for name in ("run", "whole")]
+    assert names[0] == names[1]
+
+
 def test_a_fine_tuned_run_is_never_replaced(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     pretrain(settings(data, out))

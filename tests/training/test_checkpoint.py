@@ -63,6 +63,19 @@ def test_log_drops_what_comes_again(tmp_path: Path) -> None:
     assert rows == log.read(tmp_path) == [{"step": 1, "lm": 1.0}, {"step": 2, "lm": 0.5}, {"step": 3, "lm": 9.0}]
 
 
+@pytest.mark.parametrize("validated", [True, False])
+def test_log_drops_a_validation_that_is_made_again(tmp_path: Path, validated: bool) -> None:
+    rows = [
+        {"step": 1, "tokens": 3},
+        {"step": 1, "val_loss": 2.0},
+        {"step": 2, "tokens": 3},
+        {"step": 2, "val_loss": 1.0},
+    ]
+    (tmp_path / log.NAME).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    log.Log(tmp_path, 2, validated).close()
+    assert log.read(tmp_path) == rows[: 4 if validated else 3]
+
+
 @pytest.mark.parametrize("text", ["a\u2028b", "\x85", "a\nb\r", "\x0c\x1c"])
 def test_a_sample_may_hold_any_line_separator(tmp_path: Path, text: str) -> None:
     with log.Log(tmp_path, 0) as rows:

@@ -20,7 +20,7 @@ from gpt1.finetuning.predictor import mean_loss, score
 from gpt1.model.objectives import TaskModel
 from gpt1.training import checkpoint
 from gpt1.training.interrupt import Stopped, StopRequest, stop_requested
-from gpt1.training.log import Log, read
+from gpt1.training.log import Log
 from gpt1.training.loop import LoopState, train
 from gpt1.training.optimizer import Optimizer
 
@@ -163,7 +163,7 @@ def train_epochs(trainer: EpochTrainer, folder: Path, title: str, *, resumable: 
     with ExitStack() as stack:
         stop = stack.enter_context(stop_requested()) if resumable else StopRequest()
         states = stack.enter_context(checkpoint.Checkpoints(folder))
-        log = stack.enter_context(Log(folder, progress.step))
+        log = stack.enter_context(Log(folder, progress.step, progress.step // per_epoch <= progress.validated))
         shown = stack.enter_context(bar("{task.fields[state]}"))
         task = shown.add_task(
             title, total=optimizer.steps, completed=progress.step, done_before=progress.step, state=""
@@ -184,8 +184,7 @@ def train_epochs(trainer: EpochTrainer, folder: Path, title: str, *, resumable: 
 
         try:
             if progress.step // per_epoch > progress.validated:  # an earlier process ended before this validation
-                logged = any(row["step"] == progress.step and "val_loss" in row for row in read(folder))
-                _end_epoch(trainer, progress, None if logged else log, stop)
+                _end_epoch(trainer, progress, log, stop)
             for update in () if progress.is_over else updates:
                 progress.step = update.step
                 for name, loss in update.losses.items():
@@ -219,7 +218,7 @@ def train_epochs(trainer: EpochTrainer, folder: Path, title: str, *, resumable: 
     return progress
 
 
-def _end_epoch(trainer: EpochTrainer, progress: Progress, log: Log | None, stop: StopRequest) -> None:
+def _end_epoch(trainer: EpochTrainer, progress: Progress, log: Log, stop: StopRequest) -> None:
     """Validate, keep the weights if they are the best so far, and decide whether the training is over.
 
     If a stop is requested before the validation is done, raises Stopped and leaves the progress as it was.
@@ -244,9 +243,8 @@ def _end_epoch(trainer: EpochTrainer, progress: Progress, log: Log | None, stop:
     metric = selected_metric(trainer.options, trainer.examples.label_type)
     shown = {name: found.metrics[name] for name in dict.fromkeys((metric, "loss"))}
     say(f"epoch {epoch}: training {_listed(losses)}; validation {_listed(shown)}")
-    if log:
-        log.add(progress.step, **{f"val_{name}": value for name, value in shown.items()})
-        log.flush()
+    log.add(progress.step, **{f"val_{name}": value for name, value in shown.items()})
+    log.flush()
     if progress.best is None or trainer.is_better(found, progress.best):
         progress.best, progress.weights = found, trainer.copy_weights()
     elif trainer.options.patience and epoch - progress.best.epoch >= trainer.options.patience and not progress.is_over:

@@ -30,7 +30,7 @@ from gpt1.run_folder.places import check_pretrained_place
 from gpt1.storage import write_json
 from gpt1.training import checkpoint
 from gpt1.training.device import out_of_memory, setup_device
-from gpt1.training.log import Log
+from gpt1.training.log import Log, read
 from gpt1.training.loop import LoopState
 
 
@@ -87,7 +87,9 @@ def pretrain_folder(settings: Pretrain) -> PretrainResult:
         if state is not None:
             optimizer.load(checkpoint.load(state))
             say(f"{folder}: continuing after update {done:,}")
-        with Log(folder, done) as log, checkpoint.Checkpoints(folder, settings.keep) as states:
+        # A validation is complete with its sample. The closing one is made again, since the run was not finished.
+        validated = done < steps and any(row["step"] == done and "sample" in row for row in read(folder))
+        with Log(folder, done, validated) as log, checkpoint.Checkpoints(folder, settings.keep) as states:
             loop = LoopState(**notes.get("loop", {}))
             run = PretrainingRun(folder, settings, data, model, optimizer, log, device, states, loop)
             run.finish(started, run.train(done))

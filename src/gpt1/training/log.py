@@ -13,13 +13,15 @@ NAME = "metrics.jsonl"
 class Log:
     """Append measurements to a run's metrics.jsonl, as a context manager.
 
-    Opening it at update `step` drops the rows of later updates, which will be made again. Close it before its folder
-    is moved or removed, which Windows refuses while a file in it is open.
+    Opening it at update `step` drops the rows of later updates, which will be made again; so will be the validation
+    after this one, unless it is `validated`. Close it before its folder is moved or removed, which Windows refuses
+    while a file in it is open.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
-        path = folder / NAME
-        write_text(path, "".join(_line(row) for row in read(folder) if row["step"] <= step))
+    def __init__(self, folder: Path, step: int, validated: bool = True) -> None:
+        path, last = folder / NAME, step if validated else step - 1
+        kept = [row for row in read(folder) if row["step"] <= (step if "tokens" in row else last)]
+        write_text(path, "".join(map(_line, kept)))
         self._file = path.open("a", encoding="utf-8", errors=UNENCODABLE, newline="\n")
 
     def add(self, step: int, **values: Any) -> None:
