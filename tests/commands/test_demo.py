@@ -10,7 +10,7 @@ from rich.console import Console
 
 from gpt1.commands import demo as module
 from gpt1.commands.demo import SEEDS, demo, show
-from gpt1.config import Demo, Finetune
+from gpt1.config import Demo, Evaluate, Finetune
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
         "pretrain": lambda settings: {"val_bits_per_byte": 2.5},
         "generate": lambda settings: {"samples": [{"text": " sum"}]},
         "finetune": lambda settings: None,
-        "evaluate": lambda settings: Evaluated(Path(settings.run).name.rpartition("-")[0]),
+        "evaluate": lambda settings: Evaluated(Path(settings.run).name.removesuffix("-1")),
         "report": lambda settings: SimpleNamespace(page=settings.out),
     }
 
@@ -40,13 +40,16 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
 
 
 ACCURACIES = {"scratch": 0.5, "pretrained": 0.75, "with_words": 0.875}
+ENDINGS = {"endings-scratch": 0.505, "endings-pretrained": 0.61, "model": 0.59}
 
 
 class Evaluated(dict[str, Any]):
     """Stands for the result of `evaluate`."""
 
     def __init__(self, start: str) -> None:
-        super().__init__(accuracy=ACCURACIES[start], words_alone={"accuracy": 0.625})
+        scores = ACCURACIES | ENDINGS
+        accuracy = scores[start] if start in scores else ACCURACIES[start.rpartition("-")[0]]
+        super().__init__(accuracy=accuracy, words_alone={"accuracy": 0.625}, n=300)
 
     def to_json(self) -> dict[str, Any]:
         return dict(self)
@@ -55,11 +58,16 @@ class Evaluated(dict[str, Any]):
 def test_the_life_cycle(calls: list[tuple[str, Any]], tmp_path: Path) -> None:
     out = tmp_path / "demo"
     result = demo(Demo(out=str(out), minutes=0.5, device="cpu", threads=1, fresh=True))
-    models = ["finetune", "evaluate"] * 3 * SEEDS
-    assert [name for name, _ in calls] == ["prepare", "pretrain", "generate", *models, "report"]
+    models, ends = ["finetune", "evaluate"] * 3 * SEEDS, ["evaluate", *["finetune", "evaluate"] * 2]
+    assert [name for name, _ in calls] == ["prepare", "pretrain", "generate", *models, *ends, "report"]
     assert all(settings.device == "cpu" and settings.threads == 1 for name, settings in calls[1:-1])
     assert calls[1][1].minutes == 0.5
     tuned = [settings for _, settings in calls if isinstance(settings, Finetune)]
+    tuned, (scratch, pretrained) = tuned[:-2], tuned[-2:]
+    assert (scratch.from_scratch, pretrained.from_scratch) == (True, False)
+    assert scratch.task == pretrained.task == "multiple-choice"
+    asked = [settings for _, settings in calls if isinstance(settings, Evaluate)][-3]
+    assert (asked.as_, asked.run, asked.files) == ("choices", str(out / "model"), [str(out / "endings-test.jsonl")])
     kinds = [(True, False), (False, False), (False, True)]
     assert [(one.from_scratch, one.with_words, one.seed) for one in tuned] == [
         (*k, n) for k in kinds for n in (1, 2, 3)
@@ -80,12 +88,14 @@ def test_the_life_cycle(calls: list[tuple[str, Any]], tmp_path: Path) -> None:
     }
     assert list(result) == [
         "accuracy_pretrained", "accuracy_from_scratch", "accuracy_words_alone", "accuracy_with_words", "accuracies",
-        "val_bits_per_byte", "seconds", "report",
+        "endings", "endings_n", "val_bits_per_byte", "seconds", "report",
     ]  # fmt: skip
     assert (result.accuracy_pretrained, result.accuracy_from_scratch, result.val_bits_per_byte) == (0.75, 0.5, 2.5)
     assert (result.accuracy_words_alone, result.accuracy_with_words) == (0.625, 0.875)
     assert result.accuracies == {kind: [value] * SEEDS for kind, value in (ACCURACIES | {"words_alone": 0.625}).items()}
     with (console := Console(width=120)).capture() as shown:
         console.print(show(result))
-    assert [f"{value} %" in shown.get() for value in (50.0, 62.5, 75.0, 87.5)] == [True] * 4
+    assert all(f"{value} %" in shown.get() for value in (50.0, 62.5, 75.0, 87.5, 50.5, 61.0, 59.0))
+    assert result.endings == {"scratch": 0.505, "pretrained": 0.61, "zero_shot": 0.59, "words_alone": 0.625}
+    assert "best: words alone (TF-IDF)" in shown.get(), "it says so where the GPT does not win"
     assert result.report == str(out / "report.html")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import statistics
 import time
 from collections.abc import Iterable
@@ -9,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
 
 from gpt1.commands.evaluate import EvaluateResult, evaluate
@@ -19,12 +21,14 @@ from gpt1.commands.pretrain import pretrain
 from gpt1.commands.report import report
 from gpt1.config import Demo, Evaluate, Finetune, Generate, Prepare, Report, pretrain_defaults
 from gpt1.console import say
-from gpt1.data.docstrings import Docstring, docstrings, labelled, topics
+from gpt1.data.docstrings import Docstring, docstrings, endings, labelled, topics
 from gpt1.keywords import command
 from gpt1.results import Result
 from gpt1.storage import atomic, write_json, write_text
 
 CLASSES, TRAIN, TEST, SEEDS = 6, 16, 60, 3
+# Docstrings with a pair of sentences, each of which gives two questions.
+ENDINGS_TRAIN, ENDINGS_TEST = 300, 150
 PROMPT = "Return the"
 # What is compared, in the order of the table. Words alone are fitted beside every model.
 NAMES = {
@@ -32,6 +36,12 @@ NAMES = {
     "words_alone": "words alone (TF-IDF)",
     "pretrained": "the pre-trained GPT",
     "with_words": "the GPT with words",
+}
+ENDINGS_NAMES = {
+    "scratch": "random weights, fine-tuned",
+    "words_alone": "words alone (TF-IDF)",
+    "zero_shot": "the pre-trained GPT, zero-shot",
+    "pretrained": "the pre-trained GPT, fine-tuned",
 }
 
 
@@ -49,6 +59,10 @@ class DemoResult(Result):
     """mean test accuracy from the pre-trained model with words"""
     accuracies: dict[str, list[float]]
     """`scratch`, `words_alone`, `pretrained` and `with_words`: test accuracy with each seed"""
+    endings: dict[str, float]
+    """accuracy on which of two endings continues a sentence: `scratch`, `words_alone`, `zero_shot` and `pretrained`"""
+    endings_n: int
+    """questions that `endings` is measured on"""
     val_bits_per_byte: float
     """of the pre-trained model"""
     seconds: float
@@ -64,10 +78,10 @@ def demo(settings: Demo) -> DemoResult:
     folder = Path(settings.out)
     model, on = str(folder / "model"), _device_settings(settings)
     write_files(folder)
-    say(f"1/4 prepare: the docstrings of this Python are the corpus ({folder / 'corpus.jsonl'})")
+    say(f"1/5 prepare: the docstrings of this Python are the corpus ({folder / 'corpus.jsonl'})")
     prepare(Prepare(inputs=[str(folder / "corpus.jsonl")], out=str(folder / "data"), fresh=settings.fresh))
 
-    say(f"2/4 pretrain: a tiny GPT for {settings.minutes:g} minutes")
+    say(f"2/5 pretrain: a tiny GPT for {settings.minutes:g} minutes")
     defaults = pretrain_defaults("tiny", data=str(folder / "data"), out=model)
     asked = replace(defaults, minutes=settings.minutes, sample=PROMPT, seed=settings.seed, fresh=settings.fresh)
     pretrained = pretrain(replace(asked, **on))
@@ -75,7 +89,7 @@ def demo(settings: Demo) -> DemoResult:
     say(f'it writes: "{PROMPT}{written["samples"][0]["text"]}"')
 
     task = f"{TRAIN} labels for each of {CLASSES} packages, {SEEDS} seeds"
-    say(f"3/4 finetune: which package is a docstring from? {task}")
+    say(f"3/5 finetune: which package is a docstring from? {task}")
     tests = {
         start: [_test(settings, folder, start, seed) for seed in range(1, SEEDS + 1)]
         for start in ("scratch", "pretrained", "with_words")
@@ -83,7 +97,14 @@ def demo(settings: Demo) -> DemoResult:
     accuracies = {start: [one["accuracy"] for one in found] for start, found in tests.items()}
     accuracies["words_alone"] = [one["words_alone"]["accuracy"] for one in tests["pretrained"]]
 
-    say("4/4 report")
+    say("4/5 order: which of two endings continues a sentence? By likelihood, then fine-tuned")
+    questions = str(folder / "endings-test.jsonl")
+    zero_shot = evaluate(Evaluate(run=model, files=[questions], as_="choices", normalize="bytes", **on))
+    ends = {start: _test_endings(settings, folder, start) for start in ("scratch", "pretrained")}
+    endings_found = {start: one["accuracy"] for start, one in ends.items()} | {"zero_shot": zero_shot["accuracy"]}
+    endings_found["words_alone"] = ends["pretrained"]["words_alone"]["accuracy"]
+
+    say("5/5 report")
     tuned = [str(folder / f"{start}-1") for start in ("pretrained", "with_words", "scratch")]
     runs = [model, *tuned, *(f"{run}.json" for run in tuned)]
     page = report(Report(runs=runs, out=str(folder / "report.html"))).page
@@ -94,14 +115,16 @@ def demo(settings: Demo) -> DemoResult:
         accuracy_words_alone=means["words_alone"],
         accuracy_with_words=means["with_words"],
         accuracies=accuracies,
+        endings=endings_found,
+        endings_n=zero_shot["n"],
         val_bits_per_byte=pretrained["val_bits_per_byte"],
         seconds=time.perf_counter() - began,
         report=page,
     )
 
 
-def show(result: DemoResult) -> Table:
-    """Format accuracy with and without pre-training, GPT-1's claim, beside that of words alone."""
+def show(result: DemoResult) -> Group:
+    """Format accuracy with and without pre-training, GPT-1's claim, beside that of words alone, for both tasks."""
     title = f"{TRAIN} labels per class, {CLASSES} classes: accuracy on unseen docstrings"
     out = Table(title=title, title_justify="left")
     for column in ("model", "mean", *(f"seed {seed}" for seed in range(1, SEEDS + 1))):
@@ -109,19 +132,39 @@ def show(result: DemoResult) -> Table:
     for start, name in NAMES.items():
         values = result.accuracies[start]
         out.add_row(name, *(f"{100 * value:.1f} %" for value in (statistics.mean(values), *values)))
-    out.caption = f"{result.seconds:.0f} seconds; the page: {result.report}"
-    return out
+    title = f"which of two endings continues a sentence: accuracy on {result.endings_n} questions, chance is 50 %"
+    order = Table(title=title, title_justify="left")
+    for column in ("model", "accuracy"):
+        order.add_column(column)
+    for start, name in ENDINGS_NAMES.items():
+        order.add_row(name, f"{100 * result.endings[start]:.1f} %")
+    best = max(result.endings, key=lambda start: result.endings[start])
+    order.caption = (
+        f"best: {ENDINGS_NAMES[best]}; chance alone moves a score by {100 / math.sqrt(result.endings_n):.0f} points\n"
+        f"{result.seconds:.0f} seconds; the page: {result.report}"
+    )
+    return Group(out, order)
 
 
 def write_files(folder: Path) -> None:
-    """Write corpus.jsonl, train.csv and test.csv; texts of the test set are kept out of the corpus."""
+    """Write corpus.jsonl, and rows to train and test on for both tasks; what is tested is kept out of the corpus."""
     found = docstrings()
     train, test = labelled(found, CLASSES, TRAIN, TEST)
-    held_out = {d.text for d in test}
+    ends_train, ends_test = endings(found, ENDINGS_TRAIN, ENDINGS_TEST)
+    held_out, sentences = {d.text for d in test}, [f"{one.context} {one.choices[one.label]}" for one in ends_test]
     texts = [d.text for d in found if d.text not in held_out] + topics()
+    texts = [text for text in texts if not _holds_any(text, sentences)]  # a sentence may be in several docstrings
     write_text(folder / "corpus.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in texts))
     _write_rows(folder / "train.csv", train)
     _write_rows(folder / "test.csv", test)
+    for name, rows in (("train", ends_train), ("test", ends_test)):
+        lines = [{"context": one.context, "choices": one.choices, "label": one.label} for one in rows]
+        write_text(folder / f"endings-{name}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _holds_any(text: str, sentences: list[str]) -> bool:
+    one_line = " ".join(text.split())
+    return any(sentence in one_line for sentence in sentences)
 
 
 def _write_rows(path: Path, rows: Iterable[Docstring]) -> None:
@@ -143,6 +186,18 @@ def _test(settings: Demo, folder: Path, start: str, seed: int) -> EvaluateResult
     tested = evaluate(Evaluate(run=run, files=[str(folder / "test.csv")], **on))
     write_json(f"{run}.json", tested.to_json())
     return tested
+
+
+def _test_endings(settings: Demo, folder: Path, start: str) -> EvaluateResult:
+    """Fine-tune and evaluate one model of the second task."""
+    run, on = str(folder / f"endings-{start}"), _device_settings(settings)
+    finetune(
+        Finetune(
+            run=str(folder / "model"), train=str(folder / "endings-train.jsonl"), out=run, task="multiple-choice",
+            from_scratch=start == "scratch", seed=settings.seed, fresh=settings.fresh, **on,
+        )
+    )  # fmt: skip
+    return evaluate(Evaluate(run=run, files=[str(folder / "endings-test.jsonl")], **on))
 
 
 def _device_settings(settings: Demo) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import ast
 import random
+import re
 import sysconfig
 from collections import Counter
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ SKIPPED = {
     "site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "ensurepip", "distutils",
 }  # fmt: skip
 MIN_LENGTH = 60  # characters; shorter docstrings do not show which package they are from
+SENTENCE_ENDS = re.compile(r"(?<=[.!?])\s+(?=[A-Z])|\n\s*\n")
+SENTENCE_LENGTH = (40, 240)  # characters
+MIN_WORDS, LETTERS = 8, 0.85  # least words of a sentence, and least fraction of letters and blanks in it
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,57 @@ def labelled(found: list[Docstring], classes: int, train: int, test: int) -> tup
         parts[0].extend(own[:train])
         parts[1].extend(own[train : train + test])
     return parts
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The beginning of a sentence, and how it and another one of the same docstring end."""
+
+    context: str
+    choices: list[str]
+    label: int
+    """which of the choices is right"""
+
+
+def endings(found: list[Docstring], train: int, test: int) -> tuple[list[Ending], list[Ending]]:
+    """Return questions which of two endings continues a sentence, from `train` and `test` docstrings, always the same.
+
+    Both endings are from one docstring, and each is right in one question and wrong in another: the words of an ending
+    say nothing about whether it is right, and its subject little. What remains is whether it fits its place.
+    """
+    random.Random(0).shuffle(found := list(found))
+    pairs: list[list[Ending]] = []
+    known: set[str] = set()
+    for questions in map(_endings_in, found):
+        if questions and not known & set(choices := questions[0].choices):  # docstrings copy each other's sentences
+            known |= set(choices)
+            pairs.append(questions)
+    tested, trained = pairs[:test], pairs[test : test + train]
+    return [one for pair in trained for one in pair], [one for pair in tested for one in pair]
+
+
+def _endings_in(docstring: Docstring) -> list[Ending]:
+    """Return two questions about the first two proper sentences; none if there are fewer."""
+    sentences = [" ".join(part.split()) for part in SENTENCE_ENDS.split(docstring.text)]
+    halves = []
+    for words in (sentence.split() for sentence in filter(_is_prose, sentences)):
+        halves.append((" ".join(words[: len(words) // 2]), " ".join(words[len(words) // 2 :])))
+    if len(halves) < 2 or halves[0][1] == halves[1][1]:
+        return []
+    choices = [end for _, end in halves[:2]]
+    return [Ending(start, choices, label) for label, (start, _) in enumerate(halves[:2])]
+
+
+def _is_prose(sentence: str) -> bool:
+    least, most = SENTENCE_LENGTH
+    letters = sum(c.isalpha() or c == " " for c in sentence)
+    return (
+        least <= len(sentence) <= most
+        and sentence[0].isupper()
+        and sentence[-1] in ".!?"
+        and len(sentence.split()) >= MIN_WORDS
+        and letters >= LETTERS * len(sentence)
+    )
 
 
 def _read_docstrings(path: Path) -> Iterator[str]:
