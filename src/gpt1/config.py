@@ -8,7 +8,7 @@ recipe never changes the network.
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-Preset = Literal["gpt1", "small", "tiny"]
+Preset = Literal["auto", "gpt1", "small", "tiny"]
 Recipe = Literal["paper", "fast"]
 Task = Literal["classification", "entailment", "similarity", "regression", "multiple-choice", "multi-label"]
 Long = Literal["head", "tail", "head+tail", "windows"]
@@ -158,8 +158,9 @@ class Pretrain(Command):
     """folder written by `gpt1 prepare`"""
     out: PretrainedOut
     """run folder to write"""
-    preset: Preset = "small"
-    """size of the network: gpt1 (117M parameters), small (about 13M), tiny (about 2M)"""
+    preset: Preset = "auto"
+    """size of the network: gpt1 (117M parameters), small (about 13M), tiny (about 2M); auto: with minutes, the size
+    that learns most in that time on this machine, else small"""
     recipe: Recipe | None = None
     """paper (Adam, long warm-up, cosine decay) or fast (Muon, linear decay); default: the preset's recipe"""
     steps: int | None = None
@@ -534,18 +535,23 @@ PRESETS: dict[Preset, Model] = {
 RECIPES: dict[Recipe, Optim] = {
     "paper": Optim(),
     "fast": Optim(
-        method="muon", lr=1e-2, matrix_lr=1e-2, beta2=0.95, weight_decay=0.01, warmup=20, decay="linear",
+        method="muon", lr=1e-2, matrix_lr=1e-2, beta2=0.95, weight_decay=0.2, warmup=20, decay="linear",
     ),
 }  # fmt: skip
 
-DEFAULT_RECIPE: dict[Preset, Recipe] = {"gpt1": "paper", "small": "fast", "tiny": "fast"}
-DEFAULT_BATCH: dict[Preset, int] = {"gpt1": 64, "small": 16, "tiny": 16}
+DEFAULT_RECIPE: dict[Preset, Recipe] = {"auto": "fast", "gpt1": "paper", "small": "fast", "tiny": "fast"}
+DEFAULT_BATCH: dict[Preset, int] = {"auto": 16, "gpt1": 64, "small": 16, "tiny": 16}
 
 
-def pretrain_defaults(preset: Preset = "small", recipe: Recipe | None = None, *, data: str, out: str) -> Pretrain:
+def preset_shape(preset: Preset) -> Model:
+    """Return the shape of a preset; of auto the one that it has unless a budget chooses another."""
+    return PRESETS["small" if preset == "auto" else preset]
+
+
+def pretrain_defaults(preset: Preset = "auto", recipe: Recipe | None = None, *, data: str, out: str) -> Pretrain:
     """Return pre-training settings with the defaults of a preset and a recipe (default: the preset's recipe)."""
     recipe = recipe or DEFAULT_RECIPE[preset]
     return Pretrain(
         data=data, out=out, preset=preset, recipe=recipe,
-        model=PRESETS[preset], optim=RECIPES[recipe], batch=DEFAULT_BATCH[preset],
+        model=preset_shape(preset), optim=RECIPES[recipe], batch=DEFAULT_BATCH[preset],
     )  # fmt: skip

@@ -110,7 +110,7 @@ def preset_defaults(settings: type, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the defaults, by full name, that depend on the preset and recipe of a pre-training command."""
     if not issubclass(settings, config.Pretrain):
         return {}
-    chosen = config.pretrain_defaults(given.get("preset", "small"), given.get("recipe"), data="", out="")
+    chosen = config.pretrain_defaults(given.get("preset", "auto"), given.get("recipe"), data="", out="")
     return {key: value for key, value in flat(chosen).items() if key not in ("data", "out")}
 
 

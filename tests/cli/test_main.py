@@ -143,11 +143,11 @@ def test_as_is_the_flag_of_a_field_that_python_reserves(job: Job) -> None:
 @pytest.mark.parametrize(
     ("words", "preset", "recipe"),
     [
-        ("", "small", "fast"),
+        ("", "auto", "fast"),
         ("--preset gpt1", "gpt1", "paper"),
         ("--preset tiny", "tiny", "fast"),
         ("--preset tiny --recipe paper", "tiny", "paper"),
-        ("--recipe paper", "small", "paper"),
+        ("--recipe paper", "auto", "paper"),
     ],
 )
 def test_preset_and_recipe_decide_the_defaults(
@@ -382,7 +382,7 @@ def test_a_new_run_gets_a_name_of_its_own(
         ("pretrain data --out r --preset smal", "gpt1 pretrain: --preset: unknown value 'smal'; did you mean small?"),
         (
             "pretrain data --out r --preset xxl",
-            "gpt1 pretrain: --preset: unknown value 'xxl'; the choices are gpt1, small, tiny",
+            "gpt1 pretrain: --preset: unknown value 'xxl'; the choices are auto, gpt1, small, tiny",
         ),
         ("pretrain data", "gpt1 pretrain: missing --out: run folder to write"),
         ("pretrain --out r", "gpt1 pretrain: missing DATA: folder written by `gpt1 prepare`"),

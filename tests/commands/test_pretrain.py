@@ -16,13 +16,12 @@ import torch
 
 from conftest import is_open, one_line, temporary_folders
 from gpt1.cli.main import main
-from gpt1.commands import pretrain as job
 from gpt1.commands.prepare import prepare
 from gpt1.commands.pretrain import pretrain
 from gpt1.config import Columns, Model, Optim, Prepare, Pretrain, pretrain_defaults
 from gpt1.data.docstrings import topics
 from gpt1.errors import RunFailed, UserError
-from gpt1.pretraining import run
+from gpt1.pretraining import job, run
 from gpt1.run_folder.folder import read_metadata, read_shape
 from gpt1.run_folder.metadata import RunMetadata
 from gpt1.training import checkpoint, interrupt, log

@@ -16,6 +16,7 @@ from gpt1.data.windows import Ids, Stream
 from gpt1.errors import UserError, setting
 from gpt1.keywords import command
 from gpt1.model.gpt import count_parameters
+from gpt1.pretraining.budget import fit_to_minutes, is_open
 from gpt1.pretraining.defaults import PreparedData, epoch_steps, open_data, resolve_defaults
 from gpt1.pretraining.run import build, is_long, resolve_compile
 from gpt1.pretraining.throughput import (
@@ -99,6 +100,9 @@ def plan(settings: Plan) -> PlanResult:
     available = available_memory(device)
     with open_data(Path(settings.data)) if settings.data else nullcontext() as data, out_of_memory(REMEDY):
         chosen = resolve_defaults(settings, data)
+        if is_open(chosen):
+            chosen, why = fit_to_minutes(chosen, _streams(data, chosen)[0], device, dtype)
+            say(why)
         parts = memory_parts(chosen, dtype)
         if 0 < available < sum(parts.values()):
             sizes = ", ".join(map(setting, ("preset", "model.width", "model.depth", "model.vocabulary")))

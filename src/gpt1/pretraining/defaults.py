@@ -6,7 +6,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gpt1.config import PRESETS, Model, Pretrain
+from gpt1.config import Model, Pretrain, preset_shape
 from gpt1.data.shards import Manifest, TokenStream, check_content, read_manifest
 from gpt1.errors import UserError, setting
 from gpt1.options import flat
@@ -76,7 +76,7 @@ def resolve_defaults(settings: Pretrain, data: PreparedData | None) -> Pretrain:
     _check_ranges(settings)
     model = settings.model
     if data is not None:
-        if model.vocabulary not in (data.tokenizer.vocabulary, PRESETS[settings.preset].vocabulary):
+        if model.vocabulary not in (data.tokenizer.vocabulary, preset_shape(settings.preset).vocabulary):
             raise UserError(
                 f"{setting('model.vocabulary')} {model.vocabulary} is not that of {settings.data}, "
                 f"{data.tokenizer.vocabulary}, which its tokenizer decides; leave it out"
@@ -137,7 +137,7 @@ def _shape_of_init(settings: Pretrain, data: PreparedData | None) -> Model:
     shape = read_shape(init)
     for name in ("context", "width", "depth", "heads", "inner"):
         wanted, there = getattr(model, name), getattr(shape, name)
-        if wanted not in (there, getattr(PRESETS[settings.preset], name)):
+        if wanted not in (there, getattr(preset_shape(settings.preset), name)):
             raise UserError(
                 f"{setting('init')} {init} has {setting(f'model.{name}')} {there}, which further training keeps; "
                 f"it cannot become {wanted}"

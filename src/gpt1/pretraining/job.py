@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
-from gpt1.config import Pretrain
+from gpt1.config import Model, Pretrain
 from gpt1.console import say
 from gpt1.errors import setting
+from gpt1.pretraining.budget import fit_to_minutes, is_open
 from gpt1.pretraining.defaults import (
     BEGUN,
     MAY_CHANGE,
@@ -25,7 +26,7 @@ from gpt1.pretraining.run import PretrainingRun, build, is_long, resolve_compile
 from gpt1.pretraining.throughput import REMEDY, steps_in_time
 from gpt1.results import Result
 from gpt1.resume import hold
-from gpt1.run_folder.metadata import read_metadata
+from gpt1.run_folder.metadata import read_json, read_metadata
 from gpt1.run_folder.places import check_pretrained_place
 from gpt1.storage import write_json
 from gpt1.training import checkpoint
@@ -73,7 +74,10 @@ def pretrain_folder(settings: Pretrain) -> PretrainResult:
             record.check(begun_record(settings, data), folder, MAY_CHANGE)
             result = _finished(folder, record.settings["steps"])
             settings = resume_settings(settings, record, len(data.train), is_finished=result is not None)
-            settings = replace(settings, micro_batch=micro_batch or record.settings["micro_batch"])
+            in_effect = read_json(folder / "settings.json")  # differ from the request if a budget chose the size
+            settings = replace(
+                settings, model=Model(**in_effect["model"]), micro_batch=micro_batch or in_effect["micro_batch"]
+            )
             if result is not None:
                 say(
                     f"{folder} is complete: all {result.steps:,} updates are done; to train further, give "
@@ -105,9 +109,13 @@ def _begin(
     folder = Path(settings.out)
     steps = settings.steps or epoch_steps(settings, len(data.train))
     settings = replace(settings, compile=resolve_compile(settings.compile, is_long(settings, steps), device))
+    asked = settings
+    if is_open(settings):
+        settings, why = fit_to_minutes(settings, data.train, device, dtype)
+        say(why)
     if settings.minutes:
         steps = steps_in_time(settings, data, device, dtype, started)
-    begun = begun_record(replace(settings, steps=steps), data)
+    begun = begun_record(replace(asked, steps=steps), data)
     settings = replace(settings, steps=steps, epochs=None, minutes=None)
     checkpoint.clear(folder)  # else a stop before the first save would leave an older run to be continued
     write_json(folder / "settings.json", dataclasses.asdict(settings))  # first: it marks the folder as a run

@@ -92,7 +92,7 @@ def measure(
     This trains the model, so pass one that is discarded afterwards.
     """
     context = settings.model.context
-    update = _seconds_per_update(update_pairs(model, optimizer, settings, train_stream, device), settings, seconds)
+    update = seconds_per_update(update_pairs(model, optimizer, settings, train_stream, device), settings, seconds)
     windows = strided_count(len(val_stream), context)
     tried = min(windows, VALIDATION_WINDOWS, max(1, TOKENS_AT_ONCE // context))
     body, end_id = model.body, tokenizer.end_id
@@ -127,7 +127,7 @@ def _rows(settings: Pretrain) -> tuple[int, int]:
     return settings.micro_batch, min(2 * settings.micro_batch, settings.batch)
 
 
-def _seconds_per_update(reports: Iterator[StepReport], settings: Pretrain, seconds: float) -> float:
+def seconds_per_update(reports: Iterator[StepReport], settings: Pretrain, seconds: float) -> float:
     """Return the seconds of an update of the whole batch, from about `seconds` of `update_pairs`.
 
     Every further micro-batch costs as much as the second; the rest of the first is the optimizer's step.

@@ -1,0 +1,97 @@
+"""What a change of recipe or size is worth: validation loss after the same arithmetic.
+
+    python benchmarks/recipes.py DATA [--preset tiny] [--updates 640] [--seeds 3] [--only decay-0.01,decay-0.1]
+
+DATA is a folder that `gpt1 prepare` wrote. `--updates` are those of the preset's own batch and size; a recipe with
+another batch or size makes more or fewer, so that every one takes the same arithmetic. Results are added to
+results/recipes.json under the data's fingerprint, preset and updates, and are not measured again.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gpt1
+from gpt1.config import DEFAULT_BATCH, PRESETS
+from gpt1.data.shards import read_manifest
+from gpt1.pretraining.budget import weights_in_products
+from gpt1.tokenizer.tokenizer import Tokenizer
+from record import RESULTS, record
+
+# Changes to recipe `fast` with the weight decay that it had before these measurements.
+DECAY = {"weight_decay": 0.01}
+BASE = "decay-0.01"
+RECIPES: dict[str, dict[str, Any]] = {
+    BASE: {"optim": DECAY},
+    **{f"decay-{decay}": {"optim": {"weight_decay": decay}} for decay in (0.1, 0.2, 0.3, 0.5, 1.0)},
+    "rate-half": {"optim": DECAY | {"lr": 5e-3, "matrix_lr": 5e-3}},
+    "rate-double": {"optim": DECAY | {"lr": 2e-2, "matrix_lr": 2e-2}},
+    "embeddings-rate-third": {"optim": DECAY | {"lr": 3e-3}},
+    "embeddings-rate-triple": {"optim": DECAY | {"lr": 3e-2}},
+    "cooldown-half": {"optim": DECAY | {"cooldown": 0.5}},
+    "batch-half": {"optim": DECAY, "batch": 0.5},
+    "decay-0.5-rate-half": {"optim": {"weight_decay": 0.5, "lr": 5e-3, "matrix_lr": 5e-3}},
+    "decay-0.3-embeddings-rate-third": {"optim": {"weight_decay": 0.3, "lr": 3e-3}},
+    "decay-0.3-batch-double": {"optim": {"weight_decay": 0.3}, "batch": 2},
+    # Width and depth, with decay 0.2.
+    **{f"size-{width}x{depth}": {"size": (width, depth)} for width, depth in ((64, 3), (128, 2), (128, 3), (256, 5))},
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--updates", type=int, default=640)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", default=",".join(RECIPES))
+    parser.add_argument("--threads", type=int, default=0)
+    asked = parser.parse_args()
+    known = RESULTS / "recipes.json"
+    result = json.loads(known.read_text(encoding="utf-8"))["result"] if known.exists() else {}
+    found = result.setdefault(f"{read_manifest(Path(asked.data)).fingerprint[:12]} {asked.preset} {asked.updates}", {})
+    for seed in range(1, asked.seeds + 1):
+        for name in asked.only.split(","):
+            if str(seed) not in (scores := found.setdefault(name, {})):
+                scores[str(seed)] = measured(asked, RECIPES[name], seed)
+                print(name, seed, scores[str(seed)], file=sys.stderr)
+                record("recipes", "python benchmarks/recipes.py DATA", result)
+    print(table(found))
+
+
+def measured(asked: argparse.Namespace, recipe: dict[str, Any], seed: int) -> dict[str, float]:
+    """Pre-train once and return validation bits per byte and seconds."""
+    times, model = recipe.get("batch", 1), PRESETS[asked.preset]
+    vocabulary = Tokenizer.load(Path(asked.data)).vocabulary
+    own = weights_in_products(replace(model, vocabulary=vocabulary))
+    if "size" in recipe:
+        width, depth = recipe["size"]
+        model = replace(model, width=width, depth=depth, heads=width // 64, inner=4 * width)
+    ratio = own / weights_in_products(replace(model, vocabulary=vocabulary))
+    with tempfile.TemporaryDirectory() as work:
+        trained = gpt1.pretrain(
+            asked.data, out=f"{work}/run", preset=asked.preset, seed=seed, threads=asked.threads, compile="on",
+            steps=round(asked.updates * ratio / times), eval_every=10**9, model=model,
+            batch=round(DEFAULT_BATCH[asked.preset] * times), optim=recipe.get("optim", {}),
+        )  # fmt: skip
+    return {"bits_per_byte": trained.val_bits_per_byte, "seconds": trained.seconds, "updates": trained.steps}
+
+
+def table(found: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Format mean and deviation of each recipe, and its difference from `BASE` with the same seeds."""
+    lines = ["| recipe | seeds | bits per byte | against decay 0.01 |", "|---|---|---|---|"]
+    scores = {name: {seed: each["bits_per_byte"] for seed, each in seeds.items()} for name, seeds in found.items()}
+    for name, by_seed in sorted(scores.items(), key=lambda item: statistics.mean(item[1].values())):
+        pairs = [value - scores[BASE][seed] for seed, value in by_seed.items() if seed in scores.get(BASE, {})]
+        difference = f"{statistics.mean(pairs):+.4f} ± {statistics.pstdev(pairs):.4f}" if pairs else ""
+        lines.append(f"| {name} | {len(by_seed)} | {statistics.mean(by_seed.values()):.4f} | {difference} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
