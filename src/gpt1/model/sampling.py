@@ -1,16 +1,16 @@
 """Sampling: from logits to the probabilities of the tokens that may be drawn, to one token.
 
-Legend: N sequences, M of them, V vocabulary, K tokens in falling order of probability.
+Legend: N sequences, V vocabulary, K tokens in falling order of probability.
 """
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-# On a CPU the nucleus is first searched among this many of the most probable tokens: sorting a whole vocabulary costs
-# as much as three blocks.
-HEADS = (64, 1024)
+# A bound on what rounding adds to, or takes from, a sum of probabilities.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,15 @@ def sorted_nucleus_floor(p_NV: Tensor, top_p: float) -> Tensor:
 
 
 def nucleus_floor(p_NV: Tensor, top_p: float) -> Tensor:
-    """Return the same as `sorted_nucleus_floor`; faster on a CPU, while a GPU would wait at every `if`."""
-    V = p_NV.shape[-1]
-    floor_N1 = torch.zeros_like(p_NV[:, :1])
-    open_N = torch.ones_like(floor_N1[:, 0], dtype=torch.bool)  # rows whose nucleus is not found yet
-    for size in (*(head for head in HEADS if head < V), V):
-        sorted_MK = (p_NV if open_N.all() else p_NV[open_N]).topk(size).values
-        before_MK = sorted_MK.cumsum(-1) - sorted_MK
-        floor_N1[open_N] = sorted_MK.gather(-1, (before_MK < top_p).sum(-1, keepdim=True) - 1)
-        open_N[open_N.clone()] = sorted_MK.sum(-1) < top_p
-        if not open_N.any():
-            break
+    """Return the same as `sorted_nucleus_floor`, for rows that sum to 1; several times faster on a CPU.
+
+    NumPy sorts numbers with vector instructions, torch does not. Only tokens that may be in the nucleus are sorted:
+    all that are less probable than (1 - top_p) / V add up to less than 1 - top_p.
+    """
+    least = max(0.0, (1 - top_p - ROUNDING) / p_NV.shape[-1])
+    floor_N1 = torch.empty_like(p_NV[:, :1])
+    for row, p_V in enumerate(p_NV.numpy()):
+        sorted_K = np.sort(p_V[p_V >= least])[::-1]
+        before_K = np.cumsum(sorted_K) - sorted_K
+        floor_N1[row] = sorted_K[np.count_nonzero(before_K < top_p) - 1]
     return floor_N1
