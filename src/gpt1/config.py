@@ -21,12 +21,12 @@ EPSILON = 1e-5
 
 @dataclass(frozen=True)
 class PathTo:
-    """Marks a setting that is a path, with what it must lead to; `cli.paths` checks it before torch is imported."""
+    """Marks a setting as a path and says what must be there; `cli.paths` checks it before torch is imported."""
 
     what: str
 
 
-# What a command reads, which must be there.
+# Paths that a command reads.
 AnyRun = Annotated[str, PathTo("a run")]
 NamedRun = Annotated[str, PathTo("a run, perhaps named")]
 PretrainedRun = Annotated[str, PathTo("a pre-trained run")]
@@ -37,8 +37,8 @@ Table = Annotated[str, PathTo("a table")]
 TableOrTexts = Annotated[str, PathTo("a table or texts")]
 TableOrText = Annotated[str, PathTo("a table or text file")]
 Inputs = Annotated[str, PathTo("text files")]
-Source = Annotated[str, PathTo("a model")]
-# What a command writes, which must be new or of the same kind.
+AnyModel = Annotated[str, PathTo("a model")]
+# Paths that a command writes: new, or holding an earlier result of the same kind.
 NewFolder = Annotated[str, PathTo("a new folder")]
 DataOut = Annotated[str, PathTo("prepared data to write")]
 PretrainedOut = Annotated[str, PathTo("a pre-trained run to write")]
@@ -474,7 +474,7 @@ class Info(Command):
 class Convert(Command):
     """OpenAI's 2018 release or a Hugging Face openai-gpt model -> a run; or a run -> OpenAI's layout."""
 
-    src: Source
+    src: AnyModel
     """folder of the release, a Hugging Face model or a run; or ORGANISATION/NAME of a model on the hub"""
     out: NewFolder
     """folder to write"""

@@ -7,7 +7,10 @@ MARK = "\x1f"
 
 
 class Gpt1Error(Exception):
-    """Base of both. `setting` marks the settings in a message: `str(error)` names them as Python does (`top_p`)."""
+    """Base of UserError and RunFailed.
+
+    Messages mark settings with `setting`; `str(error)` names them as Python does (`top_p`), `as_flags` as flags.
+    """
 
     exit_code: int
 
@@ -52,9 +55,9 @@ def spell(message: str, flags: bool = False) -> str:
 def readable(text: str) -> str:
     r"""Return text for people, in which a byte of a file's name that is not UTF-8 shows as in `caf\xe9`.
 
-    Python turns such a byte into half a surrogate pair, which cannot be printed.
+    Python turns such a byte into a lone surrogate, which cannot be printed.
     """
-    return re.sub("[\udc80-\udcff]", lambda half: f"\\x{ord(half[0]) - 0xDC00:02x}", text)
+    return re.sub("[\udc80-\udcff]", lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text)
 
 
 def flag(name: str) -> str:

@@ -1,7 +1,7 @@
 """Call a command with keywords, `finetune(run="r", train="t.csv", out="o")`, instead of a settings dataclass.
 
-`command` wraps every function in `gpt1.commands`. The command line converts words to settings (`options.convert`); here
-values have types already, which are checked as Python does it: a wrong name or type is a TypeError.
+`command` wraps every function in `gpt1.commands`. Values already have types here, so they are checked, not parsed as on
+the command line: a wrong name or type is a TypeError, as in any Python call.
 """
 
 import functools
@@ -34,11 +34,11 @@ Result_co = TypeVar("Result_co", covariant=True)
 WIDTH = 100  # columns of a docstring
 
 
-class Command(Protocol[P, Settings_contra, Result_co]):
+class CommandFunction(Protocol[P, Settings_contra, Result_co]):
     """A function that takes a settings dataclass, or its fields as keywords.
 
-    The second overload is for editors, which complete the keywords. The third admits what `check` does besides: paths,
-    dicts for sections, one text for a list.
+    The second overload lets editors complete the keywords. The third allows what `check` accepts beyond the hints:
+    paths, dicts for sections, one string for a list.
     """
 
     __name__: str
@@ -53,7 +53,7 @@ class Command(Protocol[P, Settings_contra, Result_co]):
 
 def command(
     settings: Callable[P, Settings_contra], *positionals: str
-) -> Callable[[Callable[[Settings_contra], Result_co]], Command[P, Settings_contra, Result_co]]:
+) -> Callable[[Callable[[Settings_contra], Result_co]], CommandFunction[P, Settings_contra, Result_co]]:
     """Decorate a function of a settings dataclass so that it also takes the settings as keywords.
 
     `positionals` are the settings that may be given by position. Signature and docstring are made from the dataclass.
@@ -61,7 +61,7 @@ def command(
     assert isinstance(settings, type), "a settings dataclass"
     kind: type[Any] = settings
 
-    def decorate(function: Callable[[Settings_contra], Result_co]) -> Command[P, Settings_contra, Result_co]:
+    def decorate(function: Callable[[Settings_contra], Result_co]) -> CommandFunction[P, Settings_contra, Result_co]:
         name = function.__name__
 
         @functools.wraps(function)
@@ -86,9 +86,9 @@ def command(
 def from_keywords(
     kind: type[Any], positionals: tuple[str, ...], args: tuple[Any, ...], keywords: Mapping[str, Any], who: str
 ) -> Any:
-    """Return the settings that a call gives; `who` begins the messages.
+    """Return the settings that the arguments of a call give; error messages begin with `who`, `finetune()`.
 
-    Raises TypeError for a name, number or type of arguments that is wrong, UserError for a value out of range.
+    Raises TypeError for a wrong name, number or type of arguments, and UserError for a value out of range.
     """
     if len(args) > len(positionals):
         most = f"only {', '.join(positionals)} by position" if positionals else "only keywords"
@@ -111,7 +111,10 @@ def from_keywords(
 def checked(
     known: Mapping[str, Option], sections: Mapping[str, type], given: Mapping[str, Any], who: str
 ) -> dict[str, Any]:
-    """Return keywords by the full names of the settings, each checked and of its type."""
+    """Return the values of a call by full name, `optim.lr`, each converted to the type of its setting.
+
+    Raises TypeError for an unknown name or a wrong type, and UserError for a value out of range.
+    """
     flat: dict[str, Any] = {}
     for name, value in given.items():
         section = sections.get(name)
@@ -130,9 +133,9 @@ def checked(
 
 
 def check(kind: Any, value: Any, what: str, key: str) -> Any:
-    """Return a value as the type hint of a setting wants it: of a path its string, of one text a list.
+    """Convert `value` to `kind`, the type hint of the setting `key`: a path to its string, one string to a list.
 
-    Raises TypeError, which begins with `what`, for a wrong type, and UserError for a value that is out of range.
+    Raises TypeError, whose message begins with `what`, for a wrong type, and UserError for a value out of range.
     """
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         value = value.item()  # a scalar of numpy or torch
@@ -174,7 +177,7 @@ def _sections(kind: type[Any]) -> dict[str, type]:
 
 
 def _with_defaults(kind: type[Any]) -> dict[str, Option]:
-    """Return the settings with the defaults of a call that names no preset."""
+    """Return the settings with the defaults that hold if a call names no preset."""
     known = options(kind)
     return known | {key: replace(known[key], default=value) for key, value in preset_defaults(kind, {}).items()}
 

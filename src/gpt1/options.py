@@ -45,8 +45,8 @@ class Option:
     """the text under the field"""
     group: str
     """first line of the docstring of the class that declares it"""
-    leads_to: str = ""
-    """of a path: what it must lead to, see `config.PathTo`"""
+    path_kind: str = ""
+    """of a path: what must be there, see `config.PathTo`; empty for other settings"""
 
     @property
     def flag(self) -> str:
@@ -81,15 +81,15 @@ def options(settings: type, prefix: str = "") -> dict[str, Option]:
         else:
             owner = next(c for c in settings.__mro__ if field.name in inspect.get_annotations(c))
             default = field.default if field.default_factory is MISSING else field.default_factory()
-            leads_to = _leads_to(marked[field.name])
-            found[key] = Option(key, kind, default, _documented(owner)[field.name], summary(owner), leads_to)
+            path_kind = _path_kind(marked[field.name])
+            found[key] = Option(key, kind, default, _documented(owner)[field.name], summary(owner), path_kind)
     return found
 
 
-def _leads_to(kind: Any) -> str:
-    """Return what a type hint says of a path, itself or in a list or a union; nothing if it is none."""
+def _path_kind(kind: Any) -> str:
+    """Return `PathTo.what` of a type hint, of a list's items or of a union's members; empty without a PathTo."""
     marks = [mark.what for mark in getattr(kind, "__metadata__", ()) if isinstance(mark, config.PathTo)]
-    return next(iter([*marks, *filter(None, map(_leads_to, get_args(kind)))]), "")
+    return next(iter([*marks, *filter(None, map(_path_kind, get_args(kind)))]), "")
 
 
 def summary(settings: type) -> str:

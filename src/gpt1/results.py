@@ -3,8 +3,9 @@
 import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from types import NoneType, UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
+
+from gpt1.options import without_none
 
 # `field(metadata=INLINE)`: the entries of this field, a mapping or a result, become entries of the result itself.
 INLINE = {"inline": True}
@@ -86,9 +87,8 @@ def _typed(kind: Any, value: Any) -> Any:
     """Return a JSON value as `kind` holds it, with the results inside it; `kind` has no alternative but None."""
     if isinstance(value, Mapping) and isinstance(kind, type) and issubclass(kind, Result):
         return kind.from_json(value)
-    if isinstance(kind, UnionType):
-        (kind,) = (one for one in get_args(kind) if one is not NoneType)
-        return _typed(kind, value)
+    if kind is not without_none(kind):
+        return _typed(without_none(kind), value)
     if get_origin(kind) is dict and isinstance(value, Mapping):
         return {name: _typed(get_args(kind)[1], one) for name, one in value.items()}
     return [_typed(get_args(kind)[0], one) for one in value] if get_origin(kind) is list and value else value

@@ -15,7 +15,7 @@ from gpt1.errors import UserError, setting
 if TYPE_CHECKING:
     from torch import Tensor
 
-# How to write half a surrogate pair, which UTF-8 cannot encode. Python turns each byte of a file name that is not UTF-8
+# How to write a lone surrogate, which UTF-8 cannot encode. Python turns each byte of a file name that is not UTF-8
 # into one. `\\udce9` is also how JSON escapes it, so a name in JSON comes back as it was.
 UNENCODABLE = "backslashreplace"
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
@@ -91,7 +91,7 @@ def remove_temporaries(folder: Path, name: str = "") -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8, atomically; half a surrogate pair is escaped."""
+    """Write `text` as UTF-8, atomically; lone surrogates are escaped."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors=UNENCODABLE, newline="\n")
 

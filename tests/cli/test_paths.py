@@ -79,10 +79,10 @@ def lines() -> list[tuple[list[str], str]]:
     """For each command and each of its paths, command lines in which only that path is wrong, and the answers."""
     found = []
     for verb, command in COMMANDS.items():
-        paths = {key: option for key, option in options(command.settings).items() if option.leads_to}
-        required = {key: RIGHT.get(option.leads_to, "new") for key, option in paths.items()}
+        paths = {key: option for key, option in options(command.settings).items() if option.path_kind}
+        required = {key: RIGHT.get(option.path_kind, "new") for key, option in paths.items()}
         for wrong in paths:
-            for value, answer in WRONG[paths[wrong].leads_to].items():
+            for value, answer in WRONG[paths[wrong].path_kind].items():
                 words = [verb]
                 for key, option in paths.items():
                     given = value if key == wrong else required[key]
@@ -93,7 +93,7 @@ def lines() -> list[tuple[list[str], str]]:
 
 
 def test_every_path_is_declared_and_checked() -> None:
-    declared = {option.leads_to for verb in COMMANDS.values() for option in options(verb.settings).values()} - {""}
+    declared = {option.path_kind for verb in COMMANDS.values() for option in options(verb.settings).values()} - {""}
     assert declared == set(CHECKS) | {"a page to write"} == set(WRONG)
 
 
@@ -127,7 +127,7 @@ def test_a_folder_that_is_not_writable(verb: str, place: Path, monkeypatch: pyte
     command = COMMANDS[verb]
     out = "locked/new" + {"predict": ".csv", "report": ".html"}.get(verb, "")
     known = options(command.settings)
-    values = {key: RIGHT[known[key].leads_to] for key in command.positionals if known[key].leads_to}
+    values = {key: RIGHT[known[key].path_kind] for key in command.positionals if known[key].path_kind}
     values = {key: [value] if known[key].is_list else value for key, value in values.items()} | {"out": out}
     values |= {"finetune": {"train": "rows.csv"}, "report": {"runs": ["pretrained"]}}.get(verb, {})
     with one_line("locked is not writable"):

@@ -169,7 +169,7 @@ def _texts(text: str | list[str]) -> str | list[str]:
     if isinstance(text, list):
         return [str(_texts(one)) for one in text]
     try:
-        # Python turns each byte of a command line that is not UTF-8 into half a surrogate pair.
+        # Python turns each byte of a command line that is not UTF-8 into a lone surrogate.
         return sys.stdin.read() if text == "-" else replace_surrogates(text)
     except UnicodeDecodeError as error:
         raise UserError(f"standard input is not UTF-8 ({error.reason} at byte {error.start}); convert it") from None

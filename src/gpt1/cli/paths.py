@@ -1,7 +1,7 @@
 """Check the paths among a command's settings before its module is imported, and torch with it.
 
-A missing file is the most frequent mistake, and importing torch takes seconds. `config` declares what each path must
-lead to. The commands check the content themselves, as Python may call them too; what they share stands above both.
+A missing file is the most frequent mistake, and importing torch takes seconds. `config` declares what must be at each
+path. The commands repeat these checks, because Python callers do not pass through here.
 """
 
 from collections.abc import Callable
@@ -31,16 +31,16 @@ from gpt1.storage import check_folder
 
 
 def check_paths(settings: Any) -> None:
-    """Raise UserError, naming the path, for the first setting that does not lead to what it must."""
+    """Raise UserError, naming the path, for the first setting whose path does not hold what it must."""
     for key, option in options(type(settings)).items():
-        value = getattr(settings, key) if option.leads_to else None
+        value = getattr(settings, key) if option.path_kind else None
         for path in value if isinstance(value, list) else [value]:
             if not path:
                 continue
-            if option.leads_to == "a page to write":
-                check_page(path, key)  # of two names
+            if option.path_kind == "a page to write":
+                check_page(path, key)  # `out` or `html`, which its message names
             else:
-                CHECKS[option.leads_to](path)
+                CHECKS[option.path_kind](path)
 
 
 def _splits(path: str) -> None:
@@ -72,7 +72,7 @@ def _ablation(path: str) -> None:
         read_ablation(Path(path))
 
 
-# What a path must lead to, as `config` declares it -> the function that raises UserError if it does not.
+# What must be at a path, as `config` declares it -> the function that raises UserError if it is not.
 CHECKS: dict[str, Callable[[str], object]] = {
     "a run": lambda path: read_metadata(Path(path)),
     "a run, perhaps named": lambda run: [read_metadata(Path(folder)) for folder in named_runs([run]).values()],

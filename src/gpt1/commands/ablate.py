@@ -30,7 +30,7 @@ from gpt1.finetuning.examples import (
 )
 from gpt1.finetuning.sweep import VARIANTS, Cell, Place, fit_cell, guess, sample
 from gpt1.keywords import command
-from gpt1.pages.report import VARIANTS as HEADINGS
+from gpt1.pages.report import HEADINGS
 from gpt1.pretraining.continued import UnlabelledText, joint_hash, read_first
 from gpt1.results import Result
 from gpt1.resume import RUNTIME_SETTINGS, Record, hold

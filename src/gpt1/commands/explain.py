@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich import box
@@ -12,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gpt1.config import Explain
-from gpt1.console import formatted, table
+from gpt1.console import table
 from gpt1.errors import UserError, setting
 from gpt1.finetuning.explanation import ReadSequence, RowExplanation, explain_row, numbered
 from gpt1.finetuning.predictor import Predictor
@@ -23,6 +22,7 @@ from gpt1.pages.render import check_page
 from gpt1.results import INLINE, Result
 from gpt1.run_folder.folder import LoadedRun, load_run
 from gpt1.storage import write_text
+from gpt1.tasks.labels import label_text
 from gpt1.tasks.rows import read_texts
 from gpt1.tasks.typed_rows import row_of_texts
 from gpt1.training.device import out_of_memory, setup_device
@@ -119,7 +119,7 @@ def _show_row(found: RowExplanation) -> Group:
     measure = "the number" if is_number else f"the log-odds of {_with_answer(found.about, found)}"
     words = numbered([one.word for one in found.words])
     parts: list[RenderableType] = [
-        Text(f"{found.task}: {_with_answer(_label(found.predicted_label), found)}", style="bold"),
+        Text(f"{found.task}: {_with_answer(label_text(found.predicted_label), found)}", style="bold"),
         Text(f"\nWhat the model reads{' (a part of it)' if found.is_cut else ''}:"),
         *(Text(describe_sequence(sequence)) for sequence in found.sequences[:MOST_SEQUENCES]),
         Text(f"\nFrom h at the extract token, by W_y, to {'a number' if is_number else 'probabilities'}:"),
@@ -128,7 +128,7 @@ def _show_row(found: RowExplanation) -> Group:
         _signed_table(list(zip(words, (one.change for one in found.words), strict=True))),
     ]
     if opinion := found.words_alone:
-        label = _with_answer(_label(opinion.predicted_label), found)
+        label = _with_answer(label_text(opinion.predicted_label), found)
         evidence = [(f"{one.feature!r} ({one.of}, {one.kind})", one.contribution) for one in opinion.evidence]
         parts += [Text(f"Words alone (TF-IDF and a linear model) say {label}:"), _signed_table(evidence)]
     return Group(*parts)
@@ -150,10 +150,6 @@ def describe_sequence(sequence: ReadSequence) -> str:
     if len(tokens) > 2 * MOST_TOKENS:
         tokens = [*tokens[:MOST_TOKENS], " ... ", *tokens[-MOST_TOKENS:]]
     return " " + "".join(tokens).strip()
-
-
-def _label(predicted: Any) -> str:
-    return (", ".join(predicted) or "none of the labels") if isinstance(predicted, list) else formatted(predicted)
 
 
 def _with_answer(name: str, found: RowExplanation) -> str:

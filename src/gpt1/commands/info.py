@@ -14,7 +14,7 @@ from rich.text import Text
 from gpt1.config import Info
 from gpt1.console import formatted, say
 from gpt1.conversion.source import is_release
-from gpt1.data.files import File, content, no_text
+from gpt1.data.files import File, content, identify_binary
 from gpt1.data.shards import UNFINISHED, Split, read_manifest
 from gpt1.data.tables import header, table
 from gpt1.errors import UserError
@@ -28,6 +28,10 @@ from gpt1.run_folder.starter import find_run
 LEFT_TO_JSON = ("sha256", "fingerprint", "tokenizer", "per_class", "confusion", "pretraining", "reliability", "joint")
 # Largest header to read, in bytes: the limit of safetensors, so that a damaged length does not take all memory.
 LARGEST_HEADER = 100_000_000
+# The network's shape by its names in config.json.
+SHAPE = {
+    "context": "n_positions", "vocabulary": "vocab_size", "width": "n_embd", "depth": "n_layer", "heads": "n_head",
+}  # fmt: skip
 # Keys of gpt1.json that are copied to the result.
 FROM_METADATA = (
     "preset", "recipe", "seed", "steps", "of_steps", "tokens_seen", "lm_coef", "columns", "metrics", "data",
@@ -172,15 +176,9 @@ def _file(path: Path) -> InfoResult:
     if path.suffix == ".safetensors":
         return InfoResult(kind="file", path=str(path), format="safetensors", bytes=size, parameters=_parameters(path))
     if file.kind in ("text", "json"):
-        other = no_text(next(content(path), b""))
+        other = identify_binary(next(content(path), b""))
         return InfoResult(kind="file", path=str(path), format=other or file.kind, bytes=size)
     return InfoResult(kind="file", path=str(path), format=file.kind, bytes=size, header=header(table(path)))
-
-
-# The network's shape by its names in config.json.
-SHAPE = {
-    "context": "n_positions", "vocabulary": "vocab_size", "width": "n_embd", "depth": "n_layer", "heads": "n_head",
-}  # fmt: skip
 
 
 def _run(folder: Path) -> InfoResult:

@@ -14,7 +14,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from gpt1.config import Columns, Predict
-from gpt1.console import bar, formatted, say, warn
+from gpt1.console import bar, say, warn
 from gpt1.data.files import File, is_path
 from gpt1.data.table_writer import Write, check_ending, table_writer, write_jsonl
 from gpt1.data.tables import Row, TableOptions, columns, rows, table
@@ -23,6 +23,7 @@ from gpt1.finetuning.predictor import Predictor, load_predictor
 from gpt1.keywords import command
 from gpt1.results import Result
 from gpt1.tasks.columns import ColumnNames, select_columns
+from gpt1.tasks.labels import label_text
 from gpt1.tasks.rows import LABEL_SEPARATOR, read_texts, valid_rows
 from gpt1.tasks.typed_rows import STANDARD_INPUT, row_of_texts, rows_of_lines
 from gpt1.training.device import out_of_memory
@@ -50,17 +51,17 @@ class PredictResult(Result):
 
 
 @dataclass(frozen=True)
-class _Source:
-    """The rows to predict."""
+class _InputRows:
+    """The rows to predict, from a table, standard input or the command line."""
 
     name: Path
     columns: list[str]
-    """their columns"""
+    """names of all columns"""
     wanted: Columns
     """the columns that the task reads"""
     rows: Iterator[Row]
     total: int | None
-    """how many there are; None for a stream"""
+    """number of rows; None for a stream"""
     answers: int = 0
     """multiple choice: the most answers that a row has"""
 
@@ -79,9 +80,8 @@ def predict(settings: Predict) -> PredictResult:
         check_ending(settings.out)
     is_table = is_path(settings.input)
     is_text = not is_table and settings.input != "-"
-    names = (
-        columns(table(settings.input), TableOptions.of(settings)) if is_table else []
-    )  # first, as loading takes longer
+    # Before the model is loaded, which takes longer.
+    names = columns(table(settings.input), TableOptions.of(settings)) if is_table else []
     if settings.more and not is_text:
         raise UserError(f"{settings.input} holds rows, so {settings.more[0]!r} cannot be part of one; leave it out")
     predictor = load_predictor(settings.run, settings)
@@ -127,7 +127,7 @@ def show(result: PredictResult) -> RenderableType | None:
     return f"{result.rows:,} rows in {result.out}" + (f" ({shares})" if shares else "")
 
 
-def _table(settings: Predict, predictor: Predictor, names: list[str]) -> _Source:
+def _table(settings: Predict, predictor: Predictor, names: list[str]) -> _InputRows:
     file, options = table(settings.input), TableOptions.of(settings)
     wanted = select_columns(file, names, predictor.encoder.task, ColumnNames.of(settings), predictor.columns)
     # A first pass over the rows: a wrong one is found before hours of work, and the progress bar knows its end.
@@ -135,10 +135,10 @@ def _table(settings: Predict, predictor: Predictor, names: list[str]) -> _Source
     checked = _valid(rows(file, options, only=only), wanted, options, settings.input)
     sizes = Counter(len(read_texts(row, wanted)) - 1 for row in checked)
     most = max(sizes) if predictor.label_type.kind == "choice" else 0
-    return _Source(file.path, names, wanted, _valid(rows(file, options), wanted, options), sizes.total(), most)
+    return _InputRows(file.path, names, wanted, _valid(rows(file, options), wanted, options), sizes.total(), most)
 
 
-def _standard_input(settings: Predict, predictor: Predictor, is_file: bool) -> _Source:
+def _standard_input(settings: Predict, predictor: Predictor, is_file: bool) -> _InputRows:
     """Read rows as they come. Columns for the answers to a choice must be known before, which takes all rows."""
     task, options = predictor.encoder.task, TableOptions.of(settings)
     found = rows_of_lines(sys.stdin, task, predictor.columns)
@@ -150,17 +150,17 @@ def _standard_input(settings: Predict, predictor: Predictor, is_file: bool) -> _
     if predictor.label_type.kind == "choice":
         most = max((len(read_texts(row, wanted)) - 1 for row in _valid(held, wanted, options)), default=0)
     valid = _valid(chain(held, found), wanted, options, str(STANDARD_INPUT))
-    return _Source(STANDARD_INPUT, names, wanted, valid, None, most)
+    return _InputRows(STANDARD_INPUT, names, wanted, valid, None, most)
 
 
-def _valid(found: Iterable[Row], wanted: Columns, options: TableOptions, say_of: str = "") -> Iterator[Row]:
-    """Return the rows, without those that have no text if the options say so, see `valid_rows`."""
-    return (row for row, _ in valid_rows(found, lambda row: read_texts(row, wanted), options, say_of))
+def _valid(found: Iterable[Row], wanted: Columns, options: TableOptions, report_as: str = "") -> Iterator[Row]:
+    """Yield the rows that have all texts; a row without one is refused or skipped, see `valid_rows`."""
+    return (row for row, _ in valid_rows(found, lambda row: read_texts(row, wanted), options, report_as))
 
 
-def _text(settings: Predict, predictor: Predictor) -> _Source:
+def _text(settings: Predict, predictor: Predictor) -> _InputRows:
     row, wanted = row_of_texts([settings.input, *settings.more], predictor.encoder.task, predictor.columns)
-    return _Source(row.file, list(row.values), wanted, iter([row]), 1, len(settings.more))
+    return _InputRows(row.file, list(row.values), wanted, iter([row]), 1, len(settings.more))
 
 
 def _shown(row: dict[str, Any]) -> Table:
@@ -168,7 +168,7 @@ def _shown(row: dict[str, Any]) -> Table:
     label, named = row["predicted_label"], row.get("probabilities", {})
     answers = next((value for value in row.values() if isinstance(value, list) and value is not label), [])
     out = Table(show_header=False, box=None, title_justify="left", title_style="bold")
-    out.title = ", ".join(label) or "none of the labels" if isinstance(label, list) else formatted(label)
+    out.title = label_text(label)
     for name, p in sorted(named.items(), key=lambda item: -item[1])[:SHOWN]:
         text = [answers[int(name)]] if answers else []
         out.add_row(name, f"{p:.1%}", "█" * round(20 * p), *text)

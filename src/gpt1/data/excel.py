@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt1.console import say
-from gpt1.data.files import content, no_text
+from gpt1.data.files import content, identify_binary
 from gpt1.errors import UserError
-
-ZIP = b"PK\x03\x04"  # begins every workbook
 
 if TYPE_CHECKING:
     import polars
+
+ZIP = b"PK\x03\x04"  # begins every workbook
 
 
 def sheet_header(path: Path) -> list[str]:
@@ -47,7 +47,9 @@ def _read(path: Path, _modified: int, _size: int) -> "polars.DataFrame":
         raise UserError(f"{path}: to read Excel workbooks, {how}") from None
     data = b"".join(content(path))
     if not data.startswith(ZIP):
-        raise UserError(f"{path}: {no_text(data) or 'not an Excel workbook; if it is a text table, name it .csv'}")
+        raise UserError(
+            f"{path}: {identify_binary(data) or 'not an Excel workbook; if it is a text table, name it .csv'}"
+        )
     try:
         names = fastexcel.read_excel(data).sheet_names
         frame = polars.read_excel(

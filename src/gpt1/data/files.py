@@ -26,7 +26,7 @@ from gpt1.errors import UserError, setting
 BLOCK = 8 << 20  # bytes, or characters, that are processed at a time
 MAGIC = {".gz": b"\x1f\x8b", ".zst": b"(\xb5/\xfd"}
 COMPRESSED = tuple(MAGIC)
-OTHER_ENDINGS = (".txt", ".md", ".xls", ".xlsb", ".ods", ".docx", ".pdf", ".zip")  # of files that are no tables
+OTHER_ENDINGS = (".txt", ".md", ".xls", ".xlsb", ".ods", ".docx", ".pdf", ".zip")  # of files that are not tables
 KINDS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet",
     ".arrow": "arrow", ".xlsx": "xlsx", ".xlsm": "xlsx",
@@ -66,8 +66,8 @@ OLD_OFFICE = {
 TAR_AT, TAR = 257, b"ustar"
 ASCII = bytes(range(128))
 TEXT_CONTROLS = b"\t\n\x0b\x0c\r\x1a\x1b"  # also Ctrl-Z, which ends old DOS files, and the escape of terminals
-# Marks at the beginning of a file that tell its encoding. That of utf-32 begins like that of utf-16.
-MARKS = {
+# Byte-order marks and their encodings. That of utf-32-le begins with that of utf-16-le, so it comes first.
+BOMS = {
     codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be",
     codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be",
 }  # fmt: skip
@@ -100,9 +100,9 @@ class File:
 
 
 def is_path(given: str) -> bool:
-    """Return whether what stands where a file or a text may stand is a file, be it one that does not exist.
+    """Return whether an argument that may be a path or a text is a path, whether or not it exists.
 
-    It is if it exists, ends as files do, or contains a path separator and no blank: `no/such/rows`, not `either / or`.
+    A path exists, has a file ending, or contains a path separator and no blank: `no/such/rows`, not `either / or`.
     """
     with suppress(OSError, ValueError):  # a text may be too long for a path, or contain NUL
         if Path(given).exists():
@@ -170,7 +170,7 @@ def content(path: Path) -> Iterator[bytes]:
         with path.open("rb") as file:
             head = file.read(BLOCK)
         if head and not head.startswith(MAGIC[path.suffix.lower()]):
-            what = no_text(head) or f"not compressed, though it is named {path.suffix}; rename it"
+            what = identify_binary(head) or f"not compressed, though it is named {path.suffix}; rename it"
         else:
             what = f"damaged or truncated ({error}); compress or copy it again"
         raise UserError(f"{path}: {what}") from None
@@ -193,18 +193,17 @@ def _decompress_zstandard(path: Path) -> Iterator[bytes]:
 def text_of(path: Path, encoding: str) -> Iterator[str]:
     """Yield the text of a file in blocks, without a byte-order mark and with its line ends.
 
-    A file with a mark of UTF-16 or UTF-32 is read as that where `encoding` is UTF-8, in which no mark of these can be.
-    Raises UserError for a file that is known to be something else, by its first bytes; with the offset in the
-    decompressed file, for bytes that are not `encoding` and for NUL, which means that the file is not text; also for an
-    unknown encoding.
+    Where `encoding` is UTF-8, a byte-order mark of UTF-16 or UTF-32, which is not valid UTF-8, takes precedence. Raises
+    UserError for an unknown encoding, for a known binary format, and, with the offset in the decompressed file, for
+    bytes that are not `encoding` and for NUL, which text does not contain.
     """
     check_encoding(encoding)
     blocks = filter(None, content(path))
     block = next(blocks, b"")
-    if other := no_text(block):
+    if other := identify_binary(block):
         raise UserError(f"{path}: {other}")
     if codecs.lookup(encoding).name == "utf-8":
-        encoding = next((name for mark, name in MARKS.items() if block.startswith(mark)), encoding)
+        encoding = next((name for mark, name in BOMS.items() if block.startswith(mark)), encoding)
     decoder, fed, first = codecs.getincrementaldecoder(encoding)(), 0, True
     while True:
         fed += len(block)
@@ -212,11 +211,11 @@ def text_of(path: Path, encoding: str) -> Iterator[str]:
             text = decoder.decode(block, final=not block)
         except UnicodeError as error:
             what = f"{_place(error, fed)} is not {encoding} text"
-            raise UserError(f"{path}: {what}; {_encoding_to_give(block, encoding)}") from None
+            raise UserError(f"{path}: {what}; {_encoding_advice(block, encoding)}") from None
         if "\0" in text:
             after = len(decoder.getstate()[0]) + len(text[text.index("\0") :].encode(encoding))
             what = f"byte {fed - after:,} is NUL, so this is not {encoding} text"
-            raise UserError(f"{path}: {what}; {_encoding_to_give(block, encoding)}")
+            raise UserError(f"{path}: {what}; {_encoding_advice(block, encoding)}")
         if first and text:
             text, first = text.removeprefix("\ufeff"), False
         if text:
@@ -226,8 +225,8 @@ def text_of(path: Path, encoding: str) -> Iterator[str]:
         block = next(blocks, b"")
 
 
-def no_text(head: bytes) -> str:
-    """Return what a file is and what to do with it, if its first bytes show that it is no text; else nothing."""
+def identify_binary(head: bytes) -> str:
+    """Return what a file is, by its first bytes, and what to do with it; an empty string if it may be text."""
     if head.startswith(b"PK\x03\x04"):
         for name, what in OFFICE.items():
             if name in head:
@@ -248,9 +247,9 @@ def json_error(path: Path) -> UserError:
     return UserError(f"{path}: JSON, {how} a file named .jsonl")
 
 
-def _encoding_to_give(block: bytes, encoding: str) -> str:
+def _encoding_advice(block: bytes, encoding: str) -> str:
     """Return what to do about a block that is not text in `encoding`."""
-    if block.startswith(tuple(mark for mark, name in MARKS.items() if name == encoding)):
+    if block.startswith(tuple(mark for mark, name in BOMS.items() if name == encoding)):
         return "the file is damaged; save or copy it again"
     above_ascii = len(block.translate(None, ASCII))
     controls = sum(map(block.count, set(range(32)) - set(TEXT_CONTROLS)))

@@ -24,10 +24,10 @@ from gpt1.data.files import (
     check_single_split,
     content,
     dataset_splits,
+    identify_binary,
     is_dataset,
     json_error,
     lines_of,
-    no_text,
     text_of,
 )
 from gpt1.errors import UserError, setting
@@ -55,13 +55,13 @@ class InvalidRow(UserError):
 
 @dataclass(frozen=True)
 class TableOptions:
-    """How tables are read. Raises UserError for a delimiter that is none."""
+    """How tables are read. Raises UserError for an invalid delimiter."""
 
     encoding: str = "utf-8"
     delimiter: str = AUTO
     """what separates the columns of csv: a character, `tab`, or `auto` for what its header shows"""
     skip_invalid: bool = False
-    """whether rows without a text or label are left out by those who need both"""
+    """whether to drop rows without a text or label that a task needs, see `tasks.rows.valid_rows`"""
 
     def __post_init__(self) -> None:
         if self.delimiter not in (AUTO, TAB, r"\t") and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
@@ -133,7 +133,7 @@ class Row:
 
 
 def parse_number(value: Any) -> float | None:
-    """Return a number, or that of a text such as `3.5`, `3,5` or `1e3`; None if it is none."""
+    """Convert a number, or a text such as `3.5`, `3,5` or `1e3`, to a float; return None for anything else."""
     if isinstance(value, str) and (parts := DECIMAL_COMMA.fullmatch(value)):
         value = "{}{}.{}".format(*parts.groups())
     try:
@@ -162,7 +162,7 @@ def table(path: str | Path) -> File:
         raise json_error(file.path)
     if file.kind == "text":
         known = "not a known kind of table; name it .csv, .tsv, .jsonl, .parquet or .xlsx (also .gz, .zst)"
-        raise UserError(f"{path}: {no_text(next(content(file.path), b'')) or known}")
+        raise UserError(f"{path}: {identify_binary(next(content(file.path), b'')) or known}")
     return file
 
 
@@ -230,7 +230,7 @@ def check_column(name: str, there: Sequence[str], file: File) -> str:
 
 
 def json_list(value: Any, kind: Any) -> list[Any] | None:
-    """Return a list of values of a kind, also one that a cell of csv holds as JSON, as `gpt1 predict` writes it.
+    """Return a list whose items are all of type `kind`, also from JSON text, as `gpt1 predict` writes lists to csv.
 
     Returns None for anything else.
     """
@@ -263,7 +263,7 @@ def jsonl_rows(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[Row]:
             raise UserError(f"{path}:{number}: not JSON ({error}); a line must hold one object") from None
         if not isinstance(value, dict):
             raise UserError(f'{path}:{number}: not a JSON object; a line must look like {{"text": "..."}}')
-        if "\\ud" in line.lower():  # JSON can escape half a surrogate pair, which cannot be encoded
+        if "\\ud" in line.lower():  # JSON can escape a lone surrogate, which cannot be encoded
             value = json.loads(replace_surrogates(json.dumps(value, ensure_ascii=False)))
         yield Row(path, number, value)
 
@@ -286,11 +286,11 @@ def _records(file: File, options: TableOptions) -> Iterator[tuple[int, list[str]
     """Yield line number, fields and delimiter of the header, which is checked, then of each row."""
     lines = lines_of(text_of(file.path, options.encoding))
     start: list[str] = []
-    told = ""  # the delimiter that a first line `sep=;` tells
+    declared = ""  # the delimiter in a first line `sep=;`
     while not start or start[-1].isspace():
         start.append(next(lines, ""))  # blank lines may stand before the header
-        if file.kind == "csv" and not told and (line := SEPARATOR_LINE.fullmatch(start[-1])):
-            told, start[-1] = line[1], "\n"
+        if file.kind == "csv" and not declared and (line := SEPARATOR_LINE.fullmatch(start[-1])):
+            declared, start[-1] = line[1], "\n"
     if JSON_START.match(start[-1]):
         raise json_error(file.path)
     if PAGE.match(start[-1]):
@@ -299,7 +299,7 @@ def _records(file: File, options: TableOptions) -> Iterator[tuple[int, list[str]
     dialect: dict[str, Any] = {"quoting": csv.QUOTE_NONE}
     if file.kind == "csv":
         given = "\t" if options.delimiter in (TAB, r"\t") else options.delimiter
-        delimiter = (told or _delimiter(start[-1])) if given == AUTO else given
+        delimiter = (declared or _delimiter(start[-1])) if given == AUTO else given
         dialect = {"strict": True}
     reader = csv.reader(chain(start, lines), delimiter=delimiter, **dialect)
     is_first = True
@@ -318,12 +318,12 @@ def _records(file: File, options: TableOptions) -> Iterator[tuple[int, list[str]
 
 
 def _delimiter(names: str) -> str:
-    """Return what separates the names in the header of a csv: the delimiter it has most of, if in doubt a comma."""
+    """Return the delimiter that occurs most often in the header of a csv outside of quotes; a comma if none does."""
     return max(DELIMITERS, key=re.sub('"[^"]*"', "", names).count)
 
 
 def _next_record(reader: Iterator[list[str]]) -> list[str] | None:
-    # The limit is global to the process, and other code may rely on it, so restore it.
+    # The limit is global to the process, and other code may rely on it: restore it after each record.
     with _csv_limit:
         before = csv.field_size_limit(MAX_FIELD)
         try:
@@ -335,12 +335,8 @@ def _next_record(reader: Iterator[list[str]]) -> list[str] | None:
 def _check_header(names: list[str], file: File) -> None:
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        what = (
-            f"two columns are called {twice!r}; rename one"
-            if twice
-            else "two columns have no name; name or delete them"
-        )
-        raise UserError(f"{file.path}:1: {what}")
+        named = f"two columns are called {twice!r}; rename one"
+        raise UserError(f"{file.path}:1: {named if twice else 'two columns have no name; name or delete them'}")
     if file.kind == "tsv" and len(names) == 1 and any(mark in names[0] for mark in DELIMITERS):
         raise UserError(f"{file.path}:1: the columns are not separated by tabs; name it .csv")
 
@@ -370,7 +366,7 @@ def _parquet_errors(file: File) -> Iterator[None]:
     except (PolarsError, OSError) as error:
         first_line = str(error).split("\n")[0]
         head = next(content(file.path), b"")
-        other = "" if head.startswith(b"PAR1") else no_text(head)
+        other = "" if head.startswith(b"PAR1") else identify_binary(head)
         raise UserError(f"{file.path}: {other or f'not readable as parquet ({first_line}); copy it again'}") from None
 
 

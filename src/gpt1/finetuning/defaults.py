@@ -34,23 +34,23 @@ MEMORY_REMEDY = f"lower {setting('micro_batch')}, or {setting('batch')}"
 class FitOptions:
     """How to fine-tune one model. Names, meanings and defaults are those of `config.Finetune`."""
 
-    long: Long = "head"
-    class_weights: str | dict[str, float] = "none"
-    lm_coef: float = 0.5
-    epochs: int = 0
-    patience: int = 0
-    select: Select = "auto"
-    batch: int = 0
-    micro_batch: int = 0
-    lr: float = 0.0
-    warmup: float | None = None
-    dropout: float | None = None
-    head_dropout: float = 0.1
-    transfer_layers: int | None = None
-    freeze: int = 0
-    from_scratch: bool = False
-    with_words: bool = False
-    seed: int = 1
+    long: Long = Finetune.long
+    class_weights: str | dict[str, float] = Finetune.class_weights
+    lm_coef: float = Finetune.lm_coef
+    epochs: int = Finetune.epochs
+    patience: int = Finetune.patience
+    select: Select = Finetune.select
+    batch: int = Finetune.batch
+    micro_batch: int = Finetune.micro_batch
+    lr: float = Finetune.lr
+    warmup: float | None = Finetune.warmup
+    dropout: float | None = Finetune.dropout
+    head_dropout: float = Finetune.head_dropout
+    transfer_layers: int | None = Finetune.transfer_layers
+    freeze: int = Finetune.freeze
+    from_scratch: bool = Finetune.from_scratch
+    with_words: bool = Finetune.with_words
+    seed: int = Finetune.seed
 
     @classmethod
     def of(cls, settings: Finetune) -> "FitOptions":

@@ -158,7 +158,7 @@ def explain_row(predictor: Predictor, row: Texts) -> RowExplanation:
     column = int(prediction_C.argmax())
     names = _output_names(predictor.label_type, row)
     levels_N = log_odds(predictor.label_type, scores_NC, examples, column)
-    kept = [
+    occlusions = [
         Occlusion(text, start, stop, row[text][start:stop], float(levels_N[0] - level))
         for (text, start, stop, _), level in zip(trials, levels_N[1:], strict=True)
     ]
@@ -184,7 +184,7 @@ def explain_row(predictor: Predictor, row: Texts) -> RowExplanation:
         windows=windows,
         is_cut=predictor.encoder.long != "windows" and predictor.encoder.encode([row]).too_long > 0,
         sequences=sequences,
-        words=kept,
+        words=occlusions,
         together=together,
         words_weight=predictor.share.weight,
         temperature=predictor.share.temperature,

@@ -68,7 +68,7 @@ class _Row:
 class Decoder:
     """Texts that grow together, one token each at every step.
 
-    Row n belongs to the n-th text. A text's tokens do not depend on the other texts, but for rounding: products of
+    Row n belongs to the n-th text. A text's tokens do not depend on the other texts, except for rounding: products of
     matrices with more rows may add up in another order. `body` must be in evaluation mode.
     """
 

@@ -26,7 +26,8 @@ SHAPE = ("kind", "task", "preset", "recipe", "parameters", "steps", "seed", "lr"
 # Metrics that have their own place on the page.
 PLACED = (*SCORES, "n", "ece", "majority", "mean_baseline_rmse", "chance", "run")
 MOST_CLASSES = 50  # a larger confusion matrix shows the classes with the most mistakes
-VARIANTS = {"full": "full", "no_lm": "no LM loss", "from_scratch": "from scratch"}
+# Variants of an ablation and their columns in its table.
+HEADINGS = {"full": "full", "no_lm": "no LM loss", "from_scratch": "from scratch"}
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def run_section(run: Path, anchor: str, results: RunResults) -> dict[str, Any]:
         "rates": rates_table(found.get("learning_rates") or {}, str(found.get("selected_by")), found.get("lr")),
         "losses": line_chart({name: line for name, line in curves.items() if len(line) > 1}, "updates", "nats"),
         "selected": line_chart({metric.replace("val_", "validation "): selected}, "updates", ""),
-        "trained": [(name, value) for name, value in flat(metrics) if name not in PLACED],
+        "trained": [(name, value) for name, value in single_values(metrics) if name not in PLACED],
         "samples": [(f"{row['step']:,}", row["sample"]) for row in rows if "sample" in row],
         "settings": json.dumps(read_json(settings), indent=2, ensure_ascii=False) if settings.exists() else "",
     }
@@ -100,7 +101,7 @@ def evaluation(found: Mapping[str, Any], thresholds: Mapping[str, float]) -> dic
     return {
         "on": on,
         "parts": score_parts(found, f"{found['n']:,} rows of {on}" if "n" in found else on, thresholds),
-        "rest": [(name, value) for name, value in flat(found) if name not in PLACED],
+        "rest": [(name, value) for name, value in single_values(found) if name not in PLACED],
         "groups": [(name, of["accuracy"]) for name, of in (found.get("groups") or {}).items()],
     }
 
@@ -229,13 +230,13 @@ def ablation(found: Mapping[str, Any]) -> dict[str, Any] | None:
     """Draw the learning curve and arrange the table of `gpt1 ablate`, which may be unfinished."""
     result = found.get("result") or found
     lines = {line["rows"]: line for line in result.get("table", ())} or _lines(found.get("cells", ()))
-    metrics = [name for line in lines.values() for v in VARIANTS if v in line for name in line[v]["metrics"]]
+    metrics = [name for line in lines.values() for v in HEADINGS if v in line for name in line[v]["metrics"]]
     if not metrics:
         return None
     metric = result.get("metric") or next(name for name in (*SCORES, *metrics) if name in metrics)
     curves: dict[str, list[Point]] = {}
     bars: dict[str, list[float]] = {}
-    for variant, name in VARIANTS.items():
+    for variant, name in HEADINGS.items():
         scores = [(rows, line[variant]["metrics"][metric]) for rows, line in sorted(lines.items()) if variant in line]
         curves[name] = [(rows, each["mean"]) for rows, each in scores]
         bars[name] = [each["deviation"] or 0.0 for _, each in scores]
@@ -248,12 +249,12 @@ def ablation(found: Mapping[str, Any]) -> dict[str, Any] | None:
         curves["guess"] = guesses
     rows = [DataRow(f"{size:,}", _ablation_cells(line, metric)) for size, line in sorted(lines.items())]
     on = f", on {result['n']:,} rows of {result['scored_on']}" if "n" in result else ""
-    head = ("training rows", "guess", "words alone", *VARIANTS.values())
+    head = ("training rows", "guess", "words alone", *HEADINGS.values())
     table = DataTable(f"{metric}, mean ± deviation over seeds{on}", head, rows)
     return {"chart": line_chart(curves, "training rows", metric, bars), "table": table}
 
 
-def flat(metrics: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def single_values(metrics: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Return the metrics that are single values, not lists or objects."""
     return [(name, value) for name, value in metrics.items() if not isinstance(value, dict | list)]
 
@@ -276,7 +277,7 @@ def _lines(cells: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
 
 def _ablation_cells(line: Mapping[str, Any], metric: str) -> list[str]:
     cells = [number(line["guess"][metric]) if "guess" in line else ""]
-    each = [line.get("words_alone"), *(line[variant]["metrics"] if variant in line else None for variant in VARIANTS)]
+    each = [line.get("words_alone"), *(line[variant]["metrics"] if variant in line else None for variant in HEADINGS)]
     for metrics in each:
         scores = metrics[metric] if metrics else None
         spread = "" if scores is None or scores["deviation"] is None else f" ± {number(scores['deviation'])}"

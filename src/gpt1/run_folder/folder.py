@@ -141,7 +141,7 @@ class LoadedRun:
         >>> for piece in run.generate("Once", stream=True):
         ...     print(piece, end="")
         """
-        # not every run generates
+        # Imported here, since most callers of `load_run` do not generate.
         from gpt1.run_folder.generation import Generation, GenerationOptions, generate_texts, stream_text
 
         prompts = check(list[str], prompt, "generate() argument 'prompt'", "prompt")

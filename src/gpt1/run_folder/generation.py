@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from gpt1.config import Generate
 from gpt1.data.windows import keyed_number
 from gpt1.errors import UserError, setting
 from gpt1.model import int8
@@ -39,18 +40,18 @@ LOGITS_AT_ONCE = 64
 class GenerationOptions:
     """How texts are generated. Raises UserError for a value outside its range."""
 
-    max_new_tokens: int = 100
-    temperature: float = 1.0
+    max_new_tokens: int = Generate.max_new_tokens
+    temperature: float = Generate.temperature
     """0: greedy decoding"""
-    top_k: int = 0
+    top_k: int = Generate.top_k
     """0: all tokens"""
-    top_p: float = 0.95
-    repetition_penalty: float = 1.0
+    top_p: float = Generate.top_p
+    repetition_penalty: float = Generate.repetition_penalty
     stop: Sequence[str] = ()
     """strings that end the text; they are not part of it"""
-    beyond_context: bool = False
+    beyond_context: bool = Generate.beyond_context
     """go on past the context, predicting each token from the last tokens only, see `Decoder.step`"""
-    seed: int = 1
+    seed: int = Generate.seed
 
     def __post_init__(self) -> None:
         wrong = {

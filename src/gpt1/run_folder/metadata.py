@@ -9,12 +9,12 @@ RunMetadata(kind="pretrained")          # enough for save_run, which fills in wh
 import json
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from types import NoneType, UnionType
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from gpt1.config import Columns, Long, Preset, Recipe, Task
 from gpt1.data.shards import Manifest, Split
 from gpt1.errors import UserError
+from gpt1.options import without_none
 from gpt1.run_folder.starter import find_run
 
 # Version of gpt1.json; a newer one is refused.
@@ -373,10 +373,9 @@ def _object(
 
 def _typed(kind: Any, value: Any, source: str | Path, key: str) -> Any:
     """Return `value` as the type `kind`. Raises UserError if it has another."""
-    if isinstance(kind, UnionType) or (get_origin(kind) is not None and NoneType in get_args(kind)):
-        if value is None:
-            return None
-        (kind,) = (one for one in get_args(kind) if one is not NoneType)
+    if value is None and kind is not without_none(kind):
+        return None
+    kind = without_none(kind)
     if is_dataclass(kind):
         required = tuple(f.name for f in fields(kind) if f.default is f.default_factory is MISSING)
         return _object(kind, value, source, key, required, {})

@@ -1,4 +1,4 @@
-"""What a command finds at a path it is given: whether it can start from it, or write there; no torch."""
+"""Checks of the paths that commands are given: can a command start from this run, or write to this place? No torch."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -5,7 +5,7 @@ There is a class for each `model.objectives.LabelKind`, all with the same interf
 - `target(label)`: what the loss compares the scores with; for labels see `tasks.rows.LabelledRows`
 - `predictions(scores_NC)`: probabilities, or numbers in the unit of the labels
 - `metrics(labels, predictions_NC)` and `intervals(labels, predictions_NC)`: see `tasks.metrics`
-- `to_columns(prediction_C)`: `predicted_label` and, but for numbers, `probabilities` by name
+- `to_columns(prediction_C)`: `predicted_label` and, except for numbers, `probabilities` by name
 - `calibrated(scores_NC, labels)`: the label type with what it learns from validation rows, and the temperature by which
   the scores must be divided
 
@@ -24,6 +24,7 @@ import torch
 from scipy.special import expit, softmax
 from torch import Tensor
 
+from gpt1.console import formatted
 from gpt1.data.collate import Label
 from gpt1.errors import UserError, setting
 from gpt1.model.objectives import LabelKind
@@ -233,6 +234,11 @@ def infer_label_type(kind: LabelKind, labels: Sequence[Any], where: str) -> Labe
 def sorted_names(names: Iterable[str]) -> list[str]:
     """Return numbers in order of their value, then other names in alphabetical order."""
     return sorted(names, key=lambda name: (0, float(name), name) if _is_number(name) else (1, 0.0, name))
+
+
+def label_text(predicted: Any) -> str:
+    """Format a `predicted_label` for people: a name, a number, or the names of a set."""
+    return (", ".join(predicted) or "none of the labels") if isinstance(predicted, list) else formatted(predicted)
 
 
 def to_metadata(label_type: LabelType) -> dict[str, Any]:

@@ -107,10 +107,11 @@ def infer_label_kind(
 def read_labelled_rows(
     path: str, wanted: Columns, kind: LabelKind, options: TableOptions = DEFAULT, known: LabelType | None = None
 ) -> LabelledRows:
-    """Read all rows of a table; names that differ in spelling only, see `_spelling`, are as in `known`, or all alike.
+    """Read all rows of a table.
 
-    Raises UserError for a missing column, an empty table, and a row without a text or without a label of this kind,
-    unless the options say to skip it.
+    Names of labels that have one canonical form (`_canonical`) become one name: that of `known`, the label type of
+    training, if it has one. Raises UserError for a missing column, an empty table, and a row without a text or without
+    a label of this kind, unless the options say to skip it.
     """
     file = table(path)
     available = columns(file, options)
@@ -128,18 +129,18 @@ def read_labelled_rows(
         found.where.append(row.where)
         found.groups.append(str(row.values[wanted.texts[0]]))
     if kind == "classes" or (kind == "labels" and len(wanted.label) == 1):  # of several columns, each is a name
-        names = known.names if isinstance(known, ClassLabels | LabelSets) else _spelt_once(found.labels)
-        return replace(found, labels=_spelt_as(names, found.labels))
+        names = known.names if isinstance(known, ClassLabels | LabelSets) else _canonical_names(found.labels)
+        return replace(found, labels=_replace_names(names, found.labels))
     return found
 
 
 def valid_rows(
-    found: Iterable[Row], read: Callable[[Row], Read], options: TableOptions, say_of: str = ""
+    found: Iterable[Row], read: Callable[[Row], Read], options: TableOptions, report_as: str = ""
 ) -> Iterator[tuple[Row, Read]]:
     """Yield each row with what `read` returns for it.
 
-    A row that it refuses raises InvalidRow, or is skipped if the options say so; `say_of`, the file, is then named with
-    the number of skipped rows. Raises UserError if all rows are skipped.
+    A row for which `read` raises InvalidRow is skipped if the options say so; with `report_as`, the name of the file,
+    the number of skipped rows is printed at the end. Raises UserError if all rows are skipped.
     """
     skipped, kept, first = 0, 0, ""
     for row in found:
@@ -154,8 +155,8 @@ def valid_rows(
         yield row, one
     if skipped and not kept:
         raise UserError(f"{first}; {setting('skip_invalid')} would drop all {skipped:,} rows for faults like this one")
-    if skipped and say_of:
-        say(f"{say_of}: {skipped:,} of {skipped + kept:,} rows skipped, the first because {first}")
+    if skipped and report_as:
+        say(f"{report_as}: {skipped:,} of {skipped + kept:,} rows skipped, the first because {first}")
 
 
 def read_texts(row: Row, wanted: Columns) -> Texts:
@@ -320,30 +321,31 @@ def _names_in(label: Any) -> Collection[str]:
     return (label,) if isinstance(label, str) else label if isinstance(label, frozenset) else ()
 
 
-def _spelling(name: str) -> str:
-    """Return a name as JSON writes it, if it is a whole number or a truth value: `1` for 1.0, `true` for True.
+def _canonical(name: str) -> str:
+    """Return the canonical form of a label's name: `1` for 1.0 and `true` for True, as JSON writes them.
 
-    Programs write one column in several ways: 1.0 if a value is missing or in csv, True or true. 007 and 7 are two.
+    Programs write the same column in several ways: 1 becomes 1.0 where another value is missing, and true becomes True.
+    But 007 and 7 stay two names.
     """
     if WHOLE_NUMBER.fullmatch(name):
         return name.partition(".")[0]
     return name.lower() if name.lower() in ("true", "false") else name
 
 
-def _spelt_once(labels: Sequence[Any]) -> list[str]:
-    """Return the names in classes or label sets; of those that differ in spelling only, the shortest."""
+def _canonical_names(labels: Sequence[Any]) -> list[str]:
+    """Return the names in classes or label sets; of those with the same canonical form, the shortest."""
     names = {name for label in labels for name in _names_in(label)}
-    return list({_spelling(name): name for name in sorted(names, key=lambda name: (-len(name), name))}.values())
+    return list({_canonical(name): name for name in sorted(names, key=lambda name: (-len(name), name))}.values())
 
 
-def _spelt_as(names: Sequence[str], labels: Sequence[Any]) -> list[Any]:
-    """Return classes or label sets with each name replaced by the one of `names` from which only spelling differs."""
-    known = {_spelling(name): name for name in names} | {name: name for name in names}
+def _replace_names(names: Sequence[str], labels: Sequence[Any]) -> list[Any]:
+    """Return classes or label sets with each name replaced by the one of `names` with the same canonical form."""
+    known = {_canonical(name): name for name in names} | {name: name for name in names}
 
-    def spelt(name: str) -> str:
-        return known.get(name, known.get(_spelling(name), name))
+    def replaced(name: str) -> str:
+        return known.get(name, known.get(_canonical(name), name))
 
-    return [spelt(label) if isinstance(label, str) else frozenset(map(spelt, label)) for label in labels]
+    return [replaced(label) if isinstance(label, str) else frozenset(map(replaced, label)) for label in labels]
 
 
 def _label_set(row: Row, names: Sequence[str]) -> frozenset[str]:

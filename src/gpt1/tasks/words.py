@@ -203,5 +203,5 @@ def _vectorizer(kind: GramKind, **more: Any) -> "TfidfVectorizer":
 
 
 def _encodable(text: str) -> str:
-    """Return the text with `?` for half of a surrogate pair, which no file can hold."""
+    """Return the text with `?` for each lone surrogate, which no file can hold."""
     return text.encode(errors="replace").decode()
