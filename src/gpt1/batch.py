@@ -28,7 +28,7 @@ class Batch:
     labels_N: Tensor | None = None
     """int64 classes (N,), or float targets (N,) or (N, C)"""
     weights_N: Tensor | None = None
-    """float32, how much each example counts in the losses; None: all the same"""
+    """float32, weight of each example in the losses; None: equal weights"""
 
     def split(self, rows: int) -> list["Batch"]:
         """Return parts of at most `rows` examples."""

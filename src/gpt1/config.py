@@ -182,7 +182,7 @@ class Pretrain(Command):
     save_every: int = 0
     """updates between checkpoints; there is one before every validation anyway"""
     keep: int = 2
-    """newest checkpoints to keep; the one with the best validation loss is kept besides"""
+    """newest checkpoints to keep, in addition to the one with the best validation loss"""
     sample: str = ""
     """prompt of the samples generated at each validation"""
     compile: Literal["auto", "on", "off"] = "auto"
@@ -447,7 +447,7 @@ class Serve(Command):
     concurrency: int = 64
     """texts that are generated at once; each takes memory for one context of keys and values"""
     queue: int = 64
-    """further texts and requests that wait; beyond that, clients are told to try again"""
+    """further texts and requests that may wait; beyond that, clients get an error that asks them to try again"""
     max_body: int = 65_536
     """bytes of a request's body, at most"""
     max_completions: int = 8

@@ -89,9 +89,9 @@ def quiet(silent: bool = True) -> Iterator[None]:
 
 
 class LogProgress(Progress):
-    """Progress where standard error is no terminal: every `LOG_SECONDS`, a line with each task that is going on.
+    """Progress for a log file or pipe: every `LOG_SECONDS`, print a line for each unfinished task.
 
-    A thread writes the lines, so they come also while an update, or a whole epoch, takes longer than that.
+    A thread prints the lines, so they also appear during an update, or a whole epoch, that takes longer than that.
     """
 
     def start(self) -> None:
@@ -133,8 +133,8 @@ def duration(seconds: float) -> str:
 def bar(*columns: str) -> Progress:
     """Return a progress bar with elapsed and remaining time; `columns` are further texts, `{task.fields[loss]}`.
 
-    Where standard error is no terminal, there is a line from time to time instead. A task that resumes gives the field
-    `done_before`.
+    If standard error is not a terminal, return a LogProgress. A resumed task passes the field `done_before`, what was
+    completed earlier, so that the remaining time is estimated from the rest.
     """
     title, *texts = (TextColumn(text, markup=False) for text in ("{task.description}", *columns))
     kind = Progress if stderr.is_terminal else LogProgress

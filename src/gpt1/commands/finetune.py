@@ -115,7 +115,7 @@ def finetune(settings: Finetune) -> FinetuneResult:
                     base, settings.run, text, folder / "read",
                     epochs=settings.read_epochs, lr=settings.read_lr, on=on,
                 )  # fmt: skip
-            device, dtype = setup_device(**vars(on))  # with the seed anew, whatever was read
+            device, dtype = setup_device(**vars(on))  # seeds again, so that reading text changes no other draw
             tuned = fit_best(base, rows, options, seeds=settings.seeds, device=device, dtype=dtype, folder=folder)
             tuned = replace(tuned, metrics=tuned.metrics | {"seconds": time.perf_counter() - began})
             run = tuned.as_run(tuned.metadata(**sources, read=read))
@@ -213,7 +213,7 @@ def _states(out: Path, record: Record, fresh: bool) -> Iterator[Path]:
         is_over = is_useless or not _has_states(folder)
         if isinstance(error, KeyboardInterrupt) and not is_over:
             how = "the same command" + (" without `fresh`" if fresh else "")
-            stopped = str(error).partition(";")[0] or "stopped"  # pre-training names a command too
+            stopped = str(error).partition(";")[0] or "stopped"  # drop the advice in pre-training's message
             raise KeyboardInterrupt(f"{stopped}; {how} continues from there") from None
         raise
     finally:

@@ -108,7 +108,7 @@ def prepare(settings: Prepare) -> PrepareResult:
     leaves the folder as it was, if the request cannot be met or another process works in the folder.
     """
     _check(settings)
-    # Of a saved dataset with several splits, one is for training and, unless `val` names files, one for validation.
+    # A saved dataset with several splits gives one for training and, unless `val` names files, one for validation.
     chosen = [choose_splits(name, validate=not settings.val) for name in settings.inputs]
     val = settings.val or [validation for _, validation in chosen if validation]
     settings, out = replace(settings, inputs=[train for train, _ in chosen], val=val), Path(settings.out)

@@ -26,7 +26,7 @@ class Example:
     sequences: list[list[int]]
     label: Label | None = None
     weight: float | None = None
-    """how much it counts in the losses, relative to the others; None: as much as they"""
+    """weight in the losses; only the ratios to other examples matter; None: equal weights"""
 
     @property
     def length(self) -> int:

@@ -36,7 +36,7 @@ from gpt1.tokenizer.tokenizer import replace_surrogates
 PARQUET_ROWS = 4096  # rows that are read at a time
 MAX_NUMBER = 1e30  # largest number: squares of larger ones may overflow, as the model computes in float32
 DELIMITERS = ",;\t|"  # what may separate the columns of csv, the usual one first
-AUTO, TAB = "auto", "tab"  # values of the setting `delimiter` beside the character itself
+AUTO, TAB = "auto", "tab"  # values of the setting `delimiter` that are not the character itself
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\1*\s*', re.IGNORECASE)  # the first line that tells Excel the delimiter
 DECIMAL_COMMA = re.compile(r"\s*([+-]?)(\d+),(\d+)\s*")
 PAGE = re.compile(r"\s*<(!doctype|html|\?xml)", re.IGNORECASE)

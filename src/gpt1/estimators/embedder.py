@@ -53,7 +53,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         self.threads = threads
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Load the run. Nothing is learnt from the texts X; a list, an array, a Series or a DataFrame of one column."""
+        """Load the run. Nothing is learned from X: texts in a list, an array, a Series or a DataFrame of one column."""
         texts_of(X)
         self._load()
         self.n_features_in_ = 1

@@ -175,7 +175,7 @@ def row_weights(sample_weight: Any, rows: int) -> list[float] | None:
 
 
 def named_weights(class_weights: Any) -> str | dict[str, float]:
-    """Return class weights as `tasks.labels.class_weights` takes them: of a dict the classes' names."""
+    """Return class weights as `tasks.labels.class_weights` takes them; the keys of a dict become names of classes."""
     if isinstance(class_weights, Mapping):
         return {class_name(name): weight for name, weight in class_weights.items()}
     if not isinstance(class_weights, str):

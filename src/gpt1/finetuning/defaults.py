@@ -19,7 +19,7 @@ PAPER_LR, PAPER_WIDTH, PAPER_BATCH, PAPER_EPOCHS = 6.25e-5, 768, 32, 3
 MAX_LR = 1e-3
 # Fraction of the updates in which the learning rate rises: the paper's, and what a higher learning rate needs.
 PAPER_WARMUP, LONG_WARMUP = 0.002, 0.1
-# With fewer rows than this, batches are small and there are at least so many updates.
+# With fewer rows than FEW_ROWS, batches have SMALL_BATCH rows and there are at least MIN_UPDATES updates.
 FEW_ROWS, SMALL_BATCH, MIN_UPDATES = 1_000, 8, 120
 # Random weights start from pre-training's learning rate, or from fine-tuning's if that is higher; multiples are tried.
 SCRATCH_LR, SCRATCH_MULTIPLES = 2.5e-4, (0.25, 1.0, 4.0)

@@ -23,7 +23,7 @@ from gpt1.tasks.labels import LabelType, ScoreLabels
 from gpt1.tasks.rows import Texts
 from gpt1.tasks.words import WORD, feature_name, features, items
 
-# With more words, neighbours are left out together, so that there are about so many trials at most.
+# Maximum number of trials, approximately: in a longer row, neighbouring words are left out together.
 MOST_TRIALS = 256
 # Features of words alone that are listed.
 STRONGEST = 12
@@ -193,9 +193,9 @@ def explain_row(predictor: Predictor, row: Texts) -> RowExplanation:
 
 
 def left_out(row: Texts, most: int = MOST_TRIALS) -> tuple[int, list[tuple[int, int, int, Texts]]]:
-    """Return how many neighbouring words are left out at a time, and the trials: text, start, stop, and the other row.
+    """Return how many neighbouring words are left out at a time, and the trials (text, start, stop, row without them).
 
-    A word is left out with the space before it, or after it at the beginning of a text.
+    `text[start:stop]` is left out with the space before it, or after it at the beginning of a text.
     """
     words = [[found.span() for found in re.finditer(WORD, text)] for text in row]
     together = max(1, -(-sum(map(len, words)) // most))
@@ -210,7 +210,7 @@ def left_out(row: Texts, most: int = MOST_TRIALS) -> tuple[int, list[tuple[int, 
 
 
 def numbered(words: Sequence[str]) -> list[str]:
-    """Return the words, those that occur several times with their numbers, `the (2)`."""
+    """Return the words; the n-th occurrence of a repeated word is numbered, `the (2)`."""
     totals, seen, names = Counter(words), Counter[str](), []
     for word in words:
         seen[word] += 1
@@ -219,9 +219,9 @@ def numbered(words: Sequence[str]) -> list[str]:
 
 
 def log_odds(label_type: LabelType, scores_NC: np.ndarray, examples: Examples, column: int) -> np.ndarray:
-    """Return log(p / (1 - p)) of an output for each row, from the scores of its examples; of a number, the number.
+    """Return log(p / (1 - p)) of an output for each row, from the scores of its examples; for a number, the number.
 
-    Computed from logarithms, since a p close to 1 is 1 in float64. A row in windows has the mean of their p.
+    Computed in logarithms, since a p close to 1 rounds to 1 in float64. For a row in windows, p is their mean.
     """
     if isinstance(label_type, ScoreLabels):
         return examples.mean_by_row(label_type.predictions(scores_NC))[:, 0]
@@ -251,7 +251,7 @@ def _read(predictor: Predictor, examples: Examples) -> tuple[list[ReadSequence],
             pieces = zip(ids, tokenizer.pieces(ids), strict=True)
             tokens = [ReadToken(i, piece, roles.get(i, "text")) for i, piece in pieces]
             found.append(ReadSequence(tokens, h_NKD[n, k].tolist(), scores_NKC[n, k].tolist()))
-    # The sequences of an example are its answers, or add up.
+    # In multiple choice each sequence is one answer; in a pair, the scores of both orders are added.
     by_example_NC = scores_NKC[..., 0] if predictor.label_type.kind == "choice" else scores_NKC.sum(1)
     return found, by_example_NC.mean(0)
 

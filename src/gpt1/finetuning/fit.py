@@ -169,7 +169,7 @@ def fit(
     )  # fmt: skip
     # The optimizer copies its fp32 masters before the weights lose precision.
     optimizer = Optimizer(model, optim, steps)
-    prepare_for_training(model, device, compile=False)  # each sequence length would be compiled anew
+    prepare_for_training(model, device, compile=False)  # each sequence length would be compiled separately
     trainer = EpochTrainer(options, examples, batches, model.to(dtype), optimizer, device)
     with nullcontext(folder) if folder else TemporaryDirectory() as place:
         resumable = folder is not None

@@ -23,17 +23,18 @@ from gpt1.tasks.words import GRAM_KINDS, Grams, WordsModel, WordsShare, by_row, 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-# The settings that are tried, and what is used where too few rows validate to choose: all kinds of n-grams.
+# Strengths to try, and those to use, with all kinds of n-grams, where too few rows validate to choose.
 STRENGTHS = (0.1, 1.0, 10.0)
 USUAL_STRENGTH, USUAL_RIDGE_STRENGTH = 10.0, 1.0
-# Weights of the words beside the network that are tried, and what is used where too few rows validate to choose.
+# Weights of the words in their sum with the network to try, and the one to use where too few rows validate to choose.
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 USUAL_WEIGHT = 1.0
-# n-grams of each kind. With many classes there are fewer, so that they have about so many weights at most.
+# Maximum number of n-grams of each kind, and of weights (n-grams times classes), which lowers it for many classes.
 MOST_GRAMS, MOST_WEIGHTS = 50_000, 2**20
-# Characters of text: n-grams of characters take some 200 bytes of memory for each of them, n-grams of words a fifth.
+# Maximum characters of text for word and character n-grams: these take about 200 bytes of memory per character, those a
+# fifth of that.
 MOST_TEXT, MOST_TEXT_BY_CHARACTER = 2**25, 2**22
-# The score, in nats, of a class or label that no training row has; the negative of one that every row has.
+# The score, in nats, of a class or label that no training row has; that of a label on every row is -NEVER.
 NEVER = -10.0
 
 
@@ -48,8 +49,8 @@ def fit_words(
     """Fit words alone on the training rows: logistic regression, or for scores ridge regression.
 
     The validation rows choose, by `metric` and then by the loss, the n-grams and the strength of the penalty, and
-    calibrate the scores; if there are fewer than MIN_VALID_ROWS, the usual settings are used as they are. Says so if
-    the texts are so long that only a part of the rows is used.
+    calibrate the scores; if there are fewer than MIN_VALID_ROWS, the usual settings are used as they are. Prints a
+    message if the texts are so long that only a part of the rows is used.
     """
     train = _thinned(train)
     best: WordsModel | None = None
@@ -203,7 +204,7 @@ def _classes(
     bias_C[present] = 0.0
     if len(present) > 1:
         model = _logistic_regression(x_NF, targets_N, strength, weights, by_row_N)
-        # Of two classes scikit-learn returns one score, the difference of what we return.
+        # For two classes scikit-learn returns one score: the difference of the two that we return.
         halves = np.array([[-0.5], [0.5]])
         weights_CF[present] = halves * model.coef_ if len(present) == 2 else model.coef_
         bias_C[present] = halves[:, 0] * model.intercept_ if len(present) == 2 else model.intercept_
@@ -217,7 +218,7 @@ def _logistic(
     weights: dict[int, float] | None,
     by_row_N: np.ndarray | None,
 ) -> tuple[np.ndarray, float]:
-    """Return w_F and the bias of logistic regression for one label, 1 where it applies and 0 elsewhere."""
+    """Return w_F and the bias of logistic regression for one label; y_N is 1 where it applies, else 0."""
     if len(np.unique(y_N)) == 1:
         return np.zeros(x_NF.shape[1]), -NEVER if y_N[0] else NEVER
     model = _logistic_regression(x_NF, y_N, strength, weights, by_row_N)
@@ -229,7 +230,7 @@ def _choices(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return weights_1F and bias_1 of a score that is higher for the right answer than for each other answer of a row.
 
-    This is logistic regression over the difference of the two. Every difference is given both ways round.
+    This is logistic regression on differences of features, right minus wrong, each with both signs.
     """
     from scipy.sparse import vstack
 

@@ -1,4 +1,4 @@
-"""Faster training on a CPU: `fuse` replaces parts of one model from outside, with equal numbers (but for rounding).
+"""Faster training on a CPU: `fuse` replaces parts of one model from outside, with equal numbers (except for rounding).
 
 Two parts are always replaced: attention becomes batched matrix products (the backward pass of PyTorch's fused CPU
 kernel is several times slower, and that kernel has no dropout), and dropout masks come from a hash (PyTorch draws them

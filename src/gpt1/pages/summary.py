@@ -113,7 +113,7 @@ def metric_span(name: str, values: Sequence[float]) -> Point:
 
 
 def _what(metadata: Mapping[str, Any]) -> str:
-    """Say what a run is."""
+    """Describe a run in a few words."""
     classes, steps = len(metadata.get("labels") or ()), metadata.get("steps")
     if "goal" in metadata:
         said = ["fine-tuned" + (f" for {metadata['task']}" if metadata.get("task") else "")]

@@ -1,8 +1,7 @@
 """Embeddings: a text as one vector, the mean of the network's last hidden states over the tokens of the text.
 
-A text longer than the context is read in windows, one after the other, each of which starts anew; the mean is over all
-its tokens. No special token is added, so the vector of a text that fits is the mean of what transformers calls
-`last_hidden_state`.
+A text longer than the context is cut into windows that are read independently; the mean is over all of its tokens. No
+special token is added, so the vector of a text that fits is the mean of what transformers calls `last_hidden_state`.
 
 Legend: M windows, T tokens, D width.
 """

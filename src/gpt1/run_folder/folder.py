@@ -86,8 +86,8 @@ class LoadedRun:
     ) -> "Sample | list[Sample] | Iterator[str]":
         """Generate a text after each prompt.
 
-        By default the network runs as it was loaded, fp32 on the CPU, with torch's own number of threads; for another
-        `device`, `dtype` or `quantize` it is copied and converted, and the last copy kept.
+        By default the network runs as it was loaded, fp32 on the CPU, with torch's own number of threads. For another
+        `device`, `dtype` or `quantize` it is copied and converted; the last copy is kept.
 
         Parameters
         ----------
@@ -110,7 +110,7 @@ class LoadedRun:
         seed : int, default 1
             Random seed. A text depends on the seed and its prompt, not on the other prompts.
         stream : bool, default False
-            Return an iterator over whole words as they are generated; joined, they are the text. Of one prompt only.
+            Return an iterator over whole words as they are generated; joined, they are the text. One prompt only.
         device : str, default "cpu"
             auto, cpu, cuda, cuda:1 or mps.
         dtype : str, default "fp32"

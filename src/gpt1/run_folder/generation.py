@@ -26,8 +26,8 @@ from gpt1.training.device import out_of_memory, use_threads
 FinishReason = Literal["end", "stop", "length", "context"]
 # What a tokenizer decodes the first bytes of an unfinished character to.
 PARTIAL_CHARACTER = "\N{REPLACEMENT CHARACTER}"
-# After so many tokens, a text up to a whole character is decoded for good: decoding all of it at every step would cost
-# more the longer it gets.
+# After this many tokens, text that ends in a whole character is not decoded again: decoding the whole text each time
+# would cost more the longer it gets.
 SETTLED = 64
 LAST_WORD = re.compile(r"\w*\Z")
 # Texts generated together, enough to repay reading the weights from memory for each token: on a CPU, on a GPU.
@@ -110,10 +110,10 @@ class Generation:
         top_logprobs: int | None = None,
         prompt_logprobs: bool = False,
     ) -> None:
-        """Start sample `number` of `prompt`, a text or token ids. Of one longer than the context, the end is kept.
+        """Start sample `number` of `prompt`, a text or token ids; only the end of a prompt beyond the context is kept.
 
-        With `top_logprobs`, `logprobs` records how probable each token was, and so many of its most probable
-        alternatives; with `prompt_logprobs`, those of the prompt too.
+        With `top_logprobs`, `logprobs` records the log-probability of each token and of that many most probable
+        alternatives; with `prompt_logprobs`, also for the tokens of the prompt.
         """
         self.tokenizer, self.options = tokenizer, options
         self.prompt = prompt if isinstance(prompt, str) else tokenizer.decode(prompt)

@@ -41,8 +41,8 @@ TRANSPOSED = ("attention.qkv.weight", "attention.out.weight", "feed_forward.up.w
 class TensorFile(Mapping[str, Tensor]):
     """A safetensors file as name -> tensor. Each tensor is read on access.
 
-    The file is opened anew for each tensor: its memory can then be freed, and no open file keeps Windows from replacing
-    it.
+    The file is opened for each tensor and closed again: its memory can then be freed, and Windows, which does not
+    replace open files, can replace it.
     """
 
     def __init__(self, path: Path) -> None:

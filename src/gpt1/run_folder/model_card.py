@@ -196,7 +196,7 @@ def _scores(metadata: RunMetadata) -> dict[str, Any]:
 
 
 def _data(metadata: RunMetadata) -> dict[str, Any]:
-    """Return names and sizes of the training data; of a file only its name, since a path may tell too much."""
+    """Return names and sizes of the training data; the name of a file without its path, which may be private."""
     data = metadata.data
     if data is None:
         return {}

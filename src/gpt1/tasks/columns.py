@@ -104,9 +104,9 @@ def select_columns(
 
 
 def text_column(file: File, available: Sequence[str], requested: str | None) -> str:
-    """Return the requested column of texts, or the likely one; print it.
+    """Return the requested column of texts, or else the likely one; print its name.
 
-    Raises UserError for one that does not exist, for several, and if it is not clear which is meant.
+    Raises UserError for a column that does not exist, for several columns, and if no column is the likely one.
     """
     found = named_columns(requested, available, file) or _guess_texts("classification", list(available), file)
     if len(found) > 1:

@@ -56,7 +56,7 @@ class LabelledRows:
     groups: list[str]
     """the first text of each row; `split_train_valid` keeps rows that share it together"""
     weights: list[float] | None = None
-    """how much each row counts in training, relative to the others; None: all the same"""
+    """weight of each row in the training losses; only their ratios matter; None: equal weights"""
 
     def __len__(self) -> int:
         return len(self.texts)

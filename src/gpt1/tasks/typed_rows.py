@@ -13,7 +13,7 @@ STANDARD_INPUT = Path("standard input")
 
 
 def row_of_texts(texts: Sequence[str], task: Task, trained: Columns) -> tuple[Row, Columns]:
-    """Return the texts as a row, and its columns, which are called as those of training.
+    """Return the texts as a row, and its columns, which have the names of those of training.
 
     Raises UserError if the task reads another number of texts, or one is empty.
     """
@@ -35,7 +35,7 @@ def row_of_texts(texts: Sequence[str], task: Task, trained: Columns) -> tuple[Ro
 
 
 def rows_of_lines(lines: Iterable[str], task: Task, trained: Columns) -> Iterator[Row]:
-    """Yield the rows of standard input: of jsonl if the first line is a JSON object, else a text in each line.
+    """Yield the rows of standard input: jsonl if the first line is a JSON object, else one text per line.
 
     Blank lines are left out. Raises UserError, naming the line, if the task reads several texts and they are not jsonl.
     """
