@@ -61,6 +61,8 @@ def test_defaults_are_those_of_the_command_line() -> None:
 def test_sections_are_dicts_or_dataclasses() -> None:
     found = pretrain("d", out="o", preset="tiny", model={"width": 64}, optim={"lr": 0.5})
     assert (found.model.width, found.model.depth, found.optim.lr) == (64, config.PRESETS["tiny"].depth, 0.5)
+    assert found.model.inner == 256, "4 x width"
+    assert pretrain("d", out="o", model={"width": 64, "inner": 9}).model.inner == 9
     assert found.optim.method == "muon"
     assert pretrain("d", out="o", model=config.Model(width=48)).model == config.Model(width=48)
     assert pretrain("d", out="o", **{"optim.lr": 0.5}).optim.lr == 0.5
@@ -76,6 +78,12 @@ def test_sections_are_dicts_or_dataclasses() -> None:
             ("d",),
             {"out": "o", "model": {"widht": 64}},
             "verb() has no argument 'model.widht'; did you mean model.width?",
+        ),
+        (
+            pretrain,
+            ("d",),
+            {"out": "o", "learning_rate": 1},
+            "verb() has no argument 'learning_rate'; it is optim.lr here",
         ),
         (finetune, ("r",), {"out": "o"}, "verb() is missing the argument 'train': labelled rows: csv"),
         (finetune, ("r", "t"), {"out": "o"}, "verb() takes only run by position; 2 positional arguments were given"),

@@ -63,7 +63,7 @@ class Model:
     heads: int = 12
     """attention heads per block; must divide the width"""
     inner: int = 3072
-    """size of the feed-forward layer in each block"""
+    """size of the feed-forward layer in each block; 4 times the width, as in the paper"""
     vocabulary: int = 40_478
     """vocabulary size; set by the tokenizer of the prepared data"""
     embedding_dropout: float = 0.1

@@ -21,6 +21,7 @@ from gpt1.options import (
     check_threads_and_seed,
     convert,
     flatten,
+    named_elsewhere,
     nearest,
     options,
     preset_defaults,
@@ -128,7 +129,9 @@ def checked(
             raise TypeError(f"{who} argument {name!r} must be {wanted}, not {_shown(value)}")
     for key in flat:
         if key not in known:
-            raise TypeError(f"{who} has no argument {key!r}{nearest(key, [*known, *sections])}")
+            ours = named_elsewhere(key, known)
+            hint = f"; it is {ours.key} here" if ours else nearest(key, [*known, *sections])
+            raise TypeError(f"{who} has no argument {key!r}{hint}")
     return {key: check(known[key].kind, value, f"{who} argument {key!r}", key) for key, value in flat.items()}
 
 

@@ -21,6 +21,33 @@ from gpt1.errors import UserError, flag, setting
 T = TypeVar("T")
 METAVARS = {int: "N", float: "X"}
 
+# Names that other programs use -> ours; of several, the first that the command has.
+OTHER_NAMES = {
+    "learning-rate": ("lr", "optim.lr"), "lr": ("optim.lr",), "max-lr": ("lr", "optim.lr"),
+    "weight-decay": ("optim.weight_decay",), "warmup-steps": ("optim.warmup",), "warmup-ratio": ("warmup",),
+    "max-grad-norm": ("optim.clip",), "grad-clip": ("optim.clip",), "optimizer": ("optim.method",),
+    "output": ("out",), "output-dir": ("out",), "output-file": ("out",), "out-dir": ("out",), "o": ("out",),
+    "model": ("run", "preset"), "model-name": ("run", "init", "preset"), "model-name-or-path": ("run", "init"),
+    "checkpoint": ("run", "init"), "init-from": ("init",), "size": ("preset",),
+    "data": ("train", "inputs", "input", "files"), "dataset": ("train", "data", "inputs", "input", "files"),
+    "input": ("inputs", "data", "files"), "input-file": ("input", "inputs", "files"), "file": ("input", "files"),
+    "train-file": ("train", "inputs"), "train-data": ("train", "inputs"), "validation": ("valid", "val"),
+    "valid-file": ("valid", "val"), "validation-file": ("valid", "val"), "val": ("valid",), "valid": ("val",),
+    "test-file": ("test", "files", "input"), "text-column": ("text",), "label-column": ("label",),
+    "max-length": ("max_new_tokens", "model.context", "long"), "max-seq-length": ("model.context", "long"),
+    "block-size": ("model.context", "long"), "seq-length": ("model.context",), "context-length": ("model.context",),
+    "max-tokens": ("max_new_tokens",), "num-tokens": ("max_new_tokens",), "num-samples": ("num",),
+    "num-return-sequences": ("num",), "prompt": ("prompts",),
+    "batch-size": ("batch",), "train-batch-size": ("batch",), "per-device-train-batch-size": ("batch",),
+    "micro-batch-size": ("micro_batch",), "num-epochs": ("epochs",), "num-train-epochs": ("epochs",),
+    "n-epochs": ("epochs",), "max-steps": ("steps",), "max-iters": ("steps",), "num-steps": ("steps",),
+    "vocab-size": ("vocabulary", "model.vocabulary"), "n-layer": ("model.depth",), "num-layers": ("model.depth",),
+    "n-head": ("model.heads",), "n-embd": ("model.width",), "hidden-size": ("model.width",),
+    "eval-interval": ("eval_every",), "eval-steps": ("eval_every",), "save-steps": ("save_every",),
+    "num-workers": ("threads",), "num-threads": ("threads",), "precision": ("dtype",), "random-seed": ("seed",),
+    "overwrite": ("fresh",), "overwrite-output-dir": ("fresh",), "force": ("fresh",),
+}  # fmt: skip
+
 
 def check_threads_and_seed(threads: int, seed: int) -> None:
     """Raise UserError for a number of threads or a seed outside its range."""
@@ -102,16 +129,20 @@ def build(settings: type[T], positionals: Sequence[str], values: dict[str, Any])
     for key, option in options(settings).items():
         if option.default is MISSING and not any(values.get(key, "")):  # texts and lists of texts
             name = option.metavar if key in positionals else option.flag
-            raise UserError(f"missing {name}: {option.help}")
+            raise UserError(f"missing {name}: {' '.join(option.help.split())}")
     return _nested(settings, "", values)
 
 
 def preset_defaults(settings: type, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the defaults, by full name, that depend on the preset and recipe of a pre-training command."""
+    """Return the defaults, by full name, that depend on other settings of a pre-training command.
+
+    These are the preset and the recipe; the feed-forward layer follows the width.
+    """
     if not issubclass(settings, config.Pretrain):
         return {}
     chosen = config.pretrain_defaults(given.get("preset", "auto"), given.get("recipe"), data="", out="")
-    return {key: value for key, value in flat(chosen).items() if key not in ("data", "out")}
+    defaults = {key: value for key, value in flat(chosen).items() if key not in ("data", "out")}
+    return defaults | {"model.inner": 4 * given.get("model.width", chosen.model.width)}
 
 
 def flat(settings: Any) -> dict[str, Any]:
@@ -133,6 +164,12 @@ def nearest(name: str, names: Iterable[str]) -> str:
     grouped = [one for one in known if one.endswith(f".{name.lstrip('-')}")]  # someone wrote --lr for --optim.lr
     found = grouped or difflib.get_close_matches(name, known, 1)
     return f"; did you mean {found[0]}?" if found else ""
+
+
+def named_elsewhere(name: str, known: Mapping[str, Option]) -> Option | None:
+    """Return the setting that other programs call `name`, or None if the command has none such."""
+    ours = OTHER_NAMES.get(name.lstrip("-").replace("_", "-"), ())
+    return next((known[key] for key in ours if key in known), None)
 
 
 def convert(kind: Any, value: Any, name: str) -> Any:

@@ -20,10 +20,9 @@ from rich.progress import TextColumn
 
 from conftest import NOT_UTF8, only_linux_names
 from gpt1 import __version__, config, console
-from gpt1.cli.arguments import OTHER_NAMES
 from gpt1.cli.main import COMMANDS, main
 from gpt1.errors import RunFailed, UserError
-from gpt1.options import options
+from gpt1.options import OTHER_NAMES, options
 
 Job = Callable[..., list[Any]]
 
@@ -162,7 +161,8 @@ def test_flags_win_over_the_preset(job: Job) -> None:
     seen = job("pretrain")
     assert main("pretrain data --out run --preset tiny --model.width 48 --optim.matrix-lr 1e-3 --batch 4".split()) == 0
     expected = config.pretrain_defaults("tiny", data="data", out="run")
-    model, optim = dataclasses.replace(expected.model, width=48), dataclasses.replace(expected.optim, matrix_lr=1e-3)
+    model = dataclasses.replace(expected.model, width=48, inner=192)
+    optim = dataclasses.replace(expected.optim, matrix_lr=1e-3)
     assert seen[0] == dataclasses.replace(expected, model=model, optim=optim, batch=4)
 
 
@@ -339,6 +339,22 @@ def test_what_to_do_next(
     assert json.loads(out) == {"steps": 1} if flags else out == "a table\n"
 
 
+def test_a_classifier_that_was_converted_predicts_next(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (tmp_path / "out" / name).touch()
+    found = {"format": 1, "kind": "finetuned", "parameters": 1, "context": 8, "vocabulary": 9, "tokenizer": "hash"}
+    task = {"task": "classification", "goal": "classes", "labels": ["a", "b"]}
+    columns = {"texts": ["text"], "label": ["label"], "choices": []}
+    (tmp_path / "out/gpt1.json").write_text(json.dumps(found | task | {"columns": columns}))
+    job("convert")
+    assert main(["convert", "model", "--out", "out"]) == 0
+    assert capsys.readouterr().err == "out is ready; next: gpt1 predict out FILE.csv\n"
+
+
 def test_a_new_run_gets_a_name_of_its_own(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -355,6 +371,7 @@ def test_a_new_run_gets_a_name_of_its_own(
 @pytest.mark.parametrize(
     ("line", "answer"),
     [
+        ("--hlep", "gpt1: unknown option --hlep; did you mean --help?"),
         ("pretain data", "gpt1: unknown command pretain; did you mean pretrain?"),
         ("pretrain data --out r --stpes 3", "gpt1 pretrain: unknown option --stpes; did you mean --steps?"),
         ("pretrain --stpes=3", "gpt1 pretrain: unknown option --stpes; did you mean --steps?"),
@@ -420,6 +437,8 @@ def test_one_line_where_progress_was_begun(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
+        ("learning_rate: 3", "learning_rate is optim.lr here"),
+        ("batch-size: 3", "batch-size is batch here"),
         ("stpes: 3", "unknown setting stpes; did you mean steps?"),
         ("optim: {lrr: 3}", "unknown setting optim.lrr; did you mean optim.lr?"),
         ("steps: many", "steps: expected a whole number, 0 or more, not 'many'"),

@@ -12,10 +12,11 @@ import torch
 from rich.console import Console
 
 from conftest import one_line
-from gpt1.commands.explain import explain, show
+from gpt1.commands.explain import describe_sequence, explain, show
 from gpt1.config import Columns, Explain, Model
 from gpt1.data.windows import Ids
 from gpt1.errors import UserError
+from gpt1.finetuning.explanation import ReadSequence, ReadToken
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import load_run, save_run
 from gpt1.run_folder.metadata import RunMetadata
@@ -226,6 +227,7 @@ def shown_of(result: object) -> str:
 
 def test_a_row_on_a_terminal(classifier: Path) -> None:
     shown = shown_of(asked(classifier, "The cat [bold]sat[/bold]. The end"))
+    assert "The page is" not in shown
     assert "<start> The cat [bold]sat[/bold]. The end <extract>" in shown
     for words in ("classification: ", "W_y h", "the log-odds of", "The (1)", "The (2)", "<b>"):
         assert words in shown, words
@@ -235,6 +237,7 @@ def test_a_class_called_number_is_a_class(tokenizer: Tokenizer, tmp_path: Path) 
     run = tuned(tmp_path / "run", tokenizer, "classification", "classes", ["number", "word"])
     result = asked(run, "The cat", html=str(tmp_path / "page.html"))
     assert "probability" in shown_of(result)
+    assert "The page is" in shown_of(result)
     assert "its log-odds" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
@@ -249,6 +252,19 @@ def test_a_number_and_windows_on_a_terminal(run: Path, tokenizer: Tokenizer, tmp
     assert "regression: " in shown and "the number with a word" in shown and "probability" not in shown
     assert "windows of 16 tokens, half a context apart" in shown_of(asked(run, TEXT))
     assert "windows" not in shown_of(asked(run, "a"))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "line"),
+    [
+        ([" sch", "\\xc3", "\\xb6", "n"], "schön"),
+        (["\\xe2\\x82", "\\xac", "5"], "€5"),
+        (["a\\xc3", "b\\n", "\\x07"], "a\\xc3b\\n\\x07"),  # half a character, and what a terminal must not get
+    ],
+)
+def test_a_character_that_is_split_between_tokens_is_shown_whole(tokens: list[str], line: str) -> None:
+    sequence = ReadSequence([ReadToken(n, token, "text") for n, token in enumerate(tokens)], [], [])
+    assert describe_sequence(sequence) == f" {line}"
 
 
 def test_the_page_of_a_row_is_whole_safe_and_alone(classifier: Path, tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_a_column_of_any_value_survives(run: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("found", "name", "settings", "answer"),
     [
-        ([{"text": "a"}], "o.csv", {}, "a.jsonl: no column review; the columns are text"),
+        ([{"text": "a"}], "o.csv", {}, "a.jsonl: no column review; the columns are text; choose with text"),
         ([{"review": "a"}], "o.csv", {"text": "body"}, "a.jsonl: no column body; the columns are review"),
         ([{"review": "a"}, {"review": ""}], "o.csv", {}, "a.jsonl:2: column review is empty; give it a text"),
         ([], "o.csv", {}, "a.jsonl: no rows"),

@@ -169,9 +169,20 @@ def test_what_is_worth_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     found = labelled(["yes", "Yes ", *["no"] * 11])
     warn_of_faults(found, found, "classes")
     said = capsys.readouterr().err
-    assert "label 'yes' differs from another only in case or spaces, and they count as two; write them alike" in said
+    assert (
+        "labels 'Yes ', 'yes' differ only in case or spaces, and count as 2; write them alike if they are one" in said
+    )
     assert "13 texts are in both training and validation rows" in said
     assert "label 'no' has 11 rows, 'Yes ' only 1" in said
+
+
+def test_a_label_that_says_that_it_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    found = labelled(["NaN", "NaN", "good", "bad", "none"])
+    warn_of_faults(found, labelled([]), "classes")
+    assert capsys.readouterr().err == (
+        "warning: label 'NaN', on 2 of 5 rows, counts as a class; if it means that the label is missing, "
+        "leave those cells empty or drop the rows\n"
+    )
 
 
 @pytest.mark.parametrize(

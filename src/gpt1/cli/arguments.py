@@ -12,34 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gpt1.errors import UserError
-from gpt1.options import Option, convert, flatten, nearest, options, summary
-
-# Names that other programs use -> ours; of several, the first that the command has.
-OTHER_NAMES = {
-    "learning-rate": ("lr", "optim.lr"), "lr": ("optim.lr",), "max-lr": ("lr", "optim.lr"),
-    "weight-decay": ("optim.weight_decay",), "warmup-steps": ("optim.warmup",), "warmup-ratio": ("warmup",),
-    "max-grad-norm": ("optim.clip",), "grad-clip": ("optim.clip",), "optimizer": ("optim.method",),
-    "output": ("out",), "output-dir": ("out",), "output-file": ("out",), "out-dir": ("out",), "o": ("out",),
-    "model": ("run", "preset"), "model-name": ("run", "init", "preset"), "model-name-or-path": ("run", "init"),
-    "checkpoint": ("run", "init"), "init-from": ("init",), "size": ("preset",),
-    "data": ("train", "inputs", "input", "files"), "dataset": ("train", "data", "inputs", "input", "files"),
-    "input": ("inputs", "data", "files"), "input-file": ("input", "inputs", "files"), "file": ("input", "files"),
-    "train-file": ("train", "inputs"), "train-data": ("train", "inputs"), "validation": ("valid", "val"),
-    "valid-file": ("valid", "val"), "validation-file": ("valid", "val"), "val": ("valid",), "valid": ("val",),
-    "test-file": ("test", "files", "input"), "text-column": ("text",), "label-column": ("label",),
-    "max-length": ("max_new_tokens", "model.context", "long"), "max-seq-length": ("model.context", "long"),
-    "block-size": ("model.context", "long"), "seq-length": ("model.context",), "context-length": ("model.context",),
-    "max-tokens": ("max_new_tokens",), "num-tokens": ("max_new_tokens",), "num-samples": ("num",),
-    "num-return-sequences": ("num",), "prompt": ("prompts",),
-    "batch-size": ("batch",), "train-batch-size": ("batch",), "per-device-train-batch-size": ("batch",),
-    "micro-batch-size": ("micro_batch",), "num-epochs": ("epochs",), "num-train-epochs": ("epochs",),
-    "n-epochs": ("epochs",), "max-steps": ("steps",), "max-iters": ("steps",), "num-steps": ("steps",),
-    "vocab-size": ("vocabulary", "model.vocabulary"), "n-layer": ("model.depth",), "num-layers": ("model.depth",),
-    "n-head": ("model.heads",), "n-embd": ("model.width",), "hidden-size": ("model.width",),
-    "eval-interval": ("eval_every",), "eval-steps": ("eval_every",), "save-steps": ("save_every",),
-    "num-workers": ("threads",), "num-threads": ("threads",), "precision": ("dtype",), "random-seed": ("seed",),
-    "overwrite": ("fresh",), "overwrite-output-dir": ("fresh",), "force": ("fresh",),
-}  # fmt: skip
+from gpt1.options import Option, convert, flatten, named_elsewhere, nearest, options, summary
 
 
 @dataclass(frozen=True)
@@ -80,7 +53,7 @@ def parse(settings: type, positionals: Sequence[str], argv: Iterable[str]) -> Co
 
 def _unknown(name: str, known: dict[str, Option], positionals: Sequence[str]) -> str:
     """Return what to say of a flag that the command does not have."""
-    if ours := next((known[key] for key in OTHER_NAMES.get(name.lstrip("-"), ()) if key in known), None):
+    if ours := named_elsewhere(name, known):
         is_flag = ours.key not in positionals
         return f"{name} is {ours.flag if is_flag else f'the argument {ours.metavar}'} here"
     flags = [option.flag for option in known.values() if option.key not in positionals]
@@ -182,6 +155,8 @@ def _from_file(path: str, known: dict[str, Option]) -> dict[str, Any]:
     for key, value in flatten(read).items():
         name = key.replace("-", "_").rstrip("_")
         if name not in names:
+            if ours := named_elsewhere(name, known):
+                raise UserError(f"--config {path}: {key} is {ours.key} here")
             raise UserError(f"--config {path}: unknown setting {key}{nearest(name, names)}")
         given[names[name]] = convert(known[names[name]].kind, value, f"--config {path}: {key}")
     return given

@@ -44,6 +44,9 @@ class Verb:
     """the next command, printed at the end; `{out}` is the folder written, `{run}` a new run of the same name"""
 
 
+# What a run is good for next, by its kind.
+PRETRAINED, FINETUNED = 'generate {out} "Once upon a time"', "predict {out} FILE.csv"
+
 # By the stages of the life cycle, in the order of the overview.
 STAGES = {
     "See it all, without any data of yours": {
@@ -57,11 +60,11 @@ STAGES = {
         "plan": Verb(config.Plan, "data/my --preset tiny", "memory and hours it takes", ("data",)),
         "pretrain": Verb(
             config.Pretrain, "data/my --out runs/my", "tokens -> a GPT", ("data",),
-            then='generate {out} "Once upon a time"',
+            then=PRETRAINED,
         ),
         "convert": Verb(
             config.Convert, "FOLDER --out runs/gpt1", "another GPT-1 -> a run", ("src",),
-            then='generate {out} "Once upon a time"',
+            then=PRETRAINED,
         ),
         "generate": Verb(
             config.Generate, 'runs/my "Once upon"', "it continues a text", ("run", "prompts"), stdin="prompts"
@@ -73,7 +76,7 @@ STAGES = {
     "Fine-tune it on labels (`starter` is a run to begin with, if installed)": {
         "finetune": Verb(
             config.Finetune, "runs/my --train a.csv --out runs/task", "rows -> a classifier", ("run",),
-            then="predict {out} FILE.csv",
+            then=FINETUNED,
         ),
         "predict": Verb(
             config.Predict, "runs/task new.csv", "labels and probabilities", ("run", "input", "more"), stdout="out"
@@ -133,8 +136,8 @@ def _run(argv: list[str]) -> None:
         print(f"gpt1 {__version__}")
         return
     if argv[0] not in COMMANDS:
-        kind = "option" if argv[0].startswith("-") else "command"
-        hint = options.nearest(argv[0], COMMANDS) or f"; the commands are {', '.join(COMMANDS)}"
+        kind, names = ("option", ["--help", "--version"]) if argv[0].startswith("-") else ("command", list(COMMANDS))
+        hint = options.nearest(argv[0], names) or f"; the commands are {', '.join(COMMANDS)}"
         raise UserError(f"unknown {kind} {argv[0]}{hint}")
     name, verb = argv[0], COMMANDS[argv[0]]
     line = arguments.parse(verb.settings, verb.positionals, argv[1:])
@@ -206,8 +209,16 @@ def _say_next(verb: Verb, settings: Any) -> None:
     if verb.then and is_run:
         sys.stdout.flush()
         out = str(settings.out)
-        then = verb.then.format(out=quoted(out), run=quoted(str(_new_run(Path(out).resolve().name))))
+        then = FINETUNED if _is_finetuned(settings.out) else verb.then
+        then = then.format(out=quoted(out), run=quoted(str(_new_run(Path(out).resolve().name))))
         say(f"{out} is ready; next: gpt1 {then}")
+
+
+def _is_finetuned(out: str) -> bool:
+    """Return whether a folder is a fine-tuned run; `convert` writes both kinds."""
+    from gpt1.run_folder.metadata import read_metadata  # not for help
+
+    return (Path(out) / "gpt1.json").exists() and read_metadata(Path(out)).kind == "finetuned"
 
 
 def _new_run(name: str) -> Path:

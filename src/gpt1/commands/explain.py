@@ -1,5 +1,6 @@
 """`gpt1 explain`: how the loss of a text comes about, token by token; or why a fine-tuned run predicts what it does."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,8 @@ from gpt1.training.device import out_of_memory, setup_device
 SUMMARY = ("nats_per_token", "perplexity", "bits_per_byte", "tokens", "bytes", "comparable", "model")
 # What a terminal shows of a row: sequences, tokens at each end of one, labels, and signed values.
 MOST_SEQUENCES, MOST_TOKENS, MOST_OUTPUTS, MOST_SIGNED = 10, 60, 20, 12
+# Bytes beyond ASCII, as `Tokenizer.pieces` writes those that are half a character.
+SPLIT_CHARACTER = re.compile(r"(?:\\x[89a-f][0-9a-f])+")
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,9 @@ def _row(settings: Explain, run: LoadedRun, device: torch.device, dtype: torch.d
 
 def show(result: ExplainResult) -> Group:
     """Return a table with a row for each token, then the loss; or what was predicted, and why."""
-    if isinstance(result.explanation, RowExplanation):
-        return _show_row(result.explanation)
-    return _show_text(result.explanation)
+    found = result.explanation
+    shown = _show_row(found) if isinstance(found, RowExplanation) else _show_text(found)
+    return Group(shown, Text(f"The page is {result.page}")) if result.page else shown
 
 
 def _show_text(found: TextExplanation) -> Group:
@@ -149,7 +152,13 @@ def describe_sequence(sequence: ReadSequence) -> str:
     tokens = [one.token if one.role == "text" else f" <{one.role}> " for one in sequence.tokens]
     if len(tokens) > 2 * MOST_TOKENS:
         tokens = [*tokens[:MOST_TOKENS], " ... ", *tokens[-MOST_TOKENS:]]
-    return " " + "".join(tokens).strip()
+    return " " + SPLIT_CHARACTER.sub(_joined, "".join(tokens)).strip()
+
+
+def _joined(found: re.Match[str]) -> str:
+    """Return the bytes of a character that was split between tokens as that character, and others as they are."""
+    character = bytes.fromhex(found[0].replace("\\x", "")).decode("utf-8", "replace")
+    return character if character.isprintable() and "\ufffd" not in character else found[0]
 
 
 def _with_answer(name: str, found: RowExplanation) -> str:

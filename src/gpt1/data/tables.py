@@ -222,10 +222,10 @@ def columns(file: File, options: TableOptions = DEFAULT) -> list[str]:
     return header(file, options)
 
 
-def check_column(name: str, there: Sequence[str], file: File) -> str:
+def check_column(name: str, there: Sequence[str], file: File, advice: str = "") -> str:
     """Return `name`. Raises UserError, naming the columns that there are, if it is not one of them."""
     if name not in there:
-        raise UserError(f"{file.path}: no column {name}; the columns are {', '.join(there)}")
+        raise UserError(f"{file.path}: no column {name}; the columns are {', '.join(there)}{advice}")
     return name
 
 

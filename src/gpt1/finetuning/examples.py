@@ -151,9 +151,7 @@ def build_examples(base: LoadedRun, rows: TaskRows, options: FitOptions) -> Task
             say(f"{role}: {share} are longer than the context of {encoder.context} tokens; {fate} ({setting('long')})")
     metric = selected_metric(options, rows.label_type)
     if keeps_last_epoch(options, len(rows.valid)):
-        say(
-            f"only {len(rows.valid)} validation rows, too few to select an epoch: keeping the last "
-            f"(or say {setting('select')} {metric})"
-        )
+        held = "1 validation row" if len(rows.valid) == 1 else f"{len(rows.valid)} validation rows"
+        say(f"only {held}, too few to select an epoch: keeping the last (or say {setting('select')} {metric})")
     weights_C = class_weights(options.class_weights, rows.label_type, train_targets)
     return TaskExamples(rows.label_type, encoder, train, valid, rows.valid.labels, weights_C)

@@ -92,12 +92,14 @@ def select_columns(
     Raises UserError for a column of texts or answers that does not exist.
     """
     requested.check_task(task)
-    texts = requested.context if task == "multiple-choice" else requested.text
+    role = "context" if task == "multiple-choice" else "text"
+    texts, advice = getattr(requested, role), f"; choose with {setting(role)}"
     found = Columns(
-        texts=named_columns(texts, available, file) or [check_column(name, available, file) for name in trained.texts],
+        texts=named_columns(texts, available, file)
+        or [check_column(name, available, file, advice) for name in trained.texts],
         label=named_columns(requested.label, available, file) or trained.label,
         choices=named_columns(requested.choices, available, file)
-        or [check_column(name, available, file) for name in trained.choices],
+        or [check_column(name, available, file, f"; choose with {setting('choices')}") for name in trained.choices],
     )
     _check_count(task, found, file)
     return found

@@ -40,6 +40,8 @@ RARE = 10
 NEARLY_ALL = 0.9
 # A whole number as a column of floats holds it; one that begins with 0 is a code.
 WHOLE_NUMBER = re.compile(r"-?(0|[1-9]\d*)\.0+")
+# What programs write for a value that is missing, folded; `none` and `na` may be true labels.
+MISSING_VALUES = ("nan", "n/a", "#n/a", "null", "<na>")
 # Separates the labels of a row in csv and tsv.
 LABEL_SEPARATOR = "|"
 
@@ -269,12 +271,19 @@ def warn_of_faults(train: LabelledRows, valid: LabelledRows, kind: LabelKind) ->
 
 def _warn_of_names(train: LabelledRows, counts: Counter[str], kind: LabelKind) -> None:
     """Warn of names that may not be those of labels; `counts` is how many training rows have each."""
-    spellings = Counter(_folded(name) for name in counts)
+    spellings: dict[str, list[str]] = {}
     for name in sorted(counts):
-        if spellings[_folded(name)] > 1:
+        spellings.setdefault(_folded(name), []).append(name)
+    for folded, names in spellings.items():
+        if len(names) > 1:
             warn(
-                f"label {name!r} differs from another only in case or spaces, and they count as two; "
-                f"write them alike if they are one"
+                f"labels {', '.join(map(repr, names))} differ only in case or spaces, and count as {len(names)}; "
+                "write them alike if they are one"
+            )
+        if folded in MISSING_VALUES:
+            warn(
+                f"label {names[0]!r}, on {counts[names[0]]:,} of {len(train):,} rows, counts as a class; "
+                "if it means that the label is missing, leave those cells empty or drop the rows"
             )
     column = f"is {setting('label')} the right column?"
     copies = sum(
