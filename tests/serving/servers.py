@@ -112,7 +112,7 @@ def tuned(books: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
     body = GPT(replace(SHAPE, vocabulary=tokenizer.vocabulary)).init_weights(generator)
     for task, about in TASKS.items():
         outputs = len(about["labels"]) or 1
-        metadata = RunMetadata(kind="finetuned", task=task, long="head", **about)  # type: ignore[arg-type]
+        metadata = RunMetadata(kind="finetuned", task=task, long="head", lm_coef=0.5, **about)  # type: ignore[arg-type]
         save_run(folder / task, body, tokenizer, metadata, torch.randn(outputs, SHAPE.width, generator=generator))
     return {task: folder / task for task in TASKS}
 

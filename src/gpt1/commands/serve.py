@@ -55,6 +55,7 @@ def serve(settings: Serve) -> ServeResult:
         from gpt1.serving.guard import Guard, Rules
         from gpt1.serving.metrics import Metrics
         from gpt1.serving.models import load_models
+        from gpt1.serving.page import FILES
         from gpt1.serving.server import Server, listen
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("gpt1"):
@@ -68,7 +69,7 @@ def serve(settings: Serve) -> ServeResult:
         engine = Engine({name: model.body for name, model in models.items()}, settings.concurrency, settings.queue)
         metrics = Metrics(engine)
         limits = Limits(settings.max_completions, settings.max_stops, settings.max_rows)
-        rules = Rules(_hosts(settings), token, settings.max_body, settings.timeout)
+        rules = Rules(_hosts(settings), token, FILES, settings.max_body, settings.timeout)
         app: ASGIApp = Guard(create_app(models, engine, limits, metrics), rules, metrics)
         if settings.allow_origin:  # outside of the guard, since a browser asks for permission without the token
             app = CORSMiddleware(app, allow_origins=settings.allow_origin, allow_methods=["*"], allow_headers=["*"])

@@ -2,23 +2,24 @@
 
 import asyncio
 import base64
-import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
 from gpt1 import __version__
 from gpt1.data.tables import Row
+from gpt1.serving.answers import answer, events, find_model
 from gpt1.serving.completions import CompletionJob, Limits, token_lists
-from gpt1.serving.engine import Busy, Closing, Engine
-from gpt1.serving.errors import ApiError, ErrorBody, add_handlers, as_api_error
+from gpt1.serving.engine import Engine
+from gpt1.serving.errors import ApiError, ErrorBody, add_handlers
 from gpt1.serving.metrics import Metrics
 from gpt1.serving.models import ServedModel
+from gpt1.serving.page import PageRoutes
 from gpt1.serving.schemas import (
     Completion,
     CompletionRequest,
@@ -34,13 +35,10 @@ from gpt1.serving.schemas import (
 from gpt1.tasks.rows import Texts, read_texts
 from gpt1.tasks.typed_rows import row_of_texts
 
-T = TypeVar("T")
 # How long the end of the process waits for the step or explanation in progress.
 LAST_SECONDS = 5
 # The longest text that is explained token by token, in contexts.
 EXPLAINED_CONTEXTS = 4
-# Seconds after which a client that was refused may try again.
-RETRY_AFTER = "1"
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": text}
     for status, text in {
@@ -83,26 +81,26 @@ class Api:
 
     async def completions(self, body: CompletionRequest, request: Request) -> Response:
         """Continue prompts, as `gpt1 generate` does; with `stream`, by server-sent events."""
-        began, job = time.perf_counter(), CompletionJob(body, self._model(body.model), self.limits)
+        began, job = time.perf_counter(), CompletionJob(body, find_model(self.models, body.model), self.limits)
         if not body.stream:
-            await self._answer(request, self.engine.generate(body.model, job.texts))
+            await answer(request, self.engine.generate(body.model, job.texts))
             return JSONResponse(job.result())
         chunks = job.chunks(self.engine.stream(body.model, job.texts))
         # Wait for the first token, so that a request that cannot be answered gets a status instead of a stream.
-        first: dict[str, Any] = await self._answer(request, anext(chunks))
+        first: dict[str, Any] = await answer(request, anext(chunks))
         self.metrics.first_token_seconds.observe(time.perf_counter() - began)
-        return StreamingResponse(_events(first, chunks), media_type="text/event-stream")
+        return StreamingResponse(events(first, chunks), media_type="text/event-stream")
 
     async def embeddings(self, body: EmbeddingRequest, request: Request) -> Response:
         """Return the mean of the last hidden states of each text, as `gpt1 embed` does."""
-        model = self._model(body.model)
+        model = find_model(self.models, body.model)
         texts = token_lists(body.input, "input", model)
         self._check_rows(len(texts), "input")
         if not all(texts):
             raise ApiError(400, f"input {texts.index([])} has no tokens; give it a text", "input")
         if body.dimensions not in (None, width := model.body.config.width):
             raise ApiError(400, f"dimensions must be {width} for {model.name}, or left out", "dimensions")
-        vectors = await self._answer(request, self.engine.compute(model.embed, texts))
+        vectors = await answer(request, self.engine.compute(model.embed, texts))
         if body.encoding_format == "base64":
             told = [base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in vectors]
         else:
@@ -114,19 +112,19 @@ class Api:
 
     async def predict(self, body: PredictRequest, request: Request) -> Response:
         """Predict rows, as `gpt1 predict` does; a row has the columns that the run was fine-tuned on."""
-        model = self._model(body.model)
+        model = find_model(self.models, body.model)
         if model.predictor is None:
             raise ApiError(400, f"{model.name} is pre-trained, not fine-tuned: it knows no classes", "model")
         self._check_rows(len(body.rows), "rows")
         columns = model.predictor.columns
         rows = [read_texts(Row(Path("rows"), n, values), columns) for n, values in enumerate(body.rows)]
-        found = await self._answer(request, self.engine.compute(model.predict, rows))
+        found = await answer(request, self.engine.compute(model.predict, rows))
         data = [{"index": n} | prediction for n, prediction in enumerate(found)]
         return JSONResponse({"object": "list", "model": model.name, "data": data})
 
     async def explain(self, body: ExplainRequest, request: Request) -> Response:
         """Return what `gpt1 explain --json` prints: how likely each token is, or which words a prediction rests on."""
-        model = self._model(body.model)
+        model = find_model(self.models, body.model)
         if body.as_ == "rows" and model.predictor is None:
             raise ApiError(400, f"{model.name} is pre-trained, it predicts no labels; leave as out", "as")
         asked: tuple[str, int] | Texts
@@ -141,7 +139,7 @@ class Api:
             texts = [body.text, *(body.more or [])]
             row, columns = row_of_texts(texts, model.predictor.encoder.task, model.predictor.columns)
             asked = read_texts(row, columns)
-        (found,) = await self._answer(request, self.aside.compute(model.explain, [asked]))
+        (found,) = await answer(request, self.aside.compute(model.explain, [asked]))
         return JSONResponse(found)
 
     async def list_models(self) -> dict[str, Any]:
@@ -150,7 +148,7 @@ class Api:
 
     async def describe_model(self, model: str) -> dict[str, Any]:
         """Describe a run that is served."""
-        return self._model(model).describe()
+        return find_model(self.models, model).describe()
 
     async def healthz(self) -> dict[str, str]:
         """Say that the process answers."""
@@ -166,34 +164,9 @@ class Api:
         """Return the metrics, for Prometheus."""
         return PlainTextResponse(self.metrics.text(), media_type="text/plain; version=0.0.4")
 
-    def _model(self, name: str) -> ServedModel:
-        if name not in self.models:
-            known = ", ".join(self.models)
-            raise ApiError(404, f"The model {name!r} does not exist; there are {known}", "model", "model_not_found")
-        return self.models[name]
-
     def _check_rows(self, count: int, name: str) -> None:
         if count > self.limits.rows:
             raise ApiError(400, f"{name} has {count} entries; at most {self.limits.rows} are possible", name)
-
-    async def _answer(self, request: Request, work: Awaitable[T]) -> T:
-        """Wait for the engine's answer, or cancel it when the client leaves."""
-        answer, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
-        try:
-            await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not answer.done():
-                raise ApiError(499, "the client has left")
-            return answer.result()
-        except Busy:
-            sentence = "too many requests wait already; try again in a moment"
-            raise ApiError(429, sentence, code="rate_limit_exceeded", headers={"Retry-After": RETRY_AFTER}) from None
-        except Closing:
-            raise ApiError(503, "the server is shutting down") from None
-        except Exception as error:
-            raise as_api_error(error) from error
-        finally:
-            answer.cancel()
-            gone.cancel()
 
 
 def create_app(models: Mapping[str, ServedModel], engine: Engine, limits: Limits, metrics: Metrics) -> FastAPI:
@@ -219,6 +192,7 @@ def create_app(models: Mapping[str, ServedModel], engine: Engine, limits: Limits
     )
     add_handlers(app)
     app.include_router(Api(models, engine, aside, limits, metrics).router)
+    app.include_router(PageRoutes(models, engine, aside).router, responses=ERRORS)
     _name_models(app, list(models))
     return app
 
@@ -232,24 +206,3 @@ def _name_models(app: FastAPI, names: list[str]) -> None:
     (parameter,) = description["paths"]["/v1/models/{model}"]["get"]["parameters"]
     parameter["schema"]["enum"] = names
     app.openapi_schema = description
-
-
-async def _events(first: dict[str, Any], chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
-    """Yield chunks as server-sent events; an error on the way becomes the last one."""
-    try:
-        yield _event(first)
-        async for chunk in chunks:
-            yield _event(chunk)
-    except Exception as error:
-        closing = ApiError(503, "the server is shutting down; the text is not complete")
-        yield _event((closing if isinstance(error, Closing) else as_api_error(error)).body())
-    yield "data: [DONE]\n\n"
-
-
-def _event(value: dict[str, Any]) -> str:
-    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

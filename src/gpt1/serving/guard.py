@@ -38,6 +38,8 @@ class Rules:
     """names in the header Host, without port; None: any, which only a token makes safe"""
     token: str = ""
     """secret that every request must carry; empty: none"""
+    public: Collection[str] = ()
+    """paths of files that are given without the token"""
     body_bytes: int = 65_536
     """size of a request's body"""
     seconds: float = 10.0
@@ -68,7 +70,7 @@ class Guard:
                 await send(message)
 
         try:
-            self._check_headers(Headers(scope=scope))
+            self._check_headers(Headers(scope=scope), scope["path"] in self.rules.public)
             body = await self._read(receive)
             if body is not None:
                 await self.app(scope, _replayed(body, receive), send_in_time)
@@ -83,12 +85,12 @@ class Guard:
             route = getattr(scope.get("route"), "path", "other")
             self.metrics.answered(method, route, status, time.perf_counter() - began)
 
-    def _check_headers(self, headers: Mapping[str, str]) -> None:
+    def _check_headers(self, headers: Mapping[str, str], is_public: bool) -> None:
         host = headers.get("host", "")
         name = host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
         if self.rules.hosts is not None and name.lower() not in self.rules.hosts:
             raise ApiError(400, "the header Host names another machine than this server's")
-        if self.rules.token:
+        if self.rules.token and not is_public:
             scheme, _, given = headers.get("authorization", "").partition(" ")
             # Header values are bytes, which ASGI frameworks decode as Latin-1.
             is_same = hmac.compare_digest(given.strip().encode("latin-1"), self.rules.token.encode())

@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from gpt1.run_folder.embedding import embed
 from gpt1.run_folder.folder import LoadedRun, load_run
 from gpt1.run_folder.generation import prepare_for_inference
 from gpt1.run_folder.places import named_runs
+from gpt1.run_folder.starter import find_run
 from gpt1.tasks.rows import Texts
 from gpt1.tokenizer.tokenizer import Tokenizer
 
@@ -29,6 +31,8 @@ class ServedModel:
     """A run, ready to answer."""
 
     name: str
+    folder: Path
+    """where it was loaded from"""
     run: LoadedRun
     """as loaded: fp32, on the CPU"""
     body: GPT
@@ -110,6 +114,6 @@ def load_models(
             if needs_both:
                 exact = Predictor.of_run(run, torch.device("cpu"), torch.float32)
         models[name] = ServedModel(
-            name, run, body, predictor, run.body if needs_both else body, exact, int(time.time())
+            name, find_run(folder), run, body, predictor, run.body if needs_both else body, exact, int(time.time())
         )
     return models

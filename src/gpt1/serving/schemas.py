@@ -148,6 +148,112 @@ class ExplainRequest(Strict):
     top: Annotated[int, Field(ge=1, le=100)] | None = 5
 
 
+class AttentionRequest(Strict):
+    """A text, and the block whose attention is wanted."""
+
+    model: str
+    text: str
+    layer: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """from 0, the one that reads the embeddings"""
+
+
+class PieceOfText(BaseModel):
+    """A token."""
+
+    id: int
+    token: str
+    """as text; bytes that are half a character as `\\xe2`"""
+    special: str | None = None
+    """`end`, `pad`, `start`, `delimiter` or `extract`"""
+
+
+class Attention(BaseModel):
+    """What each token of a text looks at."""
+
+    model: str
+    layer: int
+    layers: int
+    heads: int
+    tokens: list[PieceOfText]
+    """the end token before the text, then the text"""
+    left_out: int
+    """tokens at the end of the text that were not read"""
+    weights: list[list[list[float]]]
+    """of each head and token: the weights of the tokens up to it"""
+
+
+class NextRequest(Strict):
+    """A text, and how its next token would be drawn."""
+
+    model: str
+    prompt: str | list[TokenId] = ""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    top_k: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top: Annotated[int, Field(ge=1, le=100)] = 12
+    """candidates, the most probable first"""
+    chosen: TokenId | None = None
+    """a token that is shown too"""
+    uniform: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """a number that draws a token"""
+
+
+class Candidate(PieceOfText):
+    """A token that may be next, on its way from score to probability."""
+
+    rank: int
+    """1: the most probable"""
+    logit: float
+    scaled: float | None
+    """logit divided by the temperature; null at temperature 0"""
+    softmax: float
+    """probability after softmax; at temperature 0 all of it is the first one's"""
+    top_k: float
+    """after top-k"""
+    top_p: float
+    """after top-p: the token is drawn from these"""
+
+
+class NextToken(BaseModel):
+    """The distribution of the next token, step by step."""
+
+    model: str
+    prompt: list[PieceOfText]
+    room: int
+    """tokens that can be generated, this one included"""
+    candidates: list[Candidate]
+    kept: dict[str, int]
+    """tokens that can be drawn after `softmax`, `top_k` and `top_p`"""
+    drawn: int | None
+    """id of the token that `uniform` draws"""
+
+
+class GenerateRequest(Strict):
+    """A prompt to continue, token by token."""
+
+    model: str
+    prompt: str | list[TokenId] = ""
+    max_tokens: Annotated[int, Field(ge=1, lt=2**31)] = 100
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    top_k: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+
+
+class Curves(BaseModel):
+    """What was measured while a run was trained."""
+
+    model: str
+    lm_coef: float | None
+    """lambda of L3 = L2 + lambda L1; null for a run that is only pre-trained"""
+    steps: int
+    """updates so far"""
+    curves: dict[str, list[tuple[float, float]]]
+    """(update, value) of each measurement, consecutive ones averaged to at most 400 points; `l3` of a fine-tuning"""
+    samples: list[tuple[int, str]]
+    """(update, text that the model wrote)"""
+
+
 class ModelCard(BaseModel):
     """A run that is served."""
 

@@ -1,0 +1,331 @@
+"""The page as people use it, in a real browser: each view, the keyboard, a phone, hostile texts.
+
+Needs an installed Chromium; nothing is downloaded. With GPT1_SCREENSHOTS=FOLDER and GPT1_RUN=RUN the last test
+takes the pictures of the README.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from servers import LOCAL, Running, running, until
+
+from gpt1.serving.page import FILES
+from gpt1.training import log
+
+pytest_plugins = ["servers"]
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+
+PHONE, DESKTOP = 360, 1280
+TEXT = "The cat sat on a mat; a dog, too."
+SERIOUS = ("serious", "critical")
+CHOSEN = ".tokens [aria-selected=true]"
+VIEWS = {
+    "read": f"#/read?run=books&text={quote(TEXT)}",
+    "attend": f"#/attend?run=books&text={quote(TEXT)}",
+    "write": "#/write?run=books&text=cat",
+    "classify": f"#/classify?run=classification&text={quote(TEXT)}",
+    "compare": f"#/compare?run=books&other=classification&text={quote(TEXT)}",
+    "train": "#/train?run=classification",
+}
+
+
+@pytest.fixture(scope="module")
+def served(books: Path, tuned: dict[str, Path]) -> Iterator[Running]:
+    folders = [books, *(tuned[task] for task in ("classification", "entailment", "multiple-choice"))]
+    with log.Log(tuned["classification"], 0) as file:
+        for step in range(1, 40):
+            file.add(step, lm=3 - step / 40, task=1 / step, lr=0.1)
+        file.add(39, val_accuracy=0.75, val_loss=0.5)
+        file.add(39, sample="Once <b>upon</b>")
+    with running(*folders) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    if path is None:
+        pytest.skip("no Chromium is installed")
+    with playwright.sync_playwright() as driver:
+        try:
+            # Chromium's sandbox needs rights that root in a container lacks; this page is our own.
+            browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        except playwright.Error as error:
+            pytest.skip(f"{path} does not start: {error}")
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """A page that is visited, and what went wrong meanwhile."""
+
+    def __init__(self, browser: Any, url: str, width: int = DESKTOP, scheme: Any = "light") -> None:
+        self.url = url
+        self.page = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 800})
+        self.page.set_default_timeout(10_000)
+        self.complaints: list[str] = []
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: request.url.startswith(url) or self.complaints.append(request.url))
+
+    def go(self, address: str, wait: str = "main section") -> Any:
+        self.page.goto("about:blank")
+        self.page.goto(f"{self.url}/{address}")
+        self.page.wait_for_selector(wait)
+        return self.page
+
+
+@pytest.fixture
+def visit(browser: Any, served: Running) -> Iterator[Visit]:
+    found = Visit(browser, served.url)
+    yield found
+    found.page.close()
+    assert not found.complaints
+
+
+def names(locator: Any) -> list[str]:
+    return [text.strip() for text in locator.all_inner_texts()]
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(PHONE, "light"), (DESKTOP, "dark")])
+def test_every_view_fits_and_is_accessible(browser: Any, served: Running, width: int, scheme: str) -> None:
+    visit = Visit(browser, served.url, width, scheme)
+    for view, address in VIEWS.items():
+        page = visit.go(address)
+        page.wait_for_load_state("networkidle") if view != "train" else None
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, view
+        assert page.locator("h1").inner_text().lower() == view
+        assert page.locator("nav [aria-current=page]").inner_text().lower() == view
+        assert not page.locator(".error").count()
+        found = axe.Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+        faults = [(f["id"], f["nodes"][0]["html"][:200]) for f in found if f["impact"] in SERIOUS]
+        assert not faults, (view, faults)
+    visit.page.close()
+    assert not visit.complaints
+
+
+def test_read_with_the_keyboard(visit: Visit, served: Running) -> None:
+    page = visit.go(f"{VIEWS['read']}&at=2")
+    wanted = served.http.post("/v1/explain", json={"model": "books", "text": TEXT, "top": 10}).json()
+    tokens = page.locator(".tokens [role=option]")
+    assert tokens.count() == len(wanted["positions"])
+    assert tokens.last.inner_text() == "[end]"
+    page.locator(CHOSEN).focus()
+    for key, n in (("ArrowRight", 3), ("ArrowLeft", 2), ("End", len(wanted["positions"]) - 1), ("Home", 0)):
+        page.keyboard.press(key)
+        position = wanted["positions"][n]
+        assert page.evaluate("document.activeElement.getAttribute('aria-selected')") == "true"
+        assert f"at={n}" in page.url
+        assert page.locator(".panel .row.true .hidden").inner_text() == "actual token"
+        assert f"rank {position['rank']:,}:" in page.locator(".panel").inner_text()
+        rows = 10 + (position["id"] not in [one["id"] for one in position["alternatives"]])
+        assert page.locator(".panel .row").count() == rows
+    assert f"{wanted['bits_per_byte']:.3f}" in page.locator(".cards").first.inner_text()
+    assert page.locator(".tokens [tabindex='0']").count() == 1
+    page.get_by_label("Text to read").fill("a dog")
+    page.keyboard.press("Control+Enter")
+    until(lambda: page.evaluate("document.querySelectorAll('.tokens [role=option]').length < 8"))
+    assert "text=a+dog" in page.url
+    page.go_back()
+    until(lambda: tokens.count() == len(wanted["positions"]))
+
+
+def test_read_a_text_longer_than_the_context(visit: Visit) -> None:
+    page = visit.go(f"#/read?run=books&text={quote('The cat sat on a mat. ' * 22)}&at=80")
+    assert page.locator(".window").count() > 2
+    assert page.locator(".window.here").count() == 1
+    product, total = names(page.locator(".running b"))
+    assert product == "0"
+    assert float(total.replace("\N{MINUS SIGN}", "-")) < -104
+    assert "falls below" in page.locator(".product").inner_text()
+    assert page.locator(".product polyline").count() == 2
+
+
+def test_attend(visit: Visit, served: Running) -> None:
+    page = visit.go(f"{VIEWS['attend']}&layer=1&head=2&at=5")
+    wanted = served.http.post("/v1/attention", json={"model": "books", "text": TEXT, "layer": 1}).json()
+    best = max(wanted["weights"][2][5])
+    assert page.locator(".looks .row").first.inner_text().endswith(f"{best:.1%}")
+    assert page.locator(".tokens .soft").count() == len(wanted["tokens"]) - 6
+    page.get_by_role("button", name="head 4").click()
+    assert "head=3" in page.url
+    page.locator(CHOSEN).focus()
+    page.keyboard.press("Home")
+    assert names(page.locator(".looks .row .chip")) == ["[end]"], "the first token sees itself alone"
+    page.get_by_label("Block").select_option("0")
+    until(lambda: page.evaluate("document.querySelector('.looks')?.textContent.includes('of block 1')"))
+
+
+def test_write_choose_and_branch(visit: Visit, served: Running) -> None:
+    page = visit.go(VIEWS["write"], ".stages tbody button")
+    first = page.locator(".stages tbody button").nth(1)
+    piece = first.inner_text()
+    first.click()
+    until(lambda: page.evaluate("document.querySelectorAll('.tree button').length == 1"))
+    written = ".tokens .token:not(.soft)"
+    assert names(page.locator(written)) == [piece.replace("\u2423", " ").strip()]
+    page.locator(written).click()
+    page.wait_for_selector(".stages .chosen")
+    page.locator(".stages tbody button").nth(3).click()
+    until(lambda: page.evaluate("document.querySelectorAll('.tree button').length == 2"))
+    assert page.locator(".tree [aria-current]").count() == 1
+    page.get_by_role("button", name="Draw one token").click()
+    until(lambda: page.evaluate(f"document.querySelectorAll('{written}').length == 2"))
+    shared = page.url
+    path = shared.partition("path=")[2].partition("&")[0].split("%2C")
+    assert len(path) == 2
+    page.get_by_role("button", name="Write", exact=True).click()
+    page.wait_for_selector(".ending:not(:empty)", timeout=20_000)
+    until(lambda: page.evaluate("document.querySelector('.buttons button').textContent == 'Write'"))
+    ended = page.locator(".ending").inner_text()
+    assert (
+        ended.startswith("[end]") if page.locator(f"{written}.special").count() else "reads at most 64 tokens" in ended
+    )
+    assert page.get_by_role("button", name="Write", exact=True).is_disabled()
+    page.get_by_role("button", name="Take back").click()
+    assert page.get_by_role("button", name="Write", exact=True).is_enabled()
+    again = visit.go(shared.partition("/#")[2].join(("#", "")), ".tree button")
+    assert again.locator(written).count() == 2, "an address holds the branch"
+
+
+def test_sliders_change_what_can_be_drawn(visit: Visit) -> None:
+    page = visit.go(f"{VIEWS['write']}&k=3&p=1", ".stages tbody button")
+    kept = page.locator(".stages .others").last.locator("td")
+    assert names(kept)[-2:] == ["3", "3"]
+    assert page.locator(".stages tbody tr:not(.others) td:last-child.dropped").count() == 9
+    slider = page.get_by_label("temperature")
+    slider.focus()
+    page.keyboard.press("Home")
+    until(lambda: names(kept)[-1:] == ["1"])
+    assert "t=0" in page.url
+
+
+def test_classify(visit: Visit, served: Running) -> None:
+    page = visit.go(VIEWS["classify"])
+    wanted = served.http.post("/v1/explain", json={"model": "classification", "text": TEXT}).json()
+    assert page.locator(".cards b").first.inner_text() == wanted["predicted_label"]
+    assert names(page.locator("p.tokens .special")) == ["start", "extract"]
+    assert page.locator(".outputs li").count() == 2
+    assert names(page.locator("mark")) == [one["word"] for one in wanted["words"]]
+    page = visit.go("#/classify?run=entailment&text=a+cat&more=a+dog")
+    assert names(page.locator("p.tokens .special")) == ["start", "delimiter", "extract"]
+    page = visit.go("#/classify?run=multiple-choice", "main .note")
+    for name, text in (("story", "The cat"), ("answer 0", "sat"), ("answer 1", "a dog")):
+        page.get_by_label(name).fill(text)
+    page.get_by_role("button", name="Classify").click()
+    page.wait_for_selector(".outputs")
+    assert page.locator(".outputs li").count() == 2
+    page = visit.go("#/classify?run=books", "main .note")
+    assert "knows no classes" in page.locator("main").inner_text()
+
+
+def test_compare(visit: Visit) -> None:
+    page = visit.go("#/compare?run=books&other=books&text=a+cat")
+    assert names(page.locator(".cards b"))[2] == "+0.000"
+    page = visit.go(VIEWS["compare"])
+    shown = "".join(page.locator(".tokens").first.locator("[role=option]").all_text_contents())
+    assert shown.replace("[end]", "") == TEXT
+    page.locator(".tokens").first.locator("[role=option]").nth(2).click()
+    assert "classification" in page.locator("p[role=status]").inner_text()
+    page = visit.go("#/compare?run=books&other=books&text=a+cat&text2=a+dog+sat")
+    assert page.locator(".tokens").count() == 2
+
+
+def test_train_lives(visit: Visit, tuned: dict[str, Path]) -> None:
+    page = visit.go(VIEWS["train"])
+    headings = names(page.locator("h2"))
+    assert [heading[:2] for heading in headings[:3]] == ["L2", "L1", "L3"]
+    assert page.locator("blockquote").inner_text() == "Once <b>upon</b>"
+    assert page.locator("polyline").count() >= 6
+    with (tuned["classification"] / log.NAME).open("a") as file:
+        file.write('{"step": 40, "lm": 1.0, "task": 0.1}\n')
+    until(lambda: page.evaluate("document.querySelector('.cards b').textContent == '40'"))
+    page = visit.go("#/train?run=entailment", "main .note")
+    assert "holds no measurements" in page.locator("main").inner_text()
+
+
+HOSTILE = [
+    "<script>document.title = 'run'</script><img src=x onerror=alert(1)>\u202er\u202c",
+    "<|end|><|start|> \x00\x1b[31m\x7f {{7*7}} Z\u0351\u036b\u0343 \U0001f469\u200d\U0001f469" + "w" * 15,
+]
+
+
+def test_hostile_texts_are_inert(browser: Any, served: Running) -> None:
+    visit = Visit(browser, served.url, PHONE)
+    for text in HOSTILE:
+        for view in ("read", "attend", "write", "classify", "compare"):
+            run = "classification" if view == "classify" else "books"
+            page = visit.go(
+                f"#/{view}?run={run}&text={quote(text)}", ".beside, .stages tbody button, .outputs, .twice, .error"
+            )
+            assert page.evaluate("document.documentElement.scrollWidth") <= PHONE, (view, text)
+            assert page.title().lower().startswith(view)
+            assert not page.locator("main script, main img").count()
+    page = visit.go(f"#/read?run=books&text={quote(HOSTILE[1])}")
+    assert page.locator(".tokens .special").count() == 1, "text does not forge the end token"
+    visit.page.close()
+    assert not [text for text in visit.complaints if "status of 400" not in text]
+
+
+def test_errors_are_sentences_in_place(browser: Any, served: Running, books: Path) -> None:
+    visit = Visit(browser, served.url)
+    for address, sentence in {
+        "#/read?run=nothing": "No run of the name nothing is served here; there are books",
+        f"#/read?run=books&text={'cat+' * 999}": "at most 256 are explained.",
+        f"#/write?run=books&text={'cat+' * 99}": "reads 64 at most; shorten it.",
+        "#/attend?run=books&layer=9": "layer must be below 2",
+        "#/classify?run=entailment&text=a": "reads two texts, not 1",
+    }.items():
+        page = visit.go(address, ".error")
+        assert sentence.lower() in page.locator(".error").inner_text().lower()
+        assert page.locator("nav a").count() == 6
+    for size, sentence in ((10**5, "bytes"), (10**6, "1,000,000 characters; at most 200,000")):
+        page = visit.go(VIEWS["read"])
+        page.get_by_label("Text to read").evaluate(f"(field) => {{ field.value = 'a'.repeat({size}); }}")
+        page.get_by_role("button", name="Read", exact=True).click()
+        page.wait_for_selector(".error")
+        assert sentence in page.locator(".error").inner_text()
+        assert page.get_by_role("button", name="Read", exact=True).is_enabled()
+    visit.page.close()
+    # Chromium itself writes the status of a refused request to the console.
+    assert not [text for text in visit.complaints if not text.startswith("Failed to load resource")]
+
+
+def test_a_server_with_a_token(browser: Any, books: Path) -> None:
+    rules = LOCAL.__class__(hosts=LOCAL.hosts, token="s3cret", public=FILES)
+    with running(books, rules=rules) as server:
+        visit = Visit(browser, server.url)
+        page = visit.go(VIEWS["read"], "input[type=password]")
+        for token, wanted in (("wrong", "input[type=password]"), ("s3cret", ".panel .row")):
+            page.get_by_label("Token").fill(token)
+            page.get_by_role("button", name="Open").click()
+            page.wait_for_selector(wanted)
+        assert "s3cret" not in page.url
+        visit.page.close()
+
+
+SHOTS = [("read", PHONE, "light"), ("read", 1000, "light"), ("write", 1000, "dark"), ("attend", 1000, "light")]
+
+
+@pytest.mark.skipif("GPT1_SCREENSHOTS" not in os.environ, reason="GPT1_SCREENSHOTS names no folder for pictures")
+def test_pictures_for_the_readme(browser: Any) -> None:
+    folder = Path(os.environ["GPT1_SCREENSHOTS"])
+    addresses = {
+        "read": "#/read",
+        "write": "#/write?text=It+was+a+dark+night,+and&k=8",
+        "attend": "#/attend?layer=2&head=1&at=9",
+    }
+    with running(os.environ["GPT1_RUN"]) as server:
+        for view, width, scheme in SHOTS:
+            visit = Visit(browser, server.url, width, scheme)
+            page = visit.go(addresses[view], ".beside, .stages tbody button")
+            page.wait_for_load_state("networkidle")
+            page.set_viewport_size({"width": width, "height": 900})
+            page.screenshot(path=folder / f"page-{view}-{width}-{scheme}.png")
+            page.close()
