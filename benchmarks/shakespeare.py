@@ -66,9 +66,7 @@ def ours(text: Path, budget: float) -> dict[str, float]:
         began = time.perf_counter()
         gpt1("prepare", "train.txt", "--val", "val.txt", "--out", "data", folder=folder)
         minutes = (budget - (time.perf_counter() - began) - START_UP) / 60
-        found = gpt1(
-            "pretrain", "data", "--out", "run", "--preset", "tiny", "--minutes", f"{minutes:.4f}", folder=folder
-        )
+        found = gpt1("pretrain", "data", "--out", "run", "--minutes", f"{minutes:.4f}", folder=folder)
         return {
             "seconds": time.perf_counter() - began,
             "bits_per_byte": found["val_bits_per_byte"],
