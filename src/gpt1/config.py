@@ -13,6 +13,7 @@ Recipe = Literal["paper", "fast"]
 Task = Literal["classification", "entailment", "similarity", "regression", "multiple-choice", "multi-label"]
 Long = Literal["head", "tail", "head+tail", "windows"]
 Words = Literal["hf", "2018"]
+TrackerName = Literal["tensorboard", "wandb", "trackio"]
 Select = Literal["auto", "accuracy", "macro_f1", "f1", "matthews", "micro_f1", "pearson", "spearman", "loss"]
 
 # The epsilon of every LayerNorm, which config.json records.
@@ -185,6 +186,9 @@ class Pretrain(Command):
     """newest checkpoints to keep, in addition to the one with the best validation loss"""
     sample: str = ""
     """prompt of the samples generated at each validation"""
+    track: list[TrackerName] = field(default_factory=list)
+    """trackers that get the measurements too: tensorboard (files in the run folder), wandb, trackio; each is an extra
+    to install, `pip install 'gpt1[tensorboard]'`; metrics.jsonl is always written"""
     compile: Literal["auto", "on", "off"] = "auto"
     """compile fused kernels with torch.compile; auto: if a compiler is found and the run is long enough to benefit"""
     model: Model = field(default_factory=Model)
@@ -305,6 +309,9 @@ class Finetune(Command):
     """add the scores of words alone (TF-IDF and a linear model), which are always shown, to those of the network"""
     seeds: int = 1
     """number of runs with different seeds; reports mean and deviation and keeps the best run on validation"""
+    track: list[TrackerName] = field(default_factory=list)
+    """trackers that get the measurements too: tensorboard (files in the run folder), wandb, trackio; each is an extra
+    to install, `pip install 'gpt1[tensorboard]'`; metrics.jsonl is always written"""
     fresh: bool = False
     """start over even if the folder holds a finished or stopped run"""
 

@@ -246,7 +246,7 @@ def _hint_name(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return "{" + ", ".join(map(repr, get_args(kind))) + "}"
     if get_origin(kind) is list:
-        return f"list of {get_args(kind)[0].__name__}"
+        return f"list of {_hint_name(get_args(kind)[0])}"
     return "None" if kind is NoneType else str(kind.__name__)
 
 

@@ -88,7 +88,7 @@ class Option:
     @property
     def metavar(self) -> str:
         """The placeholder for its value in the help: `DATA`, `INPUT`, `{paper,fast}`."""
-        kind = without_none(self.kind)
+        kind = get_args(self.kind)[0] if self.is_list else without_none(self.kind)
         if get_origin(kind) is Literal:
             return "{" + ",".join(map(str, get_args(kind))) + "}"
         if kind in METAVARS:

@@ -234,6 +234,10 @@ def _checked_options(settings: Ablate) -> FitOptions:
     if settings.from_scratch or not settings.lm_coef:
         given = setting("from_scratch") if settings.from_scratch else f"{setting('lm_coef')} 0"
         raise UserError(f"{given} is one of the compared variants already; leave it out")
+    if settings.track:
+        raise UserError(
+            f"{setting('track')} follows pretrain and finetune; of an ablation the table is kept: leave it out"
+        )
     if settings.seeds < 1:
         raise UserError(f"{setting('seeds')} {settings.seeds} must be 1 or more")
     options = FitOptions.of(settings)

@@ -20,6 +20,7 @@ from gpt1.finetuning.fit import save_finetuned
 from gpt1.finetuning.sweep import fit_best
 from gpt1.keywords import command
 from gpt1.model.objectives import LabelKind
+from gpt1.options import flat
 from gpt1.pretraining.continued import read_first
 from gpt1.results import INLINE, Result
 from gpt1.resume import RUNTIME_SETTINGS, Record, hold
@@ -30,6 +31,7 @@ from gpt1.run_folder.shape import read_shape
 from gpt1.tasks.metrics import ChoiceMetrics, ClassificationMetrics, LabelSetMetrics, ScoreMetrics, words_rows
 from gpt1.training.device import out_of_memory, setup_device
 from gpt1.training.loop import Diverged
+from gpt1.training.trackers import Tracking, check_trackers
 
 BEGUN = "begun.json"  # records the settings and inputs of the states beside it
 METRICS: dict[LabelKind, Any] = {
@@ -116,7 +118,10 @@ def finetune(settings: Finetune) -> FinetuneResult:
                     epochs=settings.read_epochs, lr=settings.read_lr, on=on,
                 )  # fmt: skip
             device, dtype = setup_device(**vars(on))  # seeds again, so that reading text changes no other draw
-            tuned = fit_best(base, rows, options, seeds=settings.seeds, device=device, dtype=dtype, folder=folder)
+            tuned = fit_best(
+                base, rows, options, seeds=settings.seeds, device=device, dtype=dtype, folder=folder,
+                tracking=Tracking(settings.track, out, flat(settings)) if settings.track else None,
+            )  # fmt: skip
             tuned = replace(tuned, metrics=tuned.metrics | {"seconds": time.perf_counter() - began})
             run = tuned.as_run(tuned.metadata(**sources, read=read))
             save_finetuned(out, run, dataclasses.asdict(settings), tuned.curves)
@@ -145,6 +150,7 @@ def _check(settings: Finetune) -> None:
     if out.resolve() == Path(settings.run).resolve():
         raise UserError(f"{setting('out')} {out} is the run to start from, which must stay; choose another folder")
     check_finetuned_place(out)
+    check_trackers(settings.track)
 
 
 def _in_effect(settings: Finetune, options: FitOptions) -> Finetune:

@@ -23,6 +23,7 @@ from gpt1.training.interrupt import Stopped, StopRequest, stop_requested
 from gpt1.training.log import Log
 from gpt1.training.loop import LoopState, train
 from gpt1.training.optimizer import Optimizer
+from gpt1.training.trackers import Tracking
 
 # Seconds between two saved states, and the age of a state at which another is saved before a validation; a killed
 # process loses no more. A state is as large as four models.
@@ -146,13 +147,22 @@ class Progress:
         )  # fmt: skip
 
 
-def train_epochs(trainer: EpochTrainer, folder: Path, title: str, *, resumable: bool, keep_end: bool) -> Progress:
+def train_epochs(
+    trainer: EpochTrainer,
+    folder: Path,
+    title: str,
+    *,
+    resumable: bool,
+    keep_end: bool,
+    tracking: Tracking | None = None,
+) -> Progress:
     """Make the updates that remain, validate after each epoch, and return the best epoch.
 
-    `folder` receives metrics.jsonl. If the training is `resumable`, it also receives a state every few minutes, before
-    a validation, and when a stop is requested, which raises KeyboardInterrupt; with `keep_end` also the best epoch at
-    the end. Raises RunFailed if the gradient or the loss of the first epoch is not finite, and Collapsed if that epoch
-    ends so at a learning rate above the paper's; not from random weights, whose learning rate is searched.
+    `folder` receives metrics.jsonl, whose rows `tracking` sends to trackers too. If the training is `resumable`, the
+    folder also receives a state every few minutes, before a validation, and when a stop is requested, which raises
+    KeyboardInterrupt; with `keep_end` also the best epoch at the end. Raises RunFailed if the gradient or the loss of
+    the first epoch is not finite, and Collapsed if that epoch ends so at a learning rate above the paper's; not from
+    random weights, whose learning rate is searched.
     """
     optimizer, per_epoch = trainer.optimizer, trainer.batches.per_epoch
     progress = Progress.resume(folder, optimizer, per_epoch) if resumable else Progress()
@@ -163,7 +173,8 @@ def train_epochs(trainer: EpochTrainer, folder: Path, title: str, *, resumable: 
     with ExitStack() as stack:
         stop = stack.enter_context(stop_requested()) if resumable else StopRequest()
         states = stack.enter_context(checkpoint.Checkpoints(folder))
-        log = stack.enter_context(Log(folder, progress.step, progress.step // per_epoch <= progress.validated))
+        validated = progress.step // per_epoch <= progress.validated
+        log = stack.enter_context(Log(folder, progress.step, validated, tracking))
         shown = stack.enter_context(bar("{task.fields[state]}"))
         task = shown.add_task(
             title, total=optimizer.steps, completed=progress.step, done_before=progress.step, state=""

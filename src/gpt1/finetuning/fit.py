@@ -43,6 +43,7 @@ from gpt1.tasks.words import WordsModel, WordsShare
 from gpt1.training import log
 from gpt1.training.device import prepare_for_training
 from gpt1.training.optimizer import Optimizer
+from gpt1.training.trackers import Tracking
 
 CPU = torch.device("cpu")
 
@@ -142,6 +143,7 @@ def fit(
     folder: Path | None = None,
     keep_end: bool = False,
     title: str = "finetune",
+    tracking: Tracking | None = None,
 ) -> FineTuned:
     """Fine-tune on L3 = L2 + lambda L1, validate after each epoch, and return the best epoch's model, calibrated.
 
@@ -174,13 +176,17 @@ def fit(
     with nullcontext(folder) if folder else TemporaryDirectory() as place:
         resumable = folder is not None
         try:
-            progress = train_epochs(trainer, Path(place), title, resumable=resumable, keep_end=resumable and keep_end)
+            progress = train_epochs(
+                trainer, Path(place), title, resumable=resumable, keep_end=resumable and keep_end, tracking=tracking
+            )
         except Collapsed as error:
             options = replace(options, lr=options.lr / 4)
             say(f"{error.args[0]}: beginning again with {options.lr:g}")
+            again = f"lr-{options.lr:.3g}"
             return fit(
                 base, rows, options, device=device, dtype=dtype, examples=examples, words=words, share=share,
-                folder=folder / f"lr-{options.lr:.3g}" if folder else None, keep_end=keep_end, title=title,
+                folder=folder / again if folder else None, keep_end=keep_end, title=title,
+                tracking=tracking and tracking.of_part(f"{tracking.part}/{again}".strip("/"), lr=options.lr),
             )  # fmt: skip
         curves = (Path(place) / log.NAME).read_bytes()
     words = words or fit_words_alone(rows, options, examples)

@@ -19,6 +19,7 @@ from gpt1.tasks.labels import ClassLabels, LabelSets, LabelType, ScoreLabels, in
 from gpt1.tasks.metrics import over_seeds, scalars
 from gpt1.tasks.rows import LabelledRows
 from gpt1.tasks.words import WordsShare, say_if_words_win
+from gpt1.training.trackers import Tracking
 
 # The variants of an ablation, by what they change.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -59,6 +60,7 @@ def fit_best(
     device: torch.device = CPU,
     dtype: torch.dtype = torch.float32,
     folder: Path | None = None,
+    tracking: Tracking | None = None,
 ) -> FineTuned:
     """Fit with `seeds` seeds from `options.seed` on, from scratch also with several learning rates; return the best.
 
@@ -81,10 +83,11 @@ def fit_best(
             title = f"seed {seed}, learning rate {lr:.3g}" if several else "finetune"
             if several:
                 say(f"{title}:")
+            name = f"seed-{seed}-lr-{lr:.3g}"
             found = fit(
                 base, rows, replace(options, seed=seed, lr=lr), device=device, dtype=dtype, examples=examples,
-                words=words, share=share, folder=folder / f"seed-{seed}-lr-{lr:.3g}" if folder else None,
-                keep_end=several, title=title,
+                words=words, share=share, folder=folder / name if folder else None, keep_end=several, title=title,
+                tracking=tracking and tracking.of_part(name if several else "", seed=seed, lr=lr),
             )  # fmt: skip
             tried[f"{lr:.3g}"] = found.metrics[found.selected_by]
             best_of_seed = _better(best_of_seed, found)

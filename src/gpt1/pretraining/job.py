@@ -10,6 +10,7 @@ import torch
 from gpt1.config import Model, Pretrain
 from gpt1.console import say
 from gpt1.errors import setting
+from gpt1.options import flat
 from gpt1.pretraining.budget import fit_to_minutes, is_open
 from gpt1.pretraining.defaults import (
     BEGUN,
@@ -33,6 +34,7 @@ from gpt1.training import checkpoint
 from gpt1.training.device import out_of_memory, setup_device
 from gpt1.training.log import Log, read
 from gpt1.training.loop import LoopState
+from gpt1.training.trackers import Tracking, check_trackers
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ def pretrain_folder(settings: Pretrain) -> PretrainResult:
     """
     started, folder = time.perf_counter(), Path(settings.out)
     check_pretrained_place(folder)
+    check_trackers(settings.track)
     with hold(folder), open_data(Path(settings.data), check=True) as data, out_of_memory(REMEDY):
         device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
         micro_batch, settings = settings.micro_batch, resolve_defaults(settings, data)
@@ -93,7 +96,8 @@ def pretrain_folder(settings: Pretrain) -> PretrainResult:
             say(f"{folder}: continuing after update {done:,}")
         # A validation is complete with its sample. The closing one is made again, since the run was not finished.
         validated = done < steps and any(row["step"] == done and "sample" in row for row in read(folder))
-        with Log(folder, done, validated) as log, checkpoint.Checkpoints(folder, settings.keep) as states:
+        tracking = Tracking(settings.track, folder, flat(settings)) if settings.track else None
+        with Log(folder, done, validated, tracking) as log, checkpoint.Checkpoints(folder, settings.keep) as states:
             loop = LoopState(**notes.get("loop", {}))
             run = PretrainingRun(folder, settings, data, model, optimizer, log, device, states, loop)
             run.finish(started, run.train(done))

@@ -8,9 +8,10 @@ from gpt1.errors import UserError, setting
 from gpt1.resume import LOCK
 from gpt1.run_folder.metadata import STAGED, STOPPED, read_json, read_metadata
 from gpt1.storage import check_folder, is_temporary
+from gpt1.training.trackers import EVENTS
 
 # What `gpt1 finetune` itself leaves in its folder before there is a model.
-OWN_FILES = {STOPPED, STAGED, LOCK}
+OWN_FILES = {STOPPED, STAGED, LOCK, EVENTS}
 
 
 def check_pretrained(run: str | Path) -> None:

@@ -1,4 +1,7 @@
-"""metrics.jsonl: a run's measurements, one JSON object per line, each with the `step` after which it was made."""
+"""metrics.jsonl: a run's measurements, one JSON object per line, each with the `step` after which it was made.
+
+Trackers, if any are asked for, get the same rows.
+"""
 
 import json
 from pathlib import Path
@@ -6,35 +9,40 @@ from typing import Any
 
 from gpt1.errors import UserError
 from gpt1.storage import UNENCODABLE, write_text
+from gpt1.training.trackers import Trackers, Tracking
 
 NAME = "metrics.jsonl"
 
 
 class Log:
-    """Append measurements to a run's metrics.jsonl, as a context manager.
+    """Append measurements to a run's metrics.jsonl, and send them to trackers, as a context manager.
 
     Opening it at update `step` drops the rows of later updates, which will be made again; so will be the validation
     after this one, unless it is `validated`. Close it before its folder is moved or removed, which Windows refuses
     while a file in it is open.
     """
 
-    def __init__(self, folder: Path, step: int, validated: bool = True) -> None:
-        path, last = folder / NAME, step if validated else step - 1
-        kept = [row for row in read(folder) if row["step"] <= (step if "tokens" in row else last)]
+    def __init__(self, folder: Path, step: int, validated: bool = True, tracking: Tracking | None = None) -> None:
+        path, last, rows = folder / NAME, step if validated else step - 1, read(folder)
+        kept = [row for row in rows if row["step"] <= (step if "tokens" in row else last)]
+        self._trackers = Trackers(folder, step, rows, kept, tracking)
         write_text(path, "".join(map(_line, kept)))
         self._file = path.open("a", encoding="utf-8", errors=UNENCODABLE, newline="\n")
 
     def add(self, step: int, **values: Any) -> None:
         """Append a row."""
         self._file.write(_line({"step": step, **values}))
+        self._trackers.add(step, values)
 
     def flush(self) -> None:
         """Make the rows added so far visible to other programs."""
         self._file.flush()
+        self._trackers.flush()
 
     def close(self) -> None:
-        """Write the rows added so far and close the file."""
+        """Write the rows added so far and close the file; end the trackers' runs."""
         self._file.close()
+        self._trackers.close()
 
     def __enter__(self) -> "Log":
         return self
