@@ -64,6 +64,8 @@ def test_sections_are_dicts_or_dataclasses() -> None:
     assert found.model.inner == 256, "4 x width"
     assert pretrain("d", out="o", model={"width": 64, "inner": 9}).model.inner == 9
     assert found.optim.method == "muon"
+    assert found.model.inner == 4 * 64, "which follows the width unless given"
+    assert pretrain("d", out="o", model={"width": 64, "inner": 80}).model.inner == 80
     assert pretrain("d", out="o", model=config.Model(width=48)).model == config.Model(width=48)
     assert pretrain("d", out="o", **{"optim.lr": 0.5}).optim.lr == 0.5
 

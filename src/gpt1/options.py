@@ -129,7 +129,7 @@ def build(settings: type[T], positionals: Sequence[str], values: dict[str, Any])
     for key, option in options(settings).items():
         if option.default is MISSING and not any(values.get(key, "")):  # texts and lists of texts
             name = option.metavar if key in positionals else option.flag
-            raise UserError(f"missing {name}: {' '.join(option.help.split())}")
+            raise UserError(f"missing {name}: {option.help}")
     return _nested(settings, "", values)
 
 
@@ -249,7 +249,7 @@ def _documented(settings: type) -> dict[str, str]:
     found = {}
     for field, after in zip(declared.body, declared.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(after, ast.Expr):
-            found[field.target.id] = str(ast.literal_eval(after.value))
+            found[field.target.id] = " ".join(str(ast.literal_eval(after.value)).split())
     return found
 
 

@@ -404,6 +404,7 @@ def test_a_new_run_gets_a_name_of_its_own(
         ("pretrain data", "gpt1 pretrain: missing --out: run folder to write"),
         ("pretrain --out r", "gpt1 pretrain: missing DATA: folder written by `gpt1 prepare`"),
         ("pretrain data more --out r", "gpt1 pretrain: unexpected argument 'more'"),
+        ("finetune run a.csv --out r", "gpt1 finetune: unexpected argument 'a.csv'; did you mean --train a.csv?"),
         ("pretrain data --out", "gpt1 pretrain: --out: expected one argument"),
         (
             "generate run --stream --json",
@@ -507,6 +508,13 @@ def program(*argv: str | bytes, **how: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "gpt1", *argv], capture_output=True, text=True, encoding="utf-8", timeout=60, **how
     )
+
+
+def test_help_is_a_command_too(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, same in ((["help"], ["--help"]), (["help", "plan"], ["plan", "--help"])):
+        assert main(words) == main(same) == 0
+        pages = capsys.readouterr().out
+        assert pages == 2 * pages[: len(pages) // 2]
 
 
 def test_help_answers_before_torch_is_imported() -> None:

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from conftest import one_line
+from gpt1.cli.main import main
 from gpt1.commands.explain import describe_sequence, explain, show
 from gpt1.config import Columns, Explain, Model
 from gpt1.data.windows import Ids
@@ -153,6 +154,16 @@ def test_the_table_holds_text_as_it_is(run: Path) -> None:
     assert "nats_per_token" in shown
     assert "stays 0" in shown
     assert all(piece in shown for piece in ("[", "<", "&"))
+
+
+def test_what_looks_like_a_file_and_where_the_page_is(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.html"
+    assert main(["explain", str(run), "rows.csv", "--html", str(page)]) == 0
+    out, err = capsys.readouterr()
+    assert err.startswith("rows.csv is explained as a text; ")
+    assert out.replace("\n", "").endswith(f"The page is {page}")
 
 
 def test_bad_requests(run: Path, tmp_path: Path) -> None:

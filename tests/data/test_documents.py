@@ -303,7 +303,7 @@ def test_null_is_an_empty_document(tmp_path: Path) -> None:
         ("a.csv", "n,txt\n1,b\n", ": no column text; it has n, txt: choose one with text"),
         ("a.csv", "", ": no column text; it has none"),
         ("a.tsv", "n\ttext\n1\n", ":2: 1 fields where the header has 2"),
-        ("a.csv", 'text\n"a\n', ":2: not csv (unexpected end of data); check its quotes"),
+        ("a.csv", 'text\n"a\n', ":2: a quote that opens in this row is never closed"),
         ("a.csv", 'text\n"a"b\n', ":2: not csv ("),
     ],
 )

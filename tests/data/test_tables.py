@@ -224,7 +224,7 @@ def test_numbers_that_may_be_others(mark: str, text: str, answer: str, tmp_path:
         ("a.csv", "text,label\ra,b\rc,d\r", ":1: a field contains a carriage return; convert the file's line ends"),
         ("a.jsonl", '{"text": ' + "[" * 99_999 + "]" * 99_999 + "}\n", ":1: not JSON (maximum recursion depth"),
         ("a.tsv", "text,label\na,b\n", ":1: the columns are not separated by tabs; name it .csv"),
-        ("a.csv", 'text,label\n"a,b\n', ":2: not csv (unexpected end of data); check its quotes"),
+        ("a.csv", 'text,label\na,b\n"a,b\nc,d\ne,f\n', ":3: a quote that opens in this row is never closed"),
         ("a.csv", b"text,label\nfine,1\ncaf\xe9,0\n", ": byte 21 (0xe9) is not utf-8 text; "),
         ("a.jsonl", b'{"text": "a"}\n\0\x01', ": byte 14 is NUL, so this is not utf-8 text"),
         ("a.jsonl", '{"text": "a"}\n{"text": \n', ":2: not JSON ("),

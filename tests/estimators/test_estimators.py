@@ -779,6 +779,12 @@ def test_wrong_parameters(base: str, parameters: dict[str, Any], answer: str) ->
         gpt1.Classifier(**{"run": base} | ONCE | parameters).fit(TEXTS, MOODS)
 
 
+@pytest.mark.parametrize(("name", "value"), [("run", 3), ("epochs", "3"), ("dropout", "0.1"), ("with_words", "yes")])
+def test_parameters_of_a_wrong_type(base: str, name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=rf"^{name} must be .*, not {value!r} \({type(value).__name__}\)"):
+        gpt1.Classifier(**{"run": base} | ONCE | {name: value}).fit(TEXTS, MOODS)
+
+
 def test_wrong_folders(base: str, classifier: gpt1.Classifier, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is pre-trained, not fine-tuned: give it to the constructor"):
         gpt1.Classifier.load(base)

@@ -118,6 +118,7 @@ def test_loading_leaves_the_compiler_out(run: Path) -> None:
 
 def test_missing(tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", "nowhere", "no such run folder")
+    refused(Path("openai-community/openai-gpt"), "`gpt1 convert openai-community/openai-gpt --out RUN` fetches a model")
     (tmp_path / "manifest.json").write_text("{}")
     refused(tmp_path, "prepared data", "gpt1 pretrain")
 

@@ -42,7 +42,9 @@ def parse(settings: type, positionals: Sequence[str], argv: Iterable[str]) -> Co
         if word.startswith("-"):
             raise UserError(_unknown(word.partition("=")[0], known, positionals))
     if rest:
-        raise UserError(f"unexpected argument {rest[0]!r}")
+        missing = (o for key, o in known.items() if o.default is MISSING and key not in positionals)
+        hint = next((f"; did you mean {o.flag} {rest[0]}?" for o in missing if getattr(found, o.key) is None), "")
+        raise UserError(f"unexpected argument {rest[0]!r}{hint}")
     words = {key: value for key, value in vars(found).items() if key in known and value not in (None, [])}
     given = _from_file(found.config, known) if found.config else {}
     for key, value in words.items():

@@ -129,6 +129,8 @@ def _set_up_streams() -> None:
 
 
 def _run(argv: list[str]) -> None:
+    if argv[:1] == ["help"]:
+        argv = [*argv[1:2], "--help"]
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview())
         return

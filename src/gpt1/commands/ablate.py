@@ -116,8 +116,8 @@ def show(result: AblateResult) -> RenderableType:
         words = _mean(line.words_alone[metric]) if line.words_alone else ""
         out.add_row(f"{line.rows:,}", f"{line.guess[metric]:.3f}", words, *each, f"{line.from_scratch.lr:.3g}")
     out.caption = (
-        f"on {result.n:,} rows of {result.scored_on}; {result.seeds} seeds; guess: always the most frequent; "
-        "words alone: TF-IDF and a linear model"
+        f"on {result.n:,} rows of {result.scored_on}; {result.seeds} seed{'s' * (result.seeds > 1)}; "
+        "guess: always the most frequent; words alone: TF-IDF and a linear model"
     )
     if won := [f"{line.rows:,}" for line in result.table if _words_win(line, metric)]:
         out.caption += f", which do better than full on {', '.join(won)} training rows"

@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gpt1.config import Explain
-from gpt1.console import table
+from gpt1.console import say, table
+from gpt1.data.files import is_path
 from gpt1.errors import UserError, setting
 from gpt1.finetuning.explanation import ReadSequence, RowExplanation, explain_row, numbered
 from gpt1.finetuning.predictor import Predictor
@@ -63,6 +64,8 @@ def explain(settings: Explain) -> ExplainResult:
     is_text = run.head is None or settings.as_ == "text"
     if is_text and settings.more:
         raise UserError(f"one text at a time, not {len(settings.more) + 1}; put it in quotes")
+    if is_path(settings.text):
+        say(f"{settings.text} is explained as a text; to explain what a file holds, give `-` and it on standard input")
     with out_of_memory("explain a shorter text"):
         if is_text:
             explanation: TextExplanation | RowExplanation = explain_text(

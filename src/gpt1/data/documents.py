@@ -197,9 +197,11 @@ def _column(file: File, options: ReadOptions) -> Iterator[str]:
     what = "field" if file.kind == "jsonl" else "column"
 
     def missing(name: str, there: Iterable[str]) -> str:
+        if not (found := ", ".join(map(str, there))):
+            return f"no {what} {name}; it has none"
         as_labelled = f"rename it as in the labelled rows, {', '.join(options.columns)}"
         remedy = as_labelled if options.columns else f"choose one with {setting('text')}"
-        return f"no {what} {name}; it has {', '.join(map(str, there)) or 'none'}: {remedy}"
+        return f"no {what} {name}; it has {found}: {remedy}"
 
     if not has_text(file, options):
         raise UserError(f"{file.path}: {missing(options.text, header(file, options))}")

@@ -302,9 +302,10 @@ def _records(file: File, options: TableOptions) -> Iterator[tuple[int, list[str]
         delimiter = (declared or _delimiter(start[-1])) if given == AUTO else given
         dialect = {"strict": True}
     reader = csv.reader(chain(start, lines), delimiter=delimiter, **dialect)
-    is_first = True
+    is_first, begins = True, 1
     try:
         while (found := _next_record(reader)) is not None:
+            begins = reader.line_num + 1
             if found and is_first:
                 _check_header(found, file)
             if found:
@@ -314,6 +315,8 @@ def _records(file: File, options: TableOptions) -> Iterator[tuple[int, list[str]
         where = f"{file.path}:{reader.line_num}"
         if "new-line character" in str(error):
             raise UserError(f"{where}: a field contains a carriage return; convert the file's line ends") from None
+        if "unexpected end" in str(error):  # found at the end of the file, but the quote may be far above
+            raise UserError(f"{file.path}:{begins}: a quote that opens in this row is never closed") from None
         raise UserError(f"{where}: not {file.kind} ({error}); check its quotes") from None
 
 

@@ -27,7 +27,7 @@ from gpt1.estimators.inputs import check_length, named_weights, names_of, row_we
 from gpt1.finetuning.defaults import FitOptions, check_base, check_options
 from gpt1.finetuning.examples import TaskRows
 from gpt1.finetuning.sweep import fit_best
-from gpt1.keywords import parameter
+from gpt1.keywords import check, parameter
 from gpt1.options import convert, options
 from gpt1.pretraining.continued import UnlabelledText, continue_pretraining, read_first
 from gpt1.run_folder.folder import load_run
@@ -181,7 +181,7 @@ class TextEstimator(BaseEstimator):
             seed = self._seed()
             options = replace(self._parameters(FitOptions), seed=seed)
             check_options(options)
-            check_base(self.run, options)
+            check_base(find_run(self.run), options)
             if X_valid is None:
                 train, valid = split_train_valid(train, seed)
             else:
@@ -340,9 +340,15 @@ class TextEstimator(BaseEstimator):
         """Return an instance of a dataclass, made from the parameters that are its fields, with their types checked."""
         hints, given = get_type_hints(kind), self.get_params(deep=False)
         given["class_weights"] = named_weights(given["class_weights"])
-        names = [field.name for field in fields(kind) if field.name in given]
-        found = {name: given[name] for name in names if name == "class_weights"}
-        return kind(**found, **{name: convert(hints[name], given[name], name) for name in names if name not in found})
+        found = {}
+        for name in (field.name for field in fields(kind) if field.name in given):
+            value = given[name]
+            if name != "class_weights":
+                # On the command line "3" is a number, in Python it is not.
+                of_type = check(hints[name], value, name, name) if isinstance(value, str) else value
+                value = convert(hints[name], of_type, name)
+            found[name] = value
+        return kind(**found)
 
     def _seed(self) -> int:
         if isinstance(self.random_state, int | np.integer):

@@ -274,7 +274,9 @@ def read_metadata(folder: Path) -> RunMetadata:
     if folder.is_file():
         raise UserError(f"{folder} is a file, not a run; give the folder that `gpt1 pretrain` or `gpt1 finetune` wrote")
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such run folder")
+        is_hub_id = len(folder.parts) == 2 and not folder.parent.exists()
+        hint = f"; `gpt1 convert {folder.as_posix()} --out RUN` fetches a model of the Hugging Face hub"
+        raise UserError(f"{folder}: no such run folder{hint if is_hub_id else ''}")
     if (folder / "manifest.json").exists() and not (folder / "config.json").exists():
         raise UserError(f"{folder} is prepared data, not a run; `gpt1 pretrain {folder} --out RUN` makes a run")
     missing = [name for name in FILES if not (folder / name).exists()]

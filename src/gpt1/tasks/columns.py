@@ -174,7 +174,11 @@ def _only(role: str, available: list[str], file: File) -> list[str]:
     if len(available) == 1:
         return available
     if not available:
-        raise UserError(f"{file.path}: there is no column for the {role}; a row needs a text and a label")
+        mark = f"; if it has more columns, say what separates them with {setting('delimiter')}"
+        raise UserError(
+            f"{file.path}: there is no column for the {role}; a row needs a text and a label"
+            f"{mark if file.kind == 'csv' else ''}"
+        )
     raise UserError(
         f"{file.path}: which column is the {role}? Name it with {setting(role)}; the columns are {', '.join(available)}"
     )
