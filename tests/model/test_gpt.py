@@ -68,7 +68,7 @@ def test_attention_is_the_formula() -> None:
 def test_the_network_stands_in_one_file() -> None:
     """Of the project only its configuration is imported; see the docstring of model/gpt.py."""
     lines = Path(gpt.__file__).read_text(encoding="utf-8").splitlines()
-    assert [line for line in lines if "import" in line and "gpt1" in line] == ["from gpt1.config import Model"]
+    assert [line for line in lines if "import" in line and "gpt1" in line] == ["from gpt1.config import EPSILON, Model"]
 
 
 def test_padding_on_the_right_reaches_nothing() -> None:
