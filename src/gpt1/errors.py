@@ -12,8 +12,6 @@ class Gpt1Error(Exception):
     Messages mark settings with `setting`; `str(error)` names them as Python does (`top_p`), `as_flags` as flags.
     """
 
-    exit_code: int
-
     def __str__(self) -> str:
         return spell(super().__str__())
 
@@ -28,13 +26,9 @@ class UserError(Gpt1Error, ValueError):
     The message is one line that names the file, row and value at fault and says what to do.
     """
 
-    exit_code = 2
-
 
 class RunFailed(Gpt1Error):
     """The work itself broke while running (a lost device, a loss that is not finite): exit code 1."""
-
-    exit_code = 1
 
 
 class DataWarning(UserWarning):

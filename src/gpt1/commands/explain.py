@@ -18,10 +18,11 @@ from gpt1.errors import UserError, setting
 from gpt1.finetuning.explanation import ReadSequence, RowExplanation, explain_row, numbered
 from gpt1.finetuning.predictor import Predictor
 from gpt1.keywords import command
-from gpt1.pages.explain import TextExplanation, explain_page, explain_text
+from gpt1.pages.explain import explain_page
 from gpt1.pages.explain_row import row_page
 from gpt1.pages.render import check_page
 from gpt1.results import INLINE, Result
+from gpt1.run_folder.explanation import TextExplanation, explain_text
 from gpt1.run_folder.folder import LoadedRun, load_run
 from gpt1.storage import write_text
 from gpt1.tasks.labels import label_text

@@ -234,7 +234,7 @@ def _parameters(path: Path) -> int:
     """Count the numbers in a safetensors file from its header: 8 bytes of length, then JSON."""
     try:
         with path.open("rb") as file:
-            header = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), LARGEST_HEADER)))
+            tensors = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), LARGEST_HEADER)))
     except ValueError as error:
         raise UserError(f"{path}: not readable as safetensors ({error})") from None
-    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    return sum(math.prod(tensor["shape"]) for name, tensor in tensors.items() if name != "__metadata__")

@@ -104,12 +104,7 @@ def plan(settings: Plan) -> PlanResult:
             chosen, why = fit_to_minutes(chosen, _streams(data, chosen)[0], device, dtype)
             say(why)
         parts = memory_parts(chosen, dtype)
-        if 0 < available < sum(parts.values()):
-            sizes = ", ".join(map(setting, ("preset", "model.width", "model.depth", "model.vocabulary")))
-            raise UserError(
-                f"this run cannot fit: weights and optimizer alone take {_size(sum(parts.values()))} of the "
-                f"{_size(available)} available; choose a smaller one of {sizes}"
-            )
+        _check_memory(sum(parts.values()), available)
         steps = settings.steps or (epoch_steps(chosen, len(data.train)) if data else STEPS_WITHOUT_DATA)
         chosen = replace(chosen, compile=resolve_compile(chosen.compile, is_long(chosen, steps), device))
         if device.type == "cuda":
@@ -149,14 +144,7 @@ def plan(settings: Plan) -> PlanResult:
         dtype=str(dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
     )
-    if result.hours > LONGEST_HOURS:
-        memory = "this run fits into memory" if result.fits else "this run does not fit into memory"
-        shorter = ", ".join(map(setting, ("steps", "batch", "preset")))
-        say(f"{memory}, but it would take {_duration(3600 * result.hours)}; choose a smaller one of {shorter}")
-    elif result.fits:
-        say(f"this run fits: {_of_available(result)}")
-    else:
-        say(f"this run does not fit: it takes {_of_available(result)}; {REMEDY}")
+    say(_verdict(result))
     return result
 
 
@@ -182,6 +170,27 @@ def _streams(data: PreparedData | None, settings: Pretrain) -> tuple[Stream, Str
     vocabulary, count = settings.model.vocabulary, max(2**14, 2 * settings.model.context)
     ids = Ids(np.random.default_rng(settings.seed).integers(0, vocabulary, count))
     return ids, ids, bpe_tokenizer("bytes", {str(i): i for i in range(vocabulary - 2)}, [])  # end and pad are added
+
+
+def _check_memory(held: int, available: int) -> None:
+    """Raise UserError if the bytes held at all times exceed the available ones; 0 available: unknown."""
+    if 0 < available < held:
+        sizes = ", ".join(map(setting, ("preset", "model.width", "model.depth", "model.vocabulary")))
+        raise UserError(
+            f"this run cannot fit: weights and optimizer alone take {_size(held)} of the {_size(available)} available; "
+            f"choose a smaller one of {sizes}"
+        )
+
+
+def _verdict(result: PlanResult) -> str:
+    """Return a sentence that says whether the run fits into memory and ends in reasonable time."""
+    if result.hours > LONGEST_HOURS:
+        memory = "this run fits into memory" if result.fits else "this run does not fit into memory"
+        shorter = ", ".join(map(setting, ("steps", "batch", "preset")))
+        return f"{memory}, but it would take {_duration(3600 * result.hours)}; choose a smaller one of {shorter}"
+    if result.fits:
+        return f"this run fits: {_of_available(result)}"
+    return f"this run does not fit: it takes {_of_available(result)}; {REMEDY}"
 
 
 def _of_available(result: PlanResult) -> str:

@@ -30,7 +30,7 @@ from gpt1.training.device import out_of_memory
 
 # Rows held in memory; among them, texts of similar length share a batch.
 ROWS_AT_ONCE = 2048
-STDOUT = "-"  # as `out`
+STANDARD = "-"  # standard input as `input`, standard output as `out`
 # Labels of a single text that are shown on a terminal.
 SHOWN = 10
 
@@ -75,23 +75,25 @@ def predict(settings: Predict) -> PredictResult:
     """
     if settings.batch < 1:
         raise UserError(f"{setting('batch')} {settings.batch} must be at least 1")
-    is_file = settings.out is not None and settings.out != STDOUT
-    if settings.out and is_file:
-        check_ending(settings.out)
+    file = None if settings.out in (None, "", STANDARD) else settings.out
+    if file:
+        check_ending(file)
     is_table = is_path(settings.input)
-    is_text = not is_table and settings.input != "-"
+    is_text = not is_table and settings.input != STANDARD
     # Before the model is loaded, which takes longer.
     names = columns(table(settings.input), TableOptions.of(settings)) if is_table else []
     if settings.more and not is_text:
         raise UserError(f"{settings.input} holds rows, so {settings.more[0]!r} cannot be part of one; leave it out")
     predictor = load_predictor(settings.run, settings)
+    is_flat = file is not None and not file.lower().endswith(".jsonl")
     if is_text:
         source = _text(settings, predictor)
+    elif is_table:
+        source = _table(settings, predictor, names)
     else:
-        source = _table(settings, predictor, names) if is_table else _standard_input(settings, predictor, is_file)
-    nested = not is_file or str(settings.out).lower().endswith(".jsonl")
+        source = _standard_input(settings, predictor, is_flat)
     counts, done, too_long = Counter[str](), 0, 0
-    predictions: list[dict[str, Any]] | None = [] if not settings.out or (is_text and not is_file) else None
+    predictions: list[dict[str, Any]] | None = [] if not settings.out or (is_text and not file) else None
     with _writer(settings.out, predictions) as write, bar() as progress:
         task = progress.add_task("predict, rows", total=source.total, visible=not is_text)
         while block := list(islice(source.rows, ROWS_AT_ONCE)):
@@ -103,7 +105,7 @@ def predict(settings: Predict) -> PredictResult:
                 for prediction_C, each in zip(predictions_NC, texts, strict=True)
             ]
             counts.update(label for each in found for label in _labels(each["predicted_label"]))
-            new = found if nested else [_flat(each, source.answers) for each in found]
+            new = [_flat(each, source.answers) for each in found] if is_flat else found
             if not done and (taken := [name for name in source.columns if name in new[0]]):
                 warn(f"{source.name} has a column {taken[0]} already; the prediction replaces it")
             write([replace(row, values={**row.values, **each}) for row, each in zip(block, new, strict=True)])
@@ -113,7 +115,7 @@ def predict(settings: Predict) -> PredictResult:
         kept = predictor.encoder.long
         say(f"{too_long:,} of {done:,} rows are longer than the model reads; their {kept} was read")
     predicted = {name: counts[name] for name in getattr(predictor.label_type, "names", sorted(counts))}
-    return PredictResult(done, settings.out if is_file else None, predicted, predictions)
+    return PredictResult(done, file, predicted, predictions)
 
 
 def show(result: PredictResult) -> RenderableType | None:
@@ -138,12 +140,12 @@ def _table(settings: Predict, predictor: Predictor, names: list[str]) -> _InputR
     return _InputRows(file.path, names, wanted, _valid(rows(file, options), wanted, options), sizes.total(), most)
 
 
-def _standard_input(settings: Predict, predictor: Predictor, is_file: bool) -> _InputRows:
-    """Read rows as they come. Columns for the answers to a choice must be known before, which takes all rows."""
+def _standard_input(settings: Predict, predictor: Predictor, is_flat: bool) -> _InputRows:
+    """Read rows as they come; but all rows first, if a flat table needs a column for each answer to a choice."""
     task, options = predictor.encoder.task, TableOptions.of(settings)
     found = rows_of_lines(sys.stdin, task, predictor.columns)
     most, held = 0, list(islice(found, 1))
-    if predictor.label_type.kind == "choice" and is_file:
+    if predictor.label_type.kind == "choice" and is_flat:
         held += found
     names, file = list(held[0].values), File(STANDARD_INPUT, named=True)
     wanted = select_columns(file, names, task, ColumnNames.of(settings), predictor.columns)
@@ -182,7 +184,7 @@ def _writer(out: str | None, predictions: list[dict[str, Any]] | None) -> Iterat
     """Yield a function that takes the next rows: to the file or standard output, or to the list `predictions`."""
     if predictions is not None:
         yield lambda found: predictions.extend(row.values for row in found)
-    elif out is None or out == STDOUT:
+    elif out is None or out == STANDARD:
         yield lambda found: write_jsonl(sys.stdout, found)
     else:
         with table_writer(out) as write:

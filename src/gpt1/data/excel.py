@@ -32,7 +32,7 @@ def sheet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _sheet(path: Path) -> "polars.DataFrame":
     found = path.stat()
-    return _read(path, found.st_mtime_ns, found.st_size)
+    return _read(path, found.st_mtime_ns, found.st_size)  # keys of the cache, so that a changed file is read again
 
 
 @lru_cache(maxsize=2)

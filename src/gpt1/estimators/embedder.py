@@ -21,7 +21,7 @@ from gpt1.training.device import setup_device, use_threads
 
 
 class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """The mean of a run's last hidden states over the tokens of each text, as `gpt1 embed` writes it.
+    """Transform each text into the mean of a run's last hidden states over its tokens, as `gpt1 embed` does.
 
     Parameters
     ----------
@@ -33,6 +33,13 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         Number format for matrix products; auto: bf16 where the hardware supports it.
     threads : int, default 0
         CPU threads; 0: every core.
+
+    Attributes
+    ----------
+    n_features_in_ : int
+        Columns of X: 1.
+    feature_names_in_ : ndarray of str
+        Name of the column, if X was a DataFrame.
 
     Examples
     --------
@@ -53,7 +60,26 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         self.threads = threads
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Load the run. Nothing is learned from X: texts in a list, an array, a Series or a DataFrame of one column."""
+        """Load the run. Nothing is learned from the texts.
+
+        Parameters
+        ----------
+        X : sequence of length N
+            Texts: a list, tuple or array, a Series, or a DataFrame of one column.
+        y : object, default None
+            Ignored.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            For a folder that is not a run, and for a text that is empty or missing; the message names the row.
+        TypeError
+            For containers and values of a wrong type.
+        """
         texts_of(X)
         self._load()
         self.n_features_in_ = 1
@@ -65,7 +91,18 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         return self
 
     def transform(self, X: Any) -> np.ndarray:
-        """Return a vector for each text, (texts, width) in float32."""
+        """Return a vector for each text. A text longer than the context is read in windows.
+
+        Parameters
+        ----------
+        X : sequence of length N
+            Texts as in `fit`.
+
+        Returns
+        -------
+        ndarray of float32 of shape (N, D)
+            D is the width of the network.
+        """
         check_is_fitted(self, "n_features_in_")
         texts = [text for (text,) in texts_of(X)]
         if not hasattr(self, "_body"):

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from gpt1.config import Command, Predict
 from gpt1.console import python_warnings, quiet
@@ -108,12 +107,8 @@ class FittedModel:
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        weights = {name: _tensor(array) for name, array in state["weights"].items()}
+        weights = {name: torch.tensor(array) for name, array in state["weights"].items()}
         body = GPT.from_weights(state["config"], weights)
-        tokenizer = Tokenizer(json.loads(state["tokenizer"]))
-        self.run = LoadedRun(body.eval(), tokenizer, state["metadata"], _tensor(state["head"]), state.get("words"))
+        tokenizer, head_CD = Tokenizer(json.loads(state["tokenizer"])), torch.tensor(state["head"])
+        self.run = LoadedRun(body.eval(), tokenizer, state["metadata"], head_CD, state.get("words"))
         self.settings, self.curves, self._predictor = state["settings"], state["curves"], None
-
-
-def _tensor(array: np.ndarray) -> Tensor:
-    return torch.tensor(array)

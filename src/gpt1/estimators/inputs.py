@@ -205,7 +205,7 @@ def label_sets(y: Any) -> tuple[list[frozenset[Any]], np.ndarray]:
     rows = [list(row) if isinstance(row, set | frozenset) else row for row in given]
     if any(isinstance(row, str) or np.isscalar(row) or is_missing(row) for row in rows):
         raise ValueError("y must hold a set of names a row, or a column of 0 and 1 for each label; it holds one value")
-    if has_sets or _has_text(rows):
+    if has_sets or any(isinstance(value, str) for row in rows for value in row):
         return _named_sets(rows)
     if odd := next((number for number, row in enumerate(rows) if len(row) != len(rows[0])), None):
         raise ValueError(f"row {odd} of y has {len(rows[odd])} columns, row 0 has {len(rows[0])}")
@@ -249,7 +249,3 @@ def _dense(y: Any) -> Any:
     if y is None:
         raise ValueError("requires y to be passed, but the target y is None")
     return y.toarray() if issparse(y) else y
-
-
-def _has_text(rows: list[Any]) -> bool:
-    return any(isinstance(value, str) for row in rows for value in row)

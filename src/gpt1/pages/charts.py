@@ -46,8 +46,10 @@ def line_chart(lines: Lines, x_label: str, y_label: str, bars: Bars | None = Non
 
     first = everything[0][0]
     marks = ticks(*x_span) if bars is None else sorted({x for x, _ in everything})
-    words = f"{y_label} by {x_label}. {' '.join(map(_in_words, drawn, drawn.values()))}"
-    parts = [f'<figure class="chart">{_legend(y_label, list(drawn))}<svg role="img" aria-label="{html.escape(words)}">']
+    spoken = f"{y_label} by {x_label}. {' '.join(map(_in_words, drawn, drawn.values()))}"
+    parts = [
+        f'<figure class="chart">{_legend(y_label, list(drawn))}<svg role="img" aria-label="{html.escape(spoken)}">'
+    ]
     for y in ticks(*y_span):
         height = _percent(place((first, y))[1])
         parts.append(f'<line class="grid" x2="100%" y1="{height}" y2="{height}"/>')
@@ -73,7 +75,7 @@ def gauge(
     mark: float,
     interval: Sequence[float] = (),
     baseline: float | None = None,
-    words: float | None = None,
+    words_alone: float | None = None,
 ) -> Markup:
     """Draw a small scale beside numbers, hidden from screen readers.
 
@@ -86,7 +88,7 @@ def gauge(
 
     parts = [f'<svg class="gauge" viewBox="0 0 {GAUGE} 20" aria-hidden="true">']
     parts.append(f'<path class="grid" d="M4 10H{GAUGE - 4}"/>')
-    for name, value in (("baseline", baseline), ("words-alone", words)):
+    for name, value in (("baseline", baseline), ("words-alone", words_alone)):
         if value is not None:
             parts.append(f'<path class="{name}" d="M{at(value):.1f} 0V20"/>')
     if interval:
@@ -97,8 +99,13 @@ def gauge(
     return Markup("".join(parts))
 
 
-def square(low: float, high: float, x_label: str, y_label: str, inside: Callable[[ToPixel], str], words: str) -> Markup:
-    """Draw a square chart with the same scale on both axes and its diagonal; `inside` returns the marks in it."""
+def square(
+    low: float, high: float, x_label: str, y_label: str, inside: Callable[[ToPixel], str], spoken: str
+) -> Markup:
+    """Draw a square chart with the same scale on both axes and its diagonal.
+
+    `inside` returns the marks in it; `spoken` is what a screen reader says.
+    """
     size = SQUARE - LEFT - RIGHT
 
     def place(point: Point) -> Point:
@@ -107,7 +114,7 @@ def square(low: float, high: float, x_label: str, y_label: str, inside: Callable
 
     bottom, right = RIGHT + size, LEFT + size
     parts = [
-        f'<svg class="square" viewBox="0 0 {SQUARE} {bottom + BOTTOM}" role="img" aria-label="{html.escape(words)}">'
+        f'<svg class="square" viewBox="0 0 {SQUARE} {bottom + BOTTOM}" role="img" aria-label="{html.escape(spoken)}">'
     ]
     for value in ticks(low, high) if high > low else [low]:
         x, y = place((value, value))
@@ -121,27 +128,27 @@ def square(low: float, high: float, x_label: str, y_label: str, inside: Callable
     return Markup("".join(parts))
 
 
-def strip(values: Sequence[float], words: str) -> Markup:
-    """Draw numbers as thin bars up and down from a middle line, as wide as the page allows."""
+def strip(values: Sequence[float], spoken: str) -> Markup:
+    """Draw numbers as thin bars up and down from a middle line, as wide as the page; `spoken` is for screen readers."""
     largest = max(map(abs, values), default=0.0) or 1.0
     bars = "".join(f"M{i} 0h1v{-value / largest:.3f}h-1z" for i, value in enumerate(values))
     drawn = f'<path class="mark" d="{bars}"/>'
     frame = f'viewBox="0 -1 {len(values)} 2" preserveAspectRatio="none"'
-    return Markup(f'<svg class="strip" {frame} role="img" aria-label="{html.escape(words)}">{drawn}</svg>')
+    return Markup(f'<svg class="strip" {frame} role="img" aria-label="{html.escape(spoken)}">{drawn}</svg>')
 
 
-def dot(x: float, y: float, radius: float, words: str) -> str:
+def dot(x: float, y: float, radius: float, tooltip: str) -> str:
     """Draw a circle with a tooltip."""
     where = f'cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"'
-    return f'<circle class="dot" {where}><title>{html.escape(words)}</title></circle>'
+    return f'<circle class="dot" {where}><title>{html.escape(tooltip)}</title></circle>'
 
 
-def tile(place: ToPixel, corner: Point, step: float, share: float, words: str) -> str:
+def tile(place: ToPixel, corner: Point, step: float, share: float, tooltip: str) -> str:
     """Draw a square of side `step`, shaded by a share of the largest, with a tooltip."""
     (x, y), (right, top) = place(corner), place((corner[0] + step, corner[1] + step))
     where = f'x="{x:.1f}" y="{top:.1f}" width="{right - x:.1f}" height="{y - top:.1f}"'
     shade = f"--s:{max(0.08, math.sqrt(share)):.0%}"
-    return f'<rect class="tile" {where} style="{shade}"><title>{html.escape(words)}</title></rect>'
+    return f'<rect class="tile" {where} style="{shade}"><title>{html.escape(tooltip)}</title></rect>'
 
 
 def thinned(points: Sequence[Point]) -> list[Point]:

@@ -32,7 +32,7 @@ SETTLED = 64
 LAST_WORD = re.compile(r"\w*\Z")
 # Texts generated together, enough to repay reading the weights from memory for each token: on a CPU, on a GPU.
 CPU_BATCH, GPU_BATCH = 64, 256
-# Positions of a prompt whose scores over the vocabulary are held at a time.
+# Positions whose scores over the vocabulary are held at a time.
 LOGITS_AT_ONCE = 64
 
 

@@ -13,9 +13,9 @@ import torch
 from gpt1.finetuning.explanation import explain_row
 from gpt1.finetuning.predictor import Predictor
 from gpt1.model.gpt import GPT
-from gpt1.pages.explain import explain_text
 from gpt1.results import Result
 from gpt1.run_folder.embedding import embed
+from gpt1.run_folder.explanation import explain_text
 from gpt1.run_folder.folder import LoadedRun, load_run
 from gpt1.run_folder.generation import prepare_for_inference
 from gpt1.run_folder.places import named_runs
