@@ -21,7 +21,7 @@ from gpt1.commands.finetune import finetune
 from gpt1.config import Ablate, Evaluate, Finetune, Model
 from gpt1.errors import UserError
 from gpt1.finetuning import epochs, sweep
-from gpt1.finetuning.sweep import Cell, Place
+from gpt1.finetuning.sweep import Cell, CellKey
 from gpt1.resume import hold
 
 GOOD, BAD = ("loves", "adores", "enjoys"), ("hates", "fears", "loathes")
@@ -124,13 +124,13 @@ def test_the_table_shows_every_variant_and_size(made: tuple[Ablate, AblateResult
     assert result["n"] == 30
 
 
-def watched(monkeypatch: pytest.MonkeyPatch) -> list[Place]:
-    """The places whose models are made from here on."""
-    made_now: list[Place] = []
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[CellKey]:
+    """The cells whose models are made from here on."""
+    made_now: list[CellKey] = []
 
-    def fit_cell(base: Any, rows: Any, scored: Any, options: Any, place: Place, **where: Any) -> Cell:
-        made_now.append(place)
-        return sweep.fit_cell(base, rows, scored, options, place, **where)
+    def fit_cell(base: Any, rows: Any, scored: Any, options: Any, key: CellKey, **where: Any) -> Cell:
+        made_now.append(key)
+        return sweep.fit_cell(base, rows, scored, options, key, **where)
 
     monkeypatch.setattr(job, "fit_cell", fit_cell)
     return made_now

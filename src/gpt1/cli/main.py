@@ -44,7 +44,7 @@ class Verb:
     """the next command, printed at the end; `{out}` is the folder written, `{run}` a new run of the same name"""
 
 
-# What a run is good for next, by its kind.
+# The command to suggest after a pre-trained and a fine-tuned run was written.
 PRETRAINED, FINETUNED = 'generate {out} "Once upon a time"', "predict {out} FILE.csv"
 
 # By the stages of the life cycle, in the order of the overview.

@@ -28,7 +28,7 @@ from gpt1.finetuning.examples import (
     text_to_read,
     with_splits,
 )
-from gpt1.finetuning.sweep import VARIANTS, Cell, Place, fit_cell, guess, sample
+from gpt1.finetuning.sweep import VARIANTS, Cell, CellKey, fit_cell, guess, sample
 from gpt1.keywords import command
 from gpt1.pages.report import HEADINGS
 from gpt1.pretraining.continued import UnlabelledText, joint_hash, read_first
@@ -86,7 +86,7 @@ class AblateResult(Result):
     n: int
     """rows that are scored"""
     seeds: int
-    """models for each place of the table"""
+    """models per cell of the table"""
     table: list[AblationLine]
     """a line for each number of training rows"""
 
@@ -131,15 +131,15 @@ class _KeptTable:
     settings: Ablate
     data: dict[str, Source]
     """the inputs"""
-    cells: dict[Place, Cell]
+    cells: dict[CellKey, Cell]
 
-    def states(self, *place: object) -> Path | None:
+    def states(self, *key: object) -> Path | None:
         """Return the folder of the training states of the model being made, or of all; None without a file."""
-        return Path(f"{self.settings.out}.stopped", "-".join(map(str, place))) if self.settings.out else None
+        return Path(f"{self.settings.out}.stopped", "-".join(map(str, key))) if self.settings.out else None
 
     def add(self, cell: Cell) -> None:
         """Keep one more model, and its training states no longer."""
-        self.cells[cell.place] = cell
+        self.cells[cell.key] = cell
         self.write()
         if folder := self.states():
             shutil.rmtree(folder, ignore_errors=True)
@@ -171,7 +171,7 @@ def _open_table(settings: Ablate, read: list[Source]) -> _KeptTable:
     began = Record(found["settings"], input_hashes({name: Source(**one) for name, one in found["data"].items()}))
     began.check(Record.of(settings, input_hashes(data)), out, MAY_CHANGE)
     cells = [Cell(**values) for values in found["cells"]]
-    return _KeptTable(settings, data, {cell.place: cell for cell in cells})
+    return _KeptTable(settings, data, {cell.key: cell for cell in cells})
 
 
 def _fill_table(settings: Ablate, options: FitOptions, text: UnlabelledText, kept: _KeptTable) -> AblateResult:
@@ -186,28 +186,28 @@ def _fill_table(settings: Ablate, options: FitOptions, text: UnlabelledText, kep
     base = load_run(settings.run)
     possible = rows.label_type.selection_metrics
     metric = settings.select if settings.select in possible else possible[0]
-    places: list[Place] = list(product(sizes, VARIANTS, seeds))
-    if text.files and not kept.cells.keys() >= set(places):
+    keys: list[CellKey] = list(product(sizes, VARIANTS, seeds))
+    if text.files and not kept.cells.keys() >= set(keys):
         on = Command(device=settings.device, dtype=settings.dtype, threads=settings.threads, seed=settings.seed)
         with TemporaryDirectory() as work:
             base, _ = read_first(
                 base, settings.run, text, Path(work), epochs=settings.read_epochs, lr=settings.read_lr, on=on
             )
     lrs: dict[tuple[int, str], float] = {}
-    for number, place in enumerate(places, 1):
-        size, variant, seed = place
-        if (cell := kept.cells.get(place)) is None:
+    for number, key in enumerate(keys, 1):
+        size, variant, seed = key
+        if (cell := kept.cells.get(key)) is None:
             at_lr = dataclasses.replace(options, lr=lrs.get((size, variant), options.lr))
             with out_of_memory(MEMORY_REMEDY), _resumable(kept):
                 cell = fit_cell(
-                    base, rows, scored, at_lr, place,
-                    batch=Predict.batch, device=device, dtype=dtype, folder=kept.states(*place),
+                    base, rows, scored, at_lr, key,
+                    batch=Predict.batch, device=device, dtype=dtype, folder=kept.states(*key),
                 )  # fmt: skip
             shown = f"{metric} {cell.metrics[metric]:.4f}"
-            say(f"{number} of {len(places)}: {size:,} rows, {HEADINGS[variant]}, seed {seed}: {shown}")
+            say(f"{number} of {len(keys)}: {size:,} rows, {HEADINGS[variant]}, seed {seed}: {shown}")
             kept.add(cell)
         lrs.setdefault((size, variant), cell.lr)
-    lines = [_line(rows, scored, size, [kept.cells[place] for place in places if place[0] == size]) for size in sizes]
+    lines = [_line(rows, scored, size, [kept.cells[key] for key in keys if key[0] == size]) for size in sizes]
     result = AblateResult(metric, settings.test or "validation", len(scored), settings.seeds, lines)
     kept.write(result)
     return result
@@ -236,7 +236,7 @@ def _checked_options(settings: Ablate) -> FitOptions:
         raise UserError(f"{given} is one of the compared variants already; leave it out")
     if settings.track:
         raise UserError(
-            f"{setting('track')} follows pretrain and finetune; of an ablation the table is kept: leave it out"
+            f"{setting('track')} is for pretrain and finetune, an ablation only keeps its table; leave it out"
         )
     if settings.seeds < 1:
         raise UserError(f"{setting('seeds')} {settings.seeds} must be 1 or more")

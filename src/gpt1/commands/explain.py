@@ -33,7 +33,7 @@ from gpt1.training.device import out_of_memory, setup_device
 SUMMARY = ("nats_per_token", "perplexity", "bits_per_byte", "tokens", "bytes", "comparable", "model")
 # What a terminal shows of a row: sequences, tokens at each end of one, labels, and signed values.
 MOST_SEQUENCES, MOST_TOKENS, MOST_OUTPUTS, MOST_SIGNED = 10, 60, 20, 12
-# Bytes beyond ASCII, as `Tokenizer.pieces` writes those that are half a character.
+# Bytes beyond ASCII, as `Tokenizer.pieces` writes them where a token holds only a part of a character.
 SPLIT_CHARACTER = re.compile(r"(?:\\x[89a-f][0-9a-f])+")
 
 
@@ -66,7 +66,7 @@ def explain(settings: Explain) -> ExplainResult:
     if is_text and settings.more:
         raise UserError(f"one text at a time, not {len(settings.more) + 1}; put it in quotes")
     if is_path(settings.text):
-        say(f"{settings.text} is explained as a text; to explain what a file holds, give `-` and it on standard input")
+        say(f"{settings.text} is explained as a text; to explain a file's content, give `-` and pipe it in")
     with out_of_memory("explain a shorter text"):
         if is_text:
             explanation: TextExplanation | RowExplanation = explain_text(
@@ -156,10 +156,10 @@ def describe_sequence(sequence: ReadSequence) -> str:
     tokens = [one.token if one.role == "text" else f" <{one.role}> " for one in sequence.tokens]
     if len(tokens) > 2 * MOST_TOKENS:
         tokens = [*tokens[:MOST_TOKENS], " ... ", *tokens[-MOST_TOKENS:]]
-    return " " + SPLIT_CHARACTER.sub(_joined, "".join(tokens)).strip()
+    return " " + SPLIT_CHARACTER.sub(_join_bytes, "".join(tokens)).strip()
 
 
-def _joined(found: re.Match[str]) -> str:
+def _join_bytes(found: re.Match[str]) -> str:
     """Return the bytes of a character that was split between tokens as that character, and others as they are."""
     character = bytes.fromhex(found[0].replace("\\x", "")).decode("utf-8", "replace")
     return character if character.isprintable() and "\ufffd" not in character else found[0]

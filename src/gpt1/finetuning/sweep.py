@@ -1,4 +1,4 @@
-"""Repeated fits: over seeds and learning rates, keeping the best model, and for the places of an ablation's table."""
+"""Repeated fits: over seeds and learning rates, keeping the best model, and for the cells of an ablation's table."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,13 +29,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 # Parts in which few training rows are held out by turns, and how many rows are few.
 FOLDS, MIN_CROSS_ROWS, MAX_CROSS_ROWS = 3, 20, 1_000
-# The number of training rows, the variant and the seed of one of an ablation's models.
-Place = tuple[int, str, int]
+# What identifies a model of an ablation: number of training rows, variant, seed.
+CellKey = tuple[int, str, int]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One model of an ablation: its place in the table, and its scores."""
+    """One model of an ablation: what identifies it, and its scores."""
 
     rows: int
     variant: str
@@ -46,8 +46,8 @@ class Cell:
     """scores of words alone on the same rows; given for the variant `full` only, since they are the same for all"""
 
     @property
-    def place(self) -> Place:
-        """Its place in the table."""
+    def key(self) -> CellKey:
+        """Number of training rows, variant and seed."""
         return self.rows, self.variant, self.seed
 
 
@@ -139,20 +139,19 @@ def fit_cell(
     rows: TaskRows,
     scored: LabelledRows,
     options: FitOptions,
-    place: Place,
+    key: CellKey,
     *,
     batch: int,
     device: torch.device,
     dtype: torch.dtype,
     folder: Path | None = None,
 ) -> Cell:
-    """Fit the model of one place of an ablation's table, and score it on the rows `scored`, `batch` at a time.
+    """Fit the model that `key` identifies, and score it on the rows `scored`, `batch` at a time.
 
-    With a `folder`, a training that was stopped continues from the states in it.
-
-    `options.lr` is the learning rate of the place; 0 chooses it, from scratch by trying several.
+    With a `folder`, a training that was stopped continues from the states in it. `options.lr` is the learning rate; 0
+    chooses it, from scratch by trying several.
     """
-    size, variant, seed = place
+    size, variant, seed = key
     train = sample(rows.train, rows.label_type, size, seed)
     label_type = infer_label_type(rows.label_type.kind, train.labels, f"a sample of {size} training rows")
     with quiet():
@@ -164,9 +163,9 @@ def fit_cell(
     predictions_NC, _ = predictor.predict(scored.texts, batch)
     metrics = scalars(tuned.label_type.metrics(scored.labels, predictions_NC))
     if variant != "full":
-        return Cell(*place, tuned.options.lr, metrics)
+        return Cell(*key, tuned.options.lr, metrics)
     alone, words_NC = tuned.words.label_type(tuned.label_type), predictor.predict_by_words(scored.texts)
-    return Cell(*place, tuned.options.lr, metrics, scalars(alone.metrics(scored.labels, words_NC)))
+    return Cell(*key, tuned.options.lr, metrics, scalars(alone.metrics(scored.labels, words_NC)))
 
 
 def sample(rows: LabelledRows, label_type: LabelType, size: int, seed: int) -> LabelledRows:
