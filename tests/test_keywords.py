@@ -87,6 +87,12 @@ def test_sections_are_dicts_or_dataclasses() -> None:
             {"out": "o", "learning_rate": 1},
             "verb() has no argument 'learning_rate'; it is optim.lr here",
         ),
+        (
+            pretrain,
+            ("d",),
+            {"out": "o", "optim": {"learning_rate": 1}},
+            "verb() has no argument 'optim.learning_rate'; it is optim.lr here",
+        ),
         (finetune, ("r",), {"out": "o"}, "verb() is missing the argument 'train': labelled rows: csv"),
         (finetune, ("r", "t"), {"out": "o"}, "verb() takes only run by position; 2 positional arguments were given"),
         (finetune, ("r",), {"run": "r"}, "verb() got two values for the argument 'run'"),

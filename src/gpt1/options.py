@@ -167,8 +167,9 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def named_elsewhere(name: str, known: Mapping[str, Option]) -> Option | None:
-    """Return the setting that other programs call `name`, or None if the command has none such."""
-    ours = OTHER_NAMES.get(name.lstrip("-").replace("_", "-"), ())
+    """Return the setting that other programs call `name`, be it in a section; None if the command has none such."""
+    name = name.lstrip("-").replace("_", "-")
+    ours = OTHER_NAMES.get(name) or OTHER_NAMES.get(name.rpartition(".")[2], ())
     return next((known[key] for key in ours if key in known), None)
 
 

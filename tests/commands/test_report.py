@@ -74,6 +74,8 @@ def test_several_runs_are_compared(run: Path, tmp_path: Path) -> None:
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(UserError):
         report(Report(runs=[str(tmp_path)], out=str(tmp_path / "page.html")))
+    with pytest.raises(UserError, match=r"test\.json: no such file$"):
+        report(Report(runs=[str(tmp_path / "test.json")], out=str(tmp_path / "page.html")))
     assert not (tmp_path / "page.html").exists()
 
 

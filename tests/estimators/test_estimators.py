@@ -733,7 +733,7 @@ def test_wrong_rows(base: str, name: str, X: Any, answer: str) -> None:
         ("Classifier", [["x", "y"], ["x", "y"], ["y", "x"]], ValueError, "1d array"),
         ("Regressor", [1.0, float("nan"), 2.0], ValueError, "contains NaN"),
         ("Regressor", [1.0, float("inf"), 2.0], ValueError, "infinity"),
-        ("Regressor", ["1", "two", "3"], ValueError, "two"),
+        ("Regressor", ["1", "two", "3"], ValueError, "^row 1 of y is 'two', not a number; classes are for Classifier"),
         ("Regressor", [2, 2, 2], ValueError, "y holds only the number 2; there is nothing to learn"),
         ("MultiLabelClassifier", ["x", "y", "z"], ValueError, "y must hold a set of names a row"),
         ("MultiLabelClassifier", [[], [], []], ValueError, "y holds no label at all"),

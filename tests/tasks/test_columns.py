@@ -59,7 +59,7 @@ def test_columns_are_guessed(
         ("text,label", "classification", {"text": "body"}, "no column body; the columns are text, label"),
         ("text", "classification", {}, "there is no column for the label; a row needs a text and a label"),
         ("label", "classification", {}, "there is no column for the text"),
-        ("text:label", "classification", {}, "if it has more columns, say what separates them with delimiter"),
+        ("text:label", "classification", {}, "; if 'text:label' names several columns, say what separates"),
         ("text,label", "classification", {"text": "label", "label": "label"}, "column label is named both as text and"),
         ("a,b,label", "entailment", {"text": "a,a"}, "a,a names a column twice; name each once"),
         ("text,x,y", "classification", {"label": "x,y"}, "has one label column, not columns x, y"),

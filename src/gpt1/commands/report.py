@@ -45,6 +45,9 @@ def report(settings: Report) -> ReportResult:
     """
     check_page(settings.out, "out")
     given = list(dict.fromkeys(settings.runs))
+    for name in given:
+        if Path(name).suffix == ".json" and not Path(name).exists():
+            raise UserError(f"{name}: no such file")
     documents = {name: _read_document(Path(name)) for name in given if Path(name).is_file()}
     runs = {name: RunResults(read_metadata(Path(name)).to_json()) for name in given if name not in documents}
     folders = {Path(name).resolve(): run for name, run in runs.items()}

@@ -150,6 +150,13 @@ def restored_classes(names: Sequence[str], kind: str) -> np.ndarray:
 def score_values(y: Any) -> np.ndarray:
     """Return one finite number per row."""
     y = _one_column(y)
+    if y.dtype.kind in "OUT":
+        for row, value in enumerate(y.tolist()):
+            try:
+                float(value)
+            except (TypeError, ValueError):
+                answer = f"row {row} of y is {_short(value)}, not a number; classes are for Classifier"
+                raise ValueError(answer) from None
     if y.dtype.kind in "cOUTSmM":
         y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
     if (largest := float(np.abs(y.astype(np.float64)).max())) > MAX_NUMBER:

@@ -76,7 +76,10 @@ def guess_columns(path: str, task: Task, requested: ColumnNames, options: TableO
         texts = texts or _usual(CONTEXT_NAMES, rest) + _usual(QUESTION_NAMES, rest) or _only("context", rest, file)
     else:
         texts = texts or _guess_texts(task, _without(available, label), file)
-    label = label or _only("label", _without(available, texts + choices), file)
+    advice = ""
+    if len(available) == 1 and file.kind == "csv":
+        advice = f"; if {available[0]!r} names several columns, say what separates them with {setting('delimiter')}"
+    label = label or _only("label", _without(available, texts + choices), file, advice)
     found = Columns(texts, label, choices)
     _check_count(task, found, file)
     answers = f", the answers from {_listed(choices)}" if choices else ""
@@ -170,15 +173,11 @@ def _usual(names: Sequence[str], available: Sequence[str]) -> list[str]:
     return [by_lower_case[name] for name in names if name in by_lower_case][:1]
 
 
-def _only(role: str, available: list[str], file: File) -> list[str]:
+def _only(role: str, available: list[str], file: File, advice: str = "") -> list[str]:
     if len(available) == 1:
         return available
     if not available:
-        mark = f"; if it has more columns, say what separates them with {setting('delimiter')}"
-        raise UserError(
-            f"{file.path}: there is no column for the {role}; a row needs a text and a label"
-            f"{mark if file.kind == 'csv' else ''}"
-        )
+        raise UserError(f"{file.path}: there is no column for the {role}; a row needs a text and a label{advice}")
     raise UserError(
         f"{file.path}: which column is the {role}? Name it with {setting(role)}; the columns are {', '.join(available)}"
     )
