@@ -110,6 +110,7 @@ def test_the_steps_of_a_draw(server: Running, books: Path, sampling: Sampling) -
     assert found["kept"]["top_p"] == int((p_V > 0).sum())
     for one in found["candidates"]:
         assert one["logit"] == pytest.approx(float(logits_1V[0, one["id"]]), abs=1e-5)
+        assert one["logprob"] == pytest.approx(float(logits_1V[0].log_softmax(-1)[one["id"]]), abs=1e-5)
         assert one["scaled"] == pytest.approx(one["logit"] / sampling.temperature)
         assert one["top_p"] == pytest.approx(float(p_V[one["id"]]), abs=1e-6)
 

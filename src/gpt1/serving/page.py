@@ -134,6 +134,7 @@ def next_token(model: ServedModel, ids: Sequence[int], asked: NextRequest) -> di
     device = body.tokens.weight.device
     h_1D = body(torch.tensor([ids], device=device))[:, -1]
     logits_1V = body.logits(h_1D).float()
+    logp_V = logits_1V[0].log_softmax(-1)
     rank_V = logits_1V[0].argsort(descending=True, stable=True).argsort() + 1
     if asked.temperature == 0:
         first_1V = torch.zeros_like(logits_1V).scatter_(1, logits_1V.max(-1, keepdim=True).indices, 1.0)
@@ -153,7 +154,7 @@ def next_token(model: ServedModel, ids: Sequence[int], asked: NextRequest) -> di
     shown += [i for i in dict.fromkeys((asked.chosen, drawn)) if i is not None and i not in shown]
     candidates = [
         piece
-        | {"rank": int(rank_V[i]), "logit": (logit := float(logits_1V[0, i]))}
+        | {"rank": int(rank_V[i]), "logprob": float(logp_V[i]), "logit": (logit := float(logits_1V[0, i]))}
         | {"scaled": logit / asked.temperature if asked.temperature else None}
         | {name: float(p_1V[0, i]) for name, p_1V in stages.items()}
         for i, piece in zip(shown, pieces(model.tokenizer, shown), strict=True)

@@ -203,6 +203,8 @@ class Candidate(PieceOfText):
 
     rank: int
     """1: the most probable"""
+    logprob: float
+    """logarithm of the network's own probability, at temperature 1"""
     logit: float
     scaled: float | None
     """logit divided by the temperature; null at temperature 0"""

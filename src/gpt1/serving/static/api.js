@@ -41,7 +41,9 @@ async function send(path, body, signal) {
   const token = sessionStorage.getItem(TOKEN);
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
   const content = body && JSON.stringify(body);
-  const how = body ? { method: "POST", body: content, headers: { ...headers, "Content-Type": "application/json" } } : { headers };
+  const how = body
+    ? { method: "POST", body: content, headers: { ...headers, "Content-Type": "application/json" } }
+    : { headers };
   let answer;
   try {
     answer = await fetch(path, { ...how, signal });
@@ -53,7 +55,10 @@ async function send(path, body, signal) {
   }
   if (answer.ok) return answer;
   const told = await answer.json().catch(() => null);
-  throw new Refusal(answer.status, sentence(told?.error?.message ?? `The server answered with status ${answer.status}`));
+  throw new Refusal(
+    answer.status,
+    sentence(told?.error?.message ?? `The server answered with status ${answer.status}`),
+  );
 }
 
 function sentence(text) {

@@ -38,7 +38,9 @@ function goTo(view, changes, redraw) {
 }
 
 function link(view, params) {
-  const carried = new URLSearchParams(CARRIED.filter((name) => params.has(name)).map((name) => [name, params.get(name)]));
+  const carried = new URLSearchParams(
+    CARRIED.filter((name) => params.has(name)).map((name) => [name, params.get(name)]),
+  );
   nav.replaceChildren(
     ...Object.entries(VIEWS).map(([name, { title }]) =>
       el("a", { href: `#/${name}?${carried}`, "aria-current": name === view && "page" }, title),
@@ -54,7 +56,10 @@ async function draw() {
   const run = params.has("run") ? runs.find((one) => one.id === params.get("run")) : runs[0];
   link(view, params);
   document.title = `${VIEWS[view].title} \u2013 gpt1`;
+  const isNew = main.dataset.view && main.dataset.view !== view;
+  main.dataset.view = view;
   main.replaceChildren(el("h1", {}, VIEWS[view].title), el("p", { class: "lead" }, VIEWS[view].about));
+  if (isNew) main.focus(); // the link that led here is drawn anew
   if (!run) {
     const names = runs.map((one) => one.id).join(", ");
     main.append(problem(new Error(`No run of the name ${params.get("run")} is served here; there are ${names}.`)));
@@ -74,15 +79,19 @@ async function draw() {
 
 function askForToken() {
   const field = el("input", { type: "password", autocomplete: "off", required: true });
-  const start_again = (event) => {
+  const open = (event) => {
     event.preventDefault();
     setToken(field.value);
     start();
   };
   main.replaceChildren(
     el("h1", {}, "This server wants its token"),
-    el("p", { class: "lead" }, "It was set when the server was started, with GPT1_TOKEN or --token. This tab keeps it until it is closed."),
-    el("form", { class: "ask", on: { submit: start_again } }, el("label", {}, "Token ", field), el("button", {}, "Open")),
+    el(
+      "p",
+      { class: "lead" },
+      "It was set when the server was started, with GPT1_TOKEN or --token. This tab keeps it until it is closed.",
+    ),
+    el("form", { class: "ask", on: { submit: open } }, el("label", {}, "Token ", field), el("button", {}, "Open")),
   );
   field.focus();
 }
@@ -97,11 +106,21 @@ async function start() {
   }
   const kinds = Map.groupBy(runs, (one) => one.task ?? "pre-trained");
   menu.replaceChildren(
-    ...[...kinds].map(([label, ones]) => el("optgroup", { label }, ones.map((one) => el("option", { value: one.id }, one.id)))),
+    ...[...kinds].map(([label, ones]) =>
+      el(
+        "optgroup",
+        { label },
+        ones.map((one) => el("option", { value: one.id }, one.id)),
+      ),
+    ),
   );
   draw();
 }
 
 menu.addEventListener("change", () => goTo(address()[0], { run: menu.value, at: null, path: null }, true));
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // what follows # is the view
+  main.focus();
+});
 window.addEventListener("hashchange", draw);
 start();

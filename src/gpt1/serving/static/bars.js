@@ -15,7 +15,13 @@ export function tokenBars(pieces, { label, marked, words = "actual token", pick 
       isTrue && el("span", { class: "hidden" }, words),
     ];
     const kind = `row ${isTrue ? "true" : ""}`;
-    return el("li", {}, pick ? el("button", { type: "button", class: kind, on: { click: () => pick(piece) } }, inside) : el("div", { class: kind }, inside));
+    return el(
+      "li",
+      {},
+      pick
+        ? el("button", { type: "button", class: kind, on: { click: () => pick(piece) } }, inside)
+        : el("div", { class: kind }, inside),
+    );
   });
   return el("ol", { class: "bars", "aria-label": label }, rows);
 }

@@ -6,13 +6,22 @@ import { card, el, number, percent, section, svg } from "./dom.js";
 import { alone, inText, legend } from "./tokens.js";
 
 export const title = "Classify";
-export const about = "The input is written as one sequence between special tokens. The hidden state at the last one, extract, times W_y, gives the scores.";
+export const about =
+  "The input is written as one sequence between special tokens. The hidden state at the last one, extract, times W_y, gives the scores.";
 
 export async function show({ place, params, run, runs, go, signal }) {
   if (!run.task) {
     const tuned = runs.filter((one) => one.task).map((one) => one.id);
-    const which = tuned.length ? `Choose ${tuned.join(" or ")} in the menu of runs.` : "None of the runs that are served is.";
-    place.append(el("p", { class: "note" }, `${run.id} is pre-trained: it knows no classes. This view is for fine-tuned runs. ${which}`));
+    const which = tuned.length
+      ? `Choose ${tuned.join(" or ")} in the menu of runs.`
+      : "None of the runs that are served is.";
+    place.append(
+      el(
+        "p",
+        { class: "note" },
+        `${run.id} is pre-trained: it knows no classes. This view is for fine-tuned runs. ${which}`,
+      ),
+    );
     return;
   }
   const names = partNames(run);
@@ -66,9 +75,21 @@ function verdict(found) {
 function sequences(found) {
   return section(
     "What the model reads",
-    found.is_cut ? `The row is longer than the context of ${found.context} tokens; this is the part that is read.` : null,
+    found.is_cut
+      ? `The row is longer than the context of ${found.context} tokens; this is the part that is read.`
+      : null,
     found.sequences.slice(0, 8).map(({ tokens, h, scores }) => [
-      el("p", { class: "tokens" }, tokens.map((piece) => el("span", { class: `token ${piece.role === "text" ? "" : "special"}` }, piece.role === "text" ? inText(piece) : piece.role))),
+      el(
+        "p",
+        { class: "tokens" },
+        tokens.map((piece) =>
+          el(
+            "span",
+            { class: `token ${piece.role === "text" ? "" : "special"}` },
+            piece.role === "text" ? inText(piece) : piece.role,
+          ),
+        ),
+      ),
       el("p", { class: "note" }, `h at extract, ${h.length} numbers; W_y h = ${scores.map(number).join(", ")}`),
       hidden(h),
     ]),
@@ -78,20 +99,55 @@ function sequences(found) {
 function hidden(h) {
   const largest = Math.max(...h.map(Math.abs)) || 1;
   const d = h.map((value, i) => `M${i} 0h1v${(-value / largest).toFixed(3)}h-1z`).join("");
-  return svg("svg", { class: "strip", viewBox: `0 -1 ${h.length} 2`, preserveAspectRatio: "none", "aria-hidden": "true" }, svg("path", { class: "mark", d }));
+  return svg(
+    "svg",
+    { class: "strip", viewBox: `0 -1 ${h.length} 2`, preserveAspectRatio: "none", "aria-hidden": "true" },
+    svg("path", { class: "mark", d }),
+  );
 }
 
 function outputs(found) {
-  if (found.outputs[0].probability == null) return section("The number", `W_y h is ${number(found.outputs[0].score)}, in standard deviations from the mean of the training rows.`);
-  const bar = (name, p, kind) => el("div", { class: `row ${kind}` }, el("span", {}, name), el("i", { vars: { w: `${100 * p}%` } }), el("span", {}, percent(p)));
+  if (found.outputs[0].probability == null)
+    return section(
+      "The number",
+      `W_y h is ${number(found.outputs[0].score)}, in standard deviations from the mean of the training rows.`,
+    );
+  const bar = (name, p, kind) =>
+    el(
+      "div",
+      { class: `row ${kind}` },
+      el("span", {}, name),
+      el("i", { vars: { w: `${100 * p}%` } }),
+      el("span", {}, percent(p)),
+    );
   const rows = [...found.outputs].sort((a, b) => b.probability - a.probability).slice(0, 20);
-  const how = found.task === "multi-label" ? "A sigmoid makes each score a probability." : "Softmax makes the scores probabilities.";
+  const how =
+    found.task === "multi-label"
+      ? "A sigmoid makes each score a probability."
+      : "Softmax makes the scores probabilities.";
   const both = found.words_weight ? `The scores of words alone, times ${number(found.words_weight)}, are added. ` : "";
   const heat = found.temperature !== 1 ? `All is divided by the temperature ${number(found.temperature)}. ` : "";
   return section(
     "From scores to probabilities",
     both + heat + how,
-    el("ol", { class: "outputs" }, rows.map((one) => el("li", {}, el("p", {}, el("b", {}, found.task === "multiple-choice" ? label(found, one.name) : one.name), el("span", { class: "score" }, ` W_y h = ${number(one.score)}`)), bar(found.words_weight ? "both" : "the model", one.probability, ""), one.words_probability != null && bar("words alone", one.words_probability, "words")))),
+    el(
+      "ol",
+      { class: "outputs" },
+      rows.map((one) =>
+        el(
+          "li",
+          {},
+          el(
+            "p",
+            {},
+            el("b", {}, found.task === "multiple-choice" ? label(found, one.name) : one.name),
+            el("span", { class: "score" }, ` W_y h = ${number(one.score)}`),
+          ),
+          bar(found.words_weight ? "both" : "the model", one.probability, ""),
+          one.words_probability != null && bar("words alone", one.words_probability, "words"),
+        ),
+      ),
+    ),
   );
 }
 
@@ -103,19 +159,48 @@ function decisive(found) {
     const characters = [...text]; // positions count characters, not UTF-16 units
     for (const one of found.words.filter((word) => word.text === n)) {
       parts.push(characters.slice(end, one.start).join(""));
-      parts.push(el("mark", { class: one.change > 0 ? "cool" : "heat", title: one.change.toFixed(3), vars: { s: `${(100 * Math.abs(one.change)) / largest}%` } }, one.word));
+      parts.push(
+        el(
+          "mark",
+          {
+            class: one.change > 0 ? "cool" : "heat",
+            title: one.change.toFixed(3),
+            vars: { s: `${(100 * Math.abs(one.change)) / largest}%` },
+          },
+          one.word,
+        ),
+      );
       end = one.stop;
     }
     return el("blockquote", {}, parts, characters.slice(end).join(""));
   });
   const about = found.outputs[0].probability == null ? "a higher number" : found.about;
-  const rows = found.words.map((one) => ({ name: one.word, value: one.change, text: `${one.change > 0 ? "+" : "\u2212"}${Math.abs(one.change).toFixed(3)}` }));
+  const rows = found.words.map((one) => ({
+    name: one.word,
+    value: one.change,
+    text: `${one.change > 0 ? "+" : "\u2212"}${Math.abs(one.change).toFixed(3)}`,
+  }));
   const together = found.together > 1 ? `, ${found.together} neighbours at a time,` : "";
-  return section("Which words decided", `Each word was left out in turn${together} and the row predicted again.`, texts, legend(["cool most", `speaks for ${about}`], ["heat most", "against it"]), signedBars(rows.sort((a, b) => Math.abs(b.value) - Math.abs(a.value)).slice(0, 15), "The words that decided"));
+  return section(
+    "Which words decided",
+    `Each word was left out in turn${together} and the row predicted again.`,
+    texts,
+    legend(["cool most", `speaks for ${about}`], ["heat most", "against it"]),
+    signedBars(rows.sort((a, b) => Math.abs(b.value) - Math.abs(a.value)).slice(0, 15), "The words that decided"),
+  );
 }
 
 function wordsAlone(found) {
   const { words_alone: words } = found;
-  const rows = words.evidence.map((one) => ({ name: alone({ token: one.feature }), note: found.texts.length > 1 ? one.of : "", value: one.contribution, text: `${one.contribution > 0 ? "+" : "\u2212"}${Math.abs(one.contribution).toFixed(3)}` }));
-  return section("What words alone say", `TF-IDF and a linear model, fitted on the same rows, say ${label(found, words.predicted_label)}. The constant ${number(words.constant)} and all features add up to ${number(words.score)}.`, signedBars(rows, "Evidence of words alone"));
+  const rows = words.evidence.map((one) => ({
+    name: alone({ token: one.feature }),
+    note: found.texts.length > 1 ? one.of : "",
+    value: one.contribution,
+    text: `${one.contribution > 0 ? "+" : "\u2212"}${Math.abs(one.contribution).toFixed(3)}`,
+  }));
+  return section(
+    "What words alone say",
+    `TF-IDF and a linear model, fitted on the same rows, say ${label(found, words.predicted_label)}. The constant ${number(words.constant)} and all features add up to ${number(words.score)}.`,
+    signedBars(rows, "Evidence of words alone"),
+  );
 }

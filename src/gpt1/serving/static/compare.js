@@ -1,7 +1,8 @@
 // Compare: two runs, or two texts, side by side; where one is surprised more than the other.
 
 import { card, el, minus, number, percent, section } from "./dom.js";
-import { explain, figures, SAMPLE, textForm } from "./read.js";
+import { SAMPLE, textForm } from "./form.js";
+import { explain, figures } from "./read.js";
 import { bits, inText, legend, surprise, tokenList } from "./tokens.js";
 
 export const title = "Compare";
@@ -11,15 +12,23 @@ const FULL = 6; // bits of difference at which the colour is full
 export async function show({ place, params, run, runs, go, signal }) {
   const text = params.get("text") ?? SAMPLE;
   const second = params.get("text2") ?? "";
-  const other = runs.find((one) => one.id === params.get("other")) ?? (second ? run : runs.find((one) => one !== run) ?? run);
-  const menu = el("select", {}, runs.map((one) => el("option", { value: one.id }, one.id)));
+  const other =
+    runs.find((one) => one.id === params.get("other")) ?? (second ? run : (runs.find((one) => one !== run) ?? run));
+  const menu = el(
+    "select",
+    {},
+    runs.map((one) => el("option", { value: one.id }, one.id)),
+  );
   menu.value = other.id;
   const field = el("textarea", { rows: 2, spellcheck: "false", placeholder: "another text, or nothing for the same" });
   field.value = second;
   menu.addEventListener("change", () => go({ other: menu.value }, true));
   place.append(
     textForm({
-      text, label: "Text to read", verb: "Compare", send: (value) => go({ text: value, text2: field.value, other: menu.value }, true),
+      text,
+      label: "Text to read",
+      verb: "Compare",
+      send: (value) => go({ text: value, text2: field.value, other: menu.value }, true),
       more: [el("label", {}, `${run.id} against `, menu), el("label", { class: "wide" }, "that reads ", field)],
     }),
   );
@@ -33,17 +42,30 @@ export async function show({ place, params, run, runs, go, signal }) {
       { class: "cards" },
       card(number(one.bits_per_byte), `bits per byte, ${names[0]}`),
       card(number(two.bits_per_byte), `bits per byte, ${names[1]}`),
-      card(minus(`${gain > 0 ? "\u2212" : "+"}${number(Math.abs(gain))}`), `${names[1]} against ${names[0]}`, one.comparable && two.comparable ? null : "not comparable: a tokenizer loses text"),
+      card(
+        minus(`${gain > 0 ? "\u2212" : "+"}${number(Math.abs(gain))}`),
+        `${names[1]} against ${names[0]}`,
+        one.comparable && two.comparable ? null : "not comparable: a tokenizer loses text",
+      ),
     ),
   );
   if (isSame) place.append(difference(one, two, names));
-  place.append(el("div", { class: "twice" }, [one, two].map((result, n) => section(names[n], null, reading(result, names[n]), figures(result)))));
+  place.append(
+    el(
+      "div",
+      { class: "twice" },
+      [one, two].map((result, n) => section(names[n], null, reading(result, names[n]), figures(result))),
+    ),
+  );
 }
 
 function reading(result, name) {
   const { positions } = result;
   return tokenList({
-    tokens: positions, label: `Tokens as ${name} reads them`, choose: () => {}, shade: (n) => surprise(positions[n].nats),
+    tokens: positions,
+    label: `Tokens as ${name} reads them`,
+    choose: () => {},
+    shade: (n) => surprise(positions[n].nats),
     describe: (n) => `${percent(positions[n].probability)}, ${bits(positions[n].nats).toFixed(1)} bits`,
   });
 }
@@ -75,11 +97,21 @@ export function commonPieces(one, two) {
 function difference(one, two, names) {
   const pieces = commonPieces(one.positions, two.positions);
   const gain = pieces.map((piece) => bits(piece.one - piece.two));
-  const words = (n) => `${names[0]} ${bits(pieces[n].one).toFixed(1)} bits, ${names[1]} ${bits(pieces[n].two).toFixed(1)} bits`;
+  const words = (n) =>
+    `${names[0]} ${bits(pieces[n].one).toFixed(1)} bits, ${names[1]} ${bits(pieces[n].two).toFixed(1)} bits`;
   const told = el("p", { class: "note", role: "status" }, "Choose a token for its two surprises.");
   const list = tokenList({
-    tokens: pieces, label: "The text, coloured by the difference", choose: (n) => told.replaceChildren(words(n)), describe: words,
+    tokens: pieces,
+    label: "The text, coloured by the difference",
+    choose: (n) => told.replaceChildren(words(n)),
+    describe: words,
     shade: (n) => ({ kind: gain[n] > 0 ? "cool" : "heat", share: Math.min(1, Math.abs(gain[n]) / FULL) }),
   });
-  return section("The difference", null, list, legend(["cool most", `${names[1]} reads it better`], ["heat most", `${names[0]} reads it better`]), told);
+  return section(
+    "The difference",
+    null,
+    list,
+    legend(["cool most", `${names[1]} reads it better`], ["heat most", `${names[0]} reads it better`]),
+    told,
+  );
 }

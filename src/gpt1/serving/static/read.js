@@ -3,34 +3,21 @@
 import { ask } from "./api.js";
 import { tokenBars } from "./bars.js";
 import { lineChart } from "./chart.js";
-import { card, count, el, minus, number, percent, problem, scientific, section } from "./dom.js";
+import { card, count, el, minus, number, percent, scientific, section } from "./dom.js";
+import { SAMPLE, textForm } from "./form.js";
 import { alone, bits, inText, legend, surprise, tokenList } from "./tokens.js";
 
 export const title = "Read";
-export const about = "At each position the model gives every token of its vocabulary a probability for being the next one. What really comes next shows how well it reads.";
-export const SAMPLE = "Once upon a time there was a little girl who lived with her mother in a small house near the forest. One morning her mother gave her a basket of bread and said: take this to your grandmother, and do not speak to strangers on the way.";
+export const about =
+  "At each position the model gives every token of its vocabulary a probability for being the next one. What really comes next shows how well it reads.";
 const TOP = 10;
-const MOST = 200_000; // characters that a browser keeps in an address
 const WINDOWS_SHOWN = 24;
-
-/** A form for one text; Ctrl+Enter sends it. */
-export function textForm({ text, label, verb, more = [], send }) {
-  const field = el("textarea", { rows: 3, spellcheck: "false", required: true, "aria-label": label });
-  field.value = text;
-  const told = el("div");
-  const submit = (event) => {
-    event.preventDefault();
-    const { length } = field.value;
-    if (length <= MOST) send(field.value);
-    else told.replaceChildren(problem(new Error(`The text has ${length.toLocaleString("en")} characters; at most ${MOST.toLocaleString("en")} fit into an address of this page.`)));
-  };
-  field.addEventListener("keydown", (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && submit(event));
-  return el("form", { class: "ask", on: { submit } }, field, more, el("button", { title: "Ctrl+Enter" }, verb), told);
-}
 
 export async function show({ place, params, run, go, signal }) {
   const text = params.get("text") ?? SAMPLE;
-  place.append(textForm({ text, label: "Text to read", verb: "Read", send: (value) => go({ text: value, at: null }, true) }));
+  place.append(
+    textForm({ text, label: "Text to read", verb: "Read", send: (value) => go({ text: value, at: null }, true) }),
+  );
   const found = place.appendChild(el("div", { "aria-busy": "true" }, el("p", { class: "note" }, "Reading.")));
   const result = await explain(run, text, signal).catch((error) => {
     found.replaceChildren();
@@ -42,12 +29,17 @@ export async function show({ place, params, run, go, signal }) {
   const at = Math.min(positions.length - 1, Math.max(0, Number(params.get("at") ?? mostSurprising(positions)) || 0));
   const choose = (n) => {
     panel.replaceChildren(...distribution(positions, n));
-    product.replaceChildren(...running(result, n, (m) => list.select(Math.min(positions.length - 1, Math.max(0, Math.round(m))), true)));
+    product.replaceChildren(
+      ...running(result, n, (m) => list.select(Math.min(positions.length - 1, Math.max(0, Math.round(m))), true)),
+    );
     windows.replaceChildren(...windowStrips(result, n));
     go({ at: n });
   };
   const list = tokenList({
-    tokens: positions, label: "Tokens of the text", chosen: at, choose,
+    tokens: positions,
+    label: "Tokens of the text",
+    chosen: at,
+    choose,
     shade: (n) => surprise(positions[n].nats),
     describe: (n) => `${percent(positions[n].probability)}, ${bits(positions[n].nats).toFixed(1)} bits`,
   });
@@ -56,10 +48,19 @@ export async function show({ place, params, run, go, signal }) {
     el(
       "div",
       { class: "beside" },
-      section("The text, token by token", "Choose a token, by a click or with the arrow keys.", list, legend(["heat least", "expected"], ["heat half", "6 bits"], ["heat most", "12 bits of surprise, or more"])),
+      section(
+        "The text, token by token",
+        "Choose a token, by a click or with the arrow keys.",
+        list,
+        legend(["heat least", "expected"], ["heat half", "6 bits"], ["heat most", "12 bits of surprise, or more"]),
+      ),
       panel,
     ),
-    section("A product that underflows, a sum that does not", "The probability of the whole text is the product of the probabilities of its tokens. It soon becomes smaller than any number that float32 can hold, so the logarithms are added instead.", product),
+    section(
+      "A product that underflows, a sum that does not",
+      "The probability of the whole text is the product of the probabilities of its tokens. It soon becomes smaller than any number that float32 can hold, so the logarithms are added instead.",
+      product,
+    ),
     section(`Windows of ${result.context.toLocaleString("en")} tokens`, windowWords(result), windows),
   );
   choose(at);
@@ -85,7 +86,11 @@ export function figures(result) {
     { class: "cards" },
     card(number(result.nats_per_token), "loss, nats per token", "mean of \u2212log p"),
     card(number(result.perplexity), "perplexity", "e to the loss"),
-    card(number(result.bits_per_byte), "bits per byte", result.comparable ? "comparable between tokenizers" : "not comparable: this tokenizer loses text"),
+    card(
+      number(result.bits_per_byte),
+      "bits per byte",
+      result.comparable ? "comparable between tokenizers" : "not comparable: this tokenizer loses text",
+    ),
     card(result.tokens.toLocaleString("en"), "tokens", `of ${count(result.bytes, "byte")}, [end] included`),
   );
 }
@@ -93,14 +98,27 @@ export function figures(result) {
 /** What the model expected at position n, and what came. */
 function distribution(positions, n) {
   const position = positions[n];
-  const before = positions.slice(Math.max(0, n - 8), n).map(inText).join("");
+  const before = positions
+    .slice(Math.max(0, n - 8), n)
+    .map(inText)
+    .join("");
   const isListed = position.alternatives.some((piece) => piece.id === position.id);
   const shown = isListed ? position.alternatives : [...position.alternatives, position];
   return [
     el("h2", {}, "What may come next"),
-    el("p", { class: "after" }, n ? [n > 8 && "\u2026", el("q", {}, before), " \u2192 ", el("b", { class: "chip" }, alone(position))] : ["At the start \u2192 ", el("b", { class: "chip" }, alone(position))]),
+    el(
+      "p",
+      { class: "after" },
+      n
+        ? [n > 8 && "\u2026", el("q", {}, before), " \u2192 ", el("b", { class: "chip" }, alone(position))]
+        : ["At the start \u2192 ", el("b", { class: "chip" }, alone(position))],
+    ),
     tokenBars(shown, { label: "Most probable tokens here", marked: position.id }),
-    el("p", { class: "note" }, `The actual token has rank ${position.rank.toLocaleString("en")}: \u2212log\u2082 ${percent(position.probability)} is ${bits(position.nats).toFixed(1)} bits of surprise.`),
+    el(
+      "p",
+      { class: "note" },
+      `The actual token has rank ${position.rank.toLocaleString("en")}: \u2212log\u2082 ${percent(position.probability)} is ${bits(position.nats).toFixed(1)} bits of surprise.`,
+    ),
   ];
 }
 
@@ -112,17 +130,43 @@ function running(result, n, choose) {
   const { product, sum } = positions[n];
   const isZero = zeroAt != null && n >= zeroAt;
   const line = (name, parts, sign, value, kind) =>
-    el("div", {}, el("dt", {}, name), el("dd", {}, el("span", {}, `${dots}${n > 2 ? `${sign} ` : ""}${parts.join(` ${sign} `)} = `), el("b", { class: kind }, value)));
+    el(
+      "div",
+      {},
+      el("dt", {}, name),
+      el(
+        "dd",
+        {},
+        el("span", {}, `${dots}${n > 2 ? `${sign} ` : ""}${parts.join(` ${sign} `)} = `),
+        el("b", { class: kind }, value),
+      ),
+    );
   return [
     el(
       "dl",
       { class: "running" },
-      line("P, in float32", last.map((p) => percent(p.probability)), "\u00d7", isZero ? "0" : scientific(product), isZero && "zero"),
-      line("log P", last.map((p) => `(${minus((-p.nats).toFixed(2))})`), "+", minus(sum.toFixed(2)), null),
+      line(
+        "P, in float32",
+        last.map((p) => percent(p.probability)),
+        "\u00d7",
+        isZero ? "0" : scientific(product),
+        isZero && "zero",
+      ),
+      line(
+        "log P",
+        last.map((p) => `(${minus((-p.nats).toFixed(2))})`),
+        "+",
+        minus(sum.toFixed(2)),
+        null,
+      ),
     ),
     zeroAt == null
       ? el("p", { class: "note" }, "This text is short enough for the product to stay above 1.4e\u221245.")
-      : el("p", { class: "note" }, `At token ${zeroAt} the product falls below 1.4e\u221245 and is 0 from there on, as if the text were impossible. The sum goes on.`),
+      : el(
+          "p",
+          { class: "note" },
+          `At token ${zeroAt} the product falls below 1.4e\u221245 and is 0 from there on, as if the text were impossible. The sum goes on.`,
+        ),
     lineChart(
       {
         "sum of log p": positions.map((p) => [p.position, p.sum]),
@@ -134,17 +178,28 @@ function running(result, n, choose) {
 }
 
 function windowWords(result) {
-  if (result.windows.length < 2) return `The model reads at most ${result.context.toLocaleString("en")} tokens at once; this text fits into one window. Paste a longer one to see more.`;
+  if (result.windows.length < 2)
+    return `The model reads at most ${result.context.toLocaleString("en")} tokens at once; this text fits into one window. Paste a longer one to see more.`;
   return "A longer text is read in windows half a context apart. Each predicts (dark) only the tokens that the one before did not, from those it reads (pale), so that every token is predicted once and all but the first with at least half a context before them.";
 }
 
 function windowStrips(result, n) {
-  const strip = (kind, start, stop) => el("i", { class: kind, vars: { l: `${(100 * start) / result.tokens}%`, w: `${(100 * (stop - start)) / result.tokens}%` } });
+  const strip = (kind, start, stop) =>
+    el("i", {
+      class: kind,
+      vars: { l: `${(100 * start) / result.tokens}%`, w: `${(100 * (stop - start)) / result.tokens}%` },
+    });
   const rows = result.windows.slice(0, WINDOWS_SHOWN).map((window, number) => {
     const [first, stop] = window.predicts;
     const isHere = first <= n && n < stop;
     const words = `Window ${number + 1} reads tokens ${window.start} to ${window.stop - 1} and predicts ${first} to ${stop - 1}${isHere ? "; the chosen token is one of them" : ""}`;
-    return el("div", { class: `window ${isHere ? "here" : ""}`, role: "img", "aria-label": words, title: words }, strip("sees", window.start, window.stop), strip("predicts", first, stop), strip("at", n, n + 1));
+    return el(
+      "div",
+      { class: `window ${isHere ? "here" : ""}`, role: "img", "aria-label": words, title: words },
+      strip("sees", window.start, window.stop),
+      strip("predicts", first, stop),
+      strip("at", n, n + 1),
+    );
   });
   const left = result.windows.length - rows.length;
   return [...rows, left > 0 && el("p", { class: "note" }, `and ${count(left, "more window")}`)].filter(Boolean);

@@ -26,29 +26,67 @@ export function stageTable({ candidates, kept, drawn }, { chosen, pick }) {
     const value = one[step];
     const isScore = step === "logit" || step === "scaled";
     const text = value === null ? "\u2013" : isScore ? minus(value.toFixed(1)) : percent(value);
-    return el("td", { class: !isScore && value === 0 ? "dropped" : isScore ? "z" : "", vars: { w: `${100 * width[step](one)}%` } }, el("i"), text);
+    return el(
+      "td",
+      { class: !isScore && value === 0 ? "dropped" : isScore ? "z" : "", vars: { w: `${100 * width[step](one)}%` } },
+      el("i"),
+      text,
+    );
   };
   const rows = candidates.map((one) => {
     const marks = [one.id === drawn && "drawn", one.id === chosen && "chosen"].filter(Boolean);
     const words = marks.length ? ` (${marks.join(", ")})` : "";
     const button = el(
       "button",
-      { type: "button", class: `chip ${one.special ? "special" : ""}`, "aria-label": `Go on with ${alone(one)}${words}, ${percent(one.top_p)}`, on: { click: () => pick(one) } },
+      {
+        type: "button",
+        class: `chip ${one.special ? "special" : ""}`,
+        "aria-label": `Go on with ${alone(one)}${words}, ${percent(one.top_p)}`,
+        on: { click: () => pick(one) },
+      },
       alone(one),
     );
-    return el("tr", { class: marks.join(" ") }, el("th", { scope: "row" }, button), STEPS.map(([step]) => cell(one, step)));
+    return el(
+      "tr",
+      { class: marks.join(" ") },
+      el("th", { scope: "row" }, button),
+      STEPS.map(([step]) => cell(one, step)),
+    );
   });
   const rest = (step) => Math.max(0, 1 - candidates.reduce((sum, one) => sum + one[step], 0));
   return el(
     "table",
     { class: "stages", "aria-label": "The way from scores to the draw" },
-    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "token"), STEPS.map(([, name, words]) => el("th", { scope: "col", title: words }, name)))),
+    el(
+      "thead",
+      {},
+      el(
+        "tr",
+        {},
+        el("th", { scope: "col" }, "token"),
+        STEPS.map(([, name, words]) => el("th", { scope: "col", title: words }, name)),
+      ),
+    ),
     el(
       "tbody",
       {},
       rows,
-      el("tr", { class: "others" }, el("th", { scope: "row" }, "all others"), el("td"), el("td"), STEPS.slice(2).map(([step]) => el("td", {}, percent(rest(step))))),
-      el("tr", { class: "others" }, el("th", { scope: "row" }, "tokens kept"), el("td"), el("td"), STEPS.slice(2).map(([step]) => el("td", {}, kept[step].toLocaleString("en")))),
+      el(
+        "tr",
+        { class: "others" },
+        el("th", { scope: "row" }, "all others"),
+        el("td"),
+        el("td"),
+        STEPS.slice(2).map(([step]) => el("td", {}, percent(rest(step)))),
+      ),
+      el(
+        "tr",
+        { class: "others" },
+        el("th", { scope: "row" }, "tokens kept"),
+        el("td"),
+        el("td"),
+        STEPS.slice(2).map(([step]) => el("td", {}, kept[step].toLocaleString("en"))),
+      ),
     ),
   );
 }

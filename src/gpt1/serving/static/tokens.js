@@ -34,9 +34,13 @@ export function tokenList({ tokens, label, shade = () => null, describe = () => 
     return el(
       "span",
       {
-        class: ["token", ...kind].filter(Boolean).join(" "), role: "option", tabindex: n === Math.max(0, chosen) ? 0 : -1,
-        "aria-selected": String(n === chosen), "aria-label": `${alone(piece)}${describe(n) && `, ${describe(n)}`}`,
-        title: describe(n) || null, vars: colour ? { s: `${(100 * colour.share).toFixed(1)}%` } : {},
+        class: ["token", ...kind].filter(Boolean).join(" "),
+        role: "option",
+        tabindex: n === Math.max(0, chosen) ? 0 : -1,
+        "aria-selected": String(n === chosen),
+        "aria-label": `${alone(piece)}${describe(n) && `, ${describe(n)}`}`,
+        title: describe(n) || null,
+        vars: colour ? { s: `${(100 * colour.share).toFixed(1)}%` } : {},
       },
       inText(piece),
     );
@@ -49,14 +53,27 @@ export function tokenList({ tokens, label, shade = () => null, describe = () => 
     if (focus) options[n].focus();
     choose(n);
   };
-  const list = el("div", { class: "tokens", role: "listbox", "aria-label": label, "aria-orientation": "horizontal" }, options.map((option, n) => [option, /\\n$/.test(tokens[n].token) && el("br", { role: "presentation" })]));
+  const list = el(
+    "div",
+    { class: "tokens", role: "listbox", "aria-label": label, "aria-orientation": "horizontal" },
+    options.map((option, n) => [option, /\\n$/.test(tokens[n].token) && el("br", { role: "presentation" })]),
+  );
   list.addEventListener("click", (event) => {
     const n = options.indexOf(event.target.closest("[role=option]"));
     if (n >= 0) select(n, true);
   });
   list.addEventListener("keydown", (event) => {
     const now = options.indexOf(document.activeElement);
-    const to = { ArrowRight: now + 1, ArrowLeft: now - 1, ArrowDown: below(options, now, 1), ArrowUp: below(options, now, -1), Home: 0, End: options.length - 1, Enter: now, " ": now }[event.key];
+    const to = {
+      ArrowRight: now + 1,
+      ArrowLeft: now - 1,
+      ArrowDown: below(options, now, 1),
+      ArrowUp: below(options, now, -1),
+      Home: 0,
+      End: options.length - 1,
+      Enter: now,
+      " ": now,
+    }[event.key];
     if (now < 0 || to === undefined) return;
     event.preventDefault();
     select(Math.min(options.length - 1, Math.max(0, to)), true);
@@ -83,5 +100,9 @@ function below(options, n, direction) {
 
 /** What the colours mean. */
 export function legend(...entries) {
-  return el("p", { class: "legend" }, entries.map(([kind, words]) => el("span", {}, el("i", { class: kind }), words)));
+  return el(
+    "p",
+    { class: "legend" },
+    entries.map(([kind, words]) => el("span", {}, el("i", { class: kind }), words)),
+  );
 }
