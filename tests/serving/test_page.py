@@ -181,6 +181,11 @@ def test_curves_grow(books: Path, server: Running) -> None:
             file.flush()
             found = server.http.get("/v1/models/books/curves").json()
             assert (found["steps"], len(found["curves"]["lm"]), found["lm_coef"]) == (step, step, None)
+    (books / log.NAME).write_text("{}\n")
+    damaged = server.http.get("/v1/models/books/curves")
+    assert damaged.status_code == 500
+    assert "metrics.jsonl of books is damaged" in damaged.json()["error"]["message"]
+    assert str(books.parent) not in damaged.text
     (books / log.NAME).unlink()
     assert server.http.get("/v1/models/..%2fbooks/curves").status_code == 404
 

@@ -241,6 +241,24 @@ def test_compare(visit: Visit) -> None:
     assert page.locator(".tokens").count() == 2
 
 
+PIECES: list[tuple[list[str], list[str], list[tuple[str, int, int]] | None]] = [
+    (["Once", " upon", " a"], ["O", "nce", " ", "up", "on a"], [("Once", 1, 6), (" upon a", 5, 9)]),
+    (["a", " ", " b"], ["a", "  b"], [("a ", 3, 1), (" b", 3, 2)]),
+    (["once</w>", "upon</w>"], ["Once", " upon"], [("once ", 1, 1), ("upon ", 2, 2)]),
+    (["once</w>"], ["Once", "\\n"], None),
+]
+
+
+@pytest.mark.parametrize(("one", "two", "wanted"), PIECES, ids=range(len(PIECES)))
+def test_two_tokenizations_are_matched(visit: Visit, one: list[str], two: list[str], wanted: Any) -> None:
+    """The surprise of a piece is the sum of those of its tokens, which are 1, 2, 3, ... here."""
+    page = visit.go("#/compare", "h1")
+    sides = [[{"token": token, "nats": n} for n, token in enumerate(side, 1)] for side in (one, two)]
+    match = "async ([one, two]) => (await import('/page/compare.js')).commonPieces(one, two)"
+    found = page.evaluate(match, sides)
+    assert (found and [(piece["token"], piece["one"], piece["two"]) for piece in found]) == wanted
+
+
 def test_train_lives(visit: Visit, tuned: dict[str, Path]) -> None:
     page = visit.go(VIEWS["train"])
     headings = names(page.locator("h2"))

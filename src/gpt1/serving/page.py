@@ -12,6 +12,7 @@ import torch
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from gpt1.errors import UserError
 from gpt1.model.attention_weights import attention_weights
 from gpt1.model.sampling import Sampling, draw, probabilities
 from gpt1.pages.charts import thinned
@@ -114,7 +115,10 @@ class PageRoutes:
         served = find_model(self.models, model)
         path = served.folder / log.NAME
         stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else (0, 0)
-        measured = await asyncio.to_thread(read_curves, served.folder, served.run.metadata.lm_coef, stamp)
+        try:
+            measured = await asyncio.to_thread(read_curves, served.folder, served.run.metadata.lm_coef, stamp)
+        except UserError:  # it names a path, which is nothing for a client
+            raise ApiError(500, f"{log.NAME} of {model} is damaged; `gpt1 report` says where") from None
         return JSONResponse({"model": model, "lm_coef": served.run.metadata.lm_coef} | measured)
 
     async def _compute(self, request: Request, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -62,7 +62,7 @@ async function draw() {
   if (isNew) main.focus(); // the link that led here is drawn anew
   if (!run) {
     const names = runs.map((one) => one.id).join(", ");
-    main.append(problem(new Error(`No run of the name ${params.get("run")} is served here; there are ${names}.`)));
+    main.append(problem({ message: `No run of the name ${params.get("run")} is served here; there are ${names}.` }));
     return;
   }
   menu.value = run.id;
@@ -104,19 +104,21 @@ async function start() {
     else main.replaceChildren(el("h1", {}, "gpt1"), problem(error));
     return;
   }
-  const kinds = Map.groupBy(runs, (one) => one.task ?? "pre-trained");
-  menu.replaceChildren(
-    ...[...kinds].map(([label, ones]) =>
-      el(
-        "optgroup",
-        { label },
-        ones.map((one) => el("option", { value: one.id }, one.id)),
-      ),
-    ),
-  );
+  const groups = {};
+  for (const one of runs) (groups[one.task ?? "pre-trained"] ??= []).push(el("option", { value: one.id }, one.id));
+  menu.replaceChildren(...Object.entries(groups).map(([label, options]) => el("optgroup", { label }, options)));
   draw();
 }
 
+/** Say that something failed that should not have. */
+function failed({ error, reason }) {
+  const cause = error ?? reason;
+  if (cause?.name !== "AbortError")
+    main.append(problem({ message: `This page has failed: ${cause?.message ?? cause}.` }));
+}
+
+window.addEventListener("error", failed);
+window.addEventListener("unhandledrejection", failed);
 menu.addEventListener("change", () => goTo(address()[0], { run: menu.value, at: null, path: null }, true));
 document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault(); // what follows # is the view

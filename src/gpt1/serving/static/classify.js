@@ -2,12 +2,12 @@
 
 import { ask } from "./api.js";
 import { signedBars } from "./bars.js";
-import { card, el, number, percent, section, svg } from "./dom.js";
+import { card, el, number, percent, section, svg, wyh } from "./dom.js";
 import { alone, inText, legend } from "./tokens.js";
 
 export const title = "Classify";
 export const about =
-  "The input is written as one sequence between special tokens. The hidden state at the last one, extract, times W_y, gives the scores.";
+  "The input is written as one sequence between special tokens. A linear layer on the hidden state at the last one, extract, gives the scores.";
 
 export async function show({ place, params, run, runs, go, signal }) {
   if (!run.task) {
@@ -90,7 +90,7 @@ function sequences(found) {
           ),
         ),
       ),
-      el("p", { class: "note" }, `h at extract, ${h.length} numbers; W_y h = ${scores.map(number).join(", ")}`),
+      el("p", { class: "note" }, [`h at extract, ${h.length} numbers; `, wyh(), ` = ${scores.map(number).join(", ")}`]),
       hidden(h),
     ]),
   );
@@ -108,17 +108,18 @@ function hidden(h) {
 
 function outputs(found) {
   if (found.outputs[0].probability == null)
-    return section(
-      "The number",
-      `W_y h is ${number(found.outputs[0].score)}, in standard deviations from the mean of the training rows.`,
-    );
-  const bar = (name, p, kind) =>
+    return section("The number", [
+      wyh(),
+      ` is ${number(found.outputs[0].score)}, in standard deviations from the mean of the training rows.`,
+    ]);
+  const largest = Math.max(...found.outputs.map((one) => Math.abs(one.score))) || 1;
+  const bar = (name, share, text, kind) =>
     el(
       "div",
       { class: `row ${kind}` },
       el("span", {}, name),
-      el("i", { vars: { w: `${100 * p}%` } }),
-      el("span", {}, percent(p)),
+      el("i", { vars: { w: `${100 * share}%` } }),
+      el("span", {}, text),
     );
   const rows = [...found.outputs].sort((a, b) => b.probability - a.probability).slice(0, 20);
   const how =
@@ -137,14 +138,11 @@ function outputs(found) {
         el(
           "li",
           {},
-          el(
-            "p",
-            {},
-            el("b", {}, found.task === "multiple-choice" ? label(found, one.name) : one.name),
-            el("span", { class: "score" }, ` W_y h = ${number(one.score)}`),
-          ),
-          bar(found.words_weight ? "both" : "the model", one.probability, ""),
-          one.words_probability != null && bar("words alone", one.words_probability, "words"),
+          el("p", {}, el("b", {}, found.task === "multiple-choice" ? label(found, one.name) : one.name)),
+          bar(wyh(), Math.abs(one.score) / largest, number(one.score), one.score < 0 ? "against" : "score"),
+          bar(found.words_weight ? "both" : "probability", one.probability, percent(one.probability), ""),
+          one.words_probability != null &&
+            bar("words alone", one.words_probability, percent(one.words_probability), "words"),
         ),
       ),
     ),

@@ -29,7 +29,10 @@ export async function show({ place, params, run, runs, go, signal }) {
       label: "Text to read",
       verb: "Compare",
       send: (value) => go({ text: value, text2: field.value, other: menu.value }, true),
-      more: [el("label", {}, `${run.id} against `, menu), el("label", { class: "wide" }, "that reads ", field)],
+      more: [
+        el("label", { class: "wide" }, `${run.id} against `, menu),
+        el("label", { class: "wide" }, "that reads ", field),
+      ],
     }),
   );
   const [one, two] = [await explain(run, text, signal), await explain(other, second || text, signal)];
@@ -70,32 +73,38 @@ function reading(result, name) {
   });
 }
 
-/** The text in the smallest pieces at whose ends both tokenizations have a border, with the surprise of each. */
+/**
+ * The text in the smallest pieces at whose ends both tokenizations have a border, with the surprise of each; null if they
+ * do not spell the same text. Spaces do not count, since some tokenizers lose them.
+ */
 export function commonPieces(one, two) {
+  const size = (piece) => inText(piece).replace(/\s/g, "").length;
+  const isBlank = (piece) => piece && size(piece) === 0; // belongs to what stands before it
   const found = [];
-  const ends = { one: "", two: "" };
   let piece = { token: "", one: 0, two: 0 };
-  let [i, j] = [0, 0];
+  let [i, j, ahead] = [0, 0, 0]; // ahead: by how many characters the first one is further on
   while (i < one.length || j < two.length) {
-    if (j >= two.length || (i < one.length && ends.one.length <= ends.two.length)) {
-      ends.one += inText(one[i]);
+    if (j >= two.length || (i < one.length && (ahead < 0 || (ahead === 0 && !(j && isBlank(two[j])))))) {
+      ahead += size(one[i]);
       piece.one += one[i].nats;
-      piece.special ??= one[i].special;
-      piece.token += one[i++].token;
+      piece.token += one[i].special ? "" : inText(one[i]);
+      piece.special = one[i++].special;
     } else {
-      ends.two += inText(two[j]);
+      ahead -= size(two[j]);
       piece.two += two[j++].nats;
     }
-    if (ends.one.length === ends.two.length && i && j) {
+    if (ahead === 0 && i && j && !isBlank(one[i]) && !isBlank(two[j])) {
       found.push(piece);
       piece = { token: "", one: 0, two: 0 };
     }
   }
-  return piece.token ? [...found, piece] : found;
+  return ahead === 0 ? found : null;
 }
 
 function difference(one, two, names) {
   const pieces = commonPieces(one.positions, two.positions);
+  if (!pieces)
+    return el("p", { class: "note" }, "These tokenizers do not spell the text alike, so its tokens cannot be matched.");
   const gain = pieces.map((piece) => bits(piece.one - piece.two));
   const words = (n) =>
     `${names[0]} ${bits(pieces[n].one).toFixed(1)} bits, ${names[1]} ${bits(pieces[n].two).toFixed(1)} bits`;

@@ -57,6 +57,11 @@ export function minus(text) {
   return text.replace(/-/g, "\u2212");
 }
 
+/** W_y h, the scores of the linear layer. */
+export function wyh() {
+  return el("i", {}, "W", el("sub", {}, "y"), "h");
+}
+
 export function count(n, one, many = `${one}s`) {
   return `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
 }
