@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -82,6 +84,23 @@ def hard_lines() -> list[str]:
         "ﬁ ＡＢＣ　ｄ &amp; &lt;b&gt; â€™", "x" * 5000, "ab1" * 400, "=" * 300, "<unk> <|end|> cat</w> </w> <unk>",
         "U.S. Mr. Smith's e.g. 3.14 $5 10%", "cannot gonna we'll 'tis o'clock I'm", "http://a.b/c?d=e&f me@example.org",
     ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """An installed Chromium; the test is skipped where there is none. Driven by module, since it occupies asyncio."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    if path is None:
+        pytest.skip("no Chromium is installed")
+    with playwright.sync_playwright() as driver:
+        try:
+            # Chromium's sandbox needs rights that root in a container lacks; the pages are our own.
+            browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        except playwright.Error as error:
+            pytest.skip(f"{path} does not start: {error}")
+        yield browser
+        browser.close()
 
 
 def save_random_run(folder: Path, texts: list[str], vocabulary: int, model: Model) -> Path:

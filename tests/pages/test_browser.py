@@ -4,8 +4,6 @@ Needs an installed Chromium; nothing is downloaded. axe-core checks contrast, na
 """
 
 import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +30,6 @@ LABELS = """() => [...document.querySelectorAll("svg text")].map(text => {
 # Boxes that scroll sideways although the page has room beside them.
 CUT = """() => [...document.querySelectorAll(".wide")].filter(box =>
     box.scrollWidth > box.clientWidth && box.clientWidth < document.querySelector("main").clientWidth).length"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-    if path is None:
-        pytest.skip("no Chromium is installed")
-    with playwright.sync_playwright() as driver:
-        try:
-            # Chromium's sandbox needs rights that root in a container lacks; these pages are our own.
-            browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        except playwright.Error as error:
-            pytest.skip(f"{path} does not start: {error}")
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

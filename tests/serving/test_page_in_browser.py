@@ -5,7 +5,6 @@ pictures of the documentation again, of the starter model or another GPT1_RUN.
 """
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,21 +51,6 @@ def served(books: Path, tuned: dict[str, Path]) -> Iterator[Running]:
         file.add(39, sample="Once <b>upon</b>")
     with running(*folders) as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-    if path is None:
-        pytest.skip("no Chromium is installed")
-    with playwright.sync_playwright() as driver:
-        try:
-            # Chromium's sandbox needs rights that root in a container lacks; this page is our own.
-            browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        except playwright.Error as error:
-            pytest.skip(f"{path} does not start: {error}")
-        yield browser
-        browser.close()
 
 
 class Visit:
@@ -323,6 +307,7 @@ def test_a_server_with_a_token(browser: Any, books: Path) -> None:
         visit = Visit(browser, server.url)
         page = visit.go(VIEWS["read"], "input[type=password]")
         for token, wanted in (("wrong", "input[type=password]"), ("s3cret", ".panel .row")):
+            playwright.expect(page.get_by_label("Token")).to_have_value("")  # else the form is still the one before
             page.get_by_label("Token").fill(token)
             page.get_by_role("button", name="Open").click()
             page.wait_for_selector(wanted)

@@ -40,6 +40,7 @@ from gpt1.run_folder.places import read_ablation
 from gpt1.storage import write_json
 from gpt1.tasks.metrics import over_seeds
 from gpt1.tasks.rows import LabelledRows, check_labels, read_labelled_rows, warn_of_overlap
+from gpt1.training import checkpoint
 from gpt1.training.device import out_of_memory, setup_device
 
 # Settings that may change when a table is continued: those that add models, and names of files, which are
@@ -220,7 +221,7 @@ def _resumable(kept: _KeptTable) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        if folder is None or not any(folder.rglob("step-*.safetensors")):
+        if folder is None or not checkpoint.any_within(folder):
             raise
         kept.write()  # says what the states are of
         raise KeyboardInterrupt(f"{stop or 'stopped'}; the same command continues from there") from None

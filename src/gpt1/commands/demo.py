@@ -27,7 +27,7 @@ from gpt1.results import Result
 from gpt1.storage import atomic, write_json, write_text
 
 CLASSES, TRAIN, TEST, SEEDS = 6, 16, 60, 3
-# Docstrings with a pair of sentences, each of which gives two questions.
+# Docstrings that give a pair of sentences; each pair makes two questions.
 ENDINGS_TRAIN, ENDINGS_TEST = 300, 150
 PROMPT = "Return the"
 # What is compared, in the order of the table. Words alone are fitted beside every model.

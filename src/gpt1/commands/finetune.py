@@ -29,6 +29,7 @@ from gpt1.run_folder.metadata import STOPPED, FinetuningData, RunMetadata, read_
 from gpt1.run_folder.places import check_finetuned_place
 from gpt1.run_folder.shape import read_shape
 from gpt1.tasks.metrics import ChoiceMetrics, ClassificationMetrics, LabelSetMetrics, ScoreMetrics, words_rows
+from gpt1.training import checkpoint
 from gpt1.training.device import out_of_memory, setup_device
 from gpt1.training.loop import Diverged
 from gpt1.training.trackers import Tracking, check_trackers
@@ -187,11 +188,7 @@ def _is_done(settings: Finetune, inputs: dict[str, str]) -> bool:
 
 def _is_stopped(out: Path) -> bool:
     """Return whether a fine-tuning was stopped in this folder and left a state to continue from."""
-    return (out / STOPPED / BEGUN).exists() and _has_states(out / STOPPED)
-
-
-def _has_states(folder: Path) -> bool:
-    return any(folder.rglob("step-*.safetensors"))
+    return (out / STOPPED / BEGUN).exists() and checkpoint.any_within(out / STOPPED)
 
 
 @contextmanager
@@ -216,7 +213,7 @@ def _states(out: Path, record: Record, fresh: bool) -> Iterator[Path]:
         yield folder
     except BaseException as error:
         is_useless = isinstance(error, RunFailed) and not isinstance(error, Diverged)
-        is_over = is_useless or not _has_states(folder)
+        is_over = is_useless or not checkpoint.any_within(folder)
         if isinstance(error, KeyboardInterrupt) and not is_over:
             how = "the same command" + (" without `fresh`" if fresh else "")
             stopped = str(error).partition(";")[0] or "stopped"  # drop the advice in pre-training's message

@@ -25,7 +25,7 @@ def is_release(folder: Path) -> bool:
 
 
 def kind_of(source: str | Path) -> Literal["run", "openai", "huggingface"]:
-    """Return the kind of model in a folder. Raises UserError if there is none."""
+    """Return the kind of model in a folder. Raises UserError if it holds none."""
     folder = find_run(source)
     if not folder.is_dir():
         what = "this is a file; give the folder it is in" if folder.exists() else "no such folder"

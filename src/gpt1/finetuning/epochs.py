@@ -200,10 +200,7 @@ def train_epochs(
                 progress.step = update.step
                 for name, loss in update.losses.items():
                     progress.losses[name] = progress.losses.get(name, 0.0) + loss
-                measured = {"grad_norm": update.grad_norm, "tokens": update.tokens, "seconds": update.seconds}
-                if update.is_skipped:
-                    measured["skipped"] = True
-                log.add(update.step, **update.losses, **measured)
+                log.add(update.step, **update.losses, **update.measured)
                 losses = "  ".join(f"{name} {loss:.3f}" for name, loss in update.losses.items())
                 speed = f"{update.tokens / update.seconds:,.0f} tokens/s"
                 shown.update(task, completed=update.step, state=f"{losses}  {speed}")

@@ -37,7 +37,7 @@ LR_SHARE = 0.2
 MIN_UPDATES, WARMUP_SHARE = 20, 10
 # Runs of unknown recipe, as converted ones, follow the paper's from its width on.
 PAPER_WIDTH = 768
-# Fraction of the documents that is held out to measure the loss, and the least text of which it can be taken.
+# Fraction of the documents that is held out to measure the loss, and the least text, in characters, that is enough.
 VAL_FRACTION, MIN_CHARACTERS = 0.01, 200
 
 

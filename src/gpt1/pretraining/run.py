@@ -181,10 +181,7 @@ class PretrainingRun:
     def _log_update(self, report: StepReport) -> None:
         optim = self.settings.optim
         lr = optim.lr * learning_rate(report.step - 1, self.optimizer.steps, optim)
-        measured = {"grad_norm": report.grad_norm, "tokens": report.tokens, "seconds": report.seconds}
-        if report.is_skipped:
-            measured["skipped"] = True
-        self.log.add(report.step, lm=report.losses["lm"], lr=lr, **measured)
+        self.log.add(report.step, lm=report.losses["lm"], lr=lr, **report.measured)
 
 
 def build(settings: Pretrain, steps: int, device: torch.device, dtype: torch.dtype) -> tuple[LanguageModel, Optimizer]:

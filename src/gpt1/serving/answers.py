@@ -17,7 +17,7 @@ RETRY_AFTER = "1"
 
 
 def find_model(models: Mapping[str, ServedModel], name: str) -> ServedModel:
-    """Return a run by its name. Raises ApiError if there is none."""
+    """Return a run by its name. Raises ApiError for an unknown name."""
     if name not in models:
         known = ", ".join(models)
         raise ApiError(404, f"The model {name!r} does not exist; there are {known}", "model", "model_not_found")

@@ -49,7 +49,7 @@ def token_lists(texts: Text, name: str, model: ServedModel) -> list[list[int]]:
 
 
 class CompletionJob:
-    """A request for completions, its texts, and what is told of them."""
+    """A request for completions, its texts, and what is reported of them."""
 
     def __init__(self, request: CompletionRequest, model: ServedModel, limits: Limits) -> None:
         """Check a request and start its texts. Raises ApiError or UserError for what cannot be."""

@@ -52,7 +52,7 @@ class _Texts:
     """what has happened, for the event loop: pieces, then None; results; or an exception"""
     texts: list[Generation]
     stream: bool
-    """whether it is told of every step, or only of the end"""
+    """whether every step is reported, or only the end"""
     left: int
     """texts that have not ended"""
     is_cancelled: bool = False

@@ -21,13 +21,13 @@ from gpt1.serving.answers import answer, events, find_model
 from gpt1.serving.engine import Engine, Piece
 from gpt1.serving.errors import ApiError
 from gpt1.serving.models import ServedModel
-from gpt1.serving.schemas import Attention, AttentionRequest, Curves, GenerateRequest, NextRequest, NextToken
+from gpt1.serving.schemas import AttentionRequest, AttentionWeights, Curves, GenerateRequest, NextRequest, NextToken
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.training import log
 
 # Tokens whose attention is shown at a time: a matrix with more could not be read.
 ATTENDED = 128
-# The most probable tokens that are told of each generated one.
+# The most probable tokens that are sent with each generated one.
 ALTERNATIVES = 10
 # Measurements of each update, shown as curves.
 CURVES = ("lm", "task", "lr", "grad_norm")
@@ -48,7 +48,7 @@ class PageRoutes:
         get, post = self.router.get, self.router.post
         for path in FILES:
             get(path, include_in_schema=False)(self.file)
-        post("/v1/attention", response_model=Attention, tags=["gpt1"])(self.attention)
+        post("/v1/attention", response_model=AttentionWeights, tags=["gpt1"])(self.attention)
         post("/v1/next", response_model=NextToken, tags=["gpt1"])(self.next_token)
         stream: dict[int | str, dict[str, Any]] = {
             200: {"description": "Events, one for each token.", "content": {"text/event-stream": {"schema": {}}}}

@@ -167,7 +167,7 @@ class PieceOfText(BaseModel):
     """`end`, `pad`, `start`, `delimiter` or `extract`"""
 
 
-class Attention(BaseModel):
+class AttentionWeights(BaseModel):
     """What each token of a text looks at."""
 
     model: str

@@ -27,6 +27,7 @@ from gpt1.storage import atomic, open_tensors, save_file
 
 # Folder inside a run folder.
 FOLDER = "checkpoints"
+PATTERN = "step-*.safetensors"
 # Bytes that stay free on the disk, for the model and the log.
 MARGIN = 1 << 20
 
@@ -143,7 +144,12 @@ def clear(folder: Path) -> None:
 
 def states(folder: Path) -> list[Path]:
     """Return the files of a run's training states, oldest first."""
-    return sorted((folder / FOLDER).glob("step-*.safetensors"))
+    return sorted((folder / FOLDER).glob(PATTERN))
+
+
+def any_within(folder: Path) -> bool:
+    """Return whether a folder or any folder in it holds a training state."""
+    return any(folder.rglob(PATTERN))
 
 
 def latest(folder: Path) -> Path | None:

@@ -97,6 +97,12 @@ class StepReport:
         """Duration of the update."""
         return self.ended.since(self.started)
 
+    @property
+    def measured(self) -> dict[str, float]:
+        """What metrics.jsonl says of the update besides its losses: `skipped` only if it was."""
+        values = {"grad_norm": self.grad_norm, "tokens": self.tokens, "seconds": self.seconds}
+        return values | {"skipped": True} if self.is_skipped else values
+
 
 @dataclass
 class LoopState:

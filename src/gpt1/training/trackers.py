@@ -32,7 +32,7 @@ UPLOAD_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Tracking:
-    """Which trackers follow a training, and what they are told of it."""
+    """Which trackers follow a training, and what they are sent."""
 
     trackers: Sequence[TrackerName]
     run: Path
