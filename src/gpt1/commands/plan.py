@@ -100,9 +100,8 @@ def plan(settings: Plan) -> PlanResult:
     available = available_memory(device)
     with open_data(Path(settings.data)) if settings.data else nullcontext() as data, out_of_memory(REMEDY):
         chosen = resolve_defaults(settings, data)
-        train, val, tokenizer = _streams(data, chosen)
         if is_open(chosen):
-            chosen, why = fit_to_minutes(chosen, train, device, dtype)
+            chosen, why = fit_to_minutes(chosen, _streams(data, chosen)[0], device, dtype)
             say(why)
         parts = memory_parts(chosen, dtype)
         _check_memory(sum(parts.values()), available)
@@ -110,6 +109,7 @@ def plan(settings: Plan) -> PlanResult:
         chosen = replace(chosen, compile=resolve_compile(chosen.compile, is_long(chosen, steps), device))
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
+        train, val, tokenizer = _streams(data, chosen)
         model, optimizer = build(chosen, SCHEDULE_STEPS, device, dtype)
         speed = measure(model, optimizer, chosen, train, val, tokenizer, device, SECONDS)
         # Updates after a pause need more memory than those before it, as the heap has become fragmented; and in a run
