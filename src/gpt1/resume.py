@@ -87,13 +87,13 @@ class Record:
 
 
 @contextmanager
-def hold(place: str | Path, *, file: bool = False) -> Iterator[None]:
+def hold(place: str | Path, *, file: bool = False, wait: float = 0.0) -> Iterator[None]:
     """Lock a job's folder, creating it if necessary; a folder that is empty at the end is removed.
 
     Temporary files that a killed job left there are removed.
 
     With `file`, `place` is the single file that the job writes, and the lock is a hidden file beside it. If another
-    process holds the lock, raises UserError at once, naming the process, and changes nothing.
+    process holds the lock for more than `wait` seconds, raises UserError, naming the process, and changes nothing.
     """
     from filelock import FileLock, Timeout
 
@@ -103,7 +103,7 @@ def hold(place: str | Path, *, file: bool = False) -> Iterator[None]:
     created = [one for one in (folder, *folder.parents) if not one.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / (f".{place.name}{LOCK}" if file else LOCK)
-    lock = FileLock(path, blocking=False)
+    lock = FileLock(path, timeout=wait)
     try:
         lock.acquire()
     except Timeout:

@@ -22,6 +22,7 @@ from gpt1.console import plain_console, say, settings_as_flags
 from gpt1.errors import Gpt1Error, UserError, readable
 from gpt1.results import Result
 from gpt1.storage import UNENCODABLE
+from gpt1.training import parallel
 from gpt1.training.interrupt import sigterm_as_ctrl_c
 
 
@@ -163,8 +164,10 @@ def _run(argv: list[str]) -> None:
 
     check_paths(settings)
     command = import_module(f"gpt1.commands.{name}")
-    _print(command, getattr(command, name)(settings), line.json)
-    _say_next(verb, settings)
+    result = getattr(command, name)(settings)
+    if parallel.is_main():
+        _print(command, result, line.json)
+        _say_next(verb, settings)
 
 
 def _texts(text: str | list[str]) -> str | list[str]:

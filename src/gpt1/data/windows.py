@@ -40,18 +40,24 @@ class Ids:
 
 
 class Windows:
-    """Pre-training batches: `windows(step)` returns `batch` windows of `context` tokens as a list of micro-batches."""
+    """Pre-training batches: `windows(step)` returns `batch` windows of `context` tokens as a list of micro-batches.
 
-    def __init__(self, stream: Stream, context: int, batch: int, micro_batch: int, seed: int) -> None:
+    With a `part`, it returns those windows of each batch.
+    """
+
+    def __init__(
+        self, stream: Stream, context: int, batch: int, micro_batch: int, seed: int, part: slice = slice(None)
+    ) -> None:
         self.stream, self.context, self.batch, self.micro_batch, self.seed = stream, context, batch, micro_batch, seed
+        self.part = part
         self.per_epoch = -(-len(stream) // context)
 
     def __call__(self, step: int) -> list[Batch]:
-        numbers = range(step * self.batch, (step + 1) * self.batch)
+        numbers = range(step * self.batch, (step + 1) * self.batch)[self.part]
         rows = np.stack([self.window(number) for number in numbers])
         # IGNORE is not a token id. As an input it stands only after the last target, where any id will do.
         tokens, targets = rows[:, :-1].clip(min=0), rows[:, 1:].copy()
-        parts = (slice(low, low + self.micro_batch) for low in range(0, self.batch, self.micro_batch))
+        parts = (slice(low, low + self.micro_batch) for low in range(0, len(rows), self.micro_batch))
         return [_batch(tokens[part], targets[part]) for part in parts]
 
     def window(self, number: int) -> np.ndarray:
@@ -66,16 +72,18 @@ class Windows:
         return np.pad(ids, (0, self.context + 1 - len(ids)), constant_values=IGNORE)
 
 
-def strided(stream: Stream, context: int, before: int, batch: int, limit: int = 0) -> Iterator[Batch]:
+def strided(
+    stream: Stream, context: int, before: int, batch: int, limit: int = 0, part: slice = slice(None)
+) -> Iterator[Batch]:
     """Yield batches of windows that predict every token of the stream once, for evaluation.
 
     The windows start half a context apart, and all but the first predict only their second half, so every prediction
     has at least half a context. `before` is the token before the stream. With `limit`, only that many windows are
-    taken, evenly spaced.
+    taken, evenly spaced; with a `part`, only those of them.
     """
     count = strided_count(len(stream), context)
     chosen = range(count) if not 0 < limit < count else np.linspace(0, count - 1, limit).astype(int).tolist()
-    rows = (_strided_row(stream, context, before, int(number)) for number in chosen)
+    rows = (_strided_row(stream, context, before, int(number)) for number in chosen[part])
     while chunk := list(itertools.islice(rows, batch)):
         tokens, targets = zip(*chunk, strict=True)
         yield _batch(np.stack(tokens), np.stack(targets))

@@ -16,6 +16,7 @@ from gpt1.model.gpt import count_parameters
 from gpt1.pretraining.defaults import MICRO_BATCH_TOKENS
 from gpt1.pretraining.run import build
 from gpt1.pretraining.throughput import SCHEDULE_STEPS, seconds_per_update, update_pairs
+from gpt1.training import parallel
 
 # (width, depth, context), from small to large; heads are 64 wide.
 SIZES = (
@@ -45,6 +46,7 @@ def fit_to_minutes(
     model, optimizer = build(tried, SCHEDULE_STEPS, device, dtype)
     reports = update_pairs(model, optimizer, tried, stream, device)
     update = seconds_per_update(reports, tried, min(SECONDS, 0.6 * (settings.minutes or 0)))
+    update = parallel.current().from_main(lambda: update)
     work = 60 * (settings.minutes or 0) * tried.batch * tried.model.context / update * weights_in_products(tried.model)
     chosen = min((sized(settings, size) for size in SIZES), key=lambda one: _misfit(work, one.model))
     weights, shape = weights_in_products(chosen.model), chosen.model

@@ -9,7 +9,7 @@ import torch
 
 from gpt1.config import Model, Pretrain
 from gpt1.console import say
-from gpt1.errors import setting
+from gpt1.errors import UserError, setting
 from gpt1.options import flat
 from gpt1.pretraining.budget import fit_to_minutes, is_open
 from gpt1.pretraining.defaults import (
@@ -26,11 +26,10 @@ from gpt1.pretraining.defaults import (
 from gpt1.pretraining.run import PretrainingRun, build, is_long, resolve_compile
 from gpt1.pretraining.throughput import REMEDY, steps_in_time
 from gpt1.results import Result
-from gpt1.resume import hold
 from gpt1.run_folder.metadata import read_json, read_metadata
 from gpt1.run_folder.places import check_pretrained_place
 from gpt1.storage import write_json
-from gpt1.training import checkpoint
+from gpt1.training import checkpoint, parallel
 from gpt1.training.device import out_of_memory, setup_device
 from gpt1.training.log import Log, read
 from gpt1.training.loop import LoopState
@@ -58,16 +57,26 @@ class PretrainResult(Result):
 def pretrain_folder(settings: Pretrain) -> PretrainResult:
     """Train a GPT on prepared data and write the run folder; continue where an earlier call was stopped.
 
-    Raises UserError for wrong settings or data, or if another process is working in the folder, and RunFailed if the
-    loss is not finite or memory runs out.
+    Processes that `torchrun` started share the work out. Raises UserError for wrong settings or data, or if another
+    process is working in the folder, and RunFailed if the loss is not finite or memory runs out.
     """
-    started, folder = time.perf_counter(), Path(settings.out)
+    with parallel.join(settings.device):
+        return _pretrain(settings, Path(settings.out))
+
+
+def _pretrain(settings: Pretrain, folder: Path) -> PretrainResult:
+    started, world = time.perf_counter(), parallel.current()
     check_pretrained_place(folder)
     check_trackers(settings.track)
-    with hold(folder), open_data(Path(settings.data), check=True) as data, out_of_memory(REMEDY):
+    data_of = open_data(Path(settings.data), check=parallel.is_main())
+    with parallel.hold(folder), data_of as data, out_of_memory(REMEDY):
         device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
         micro_batch, settings = settings.micro_batch, resolve_defaults(settings, data)
-        state = None if settings.fresh else checkpoint.latest(folder)
+        if settings.batch < world.size:
+            raise UserError(
+                f"{setting('batch')} {settings.batch} is less than the number of processes, {world.size}; start fewer"
+            )
+        state = world.from_main(lambda: None if settings.fresh else checkpoint.latest(folder))
         notes = checkpoint.read_notes(state) if state else {}
         done: int = notes.get("step", 0)
         if state is None:
@@ -75,7 +84,7 @@ def pretrain_folder(settings: Pretrain) -> PretrainResult:
         else:
             record = read_record(folder, state)
             record.check(begun_record(settings, data), folder, MAY_CHANGE)
-            result = _finished(folder, record.settings["steps"])
+            result = world.from_main(lambda: _finished(folder, record.settings["steps"]))
             settings = resume_settings(settings, record, len(data.train), is_finished=result is not None)
             in_effect = read_json(folder / "settings.json")  # differ from the request if a budget chose the size
             settings = replace(
@@ -88,7 +97,7 @@ def pretrain_folder(settings: Pretrain) -> PretrainResult:
                 )
                 return result
             settings = _resume_compile(settings, record.settings.get("compile", "off"), device)
-            write_json(folder / "settings.json", dataclasses.asdict(settings))
+            world.from_main(lambda: write_json(folder / "settings.json", dataclasses.asdict(settings)))
         steps = settings.steps or 0
         model, optimizer = build(settings, steps, device, dtype)
         if state is not None:
@@ -101,7 +110,7 @@ def pretrain_folder(settings: Pretrain) -> PretrainResult:
             loop = LoopState(**notes.get("loop", {}))
             run = PretrainingRun(folder, settings, data, model, optimizer, log, device, states, loop)
             run.finish(started, run.train(done))
-    result = _finished(folder, steps)
+    result = world.from_main(lambda: _finished(folder, steps))
     assert result is not None, "the run was just saved with its metrics"
     return result
 
@@ -119,12 +128,15 @@ def _begin(
         say(why)
     if settings.minutes:
         steps = steps_in_time(settings, data, device, dtype, started)
-    begun = begun_record(replace(asked, steps=steps), data)
     settings = replace(settings, steps=steps, epochs=None, minutes=None)
-    checkpoint.clear(folder)  # else a stop before the first save would leave an older run to be continued
-    write_json(folder / "settings.json", dataclasses.asdict(settings))  # first: it marks the folder as a run
-    begun.write(folder / checkpoint.FOLDER / BEGUN)
-    return settings
+
+    def write() -> Pretrain:
+        checkpoint.clear(folder)  # else a stop before the first save would leave an older run to be continued
+        write_json(folder / "settings.json", dataclasses.asdict(settings))  # first: it marks the folder as a run
+        begun_record(replace(asked, steps=steps), data).write(folder / checkpoint.FOLDER / BEGUN)
+        return settings
+
+    return parallel.current().from_main(write)
 
 
 def _resume_compile(settings: Pretrain, before: str, device: torch.device) -> Pretrain:

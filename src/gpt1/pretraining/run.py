@@ -21,7 +21,7 @@ from gpt1.run_folder.folder import load_run, save_run
 from gpt1.run_folder.generation import Generation, GenerationOptions, generate_texts
 from gpt1.run_folder.metadata import PretrainingData, RunMetadata
 from gpt1.tokenizer.tokenizer import Tokenizer
-from gpt1.training import checkpoint, log
+from gpt1.training import checkpoint, log, parallel
 from gpt1.training.device import compiler_error, prepare_for_training
 from gpt1.training.interrupt import Stopped, StopRequest, stop_requested
 from gpt1.training.likelihood import Likelihood, likelihood
@@ -60,8 +60,9 @@ class PretrainingRun:
         """
         settings, steps, step = self.settings, self.optimizer.steps, start
         eval_every, save_every = intervals(steps, settings.eval_every, settings.save_every)
-        windows = Windows(self.data.train, settings.model.context, settings.batch, settings.micro_batch, settings.seed)
-        scores = self._interim_scores()
+        world, context = parallel.current(), settings.model.context
+        windows = Windows(self.data.train, context, settings.batch, settings.micro_batch, settings.seed, world.part)
+        scores = world.from_main(self._interim_scores)
         self.states.best = min(scores, key=scores.__getitem__, default=None)
         with stop_requested() as stop, bar("{task.fields[state]}") as progress:
             reports = train(
@@ -92,6 +93,7 @@ class PretrainingRun:
                     validate()  # an earlier process ended between the state and its validation
                 saved = start
                 for report in reports:
+                    stop.agree()
                     step, stopping = report.step, stop()  # a request that comes later waits for the next update
                     pending.append(report)
                     is_validation = step % eval_every == 0 and step < steps
@@ -118,10 +120,15 @@ class PretrainingRun:
     def finish(self, started: float, metrics: dict[str, float]) -> None:
         """Save the finished run with its last validation; `started` is `time.perf_counter()` at its beginning."""
         self.log.flush()
-        speeds = [row["tokens"] / row["seconds"] for row in log.read(self.folder) if "tokens" in row]
-        seconds = time.perf_counter() - started
-        metrics = {"seconds": seconds, "tokens_per_second": statistics.median(speeds), **metrics}
-        self.save_model(self.optimizer.steps, metrics, required=True)
+
+        def speed() -> float:
+            return statistics.median(row["tokens"] / row["seconds"] for row in log.read(self.folder) if "tokens" in row)
+
+        measured = {
+            "seconds": time.perf_counter() - started,
+            "tokens_per_second": parallel.current().from_main(speed),
+        }
+        self.save_model(self.optimizer.steps, measured | metrics, required=True)
 
     def validate(self, step: int, stop: StopRequest, windows: int = 0) -> dict[str, float]:
         """Log and show the validation loss, estimated from some `windows` if given, and a sample; return the loss.
@@ -136,7 +143,8 @@ class PretrainingRun:
             except RunFailed:
                 self.states.discard(step)  # an earlier one may be good
                 raise
-            text = sample(body, data.tokenizer, self.settings.sample, self.settings.seed)
+            prompt, seed = self.settings.sample, self.settings.seed
+            text = parallel.current().from_main(lambda: sample(body, data.tokenizer, prompt, seed))
         metrics = {
             "val_nats_per_token": found.nats_per_token,
             "val_bits_per_byte": found.bits_per_byte(data.manifest.val.tokens / data.manifest.val.bytes),
@@ -156,6 +164,8 @@ class PretrainingRun:
 
     def save_model(self, step: int, metrics: dict[str, float] | None = None, *, required: bool = False) -> None:
         """Begin to write the model into the run folder; see `Checkpoints.start`."""
+        if not self.states.is_writer:
+            return
         settings = self.settings
         metadata = RunMetadata(
             kind="pretrained",

@@ -23,7 +23,7 @@ from gpt1.pretraining.run import VALIDATION_WINDOWS, build, copy_body, intervals
 from gpt1.run_folder.folder import save_run
 from gpt1.run_folder.metadata import RunMetadata
 from gpt1.tokenizer.tokenizer import Tokenizer
-from gpt1.training import checkpoint
+from gpt1.training import checkpoint, parallel
 from gpt1.training.likelihood import TOKENS_AT_ONCE
 from gpt1.training.loop import StepReport, train
 from gpt1.training.optimizer import Optimizer
@@ -79,6 +79,7 @@ def steps_in_time(
     speed = measure(model, optimizer, settings, data.train, data.val, data.tokenizer, device, min(5.0, 0.05 * seconds))
     left = max(0.0, seconds - (time.perf_counter() - started))
     steps = speed.steps(left, settings.eval_every, settings.save_every)
+    steps = parallel.current().from_main(lambda: steps)
     say(f"{speed.update:.3f} seconds an update: {steps:,} updates in {settings.minutes:g} minutes")
     return steps
 
@@ -124,7 +125,12 @@ def update_pairs(
 
 def _rows(settings: Pretrain) -> tuple[int, int]:
     """Return the windows in one and in two micro-batches."""
-    return settings.micro_batch, min(2 * settings.micro_batch, settings.batch)
+    return min(settings.micro_batch, _share(settings)), min(2 * settings.micro_batch, _share(settings))
+
+
+def _share(settings: Pretrain) -> int:
+    """Return the most windows of a batch that one process takes."""
+    return -(-settings.batch // parallel.current().size)
 
 
 def seconds_per_update(reports: Iterator[StepReport], settings: Pretrain, seconds: float) -> float:
@@ -139,12 +145,12 @@ def seconds_per_update(reports: Iterator[StepReport], settings: Pretrain, second
             until = time.perf_counter() + seconds
             continue
         times[(report.step - 1) % PAIR].append(report.seconds)
-        if len(times[1]) >= MIN_PAIRS and time.perf_counter() > until:
+        if parallel.current().any(len(times[1]) >= MIN_PAIRS and time.perf_counter() > until):
             break
     (small, large), (first, both) = _rows(settings), map(statistics.median, times)
     if small == large:
         return statistics.median(times[0] + times[1])
-    return first + (settings.batch - small) / (large - small) * max(0.0, both - first)
+    return first + (_share(settings) - small) / (large - small) * max(0.0, both - first)
 
 
 def _timed(work: Callable[[], object]) -> float:

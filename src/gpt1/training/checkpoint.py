@@ -24,6 +24,7 @@ from torch import Tensor
 from gpt1.console import say
 from gpt1.errors import UserError, setting
 from gpt1.storage import atomic, open_tensors, save_file
+from gpt1.training import parallel
 
 # Folder inside a run folder.
 FOLDER = "checkpoints"
@@ -36,13 +37,16 @@ class Checkpoints:
     """Save a run's states in the background, as a context manager, keeping the newest and the best.
 
     One write is under way at a time; the next one waits for it. Leaving the block waits too, except on
-    KeyboardInterrupt: what a second Ctrl-C interrupts leaves no file under a final name.
+    KeyboardInterrupt: what a second Ctrl-C interrupts leaves no file under a final name. Of several processes, the
+    first one writes.
     """
 
     def __init__(self, folder: Path, keep: int = 1) -> None:
         self.folder, self.keep = folder, keep
         self.best: int | None = None
         """update whose state is kept however many newer ones there are"""
+        self.is_writer = parallel.is_main()
+        """whether this process writes; others return at once"""
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -52,6 +56,8 @@ class Checkpoints:
         If it cannot be written (disk full), say so and let training continue; if it is `required`, wait, and raise
         OSError.
         """
+        if not self.is_writer:
+            return
         self.wait()  # before the copy, so that there is never more than one
         copies, written = copy_to_host(state), deepcopy(notes)  # training changes both meanwhile
         self.start(lambda: save(self.folder, step, copies, written, self.keep, self.best), "state", required=required)
@@ -71,6 +77,8 @@ class Checkpoints:
             except BaseException as error:
                 self._error = error
 
+        if not self.is_writer:
+            return
         self.wait()
         self._thread = threading.Thread(target=attempt, name="gpt1-checkpoint", daemon=True)
         self._thread.start()
@@ -89,7 +97,8 @@ class Checkpoints:
     def discard(self, step: int) -> None:
         """Remove the state after update `step`, whose weights turned out to be useless."""
         self.wait()
-        _path(self.folder, step).unlink(missing_ok=True)
+        if self.is_writer:
+            _path(self.folder, step).unlink(missing_ok=True)
 
     def __enter__(self) -> "Checkpoints":
         return self

@@ -18,6 +18,7 @@ from gpt1.errors import RunFailed, UserError, setting
 from gpt1.model import fused_cpu
 from gpt1.model.objectives import LanguageModel, TaskModel
 from gpt1.options import check_threads_and_seed
+from gpt1.training import parallel
 
 CGROUPS = Path("/sys/fs/cgroup")
 DEVICE_TYPES = ("cpu", "cuda", "mps")
@@ -141,12 +142,15 @@ def available_cores() -> int:
     """Return the number of cores that this process may use.
 
     That is the least of its affinity, its cgroup's (container's) limit and OMP_NUM_THREADS, by which joblib shares the
-    cores among its workers.
+    cores among its workers. Processes that `torchrun` started share the cores of their machine; the one thread that it
+    sets for each, unless OMP_NUM_THREADS is given, is no limit.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "2,1": the rest is for nested loops
-    limits = [*_cgroup_limits(), *([int(share)] if share.isdecimal() and int(share) else [])]
-    return max(1, math.ceil(min([cores, *limits])))
+    processes = parallel.processes_here()
+    is_limit = share.isdecimal() and int(share) > (0 if processes == 1 else 1)
+    limits = [min([cores, *_cgroup_limits()]) / processes, *([int(share)] if is_limit else [])]
+    return max(1, (math.ceil if processes == 1 else math.floor)(min(limits)))
 
 
 def _set_threads(threads: int) -> None:

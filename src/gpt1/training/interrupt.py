@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from gpt1.training import parallel
+
 # Seconds for which a stop waits for the update in progress; a longer one is given up and made again. Services are often
 # killed ten seconds after SIGTERM, and the state must be written in the rest of the time.
 PATIENCE = 3.0
@@ -49,25 +51,36 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Whether Ctrl-C or SIGTERM has arrived: `stop()` says so."""
+    """Whether Ctrl-C or SIGTERM has arrived: `stop()` says so.
+
+    Several processes must stop at the same update, so a request counts in none of them before `agree`, and waits for
+    the update or the validation in progress.
+    """
 
     def __init__(self) -> None:
         self._arrived: float | None = None
         self._at_once = False
+        self._is_shared = parallel.current().size > 1
+        self._agreed = False
 
     def __call__(self) -> bool:
-        return self._arrived is not None
+        return self._agreed if self._is_shared else self._arrived is not None
+
+    def agree(self) -> None:
+        """Let a request that any process has received count in all; every process calls this after each update."""
+        if self._is_shared:
+            self._agreed = parallel.current().any(self._arrived is not None)
 
     def is_urgent(self) -> bool:
         """Return whether the request has waited long enough for the update in progress."""
-        return self._arrived is not None and time.monotonic() - self._arrived > PATIENCE
+        return not self._is_shared and self._arrived is not None and time.monotonic() - self._arrived > PATIENCE
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """Within the block, where nothing can be lost, a request raises Stopped as soon as it arrives."""
         if self():
             raise Stopped
-        self._at_once = True
+        self._at_once = not self._is_shared
         try:
             yield
         finally:
@@ -75,18 +88,21 @@ class StopRequest:
 
     def arrive(self) -> None:
         """Note a request."""
-        self._arrived = time.monotonic()
+        self._arrived = self._arrived or time.monotonic()
         if self._at_once:
             raise Stopped
 
 
 @contextmanager
 def stop_requested() -> Iterator[StopRequest]:
-    """Yield what tells whether Ctrl-C or SIGTERM has arrived; a second one ends the program at once."""
+    """Yield what tells whether Ctrl-C or SIGTERM has arrived; a second one ends the program at once.
+
+    Several processes take no notice of a second one, since a terminal and `torchrun` both pass Ctrl-C on.
+    """
     stop, numbers = StopRequest(), (signal.SIGINT, signal.SIGTERM)
 
     def note(number: int) -> None:
-        for one in numbers:
+        for one in numbers if parallel.current().size == 1 else ():
             restore(one)
         stop.arrive()
 

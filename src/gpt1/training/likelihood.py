@@ -9,6 +9,7 @@ from gpt1.batch import IGNORE
 from gpt1.data.windows import Stream, strided
 from gpt1.model.cross_entropy import token_nats
 from gpt1.model.gpt import GPT
+from gpt1.training import parallel
 
 # Tokens per forward pass.
 TOKENS_AT_ONCE = 2048
@@ -41,15 +42,17 @@ class Likelihood:
 def likelihood(body: GPT, stream: Stream, end_id: int, limit: int = 0) -> Likelihood:
     """Predict every token of `stream` once, the first one after an end token; see `data.windows.strided`.
 
-    With a `limit` above 0, estimate it from that many windows, evenly spaced. Leaves the network in evaluation mode.
+    With a `limit` above 0, estimate it from that many windows, evenly spaced. Several processes share the windows out.
+    Leaves the network in evaluation mode.
     """
     body.eval()
-    device = next(body.parameters()).device
+    device, world = next(body.parameters()).device, parallel.current()
     context, nats, tokens = body.config.context, 0.0, 0
-    for batch in strided(stream, context, end_id, max(1, TOKENS_AT_ONCE // context), limit):
+    for batch in strided(stream, context, end_id, max(1, TOKENS_AT_ONCE // context), limit, world.part):
         with torch.inference_mode():
             targets_NT = batch.targets_NKT[:, 0].to(device)
             h_NTD = body(batch.tokens_NKT[:, 0].to(device))
             nats += token_nats(h_NTD, body.tokens.weight, targets_NT).double().sum().item()
             tokens += int((targets_NT != IGNORE).sum())
-    return Likelihood(nats, tokens)
+    nats, count = world.sum_numbers([nats, tokens])
+    return Likelihood(nats, int(count))

@@ -4,11 +4,13 @@ Trackers, if any are asked for, get the same rows.
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from gpt1.errors import UserError
 from gpt1.storage import UNENCODABLE, write_text
+from gpt1.training import parallel
 from gpt1.training.trackers import Trackers, Tracking
 
 NAME = "metrics.jsonl"
@@ -19,14 +21,17 @@ class Log:
 
     Opening it at update `step` drops the rows of later updates, which will be made again; so will be the validation
     after this one, unless it is `validated`. Close it before its folder is moved or removed, which Windows refuses
-    while a file in it is open.
+    while a file in it is open. Of several processes, the first one writes.
     """
 
     def __init__(self, folder: Path, step: int, validated: bool = True, tracking: Tracking | None = None) -> None:
         path, last, rows = folder / NAME, step if validated else step - 1, read(folder)
         kept = [row for row in rows if row["step"] <= (step if "tokens" in row else last)]
-        self._trackers = Trackers(folder, step, rows, kept, tracking)
-        write_text(path, "".join(map(_line, kept)))
+        self._trackers = Trackers(folder, step, rows, kept, tracking if parallel.is_main() else None)
+        if parallel.is_main():
+            write_text(path, "".join(map(_line, kept)))
+        else:
+            path = Path(os.devnull)
         self._file = path.open("a", encoding="utf-8", errors=UNENCODABLE, newline="\n")
 
     def add(self, step: int, **values: Any) -> None:

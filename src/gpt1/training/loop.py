@@ -17,6 +17,7 @@ from torch import Tensor
 from gpt1.batch import IGNORE, Batch
 from gpt1.console import say
 from gpt1.errors import RunFailed, setting
+from gpt1.training import parallel
 from gpt1.training.device import is_out_of_memory
 from gpt1.training.optimizer import Optimizer
 
@@ -70,9 +71,9 @@ class StepReport:
     tokens: int
     """targets in this update"""
     sums: list[dict[str, Tensor]]
-    """summed losses in nats by name, for each micro-batch"""
+    """summed losses in nats by name, for each micro-batch; of several processes, one sum over all"""
     counts: dict[str, float]
-    """terms of each sum, or their weights, over all micro-batches"""
+    """terms of each sum, or their weights, over all micro-batches of all processes"""
     norm: Tensor
     started: Timer
     ended: Timer
@@ -143,12 +144,15 @@ def train(
     not computed, and a count of 0 divides nothing. Random numbers (dropout) depend on (seed, step) alone, so a run that
     stops and resumes equals one that did not stop, if `state` is kept with weights and moments.
 
+    Of several processes, each gives the micro-batches of its part of the batch. Losses and counts are those of the
+    whole batch; random numbers depend on the rank too.
+
     If memory runs out, the micro-batches are halved from then on; `largest` are tried before the first update, so that
     this happens at once. An update whose loss or gradient is not finite is skipped. Raises Diverged after more than
     `MAX_SKIPPED` of them in a row; the weights are those before the first. A GPU's numbers are read one update late, so
     as not to wait for them. If `give_up()` between two micro-batches, the update is dropped and the iteration ends.
     """
-    weights = {name: weight for name, weight in weights.items() if weight}
+    weights, world = {name: weight for name, weight in weights.items() if weight}, parallel.current()
     state, skip_spikes = state or LoopState(), optimizer.settings.skip_spikes
     previous: StepReport | None = None
     if largest:
@@ -157,19 +161,19 @@ def train(
     for step in range(start, steps):
         started = Timer(device)
         model.train()
-        counts = _counts(model, micro_batches)
+        counts, tokens = _counts(model, micro_batches, weights)
         sums = None
         while sums is None:
-            torch.manual_seed(hash((seed, step)))
+            torch.manual_seed(world.seed(seed, step))
             sums = _backward(model, optimizer, micro_batches, weights, counts, device, state, give_up)
             if give_up():
                 optimizer.drop_gradients()
                 return
         upcoming = batches(step + 1) if step + 1 < steps else []  # while a GPU still works on the backward pass
+        sums = _summed(sums, weights, device)
         loss = torch.stack([_weighted(one, weights, counts).detach() for one in sums]).sum()
         limit = state.spike()
         norm = optimizer.update(step, loss, limit if skip_spikes else math.inf)
-        tokens = sum(int((batch.targets_NKT != IGNORE).sum()) for batch in micro_batches)
         micro_batches = upcoming
         report = StepReport(step + 1, tokens, sums, counts, norm, started, Timer(device))
         finished, previous = report if device.type == "cpu" or skip_spikes else previous, report
@@ -194,7 +198,7 @@ def _backward(
     not fit raises the allocator's error.
     """
     parts = [part for batch in micro_batches for part in batch.split(state.rows or len(batch.tokens_NKT))]
-    largest, losses = max(len(part.tokens_NKT) for part in parts), []
+    largest, losses = max((len(part.tokens_NKT) for part in parts), default=0), []
     try:
         for part in parts:
             if give_up():
@@ -219,7 +223,7 @@ def _try_memory(
     state: LoopState,
 ) -> None:  # fmt: skip
     """Run the largest micro-batches forward and backward, beside the moments that the first update will create."""
-    counts = _counts(model, largest)
+    counts = dict.fromkeys(weights, 1.0)
     model.train()
     moments = optimizer.reserve_moments()
     while _backward(model, optimizer, largest, weights, counts, device, state) is None:
@@ -228,12 +232,25 @@ def _try_memory(
     del moments
 
 
-def _counts(model: Objective, batches: Sequence[Batch]) -> dict[str, float]:
-    """Return how many terms each sum has over the micro-batches of an update, or the sum of their weights."""
-    found: dict[str, float] = {}
-    for batch in batches:
-        found = {name: found.get(name, 0) + count for name, count in model.counts(batch).items()}
-    return found
+def _counts(model: Objective, batches: Sequence[Batch], weights: dict[str, float]) -> tuple[dict[str, float], int]:
+    """Return how many terms each sum of an update has, or the sum of their weights, and the number of targets."""
+    found = [model.counts(batch) for batch in batches]
+    counts = [sum(one[name] for one in found) for name in weights]
+    tokens = sum(int((batch.targets_NKT != IGNORE).sum()) for batch in batches)
+    *sums, targets = parallel.current().sum_numbers([*counts, tokens])
+    return dict(zip(weights, sums, strict=True)), int(targets)
+
+
+def _summed(sums: list[dict[str, Tensor]], weights: dict[str, float], device: torch.device) -> list[dict[str, Tensor]]:
+    """Return the losses of an update: of several processes, their sums over all micro-batches of all."""
+    world = parallel.current()
+    if world.size == 1:
+        return sums
+    totals = torch.zeros(len(weights), device=device, dtype=torch.float64)
+    for one in sums:
+        totals += torch.stack([one[name] for name in weights])
+    world.sum_tensors([totals])
+    return [dict(zip(weights, totals, strict=True))]
 
 
 def _weighted(sums: dict[str, Tensor], weights: dict[str, float], counts: dict[str, float]) -> Tensor:

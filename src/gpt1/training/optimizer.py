@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gpt1.config import Optim
 from gpt1.errors import UserError, setting
+from gpt1.training import parallel
 
 # Coefficients of the quintic iteration, chosen for the steepest slope at 0 (Jordan et al. 2024).
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -30,6 +31,9 @@ class Optimizer:
     bfloat16 weights make the model fast, but are too coarse to accumulate small steps, which the masters do. Gradients
     of the micro-batches are summed in fp32 as each backward pass finishes them, then clipped by their global norm and
     applied by `update`. Weights that need no gradient are left unchanged, also by weight decay.
+
+    Several processes sum their gradients, and each then makes the same update. Muon's matrices are not shared out among
+    them: that would save little time below 100 million weights, and one more exchange is one more thing to go wrong.
     """
 
     def __init__(self, model: nn.Module, settings: Optim, steps: int) -> None:
@@ -87,7 +91,7 @@ class Optimizer:
         """
         for name in self.gradients.keys() - self.norms.keys():
             self.gradients[name].zero_()
-        norms = list(self.norms.values())
+        norms = self._sum_over_processes()
         norm = torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
         if loss is not None:
             norm = torch.where(loss.isfinite() & (loss <= limit), norm.to(loss.device), math.nan)
@@ -95,6 +99,15 @@ class Optimizer:
         if self.on_device or math.isfinite(norm.item()):
             self._apply(learning_rate(step, self.steps, self.settings), norm)
         return norm
+
+    def _sum_over_processes(self) -> list[Tensor]:
+        """Sum the gradients over all processes; return the norm of each."""
+        world = parallel.current()
+        if world.size == 1:
+            return list(self.norms.values())
+        trained = [gradient for name, gradient in self.gradients.items() if self.weights[name].requires_grad]
+        world.sum_tensors(trained)
+        return list(torch._foreach_norm(trained))
 
     def _apply(self, rate: float, norm: Tensor) -> None:
         """Clip the gradients, whose global norm is `norm`, and update at `rate` times the peak learning rates."""

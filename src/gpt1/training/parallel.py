@@ -1,0 +1,311 @@
+"""Several processes that train or predict together, as `torchrun` starts them; no other module asks for a rank.
+
+Every process has the whole model (distributed data parallel) and takes every n-th row of each batch. Gradients and
+losses are summed over the processes once an update, and counts of their terms before it, so that a sum is divided once
+by the count of the whole batch, in whatever number of processes. All then make the same update. Only the first process,
+rank 0, writes files and messages.
+
+Without `torchrun`, and with a single process, `current()` is a world of one, whose methods do nothing, and nothing
+distributed is imported.
+"""
+
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from gpt1 import resume
+from gpt1.console import quiet
+from gpt1.errors import Gpt1Error, RunFailed, UserError, setting
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+T = TypeVar("T")
+
+# Seconds in which all processes must have met, and their first sum must have arrived.
+MEETING_SECONDS = 60.0
+# How long a process waits for the others later on: rank 0 may be writing, or measuring the speed.
+PATIENCE = timedelta(minutes=30)
+# Seconds for which other processes leave it to rank 0 to report an error that all of them have.
+REPORT_SECONDS = 1.0
+# Numbers in one message of gradients: 100 MB, which fills any network and is a small copy beside a model.
+BUCKET = 25_000_000
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that work together: this one's number, `rank`, and how many there are."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def part(self) -> slice:
+        """This process's part of anything in rows: every `size`-th one, so that sorted rows are shared out evenly."""
+        return slice(self.rank, None, self.size)
+
+    def seed(self, seed: int, step: int) -> int:
+        """Return the seed of an update's random numbers, which processes must not share."""
+        return hash((seed, step, self.rank) if self.size > 1 else (seed, step))
+
+    def sum_numbers(self, numbers: Sequence[float]) -> list[float]:
+        """Return the sums of a few numbers over all processes, whole ones exactly."""
+        if self.size == 1:
+            return list(numbers)
+        import torch
+
+        sums = torch.tensor(numbers, dtype=torch.float64)
+        with self._together():
+            torch.distributed.all_reduce(sums)
+        return sums.tolist()
+
+    def any(self, flag: bool) -> bool:
+        """Return whether the flag is set in any process."""
+        return bool(self.sum_numbers([flag])[0])
+
+    def sum_tensors(self, tensors: Sequence["Tensor"]) -> None:
+        """Replace tensors of one type and device by their sums over all processes; a GPU works on while we go on."""
+        if self.size == 1:
+            return
+        import torch
+
+        for bucket in _buckets(tensors):
+            flat = torch.cat([tensor.view(-1) for tensor in bucket])
+            with self._together():
+                torch.distributed.all_reduce(flat)
+            parts = flat.split([tensor.numel() for tensor in bucket])
+            torch._foreach_copy_(list(bucket), [part.view_as(one) for part, one in zip(parts, bucket, strict=True)])
+
+    def from_main(self, make: Callable[[], T]) -> T:
+        """Return what `make()` returns in rank 0, the only process that calls it."""
+        if self.size == 1:
+            return make()
+        import torch
+
+        box = [make() if self.rank == 0 else None]
+        with self._together():
+            torch.distributed.broadcast_object_list(box, 0, device=torch.device("cpu"))
+        return box[0]  # type: ignore[return-value]
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """Turn what a backend raises when another process has gone into RunFailed."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise RunFailed(f"another process has ended or does not answer ({_first_line(error)})") from error
+
+
+_worlds: dict[str, Any] = {"current": World(), "last": World(), "meetings": 0}
+
+
+def current() -> World:
+    """Return the processes that this one works with; a world of one outside of `join`."""
+    return _worlds["current"]
+
+
+def is_main() -> bool:
+    """Return whether this process writes files and, also after `join`, the result."""
+    return _worlds["last"].rank == 0
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Lock a job's folder in rank 0 for all processes, see `resume.hold`.
+
+    Processes that were started again wait a while for those before them to end.
+    """
+    with ExitStack() as stack:
+        wait = MEETING_SECONDS if restarts() else 0.0
+        current().from_main(lambda: stack.enter_context(resume.hold(folder, wait=wait)))
+        yield
+
+
+def processes_here() -> int:
+    """Return how many processes `torchrun` has started on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if _is_launched() else 1
+
+
+def restarts() -> int:
+    """Return how often `torchrun` has started these processes again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) if _is_launched() else 0
+
+
+@contextmanager
+def join(device: str) -> Iterator[World]:
+    """Meet the other processes that `torchrun` has started, work with them within the block, and yield their world.
+
+    `device` is the setting: each local rank has a GPU, and they exchange data by NCCL; on CPUs, by Gloo. Only rank 0
+    says anything, except that the first process to fail says why; then the others end without a word. Raises RunFailed
+    if the processes cannot reach each other within `MEETING_SECONDS`.
+    """
+    if not _is_launched() or current().size > 1:  # a command may call another
+        yield current()
+        return
+    import torch
+
+    world, is_gpu = World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])), _choose_gpu(device)
+    with ExitStack() as stack:
+        stack.callback(_worlds.update, current=_worlds["current"])
+        store = _meet(world, "cpu:gloo,cuda:nccl" if is_gpu else "gloo", is_gpu)
+        _worlds.update(current=world, last=world)
+        try:
+            with quiet(world.rank > 0):
+                yield world
+        except BaseException as error:
+            if not _is_first_to_fail(store, world):
+                raise SystemExit(_exit_code(error)) from error
+            if isinstance(error, Gpt1Error) and world.rank > 0:
+                error.args = (f"{error.args[0]} [{_name(world)}]",)
+            raise
+        torch.distributed.destroy_process_group()
+
+
+def _is_launched() -> bool:
+    return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys() and (
+        int(os.environ["WORLD_SIZE"]) > 1
+    )
+
+
+def _choose_gpu(device: str) -> bool:
+    """Make the GPU of this process's local rank the current one; return False if it works on a CPU.
+
+    Raises UserError if there are fewer GPUs than processes, or for a device that processes cannot share out.
+    """
+    import torch
+
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return False
+    if device not in ("auto", "cuda"):
+        raise UserError(f"{setting('device')} {device}: several processes need auto, cpu or cuda, one GPU for each")
+    here, found = processes_here(), torch.cuda.device_count()
+    if found < here:
+        raise UserError(
+            f"{here} processes on {socket.gethostname()}, which has {found} GPUs; start torchrun with "
+            f"--nproc-per-node {max(1, found)}, or give {setting('device')} cpu"
+        )
+    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    return True
+
+
+def _meet(world: World, backend: str, is_gpu: bool) -> Any:
+    """Form the process group and make a first sum; return the store that all processes reach.
+
+    Raises RunFailed, naming what to look at, if that takes more than `MEETING_SECONDS`.
+    """
+    import torch
+    import torch.distributed as dist
+
+    limit, who = timedelta(seconds=MEETING_SECONDS), _name(world)
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    # torchrun holds the store, through which processes meet, unless it is told not to; else rank 0 does.
+    is_holder = world.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    _worlds["meetings"] += 1
+    try:
+        if not is_holder:
+            _wait_for(host, port)  # the store would print pages on standard error
+        whole = dist.TCPStore(host, port, None, is_holder, limit, wait_for_workers=False, multi_tenant=True)
+        store = dist.PrefixStore(f"gpt1/{restarts()}/{_worlds['meetings']}", whole)
+        missing = _missing(store, world)
+    except (RuntimeError, OSError) as error:
+        raise RunFailed(
+            f"{who}, cannot reach MASTER_ADDR:MASTER_PORT, {host}:{port} ({_first_line(error)}); check that both are "
+            "right, that no firewall blocks the port, and that rank 0, or torchrun there, is running"
+        ) from None
+    if missing:
+        raise RunFailed(
+            f"{who}, waited {MEETING_SECONDS:g} seconds at {host}:{port} for rank {_listed(missing)}; check that all "
+            "were started with the same number of processes, and that none has ended"
+        )
+    try:
+        # The first group has a short time limit. The one that works waits longer.
+        dist.init_process_group(backend, store=dist.PrefixStore("meet", store), rank=world.rank,
+                                world_size=world.size, timeout=limit)  # fmt: skip
+        one = torch.ones((), device="cuda" if is_gpu else "cpu")
+        dist.all_reduce(one)
+        assert one.item() == world.size, "every process adds one"
+        dist.destroy_process_group()
+        dist.init_process_group(backend, store=dist.PrefixStore("work", store), rank=world.rank,
+                                world_size=world.size, timeout=PATIENCE)  # fmt: skip
+    except RuntimeError as error:
+        name, variable = ("NCCL", "NCCL_SOCKET_IFNAME") if is_gpu else ("Gloo", "GLOO_SOCKET_IFNAME")
+        raise RunFailed(
+            f"{who}, has met the others at {host}:{port}, but they cannot exchange data by {name} "
+            f"({_first_line(error)}); check that all ports are open between the machines, and name the network "
+            f"interface by {variable}"
+        ) from None
+    return store
+
+
+def _wait_for(host: str, port: int) -> None:
+    """Wait until something listens at a port. Raises OSError if nothing does for `MEETING_SECONDS`."""
+    until = time.monotonic() + MEETING_SECONDS
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=MEETING_SECONDS).close()
+            return
+        except OSError:
+            if time.monotonic() > until:
+                raise
+        time.sleep(0.2)
+
+
+def _missing(store: Any, world: World) -> list[int]:
+    """Tell the others that this process is here, wait for them, and return the ranks that have not come in time."""
+    until = time.monotonic() + MEETING_SECONDS
+    store.set(f"here/{world.rank}", socket.gethostname())
+    store.add("here", 1)
+    while store.add("here", 0) < world.size:
+        if time.monotonic() > until:
+            return [rank for rank in range(world.size) if not store.check([f"here/{rank}"])]
+        time.sleep(0.05)
+    return []
+
+
+def _is_first_to_fail(store: Any, world: World) -> bool:
+    """Return whether no other process has reported an error; rank 0 goes first where all have the same one."""
+    key = "failed"
+    with suppress(RuntimeError):  # rank 0, which may hold the store, has gone
+        if world.rank > 0:
+            with suppress(RuntimeError):
+                store.wait([key], timedelta(seconds=REPORT_SECONDS))
+        return store.add(key, 1) == 1
+    return False
+
+
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return error.exit_code if isinstance(error, Gpt1Error) else 1
+
+
+def _buckets(tensors: Sequence["Tensor"]) -> Iterator[list["Tensor"]]:
+    """Yield the tensors in lists of at most `BUCKET` numbers, or of one tensor."""
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        if bucket and sum(one.numel() for one in bucket) + tensor.numel() > BUCKET:
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket
+
+
+def _name(world: World) -> str:
+    return f"rank {world.rank} of {world.size} processes, on {socket.gethostname()}"
+
+
+def _listed(ranks: Sequence[int]) -> str:
+    return ", ".join(map(str, ranks[:8])) + (" ..." if len(ranks) > 8 else "")
+
+
+def _first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, without the line of C++ that raised it."""
+    return re.sub(r"^\[\S+:\d+\] ", "", (str(error) or type(error).__name__).splitlines()[0])
