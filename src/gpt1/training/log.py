@@ -4,7 +4,6 @@ Trackers, if any are asked for, get the same rows.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -25,29 +24,32 @@ class Log:
     """
 
     def __init__(self, folder: Path, step: int, validated: bool = True, tracking: Tracking | None = None) -> None:
+        self._is_writer = parallel.is_main()
+        if not self._is_writer:
+            return
         path, last, rows = folder / NAME, step if validated else step - 1, read(folder)
         kept = [row for row in rows if row["step"] <= (step if "tokens" in row else last)]
-        self._trackers = Trackers(folder, step, rows, kept, tracking if parallel.is_main() else None)
-        if parallel.is_main():
-            write_text(path, "".join(map(_line, kept)))
-        else:
-            path = Path(os.devnull)
+        self._trackers = Trackers(folder, step, rows, kept, tracking)
+        write_text(path, "".join(map(_line, kept)))
         self._file = path.open("a", encoding="utf-8", errors=UNENCODABLE, newline="\n")
 
     def add(self, step: int, **values: Any) -> None:
         """Append a row."""
-        self._file.write(_line({"step": step, **values}))
-        self._trackers.add(step, values)
+        if self._is_writer:
+            self._file.write(_line({"step": step, **values}))
+            self._trackers.add(step, values)
 
     def flush(self) -> None:
         """Make the rows added so far visible to other programs."""
-        self._file.flush()
-        self._trackers.flush()
+        if self._is_writer:
+            self._file.flush()
+            self._trackers.flush()
 
     def close(self) -> None:
         """Write the rows added so far and close the file; end the trackers' runs."""
-        self._file.close()
-        self._trackers.close()
+        if self._is_writer:
+            self._file.close()
+            self._trackers.close()
 
     def __enter__(self) -> "Log":
         return self

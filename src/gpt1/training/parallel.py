@@ -283,7 +283,7 @@ def _is_first_to_fail(store: Any, world: World) -> bool:
 def _exit_code(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return 130
-    return error.exit_code if isinstance(error, Gpt1Error) else 1
+    return 2 if isinstance(error, UserError) else 1
 
 
 def _buckets(tensors: Sequence["Tensor"]) -> Iterator[list["Tensor"]]:
