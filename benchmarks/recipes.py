@@ -26,6 +26,7 @@ from record import RESULTS, record
 # Changes to recipe `fast` with the weight decay that it had before these measurements.
 DECAY = {"weight_decay": 0.01}
 BASE = "decay-0.01"
+SIZES = ((64, 3), (128, 2), (128, 3), (192, 4), (256, 5))
 RECIPES: dict[str, dict[str, Any]] = {
     BASE: {"optim": DECAY},
     **{f"decay-{decay}": {"optim": {"weight_decay": decay}} for decay in (0.1, 0.2, 0.3, 0.5, 1.0)},
@@ -38,8 +39,18 @@ RECIPES: dict[str, dict[str, Any]] = {
     "decay-0.5-rate-half": {"optim": {"weight_decay": 0.5, "lr": 5e-3, "matrix_lr": 5e-3}},
     "decay-0.3-embeddings-rate-third": {"optim": {"weight_decay": 0.3, "lr": 3e-3}},
     "decay-0.3-batch-double": {"optim": {"weight_decay": 0.3}, "batch": 2},
-    # Width and depth, with decay 0.2.
-    **{f"size-{width}x{depth}": {"size": (width, depth)} for width, depth in ((64, 3), (128, 2), (128, 3), (256, 5))},
+    # Width and depth, with decay 0.2; then whether the best rate and batch are the same at every size.
+    **{f"size-{width}x{depth}": {"size": (width, depth)} for width, depth in SIZES},
+    **{
+        f"size-{width}x{depth}-rate-{times:g}": {
+            "size": (width, depth), "optim": {"lr": 1e-2 * times, "matrix_lr": 1e-2 * times},
+        }
+        for width, depth in SIZES for times in (0.25, 0.5, 2, 4)
+    },
+    **{
+        f"size-{width}x{depth}-batch-{times:g}": {"size": (width, depth), "batch": times}
+        for width, depth in SIZES for times in (0.25, 0.5, 2, 4)
+    },
 }  # fmt: skip
 
 
