@@ -1,10 +1,12 @@
 """What a change of recipe or size is worth: validation loss after the same arithmetic.
 
     python benchmarks/recipes.py DATA [--preset tiny] [--updates 640] [--seeds 3] [--only decay-0.01,decay-0.1]
+        [--work FOLDER]
 
 DATA is a folder that `gpt1 prepare` wrote. `--updates` are those of the preset's own batch and size; a recipe with
 another batch or size makes more or fewer, so that every one takes the same arithmetic. Results are added to
-results/recipes.json under the data's fingerprint, preset and updates, and are not measured again.
+results/recipes.json under the data's fingerprint, preset and updates, and are not measured again. `--work` keeps the
+runs, so that the same command continues one that was stopped.
 """
 
 import argparse
@@ -12,6 +14,7 @@ import json
 import statistics
 import sys
 import tempfile
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ DECAY = {"weight_decay": 0.01}
 BASE = "decay-0.01"
 SIZES = ((64, 3), (128, 2), (128, 3), (192, 4), (256, 5))
 RECIPES: dict[str, dict[str, Any]] = {
+    "paper": {"recipe": "paper"},
     BASE: {"optim": DECAY},
     **{f"decay-{decay}": {"optim": {"weight_decay": decay}} for decay in (0.1, 0.2, 0.3, 0.5, 1.0)},
     "rate-half": {"optim": DECAY | {"lr": 5e-3, "matrix_lr": 5e-3}},
@@ -62,6 +66,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default=",".join(RECIPES))
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--work", type=Path)
     asked = parser.parse_args()
     known = RESULTS / "recipes.json"
     result = json.loads(known.read_text(encoding="utf-8"))["result"] if known.exists() else {}
@@ -69,13 +74,15 @@ def main() -> None:
     for seed in range(1, asked.seeds + 1):
         for name in asked.only.split(","):
             if str(seed) not in (scores := found.setdefault(name, {})):
-                scores[str(seed)] = measured(asked, RECIPES[name], seed)
+                with nullcontext(asked.work) if asked.work else tempfile.TemporaryDirectory() as work:
+                    out = Path(work) / f"{asked.preset}-{asked.updates}-{name}-{seed}"
+                    scores[str(seed)] = measured(asked, RECIPES[name], seed, out)
                 print(name, seed, scores[str(seed)], file=sys.stderr)
                 record("recipes", "python benchmarks/recipes.py DATA", result)
     print(table(found))
 
 
-def measured(asked: argparse.Namespace, recipe: dict[str, Any], seed: int) -> dict[str, float]:
+def measured(asked: argparse.Namespace, recipe: dict[str, Any], seed: int, out: Path) -> dict[str, float]:
     """Pre-train once and return validation bits per byte and seconds."""
     times, model = recipe.get("batch", 1), PRESETS[asked.preset]
     vocabulary = Tokenizer.load(Path(asked.data)).vocabulary
@@ -84,12 +91,11 @@ def measured(asked: argparse.Namespace, recipe: dict[str, Any], seed: int) -> di
         width, depth = recipe["size"]
         model = replace(model, width=width, depth=depth, heads=width // 64, inner=4 * width)
     ratio = own / weights_in_products(replace(model, vocabulary=vocabulary))
-    with tempfile.TemporaryDirectory() as work:
-        trained = gpt1.pretrain(
-            asked.data, out=f"{work}/run", preset=asked.preset, seed=seed, threads=asked.threads, compile="on",
-            steps=round(asked.updates * ratio / times), eval_every=10**9, model=model,
-            batch=round(DEFAULT_BATCH[asked.preset] * times), optim=recipe.get("optim", {}),
-        )  # fmt: skip
+    trained = gpt1.pretrain(
+        asked.data, out=out, preset=asked.preset, recipe=recipe.get("recipe", "fast"), seed=seed, threads=asked.threads,
+        compile="on", steps=round(asked.updates * ratio / times), eval_every=10**9, save_every=500, model=model,
+        batch=round(DEFAULT_BATCH[asked.preset] * times), optim=recipe.get("optim", {}),
+    )  # fmt: skip
     return {"bits_per_byte": trained.val_bits_per_byte, "seconds": trained.seconds, "updates": trained.steps}
 
 
