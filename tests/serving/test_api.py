@@ -2,8 +2,6 @@
 
 import base64
 import json
-import signal
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -317,36 +315,3 @@ def test_what_the_command_refuses(books: Path, server: Running, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with one_line("gpt1 serve needs uvicorn", "pip install 'gpt1[serve]'"):
         serve(Serve(runs=[str(books)]))
-
-
-def test_sigterm_lets_streams_end(books: Path) -> None:
-    """The real command, in a process of its own."""
-    command = [sys.executable, "-m", "gpt1", "serve", str(books), "--port", "0", "--dtype", "fp32", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr and process.stdout
-        try:
-            url = next(word for word in process.stderr.readline().split() if word.startswith("http")).rstrip(";")
-            request = {"model": "books", "prompt": "a", "max_tokens": 60, "stream": True, "temperature": 0}
-            with httpx.stream("POST", f"{url}/v1/completions", json=request, timeout=60, trust_env=False) as answer:
-                lines = answer.iter_lines()
-                next(lines)
-                process.send_signal(signal.SIGTERM)
-                assert list(lines)[-2:] == ["data: [DONE]", ""]
-            assert process.wait(20) == 0
-        finally:
-            process.kill()
-        result = json.loads(process.stdout.read())
-        assert (result["models"], result["requests"], result["url"]) == (["books"], 1, url)
-        assert "Traceback" not in process.stderr.read()
-
-
-def test_streams_that_take_too_long_are_told(books: Path) -> None:
-    with running(books, grace=0.3, seconds_per_step=0.1) as slow:
-        request = {"model": "books", "prompt": "a", "max_tokens": 60, "stream": True, "temperature": 0}
-        with slow.http.stream("POST", "/v1/completions", json=request) as answer:
-            lines = answer.iter_lines()
-            next(lines)
-            slow.engine.close(0.3)
-            events = [line.removeprefix("data: ") for line in lines if line]
-        assert events[-1] == "[DONE]"
-        assert "shutting down" in json.loads(events[-2])["error"]["message"]

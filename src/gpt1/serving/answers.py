@@ -36,7 +36,7 @@ async def answer(request: Request, work: Awaitable[T]) -> T:
         sentence = "too many requests wait already; try again in a moment"
         raise ApiError(429, sentence, code="rate_limit_exceeded", headers={"Retry-After": RETRY_AFTER}) from None
     except Closing:
-        raise ApiError(503, "the server is shutting down") from None
+        raise ApiError(503, "the server is shutting down", headers={"Retry-After": RETRY_AFTER}) from None
     except Exception as error:
         raise as_api_error(error) from error
     finally:

@@ -181,11 +181,13 @@ def create_app(models: Mapping[str, ServedModel], engine: Engine, limits: Limits
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         engine.start()
         aside.start()
-        yield
-        aside.close(0)
-        engine.close(0)
-        for one in (engine, aside):
-            await asyncio.to_thread(one.join, LAST_SECONDS)
+        try:
+            yield
+        finally:
+            aside.close(0)
+            engine.close(0)
+            for one in (engine, aside):
+                await asyncio.to_thread(one.join, LAST_SECONDS)
 
     app = FastAPI(
         title="gpt1", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False

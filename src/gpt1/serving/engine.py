@@ -137,7 +137,7 @@ class Engine:
             job.is_cancelled = True
 
     def close(self, seconds: float) -> None:
-        """Refuse new requests, and end those that have not ended after so many seconds."""
+        """Answer requests for so many seconds more, then refuse them and end those in progress."""
         with self._changed:
             self._closing_at = min(self._closing_at or float("inf"), time.monotonic() + seconds)
             self._changed.notify()
@@ -161,8 +161,11 @@ class Engine:
             job.is_cancelled = True
 
     def _check_open(self) -> None:
-        if self._closing_at is not None:
+        if self._is_over():
             raise Closing
+
+    def _is_over(self) -> bool:
+        return self._closing_at is not None and time.monotonic() >= self._closing_at
 
     # The engine's thread.
 
@@ -175,14 +178,12 @@ class Engine:
             self._deliver()
 
     def _wait_for_work(self) -> bool:
-        """Return whether there is work; False when the engine is closed and idle, or its time is up."""
+        """Wait for work and return True; or end what there is and return False when the engine's time is up."""
         with self._changed:
-            while not (self._owners or self._rows or any(self._waiting.values())):
-                if self._closing_at is not None:
-                    return False
-                self._changed.wait()
-            if self._closing_at is None or time.monotonic() < self._closing_at:
-                return True
+            while not self._is_over():
+                if self._owners or self._rows or any(self._waiting.values()):
+                    return True
+                self._changed.wait(self._closing_at and self._closing_at - time.monotonic())
             jobs = set[_Texts | _Rows](self._owners.values()) | {*self._rows}
             jobs |= {job for waiting in self._waiting.values() for job, _ in waiting}
             self._owners.clear()

@@ -76,8 +76,8 @@ class Guard:
                 await self.app(scope, _replayed(body, receive), send_in_time)
         except ApiError as error:
             await error.response()(scope, receive, send_in_time)
-        except TimeoutError:
-            pass  # the client does not read its answer; returning closes the connection
+        except (TimeoutError, asyncio.CancelledError):
+            pass  # the client does not read its answer, or the server ends at once; returning closes the connection
         except Exception:
             logger.exception("a request failed")  # it is answered, see `errors.add_handlers`
         finally:

@@ -21,6 +21,9 @@ from gpt1.training.interrupt import on_signals
 BACKLOG = 2048
 # Seconds, after the engine has ended its texts, in which the last words of the streams are sent.
 LAST_WORDS = 2
+# Seconds in which a stopping server still waits for a request on an open connection: clients do not know yet.
+LAST_REQUESTS = 1.0
+CLOSE = (b"connection", b"close")
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -43,8 +46,9 @@ class Server(uvicorn.Server):
     ) -> None:
         protocol = type("Timed", (_TimedProtocol,), {"seconds": timeout})
         config = uvicorn.Config(
-            app, http=protocol, ws="none", lifespan="on", access_log=False, log_level="warning", proxy_headers=False,
-            server_header=False, timeout_graceful_shutdown=round(grace) + LAST_WORDS,
+            app, http=protocol, ws="none", lifespan="on", access_log=False, proxy_headers=False, server_header=False,
+            log_level="critical",  # the guard logs requests that fail
+            timeout_graceful_shutdown=round(grace) + LAST_WORDS,
         )  # fmt: skip
         super().__init__(config)
         self._engine, self._grace, self._started = engine, grace, started
@@ -56,14 +60,26 @@ class Server(uvicorn.Server):
             self._started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept no more, and let what is in progress end."""
+        """Accept no more connections, and let every request that has arrived be answered."""
         self._engine.close(self._grace)
+        self.server_state.default_headers = [*self.server_state.default_headers, CLOSE]
+        for listener in sockets or ():
+            listener.listen(0)  # the kernel now holds back what would be reset below
+        for _ in range(2):  # the event loop accepts what waits already
+            await asyncio.sleep(0)
         await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop on Ctrl-C and SIGTERM, where uvicorn would also raise them again; a second Ctrl-C does not wait."""
-        with on_signals(signal.SIGINT, signal.SIGTERM, handler=lambda number: self.handle_exit(number, None)):
+        """Stop on Ctrl-C or SIGTERM, where uvicorn would also raise it again; a second one ends at once, as without."""
+
+        def stop(number: int) -> None:
+            for one in numbers:
+                restore(one)
+            self.should_exit = True
+
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        with on_signals(*numbers, handler=stop) as restore:
             yield
 
 
@@ -80,7 +96,7 @@ class _TimedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._start_timer()
+        self._start_timer(self._patience)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
@@ -94,8 +110,13 @@ class _TimedProtocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         self._unsent = math.inf
-        self._start_timer()  # first, since a pipelined request may stop it
+        self._start_timer(self._patience)  # first, since a pipelined request may stop it
         super().on_response_complete()
+
+    def shutdown(self) -> None:
+        """Close the connection soon; a request that is in progress or on its way is answered before."""
+        if self.cycle is None or self.cycle.response_complete:
+            self._start_timer(self._patience)
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP with JSON, as everything else is."""
@@ -104,9 +125,14 @@ class _TimedProtocol(H11Protocol):
         self.transport.write(f"{head}connection: close\r\n\r\n{body}".encode())
         self.transport.close()
 
-    def _start_timer(self) -> None:
+    @property
+    def _patience(self) -> float:
+        """Seconds that a connection may be idle."""
+        return LAST_REQUESTS if CLOSE in self.server_state.default_headers else self.seconds
+
+    def _start_timer(self, seconds: float) -> None:
         self._stop_timer()
-        self._timer = self.loop.call_later(self.seconds, self._close_if_idle)
+        self._timer = self.loop.call_later(seconds, self._close_if_idle)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -120,6 +146,6 @@ class _TimedProtocol(H11Protocol):
             self.transport.close()
         elif left < self._unsent:  # the client reads, if slowly
             self._unsent = left
-            self._start_timer()
+            self._start_timer(self.seconds)
         else:
             self.transport.abort()
