@@ -41,6 +41,8 @@ class Verb:
     """setting in which `-` means standard input"""
     stdout: str = ""
     """setting whose default is `-`, standard output; in Python, without it, the result holds what is printed here"""
+    is_shared: bool = False
+    """whether processes that `torchrun` starts share the work out; the other commands run in one process"""
     then: str = ""
     """the next command, printed at the end; `{out}` is the folder written, `{run}` a new run of the same name"""
 
@@ -61,7 +63,7 @@ STAGES = {
         "plan": Verb(config.Plan, "data/my --preset tiny", "memory and hours it takes", ("data",)),
         "pretrain": Verb(
             config.Pretrain, "data/my --out runs/my", "tokens -> a GPT", ("data",),
-            then=PRETRAINED,
+            is_shared=True, then=PRETRAINED,
         ),
         "convert": Verb(
             config.Convert, "FOLDER --out runs/gpt1", "another GPT-1 -> a run", ("src",),
@@ -77,12 +79,15 @@ STAGES = {
     "Fine-tune it on labels (`starter` is a run to begin with, if installed)": {
         "finetune": Verb(
             config.Finetune, "runs/my --train a.csv --out runs/task", "rows -> a classifier", ("run",),
-            then=FINETUNED,
+            is_shared=True, then=FINETUNED,
         ),
         "predict": Verb(
-            config.Predict, "runs/task new.csv", "labels and probabilities", ("run", "input", "more"), stdout="out"
+            config.Predict, "runs/task new.csv", "labels and probabilities", ("run", "input", "more"), stdout="out",
+            is_shared=True,
         ),
-        "evaluate": Verb(config.Evaluate, "runs/task test.csv", "metrics on rows or text", ("run", "files")),
+        "evaluate": Verb(
+            config.Evaluate, "runs/task test.csv", "metrics on rows or text", ("run", "files"), is_shared=True
+        ),
         "ablate": Verb(config.Ablate, "runs/my --train a.csv", "what pre-training is worth", ("run",)),
     },
     "Look at what there is, and use it from other programs": {
@@ -143,11 +148,25 @@ def _run(argv: list[str]) -> None:
         hint = options.nearest(argv[0], names) or f"; the commands are {', '.join(COMMANDS)}"
         raise UserError(f"unknown {kind} {argv[0]}{hint}")
     name, verb = argv[0], COMMANDS[argv[0]]
-    line = arguments.parse(verb.settings, verb.positionals, argv[1:])
-    defaults = options.preset_defaults(verb.settings, line.given)
-    if line.help:
-        print(arguments.help_text(verb.settings, verb.positionals, f"gpt1 {name}", defaults))
-        return
+    with parallel.one_voice():
+        line = arguments.parse(verb.settings, verb.positionals, argv[1:])
+        defaults = options.preset_defaults(verb.settings, line.given)
+        if line.help:
+            print(arguments.help_text(verb.settings, verb.positionals, f"gpt1 {name}", defaults))
+            return
+        settings = _settings(verb, defaults, line)
+    command = import_module(f"gpt1.commands.{name}")
+    result = getattr(command, name)(settings)
+    if parallel.is_main():
+        _print(command, result, line.json)
+        _say_next(verb, settings)
+
+
+def _settings(verb: Verb, defaults: dict[str, Any], line: arguments.CommandLine) -> Any:
+    """Return a command's settings, checked as far as possible without torch."""
+    if not verb.is_shared and parallel.is_launched():
+        shared = [f"gpt1 {one}" for one, other in COMMANDS.items() if other.is_shared]
+        raise UserError(f"it works in one process; start it without torchrun, which is for {', '.join(shared)}")
     if line.json and line.given.get("stream"):
         raise UserError("--stream prints words as they come, --json one document at the end; give one of them")
     given = dict(line.given)
@@ -163,11 +182,7 @@ def _run(argv: list[str]) -> None:
     from gpt1.cli.paths import check_paths  # not for help, since it imports what reads tables
 
     check_paths(settings)
-    command = import_module(f"gpt1.commands.{name}")
-    result = getattr(command, name)(settings)
-    if parallel.is_main():
-        _print(command, result, line.json)
-        _say_next(verb, settings)
+    return settings
 
 
 def _texts(text: str | list[str]) -> str | list[str]:

@@ -35,6 +35,7 @@ from gpt1.tasks.rows import LabelledRows, check_labels, read_labelled_rows
 from gpt1.tasks.words import say_if_words_win
 from gpt1.tasks.zero_shot import ZeroShotMetrics, question_kind, read_choices, read_pairs, score_zero_shot
 from gpt1.tokenizer.bulk import encode_bulk
+from gpt1.training import parallel
 from gpt1.training.device import out_of_memory, setup_device
 from gpt1.training.likelihood import Likelihood, likelihood
 
@@ -100,12 +101,14 @@ class EvaluateResult(Result):
 def evaluate(settings: Evaluate) -> EvaluateResult:
     """Evaluate a run on text, on labelled rows, or zero-shot on pairs or choices.
 
-    Raises UserError for files, columns or rows that are missing or wrong.
+    Processes that `torchrun` started share the work out. Raises UserError for files, columns or rows that are missing or
+    wrong.
     """
-    kind = _kind(settings)
-    if kind == "pairs" or kind == "choices":
-        return EvaluateResult(settings.run, settings.files, _zero_shot(settings, kind))
-    return _rows(settings) if kind == "rows" else _text(settings)
+    with parallel.join(settings.device):
+        kind = _kind(settings)
+        if kind == "pairs" or kind == "choices":
+            return EvaluateResult(settings.run, settings.files, _zero_shot(settings, kind))
+        return _rows(settings) if kind == "rows" else _text(settings)
 
 
 def show(result: EvaluateResult) -> RenderableType:

@@ -23,13 +23,13 @@ from gpt1.model.objectives import LabelKind
 from gpt1.options import flat
 from gpt1.pretraining.continued import read_first
 from gpt1.results import INLINE, Result
-from gpt1.resume import RUNTIME_SETTINGS, Record, hold
+from gpt1.resume import RUNTIME_SETTINGS, Record
 from gpt1.run_folder.folder import load_run, read_metadata
 from gpt1.run_folder.metadata import STOPPED, FinetuningData, RunMetadata, read_json
 from gpt1.run_folder.places import check_finetuned_place
 from gpt1.run_folder.shape import read_shape
 from gpt1.tasks.metrics import ChoiceMetrics, ClassificationMetrics, LabelSetMetrics, ScoreMetrics, words_rows
-from gpt1.training import checkpoint
+from gpt1.training import checkpoint, parallel
 from gpt1.training.device import out_of_memory, setup_device
 from gpt1.training.loop import Diverged
 from gpt1.training.trackers import Tracking, check_trackers
@@ -92,23 +92,32 @@ class FinetuneResult(Result):
 def finetune(settings: Finetune) -> FinetuneResult:
     """Train a model for the task on L3 = L2 + lambda L1, keep its best epoch, and write the run folder.
 
-    A stopped training continues when it is called again with the same settings. Raises UserError for wrong settings or
-    rows, or if another process is working in the folder.
+    A stopped training continues when it is called again with the same settings. Processes that `torchrun` started share
+    each batch out. Raises UserError for wrong settings or rows, or if another process is working in the folder.
     """
-    began, out = time.perf_counter(), Path(settings.out)
+    with parallel.join(settings.device) as world:
+        _finetune(settings, Path(settings.out))
+        return world.from_main(lambda: FinetuneResult.of(read_metadata(Path(settings.out))))
+
+
+def _finetune(settings: Finetune, out: Path) -> None:
+    """Make the run folder, unless it is complete."""
+    began, world = time.perf_counter(), parallel.current()
     settings = with_splits(settings)
     _check(settings)
-    with hold(out):
-        sources, text = source_files(settings.run, settings.train, settings.valid), text_to_read(settings)
-        inputs = input_hashes(sources, text.sources())
-        if _is_done(settings, inputs):
+    with parallel.hold(out):
+        text = text_to_read(settings)
+        sources = world.from_main(lambda: source_files(settings.run, settings.train, settings.valid))
+        inputs = world.from_main(lambda: input_hashes(sources, text.sources()))
+        if world.from_main(lambda: _is_done(settings, inputs)):
             say(f"{out} is fine-tuned with these settings already ({setting('fresh')} starts over)")
-            return FinetuneResult.of(read_metadata(out))
+            return
         on = Command(device=settings.device, dtype=settings.dtype, threads=settings.threads, seed=settings.seed)
         setup_device(**vars(on))
         base, read = load_run(settings.run), None
         rows = read_rows(settings)
         options = resolve_defaults(FitOptions.of(settings), len(rows.train), base.body.config.width)
+        world.check_batch(options.batch)
         settings = _in_effect(settings, options)
         record = Record.of(settings, inputs)
         # `_states` must be the inner context: it keeps the states of a training that runs out of memory.
@@ -125,8 +134,8 @@ def finetune(settings: Finetune) -> FinetuneResult:
             )  # fmt: skip
             tuned = replace(tuned, metrics=tuned.metrics | {"seconds": time.perf_counter() - began})
             run = tuned.as_run(tuned.metadata(**sources, read=read))
-            save_finetuned(out, run, dataclasses.asdict(settings), tuned.curves)
-    return FinetuneResult.of(read_metadata(out))
+            world.wait()  # the states are removed next, which others may be reading
+            world.from_main(lambda: save_finetuned(out, run, dataclasses.asdict(settings), tuned.curves))
 
 
 def show(result: FinetuneResult) -> RenderableType:
@@ -199,20 +208,25 @@ def _states(out: Path, record: Record, fresh: bool) -> Iterator[Path]:
     micro-batch. They are removed once the model is written, and if the model turns out to be useless. Raises UserError
     if they are of another request, or no states at all.
     """
-    folder = out / STOPPED
-    if folder.exists() and any(folder.iterdir()) and not (folder / BEGUN).exists():
-        raise UserError(f"{folder} holds something that `gpt1 finetune` did not write; choose another {setting('out')}")
-    if _is_stopped(out) and not fresh:
-        if began := Record.read(folder / BEGUN):
-            began.check(record, out, MAY_CHANGE | {"micro_batch"})
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
+    folder, from_main = out / STOPPED, parallel.current().from_main
+
+    def clear() -> None:
+        if folder.exists() and any(folder.iterdir()) and not (folder / BEGUN).exists():
+            another = f"choose another {setting('out')}"
+            raise UserError(f"{folder} holds something that `gpt1 finetune` did not write; {another}")
+        if _is_stopped(out) and not fresh:
+            if began := Record.read(folder / BEGUN):
+                began.check(record, out, MAY_CHANGE | {"micro_batch"})
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    from_main(clear)
     is_over = True
     try:
-        record.write(folder / BEGUN)
+        from_main(lambda: record.write(folder / BEGUN))
         yield folder
     except BaseException as error:
-        is_useless = isinstance(error, RunFailed) and not isinstance(error, Diverged)
+        is_useless = isinstance(error, RunFailed) and not isinstance(error, Diverged | parallel.ProcessLost)
         is_over = is_useless or not checkpoint.any_within(folder)
         if isinstance(error, KeyboardInterrupt) and not is_over:
             how = "the same command" + (" without `fresh`" if fresh else "")
@@ -220,5 +234,5 @@ def _states(out: Path, record: Record, fresh: bool) -> Iterator[Path]:
             raise KeyboardInterrupt(f"{stopped}; {how} continues from there") from None
         raise
     finally:
-        if is_over:
+        if is_over and parallel.is_main():
             shutil.rmtree(folder, ignore_errors=True)

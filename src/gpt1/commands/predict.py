@@ -10,6 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import RenderableType
 from rich.table import Table
 
@@ -24,8 +25,9 @@ from gpt1.keywords import command
 from gpt1.results import Result
 from gpt1.tasks.columns import ColumnNames, select_columns
 from gpt1.tasks.labels import label_text
-from gpt1.tasks.rows import LABEL_SEPARATOR, read_texts, valid_rows
+from gpt1.tasks.rows import LABEL_SEPARATOR, Texts, read_texts, valid_rows
 from gpt1.tasks.typed_rows import STANDARD_INPUT, row_of_texts, rows_of_lines
+from gpt1.training import parallel
 from gpt1.training.device import out_of_memory
 
 # Rows held in memory; among them, texts of similar length share a batch.
@@ -70,9 +72,14 @@ class _InputRows:
 def predict(settings: Predict) -> PredictResult:
     """Predict every row, in input order; write them to `out` in bounded memory, or return them as `predictions`.
 
-    A text that is given itself is a row. Raises UserError for wrong rows, a missing column, or a run that is not
-    fine-tuned.
+    A text that is given itself is a row. Processes that `torchrun` started take blocks of rows by turns. Raises UserError
+    for wrong rows, a missing column, or a run that is not fine-tuned.
     """
+    with parallel.join(settings.device):
+        return _predict(settings)
+
+
+def _predict(settings: Predict) -> PredictResult:
     if settings.batch < 1:
         raise UserError(f"{setting('batch')} {settings.batch} must be at least 1")
     file = None if settings.out in (None, "", STANDARD) else settings.out
@@ -96,10 +103,7 @@ def predict(settings: Predict) -> PredictResult:
     predictions: list[dict[str, Any]] | None = [] if not settings.out or (is_text and not file) else None
     with _writer(settings.out, predictions) as write, bar() as progress:
         task = progress.add_task("predict, rows", total=source.total, visible=not is_text)
-        while block := list(islice(source.rows, ROWS_AT_ONCE)):
-            texts = [read_texts(row, source.wanted) for row in block]
-            with out_of_memory(f"lower {setting('batch')}"):
-                predictions_NC, cut = predictor.predict(texts, settings.batch)
+        for block, texts, predictions_NC, cut in _predicted_blocks(predictor, source, settings.batch):
             found = [
                 predictor.to_columns(prediction_C, each)
                 for prediction_C, each in zip(predictions_NC, texts, strict=True)
@@ -116,6 +120,24 @@ def predict(settings: Predict) -> PredictResult:
         say(f"{too_long:,} of {done:,} rows are longer than the model reads; their {kept} was read")
     predicted = {name: counts[name] for name in getattr(predictor.label_type, "names", sorted(counts))}
     return PredictResult(done, file, predicted, predictions)
+
+
+def _predicted_blocks(
+    predictor: Predictor, source: _InputRows, batch: int
+) -> Iterator[tuple[list[Row], list[Texts], np.ndarray, int]]:
+    """Yield blocks of rows, their texts and predictions_NC, and how many of them are longer than the context.
+
+    Several processes predict a block each, and all yield every block.
+    """
+    world = parallel.current()
+    blocks = iter(lambda: list(islice(source.rows, ROWS_AT_ONCE)), [])
+    while turn := list(islice(blocks, world.size)):
+        texts = [[read_texts(row, source.wanted) for row in block] for block in turn]
+        mine = texts[world.part]
+        with parallel.alone(), out_of_memory(f"lower {setting('batch')}"):
+            predicted = [predictor.predict(each, batch) for each in mine]
+        for block, each, found in zip(turn, texts, chain.from_iterable(world.gather(predicted)), strict=True):
+            yield block, each, *found
 
 
 def show(result: PredictResult) -> RenderableType | None:
@@ -143,7 +165,7 @@ def _table(settings: Predict, predictor: Predictor, names: list[str]) -> _InputR
 def _standard_input(settings: Predict, predictor: Predictor, is_flat: bool) -> _InputRows:
     """Read rows as they come; but all rows first, if a flat table needs a column for each answer to a choice."""
     task, options = predictor.encoder.task, TableOptions.of(settings)
-    found = rows_of_lines(sys.stdin, task, predictor.columns)
+    found = rows_of_lines(_lines(), task, predictor.columns)
     most, held = 0, list(islice(found, 1))
     if predictor.label_type.kind == "choice" and is_flat:
         held += found
@@ -153,6 +175,15 @@ def _standard_input(settings: Predict, predictor: Predictor, is_flat: bool) -> _
         most = max((len(read_texts(row, wanted)) - 1 for row in _valid(held, wanted, options)), default=0)
     valid = _valid(chain(held, found), wanted, options, str(STANDARD_INPUT))
     return _InputRows(STANDARD_INPUT, names, wanted, valid, None, most)
+
+
+def _lines() -> Iterator[str]:
+    """Yield the lines of standard input, which of several processes only the first has."""
+    world = parallel.current()
+    if world.size == 1:
+        yield from sys.stdin
+    while block := world.from_main(lambda: list(islice(sys.stdin, ROWS_AT_ONCE))):
+        yield from block
 
 
 def _valid(found: Iterable[Row], wanted: Columns, options: TableOptions, report_as: str = "") -> Iterator[Row]:
@@ -181,9 +212,14 @@ def _shown(row: dict[str, Any]) -> Table:
 
 @contextmanager
 def _writer(out: str | None, predictions: list[dict[str, Any]] | None) -> Iterator[Write]:
-    """Yield a function that takes the next rows: to the file or standard output, or to the list `predictions`."""
+    """Yield a function that takes the next rows: to the file or standard output, or to the list `predictions`.
+
+    Of several processes, the first one writes.
+    """
     if predictions is not None:
         yield lambda found: predictions.extend(row.values for row in found)
+    elif not parallel.is_main():
+        yield lambda found: None
     elif out is None or out == STANDARD:
         yield lambda found: write_jsonl(sys.stdout, found)
     else:

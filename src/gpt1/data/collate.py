@@ -71,11 +71,16 @@ def collate(examples: Sequence[Example], pad_id: int, limit: int) -> Batch:
 class Epochs:
     """Fine-tuning batches: `epochs(step)` returns `batch` examples as a list of micro-batches.
 
-    A micro-batch has `micro_batch` examples or, if that is 0, as many as fit in `MICRO_TOKENS`.
+    A micro-batch has `micro_batch` examples or, if that is 0, as many as fit in `MICRO_TOKENS`. With a `part`, only
+    those examples of each batch are returned, which may be none of the last batch of an epoch.
     """
 
-    def __init__(self, examples: Sequence[Example], batch: int, micro_batch: int, pad_id: int, seed: int) -> None:
+    def __init__(
+        self, examples: Sequence[Example], batch: int, micro_batch: int, pad_id: int, seed: int,
+        part: slice = slice(None),
+    ) -> None:  # fmt: skip
         self.examples, self.batch, self.micro_batch, self.pad_id, self.seed = examples, batch, micro_batch, pad_id, seed
+        self.part = part
         self.lengths = np.array([example.length for example in examples])
         self.longest = int(self.lengths.max())
         self.per_epoch = -(-len(examples) // batch)
@@ -83,14 +88,14 @@ class Epochs:
 
     def __call__(self, step: int) -> list[Batch]:
         epoch, index = divmod(step, self.per_epoch)
-        return self._collated([self.examples[i] for i in self._order(epoch)[index]])
+        return self._collated([self.examples[i] for i in self._order(epoch)[index][self.part]])
 
     def largest(self) -> list[Batch]:
         """Return a batch of the longest examples, as micro-batches: no other needs more memory."""
-        return self._collated([self.examples[i] for i in by_length(self.examples, self.batch)[0]])
+        return self._collated([self.examples[i] for i in by_length(self.examples, self.batch)[0][self.part]])
 
     def _collated(self, chosen: Sequence[Example]) -> list[Batch]:
-        widest = max(rounded(e.length, self.longest) * len(e.sequences) for e in chosen)
+        widest = max((rounded(e.length, self.longest) * len(e.sequences) for e in chosen), default=1)
         rows = self.micro_batch or max(1, MICRO_TOKENS // widest)
         return [collate(chosen[low : low + rows], self.pad_id, self.longest) for low in range(0, len(chosen), rows)]
 

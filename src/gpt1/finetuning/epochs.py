@@ -18,7 +18,7 @@ from gpt1.finetuning.defaults import PAPER_LR, FitOptions, keeps_last_epoch, ran
 from gpt1.finetuning.examples import TaskExamples
 from gpt1.finetuning.predictor import mean_loss, score
 from gpt1.model.objectives import TaskModel
-from gpt1.training import checkpoint
+from gpt1.training import checkpoint, parallel
 from gpt1.training.interrupt import Stopped, StopRequest, stop_requested
 from gpt1.training.log import Log
 from gpt1.training.loop import LoopState, train
@@ -128,7 +128,7 @@ class Progress:
     @classmethod
     def resume(cls, folder: Path, optimizer: Optimizer, per_epoch: int) -> "Progress":
         """Continue from the last state in the folder, or start at the beginning."""
-        if not (path := checkpoint.latest(folder)):
+        if not (path := parallel.current().from_main(lambda: checkpoint.latest(folder))):
             return cls()
         notes, tensors = checkpoint.read_notes(path), checkpoint.load(path)
         names = [name for name in tensors if name.startswith(BEST_WEIGHTS)]
@@ -197,6 +197,7 @@ def train_epochs(
             if progress.step // per_epoch > progress.validated:  # an earlier process ended before this validation
                 _end_epoch(trainer, progress, log, stop)
             for update in () if progress.is_over else updates:
+                stop.agree()
                 progress.step = update.step
                 for name, loss in update.losses.items():
                     progress.losses[name] = progress.losses.get(name, 0.0) + loss
@@ -222,6 +223,7 @@ def train_epochs(
                 save(required=False)
         except Stopped:
             save(required=True)
+            parallel.current().wait()  # for the one that saves: it says what can be continued
             raise KeyboardInterrupt(f"stopped after update {progress.step:,} of {optimizer.steps:,}") from None
     return progress
 

@@ -40,7 +40,7 @@ from gpt1.run_folder.metadata import (
 from gpt1.storage import write_json
 from gpt1.tasks.labels import LabelType, to_metadata
 from gpt1.tasks.words import WordsModel, WordsShare
-from gpt1.training import log
+from gpt1.training import log, parallel
 from gpt1.training.device import prepare_for_training
 from gpt1.training.optimizer import Optimizer
 from gpt1.training.trackers import Tracking
@@ -158,9 +158,9 @@ def fit(
     options = resolve_defaults(options, len(rows.train), width)
     if not options.lr:
         options = replace(options, lr=scratch_lrs(width)[1])
-    examples = examples or build_examples(base, rows, options)
+    examples, world = examples or build_examples(base, rows, options), parallel.current()
     pad_id = examples.encoder.tokenizer.pad_id
-    batches = Epochs(examples.train.examples, options.batch, options.micro_batch, pad_id, options.seed)
+    batches = Epochs(examples.train.examples, options.batch, options.micro_batch, pad_id, options.seed, world.part)
     steps = options.epochs * batches.per_epoch
     assert options.warmup is not None, "options are resolved"
     model = build_network(base.body, examples, options).to(device)
@@ -188,15 +188,17 @@ def fit(
                 folder=folder / again if folder else None, keep_end=keep_end, title=title,
                 tracking=tracking and tracking.of_part(f"{tracking.part}/{again}".strip("/"), lr=options.lr),
             )  # fmt: skip
-        curves = (Path(place) / log.NAME).read_bytes()
+        curves = world.from_main((Path(place) / log.NAME).read_bytes)
     words = words or fit_words_alone(rows, options, examples)
     return _calibrated(trainer, progress, curves, rows, base.metadata, words, share)
 
 
 def fit_words_alone(rows: TaskRows, options: FitOptions, examples: TaskExamples) -> WordsModel:
     """Fit words alone as the network is fitted: on the same rows, by the same metric, with the same class weights."""
-    metric = selected_metric(options, rows.label_type)
-    return fit_words(rows.task, rows.label_type, rows.train, rows.valid, metric, examples.class_weights_C)
+    metric, weights_C = selected_metric(options, rows.label_type), examples.class_weights_C
+    return parallel.current().from_main(
+        lambda: fit_words(rows.task, rows.label_type, rows.train, rows.valid, metric, weights_C)
+    )
 
 
 def build_network(base: GPT, examples: TaskExamples, options: FitOptions) -> TaskModel:

@@ -24,6 +24,7 @@ from gpt1.tasks.labels import LabelType, from_metadata
 from gpt1.tasks.rows import Texts
 from gpt1.tasks.words import WordsModel, WordsShare
 from gpt1.tokenizer.tokenizer import Tokenizer
+from gpt1.training import parallel
 from gpt1.training.device import setup_device
 
 
@@ -159,14 +160,20 @@ def load_predictor(folder: str | Path, settings: Command) -> Predictor:
 
 @torch.inference_mode()
 def score(model: TaskModel, examples: Sequence[Example], batch: int, pad_id: int, device: torch.device) -> np.ndarray:
-    """Return scores_NC, float64, in the order of the examples; -inf where a row has fewer answers than another."""
+    """Return scores_NC, float64, in the order of the examples; -inf where a row has fewer answers than another.
+
+    Several processes share the batches out, and each returns all scores.
+    """
     model.eval()
+    world = parallel.current()
     outputs = max(len(e.sequences) for e in examples) if model.label_kind == "choice" else model.head.out_features
-    scores_NC = np.full((len(examples), outputs), -np.inf)
-    for numbers in by_length(examples, batch):
+    scores_NC = np.zeros((len(examples), outputs))
+    for numbers in by_length(examples, batch)[world.part]:
         chosen = [examples[i] for i in numbers]
         found = model.scores(collate(chosen, pad_id, model.body.config.context).to(device))
+        scores_NC[numbers] = -np.inf
         scores_NC[numbers, : found.shape[1]] = found.double().cpu().numpy()
+    world.sum_tensors([torch.from_numpy(scores_NC)])
     return scores_NC
 
 

@@ -29,6 +29,7 @@ from gpt1.run_folder.shape import read_shape
 from gpt1.run_folder.starter import find_run
 from gpt1.storage import write_text
 from gpt1.tokenizer.tokenizer import Tokenizer
+from gpt1.training import parallel
 
 # The peak learning rate, as a fraction of the recipe's.
 LR_SHARE = 0.2
@@ -169,15 +170,15 @@ def read_first(
     A training that was stopped continues from the states in `folder`. Raises UserError for text that cannot be read or
     is too short, before anything is trained.
     """
-    out = folder / "run"
-    settings = _prepare(Path(run), text, folder / "data", out, epochs, lr, asdict(on))
+    out, from_main = folder / "run", parallel.current().from_main
+    settings = from_main(lambda: _prepare(Path(run), text, folder / "data", out, epochs, lr, asdict(on)))
     tokens = read_manifest(folder / "data").train.tokens
-    if not ((out / "gpt1.json").exists() and read_metadata(out).metrics):  # else it is complete
+    if not from_main(lambda: (out / "gpt1.json").exists() and read_metadata(out).metrics):  # else it is complete
         say(f"reading {tokens:,} tokens of unlabelled text, {epochs:g} times")
         pretrain_folder(settings)
     found = read_metadata(out)
     summary = ReadSummary(
-        files=text.sources(folder),
+        files=from_main(lambda: text.sources(folder)),
         tokens=tokens,
         epochs=epochs,
         lr=settings.optim.lr,
@@ -206,7 +207,8 @@ def _prepare(
         )
     recipe = metadata.recipe or ("paper" if shape.width >= PAPER_WIDTH else None)
     usual = pretrain_defaults(metadata.preset or "small", recipe, data=str(data), out=str(out))
-    batch = max(1, min(usual.batch, tokens // (shape.context * MIN_UPDATES)))
+    # Each process has a part of every batch.
+    batch = max(parallel.current().size, min(usual.batch, tokens // (shape.context * MIN_UPDATES)))
     steps = max(1, round(epochs * tokens / (batch * shape.context)))
     lr = lr or LR_SHARE * usual.optim.lr
     given = {

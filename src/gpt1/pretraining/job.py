@@ -9,7 +9,7 @@ import torch
 
 from gpt1.config import Model, Pretrain
 from gpt1.console import say
-from gpt1.errors import UserError, setting
+from gpt1.errors import setting
 from gpt1.options import flat
 from gpt1.pretraining.budget import fit_to_minutes, is_open
 from gpt1.pretraining.defaults import (
@@ -72,10 +72,7 @@ def _pretrain(settings: Pretrain, folder: Path) -> PretrainResult:
     with parallel.hold(folder), data_of as data, out_of_memory(REMEDY):
         device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
         micro_batch, settings = settings.micro_batch, resolve_defaults(settings, data)
-        if settings.batch < world.size:
-            raise UserError(
-                f"{setting('batch')} {settings.batch} is less than the number of processes, {world.size}; start fewer"
-            )
+        world.check_batch(settings.batch)
         state = world.from_main(lambda: None if settings.fresh else checkpoint.latest(folder))
         notes = checkpoint.read_notes(state) if state else {}
         done: int = notes.get("step", 0)

@@ -25,6 +25,7 @@ from gpt1.tasks.columns import ColumnNames, guess_columns, named_columns
 from gpt1.tasks.metrics import Intervals, choice_intervals, choice_metrics
 from gpt1.tasks.rows import read_label, read_texts, valid_rows
 from gpt1.tokenizer.tokenizer import Tokenizer
+from gpt1.training import parallel
 from gpt1.training.likelihood import TOKENS_AT_ONCE
 
 QuestionKind = Literal["pairs", "choices"]
@@ -218,14 +219,20 @@ class Scorer:
 
     @torch.inference_mode()
     def _nats(self, windows: Sequence[Window], texts: int) -> np.ndarray:
-        """Return -log P of the scored tokens of each text; windows of similar length share a forward pass."""
-        nats_K = np.zeros(texts)
+        """Return -log P of the scored tokens of each text; windows of similar length share a forward pass.
+
+        Several processes share the passes out.
+        """
+        nats_K, world = np.zeros(texts), parallel.current()
         matrix_VD = self.network.tokens.weight
         ordered = sorted(windows, key=lambda window: -len(window.ids))
+        batches = []
         while ordered:
             T = rounded(len(ordered[0].ids) - 1, self.network.config.context)
             count = max(1, TOKENS_AT_ONCE // T)
-            batch, ordered = ordered[:count], ordered[count:]
+            batches.append((T, ordered[:count]))
+            ordered = ordered[count:]
+        for T, batch in batches[world.part]:
             tokens_NT = torch.full((len(batch), T), self.tokenizer.pad_id)
             targets_NT = torch.full((len(batch), T), IGNORE)
             for n, window in enumerate(batch):
@@ -235,6 +242,7 @@ class Scorer:
             h_NTD = self.network(tokens_NT.to(matrix_VD.device))
             nats_NT = token_nats(h_NTD, matrix_VD, targets_NT.to(matrix_VD.device))
             np.add.at(nats_K, [window.text for window in batch], nats_NT.double().sum(-1).cpu().numpy())
+        world.sum_tensors([torch.from_numpy(nats_K)])
         return nats_K
 
 

@@ -39,6 +39,10 @@ REPORT_SECONDS = 1.0
 BUCKET = 25_000_000
 
 
+class ProcessLost(RunFailed):
+    """Another process has ended or does not answer; the states that are saved are as good as ever."""
+
+
 @dataclass(frozen=True)
 class World:
     """The processes that work together: this one's number, `rank`, and how many there are."""
@@ -70,6 +74,10 @@ class World:
         """Return whether the flag is set in any process."""
         return bool(self.sum_numbers([flag])[0])
 
+    def wait(self) -> None:
+        """Wait until every process has come here."""
+        self.any(False)
+
     def sum_tensors(self, tensors: Sequence["Tensor"]) -> None:
         """Replace tensors of one type and device by their sums over all processes; a GPU works on while we go on."""
         if self.size == 1:
@@ -94,13 +102,31 @@ class World:
             torch.distributed.broadcast_object_list(box, 0, device=torch.device("cpu"))
         return box[0]  # type: ignore[return-value]
 
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all processes, by rank, in each of them."""
+        if self.size == 1:
+            return [value]
+        import torch
+
+        values: list[Any] = [None] * self.size
+        with self._together():
+            torch.distributed.all_gather_object(values, value)
+        return values
+
+    def check_batch(self, batch: int) -> None:
+        """Raise UserError if some processes would have no part of any batch."""
+        if batch < self.size:
+            raise UserError(
+                f"{setting('batch')} {batch} is less than the number of processes, {self.size}; start fewer"
+            )
+
     @contextmanager
     def _together(self) -> Iterator[None]:
-        """Turn what a backend raises when another process has gone into RunFailed."""
+        """Turn what a backend raises when another process has gone into ProcessLost."""
         try:
             yield
         except RuntimeError as error:
-            raise RunFailed(f"another process has ended or does not answer ({_first_line(error)})") from error
+            raise ProcessLost(f"another process has ended or does not answer ({_first_line(error)})") from error
 
 
 _worlds: dict[str, Any] = {"current": World(), "last": World(), "meetings": 0}
@@ -109,6 +135,16 @@ _worlds: dict[str, Any] = {"current": World(), "last": World(), "meetings": 0}
 def current() -> World:
     """Return the processes that this one works with; a world of one outside of `join`."""
     return _worlds["current"]
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Share nothing with the other processes within the block."""
+    before, _worlds["current"] = _worlds["current"], World()
+    try:
+        yield
+    finally:
+        _worlds["current"] = before
 
 
 def is_main() -> bool:
@@ -130,12 +166,23 @@ def hold(folder: Path) -> Iterator[None]:
 
 def processes_here() -> int:
     """Return how many processes `torchrun` has started on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if _is_launched() else 1
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if is_launched() else 1
 
 
 def restarts() -> int:
     """Return how often `torchrun` has started these processes again."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) if _is_launched() else 0
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) if is_launched() else 0
+
+
+@contextmanager
+def one_voice() -> Iterator[None]:
+    """Before `join`: let one process on each machine report an error of the block, and the others end without a word."""
+    try:
+        yield
+    except (Gpt1Error, OSError) as error:
+        if is_launched() and int(os.environ.get("LOCAL_RANK", 0)) > 0:
+            raise SystemExit(_exit_code(error)) from error
+        raise
 
 
 @contextmanager
@@ -146,7 +193,7 @@ def join(device: str) -> Iterator[World]:
     says anything, except that the first process to fail says why; then the others end without a word. Raises RunFailed
     if the processes cannot reach each other within `MEETING_SECONDS`.
     """
-    if not _is_launched() or current().size > 1:  # a command may call another
+    if not is_launched() or current().size > 1:  # a command may call another
         yield current()
         return
     import torch
@@ -168,7 +215,8 @@ def join(device: str) -> Iterator[World]:
         torch.distributed.destroy_process_group()
 
 
-def _is_launched() -> bool:
+def is_launched() -> bool:
+    """Return whether `torchrun` has started this process with others."""
     return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys() and (
         int(os.environ["WORLD_SIZE"]) > 1
     )

@@ -1,0 +1,235 @@
+"""finetune, predict and evaluate in several processes: the results of one process, one writer, one error, a restart."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import commands_together
+import pytest
+import torch
+from commands_together import CORPUS, main, write_inputs
+from processes import STILL, finish, start
+from safetensors.torch import load_file
+
+from conftest import save_random_run
+from gpt1.cli.main import COMMANDS
+from gpt1.config import Model
+from gpt1.run_folder.metadata import STOPPED
+from gpt1.training import checkpoint, log
+
+PROGRAM = commands_together.__file__
+# Fine-tunings without dropout, and how near the numbers of one process those of several are. Reading text trains by
+# Muon, which magnifies rounding.
+TOLERANCES = {"seeds": 1e-6, "words": 1e-6, "choices": 1e-6, "collapsed": 1e-6, "read": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows, and a random network without dropout; in `alone`, what one process makes of them."""
+    folder = tmp_path_factory.mktemp("together")
+    write_inputs(folder)
+    save_random_run(folder / "base", CORPUS, 320, Model(context=32, width=32, depth=2, heads=2, inner=128, **STILL))
+    (folder / "alone").mkdir()
+    main(folder, folder / "alone")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def by_two(folder: Path) -> Path:
+    return made_by(2, folder)
+
+
+@pytest.fixture(scope="module")
+def by_three(folder: Path) -> Path:
+    return made_by(3, folder)
+
+
+@pytest.fixture(params=["by_two", "by_three"])
+def together(request: pytest.FixtureRequest) -> Path:
+    """What 2 or 3 processes make of the same."""
+    return request.getfixturevalue(request.param)
+
+
+def made_by(size: int, folder: Path) -> Path:
+    out = folder / f"by-{size}"
+    out.mkdir()
+    ended = finish(start([PROGRAM, str(folder), str(out)], size))
+    assert not any(code for code, *_ in ended), ended
+    return out
+
+
+def results(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(out.glob("results-*.json"))]
+
+
+def assert_equal(found: Any, expected: Any, tolerance: float, name: str = "") -> None:
+    """The same values but for paths and times, numbers within a relative tolerance."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys(), name
+        for key in expected.keys() - {"out", "seconds"}:
+            assert_equal(found[key], expected[key], tolerance, f"{name}/{key}")
+    elif isinstance(expected, list):
+        assert len(found) == len(expected), name
+        for n, (one, other) in enumerate(zip(found, expected, strict=True)):
+            assert_equal(one, other, tolerance, f"{name}/{n}")
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=tolerance, abs=tolerance), name
+    else:
+        assert found == expected, name
+
+
+@pytest.mark.parametrize("name", TOLERANCES)
+def test_losses_and_metrics_are_those_of_one_process(name: str, folder: Path, together: Path) -> None:
+    (expected,) = results(folder / "alone")
+    for found in results(together):
+        assert_equal(found[name], expected[name], TOLERANCES[name])
+    rows, others = log.read(folder / "alone" / name), log.read(together / name)
+    assert_equal(others, rows, 10 * TOLERANCES[name])
+    assert any("task" in row for row in rows)
+
+
+@pytest.mark.parametrize("name", [name for name, tolerance in TOLERANCES.items() if tolerance == 1e-6])
+def test_the_model_is_that_of_one_process(name: str, folder: Path, together: Path) -> None:
+    """Where a gradient is near 0, AdamW magnifies its rounding; the tolerance is a tenth of a step."""
+    expected, found = (load_file(out / name / "model.safetensors") for out in (folder / "alone", together))
+    for key, tensor in expected.items():
+        torch.testing.assert_close(found[key], tensor, rtol=1e-3, atol=3e-4)
+    assert (together / name / "words.safetensors").read_bytes() == (
+        folder / "alone" / name / "words.safetensors"
+    ).read_bytes()
+
+
+def test_the_jobs_are_what_they_are_meant_to_be(folder: Path) -> None:
+    (found,) = results(folder / "alone")
+    assert len(found["seeds"]["seeds"]["loss"]["values"]) == 2
+    assert found["words"]["words_weight"] > 0
+    assert found["collapsed"]["lr"] == 6.25e-5
+    assert found["predict, no file"]["predictions"][0]["predicted_label"] in ("good", "bad")
+    assert found["predict, invalid rows"]["rows"] == sum(n % 5 > 0 for n in range(commands_together.ROWS))
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "two.parquet", "holes.jsonl"])
+def test_predictions_are_those_of_one_process_to_the_byte(name: str, folder: Path, together: Path) -> None:
+    assert (together / name).read_bytes() == (folder / "alone" / name).read_bytes()
+
+
+def test_every_process_returns_the_same_predictions_and_scores(folder: Path, together: Path) -> None:
+    (expected,) = results(folder / "alone")
+    for found in results(together):
+        for name in set(expected) - {*TOLERANCES, "dropout"}:
+            assert_equal(found[name], expected[name], 1e-12 if "predict" in name else 1e-6)
+
+
+# The command line
+
+
+def predict(folder: Path, *more: str) -> list[str]:
+    return [PROGRAM, "gpt1", "predict", str(folder / "alone" / "seeds"), *more, "--device", "cpu", "--dtype", "fp32"]
+
+
+def test_one_process_reads_standard_input_and_writes_standard_output(folder: Path) -> None:
+    both = start(predict(folder, "-", "--threads", "1"), 2, stdin=subprocess.PIPE)
+    lines = "".join(f"{text}\n" for text in CORPUS)
+    (code, out, error), (other, nothing, silence) = finish(both, lines)
+    assert (code, other) == (0, 0), error
+    assert [json.loads(line)["text"] for line in out.splitlines()] == CORPUS
+    assert (nothing, silence) == ("", "")
+
+
+def test_an_error_ends_all_processes_with_one_line(folder: Path, tmp_path: Path) -> None:
+    commands = [
+        (predict(folder, str(folder / "holes.jsonl")), "holes.jsonl:1: column text is empty"),
+        (predict(folder, str(folder / "rows.jsonl"), "--bacth", "3"), "unknown option --bacth"),
+    ]
+    for command, words in commands:
+        ended = finish(start(command, 2))
+        assert [code for code, *_ in ended] == [2, 2]
+        (line,) = [line for *_, error in ended for line in error.splitlines()]
+        assert line.startswith("gpt1 predict: ")
+        assert words in line
+
+
+@pytest.mark.parametrize("name", ["prepare", "generate"])
+def test_other_commands_say_once_that_they_work_in_one_process(name: str, tmp_path: Path) -> None:
+    words = {"prepare": [str(tmp_path), "--out", str(tmp_path / "out")], "generate": [str(tmp_path), "Once"]}[name]
+    ended = finish(start(["-m", "gpt1", name, *words], 2))
+    assert [code for code, *_ in ended] == [2, 2]
+    (line,) = [line for *_, error in ended for line in error.splitlines()]
+    assert line.startswith(
+        f"gpt1 {name}: it works in one process; start it without torchrun, which is for gpt1 pretrain"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_commands_that_share_their_work() -> None:
+    assert [name for name, verb in COMMANDS.items() if verb.is_shared] == [
+        "pretrain",
+        "finetune",
+        "predict",
+        "evaluate",
+    ]
+
+
+def dropout_job(folder: Path, out: Path) -> list[str]:
+    """The command line of the job `dropout`."""
+    words = "--epochs 4 --seeds 2 --batch 8 --micro-batch 3 --lr 3e-3 --dropout 0.1 --head-dropout 0 --threads 1"
+    on = ["--device", "cpu", "--dtype", "fp32", "--train", str(folder / "train.jsonl"), "--out", str(out)]
+    return [PROGRAM, "gpt1", "finetune", str(folder / "base"), *words.split(), *on]
+
+
+def await_state(folder: Path) -> None:
+    until = time.monotonic() + 200
+    while not checkpoint.any_within(folder):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def assert_same_model(out: Path, other: Path) -> None:
+    assert not (out / STOPPED).exists()
+    assert (out / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+
+
+def test_when_one_is_killed_the_others_end_and_the_same_command_continues(
+    folder: Path, by_two: Path, tmp_path: Path
+) -> None:
+    command = dropout_job(folder, tmp_path / "run")
+    both = start(command, 2)
+    await_state(tmp_path / "run")
+    both[1].kill()
+    (code, _, error), _ = finish(both)
+    assert code == 1
+    assert "gpt1 finetune: another process has ended or does not answer" in error
+    (code, _, error), (other, _, silence) = finish(start(command, 2))
+    assert (code, other, silence) == (0, 0, "")
+    assert "continuing after update" in error
+    assert_same_model(tmp_path / "run", by_two / "dropout")
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_after_a_kill_and_a_stop_continues(folder: Path, by_two: Path, tmp_path: Path) -> None:
+    out, stopped = tmp_path / "run", tmp_path / "stopped"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "3"]
+    agent = subprocess.Popen(
+        [*launcher, *dropout_job(folder, out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    await_state(out)
+    children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    _, error = agent.communicate(timeout=300)
+    assert agent.returncode == 0, error
+    assert "continuing after update" in error
+    assert_same_model(out, by_two / "dropout")
+    both = start(dropout_job(folder, stopped), 2)
+    await_state(stopped)
+    both[1].send_signal(signal.SIGTERM)
+    ended = finish(both)
+    assert [code for code, *_ in ended] == [130, 130]
+    (said,) = [line for *_, error in ended for line in error.splitlines() if "stopped" in line]
+    assert said.endswith("; the same command continues from there")
+    assert [code for code, *_ in finish(start(dropout_job(folder, stopped), 2))] == [0, 0]
+    assert_same_model(stopped, by_two / "dropout")
