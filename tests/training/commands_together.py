@@ -1,10 +1,12 @@
 """What `test_commands_together.py` runs in several processes: the commands that share their work, one after another."""
 
+import io
 import json
 import os
 import random
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ THINGS = ("the garden", "long walks in the cold rain", "the sea", "loud bells", 
 CORPUS = [f"{s} {v} {t}." for s in SUBJECTS for v in GOOD + BAD for t in THINGS]
 # Not a multiple of any number of processes; predicted in blocks of BLOCK, the last of which is short.
 ROWS, BLOCK = 37, 8
+RANK = os.environ.get("RANK", "0")
 
 
 def write_inputs(folder: Path) -> None:
@@ -64,6 +67,10 @@ def jobs(folder: Path, out: Path) -> dict[str, Callable[[], Any]]:
         )
         return lambda: predict(of)
 
+    predicted_lines = Predict(
+        run=str(folder / "alone" / "seeds"), input="-", out="-", device="cpu", dtype="fp32", threads=1
+    )
+
     def evaluated(run: Path, file: str, **changes: Any) -> Callable[[], Any]:
         of = Evaluate(run=str(run), files=[str(folder / file)], device="cpu", dtype="fp32", threads=1, **changes)
         return lambda: evaluate(of)
@@ -79,11 +86,22 @@ def jobs(folder: Path, out: Path) -> dict[str, Callable[[], Any]]:
         "predict, jsonl": predicted("rows", "rows.jsonl"),
         "predict, fewer rows than processes": predicted("two", "two.parquet"),
         "predict, no file": predicted("rows", None),
+        "predict, standard input": lambda: typed(predicted_lines, out / f"stdout-{RANK}.jsonl"),
         "predict, invalid rows": predicted("holes", "holes.jsonl", skip_invalid=True),
         "evaluate rows": evaluated(folder / "alone" / "seeds", "rows.jsonl"),
         "evaluate text": evaluated(folder / "base", "text.txt"),
         "evaluate choices": evaluated(folder / "base", "choices.jsonl", as_="choices"),
     }
+
+
+def typed(settings: Predict, written: Path) -> Any:
+    """Predict the texts of CORPUS, which rank 0 alone has as its standard input; keep the standard output."""
+    before, sys.stdin = sys.stdin, io.StringIO("\n".join(CORPUS)) if RANK == "0" else None
+    try:
+        with written.open("w") as file, redirect_stdout(file):
+            return predict(settings)
+    finally:
+        sys.stdin = before
 
 
 def collapsing(work: Callable[[], Any]) -> Callable[[], Any]:
@@ -103,7 +121,7 @@ def main(folder: Path, out: Path) -> None:
     """Make all results; each process writes what it was returned."""
     predicting.ROWS_AT_ONCE = BLOCK
     found = {name: job().to_json() for name, job in jobs(folder, out).items()}
-    (out / f"results-{os.environ.get('RANK', 0)}.json").write_text(json.dumps(found))
+    (out / f"results-{RANK}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -44,24 +44,21 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def start(command: Sequence[str], size: int, stdin: int | None = None) -> list[subprocess.Popen[str]]:
-    """Start a command in several processes, as `torchrun` does, which takes as long to start as all of them.
-
-    With `stdin`, rank 0 has a standard input, and the others none.
-    """
+def start(command: Sequence[str], size: int) -> list[subprocess.Popen[str]]:
+    """Start a command in several processes, as `torchrun` does, which takes as long to start as all of them."""
     port = free_port()
     return [
         subprocess.Popen(
             [sys.executable, *command], env=environment(rank, size, port), text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, stdin=subprocess.DEVNULL if rank else stdin,
+            stderr=subprocess.PIPE,
         )
         for rank in range(size)
     ]  # fmt: skip
 
 
-def finish(processes: Sequence[subprocess.Popen[str]], text: str | None = None) -> list[tuple[int, str, str]]:
-    """Wait; return exit code, standard output and standard error of each. Rank 0 gets `text` on standard input."""
-    out = [process.communicate(None if rank else text, timeout=300) for rank, process in enumerate(processes)]
+def finish(processes: Sequence[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+    """Wait; return exit code, standard output and standard error of each."""
+    out = [process.communicate(timeout=300) for process in processes]
     return [(process.returncode, *texts) for process, texts in zip(processes, out, strict=True)]
 
 

@@ -125,20 +125,18 @@ def test_every_process_returns_the_same_predictions_and_scores(folder: Path, tog
             assert_equal(found[name], expected[name], 1e-12 if "predict" in name else 1e-6)
 
 
+def test_one_process_reads_standard_input_and_writes_standard_output(folder: Path, together: Path) -> None:
+    first, *others = [path.read_text() for path in sorted(together.glob("stdout-*.jsonl"))]
+    assert first == (folder / "alone" / "stdout-0.jsonl").read_text()
+    assert [json.loads(line)["text"] for line in first.splitlines()] == CORPUS
+    assert set(others) == {""}
+
+
 # The command line
 
 
 def predict(folder: Path, *more: str) -> list[str]:
     return [PROGRAM, "gpt1", "predict", str(folder / "alone" / "seeds"), *more, "--device", "cpu", "--dtype", "fp32"]
-
-
-def test_one_process_reads_standard_input_and_writes_standard_output(folder: Path) -> None:
-    both = start(predict(folder, "-", "--threads", "1"), 2, stdin=subprocess.PIPE)
-    lines = "".join(f"{text}\n" for text in CORPUS)
-    (code, out, error), (other, nothing, silence) = finish(both, lines)
-    assert (code, other) == (0, 0), error
-    assert [json.loads(line)["text"] for line in out.splitlines()] == CORPUS
-    assert (nothing, silence) == ("", "")
 
 
 def test_an_error_ends_all_processes_with_one_line(folder: Path, tmp_path: Path) -> None:
