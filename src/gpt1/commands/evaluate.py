@@ -101,8 +101,8 @@ class EvaluateResult(Result):
 def evaluate(settings: Evaluate) -> EvaluateResult:
     """Evaluate a run on text, on labelled rows, or zero-shot on pairs or choices.
 
-    Processes that `torchrun` started share the work out. Raises UserError for files, columns or rows that are missing or
-    wrong.
+    Processes that `torchrun` started share the work out. Raises UserError for files, columns or rows that are missing
+    or wrong.
     """
     with parallel.join(settings.device):
         kind = _kind(settings)

@@ -72,8 +72,8 @@ class _InputRows:
 def predict(settings: Predict) -> PredictResult:
     """Predict every row, in input order; write them to `out` in bounded memory, or return them as `predictions`.
 
-    A text that is given itself is a row. Processes that `torchrun` started take blocks of rows by turns. Raises UserError
-    for wrong rows, a missing column, or a run that is not fine-tuned.
+    A text that is given itself is a row. Processes that `torchrun` started take blocks of rows by turns. Raises
+    UserError for wrong rows, a missing column, or a run that is not fine-tuned.
     """
     with parallel.join(settings.device):
         return _predict(settings)

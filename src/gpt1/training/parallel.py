@@ -176,7 +176,7 @@ def restarts() -> int:
 
 @contextmanager
 def one_voice() -> Iterator[None]:
-    """Before `join`: let one process on each machine report an error of the block, and the others end without a word."""
+    """Let one process on each machine report an error of the block, which comes before `join`; the others end."""
     try:
         yield
     except (Gpt1Error, OSError) as error:
