@@ -1,5 +1,6 @@
 """The routes behind the page, against the functions that commands use; and its files."""
 
+import base64
 import json
 import math
 import random
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import torch
 from servers import LOCAL, Running, running
@@ -15,7 +17,7 @@ from servers import LOCAL, Running, running
 from gpt1.model.attention_weights import attention_weights
 from gpt1.model.sampling import Sampling, draw, probabilities
 from gpt1.run_folder.folder import load_run
-from gpt1.serving.page import ALTERNATIVES, ATTENDED, FILES, read_curves
+from gpt1.serving.page import ALTERNATIVES, FILES, read_curves
 from gpt1.training import log
 
 pytest_plugins = ["servers"]
@@ -79,9 +81,38 @@ def test_attention_of_a_text(server: Running, books: Path) -> None:
         for t, row in enumerate(rows):
             assert row == pytest.approx(wanted_HTS[head, t, : t + 1].tolist(), abs=1e-4)
     long = post(server, "/v1/attention", text="cat " * 200)
-    most = min(ATTENDED, run.body.config.context)
-    assert len(long["tokens"]) == most
-    assert long["left_out"] == 1 + len(run.tokenizer.encode("cat " * 200)) - most
+    assert len(long["tokens"]) == run.body.config.context
+    assert long["left_out"] == 1 + len(run.tokenizer.encode("cat " * 200)) - run.body.config.context
+    assert (found["is_cut"], long["is_cut"]) == (False, True)
+    packed = post(server, "/v1/attention", text=TEXT, layer=1, encoding_format="base64")
+    numbers = np.frombuffer(base64.b64decode(packed.pop("weights")), "<u2") / 65_535
+    assert numbers == pytest.approx([w for head in found.pop("weights") for row in head for w in row], abs=1e-4)
+    assert packed == found
+
+
+ROWS = {
+    "classification": ["a cat"], "entailment": ["a cat", "a dog"], "similarity": ["a cat", "a dog"],
+    "multiple-choice": ["a cat", "sat", "ran", "slept"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", ROWS)
+def test_attention_of_a_row_is_that_of_the_sequences_it_is_read_as(
+    server: Running, tuned: dict[str, Path], task: str
+) -> None:
+    run = load_run(tuned[task])
+    row = {"model": task, "text": ROWS[task][0], "more": ROWS[task][1:]}
+    wanted = post(server, "/v1/explain", **row)["sequences"]
+    for number, sequence in enumerate(wanted):
+        found = post(server, "/v1/attention", **row, sequence=number, layer=1)
+        assert (found["sequence"], found["sequences"], found["is_cut"]) == (number, len(wanted), False)
+        roles = [(piece["id"], piece["special"] or "text") for piece in found["tokens"]]
+        assert roles == [(piece["id"], piece["role"]) for piece in sequence["tokens"]]
+        weights_HTS = attention_weights(run.body, torch.tensor([i for i, _ in roles]), 1)
+        assert found["weights"][1][-1] == pytest.approx(weights_HTS[1, -1].tolist(), abs=1e-4)
+    many = post(server, "/v1/attention", **(row | {"text": "cat " * 200}))
+    assert many["is_cut"]
+    assert len(many["tokens"]) <= run.body.config.context
 
 
 @pytest.mark.parametrize(
@@ -193,6 +224,10 @@ def test_curves_grow(books: Path, server: Running) -> None:
 WRONG = [
     ("/v1/attention", {"text": "a", "layer": 2}, "layer must be below 2"),
     ("/v1/attention", {"text": 5}, "text: input should be a valid string"),
+    ("/v1/attention", {"text": "a", "more": ["b"]}, "more goes only with the rows of a fine-tuned run"),
+    ("/v1/attention", {"text": "a", "as": "rows"}, "books is pre-trained"),
+    ("/v1/attention", {"text": "a", "sequence": 1}, "sequence must be below 1"),
+    ("/v1/attention", {"model": "entailment", "text": "a"}, "entailment reads two texts, not 1"),
     ("/v1/next", {"prompt": "cat " * 99}, "reads 64 at most"),
     ("/v1/next", {"prompt": [1, 300]}, "prompt has the token id 300"),
     ("/v1/next", {"chosen": 5000}, "chosen must be below"),

@@ -152,6 +152,40 @@ def test_attend(visit: Visit, served: Running) -> None:
     until(lambda: page.evaluate("document.querySelector('.looks')?.textContent.includes('of block 1')"))
 
 
+def test_attend_to_a_row(visit: Visit, served: Running) -> None:
+    page = visit.go(f"#/attend?run=multiple-choice&text={quote(TEXT)}&more=It+sat&layer=1", "main .note")
+    assert "Give it all texts of a row" in page.locator(".attend > .note").inner_text()
+    page.get_by_label("answer 1").fill("It ran away")
+    page.get_by_role("button", name="Read", exact=True).click()
+    page.wait_for_selector(READY["attend"])
+    assert names(page.locator(".tokens .special")) == ["[start]", "[delimiter]", "[extract]"]
+    assert page.locator(CHOSEN).inner_text() == "[extract]"
+    page.get_by_label("Sequence").select_option("answer 1")
+    until(lambda: page.evaluate("document.querySelector('.tokens')?.textContent.includes('ran away')"))
+    row = {"model": "multiple-choice", "text": TEXT, "more": ["It sat", "It ran away"], "layer": 1, "sequence": 1}
+    best = max(served.http.post("/v1/attention", json=row).json()["weights"][0][-1])
+    assert page.locator(".looks .row").first.inner_text().endswith(f"{best:.1%}")
+    page.get_by_role("link", name="Classify").click()
+    page.wait_for_selector(".outputs")
+    assert page.get_by_label("answer 1").input_value() == "It ran away", "a row goes from view to view"
+    page.get_by_label("Run").select_option("books")
+    page.wait_for_selector(".classify .note")
+    assert "sequence=" not in page.url
+
+
+def test_attend_to_a_whole_context(visit: Visit) -> None:
+    page = visit.go(f"#/attend?run=books&text={quote('The cat sat on a mat. ' * 22)}", READY["attend"])
+    assert page.locator(".tokens [role=option]").count() == 64
+    assert "fill the context of 64" in page.locator(".attend > .note").inner_text()
+    page.locator(".labelled canvas").click(position={"x": 5, "y": 1})
+    assert "at=0" in page.url
+    assert names(page.locator(".looks .row .chip")) == ["[end]"]
+    large, small = ".labelled canvas", ".head[aria-pressed=true] canvas"
+    pixels = "(canvas) => [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]"
+    assert page.locator(small).evaluate(pixels)[:4] == [53, 100, 184, 255], "a weight of 1 has the full colour"
+    assert page.locator(large).evaluate("(canvas) => canvas.width") == 64 * 15
+
+
 def test_write_choose_and_branch(visit: Visit, served: Running) -> None:
     page = visit.go(VIEWS["write"], ".stages tbody button")
     first = page.locator(".stages tbody button").nth(1)

@@ -1,4 +1,4 @@
-"""What routes have in common: the run a request names, waiting for the engine, server-sent events."""
+"""What routes have in common: the run and the row a request means, waiting for the engine, server-sent events."""
 
 import asyncio
 import json
@@ -10,6 +10,8 @@ from fastapi import Request
 from gpt1.serving.engine import Busy, Closing
 from gpt1.serving.errors import ApiError, as_api_error
 from gpt1.serving.models import ServedModel
+from gpt1.serving.schemas import TextOrRow
+from gpt1.tasks.rows import Texts
 
 T = TypeVar("T")
 # Seconds after which a client that was refused may try again.
@@ -22,6 +24,17 @@ def find_model(models: Mapping[str, ServedModel], name: str) -> ServedModel:
         known = ", ".join(models)
         raise ApiError(404, f"The model {name!r} does not exist; there are {known}", "model", "model_not_found")
     return models[name]
+
+
+def row_asked(model: ServedModel, body: TextOrRow) -> Texts | None:
+    """Return the row that a request means; None if its text is to be read as a text. Raises ApiError or UserError."""
+    if body.as_ == "rows" and model.predictor is None:
+        raise ApiError(400, f"{model.name} is pre-trained, it predicts no labels; leave as out", "as")
+    if model.predictor is not None and body.as_ != "text":
+        return model.row([body.text, *(body.more or [])])
+    if body.more:
+        raise ApiError(400, "more goes only with the rows of a fine-tuned run", "more")
+    return None
 
 
 async def answer(request: Request, work: Awaitable[T]) -> T:

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response, Streami
 
 from gpt1 import __version__
 from gpt1.data.tables import Row
-from gpt1.serving.answers import answer, events, find_model
+from gpt1.serving.answers import answer, events, find_model, row_asked
 from gpt1.serving.completions import CompletionJob, Limits, token_lists
 from gpt1.serving.engine import Engine
 from gpt1.serving.errors import ApiError, ErrorBody, add_handlers
@@ -33,7 +33,6 @@ from gpt1.serving.schemas import (
     PredictRequest,
 )
 from gpt1.tasks.rows import Texts, read_texts
-from gpt1.tasks.typed_rows import row_of_texts
 
 # How long the end of the process waits for the step or explanation in progress.
 LAST_SECONDS = 5
@@ -125,20 +124,12 @@ class Api:
     async def explain(self, body: ExplainRequest, request: Request) -> Response:
         """Return what `gpt1 explain --json` prints: how likely each token is, or which words a prediction rests on."""
         model = find_model(self.models, body.model)
-        if body.as_ == "rows" and model.predictor is None:
-            raise ApiError(400, f"{model.name} is pre-trained, it predicts no labels; leave as out", "as")
-        asked: tuple[str, int] | Texts
-        if model.predictor is None or body.as_ == "text":
-            if body.more:
-                raise ApiError(400, "more goes only with the rows of a fine-tuned run", "more")
+        asked: tuple[str, int] | Texts | None = row_asked(model, body)
+        if asked is None:
             most, tokens = EXPLAINED_CONTEXTS * model.context, len(model.tokenizer.encode(body.text))
             if tokens > most:
                 raise ApiError(400, f"the text has {tokens:,} tokens; at most {most:,} are explained", "text")
             asked = body.text, body.top or 5
-        else:
-            texts = [body.text, *(body.more or [])]
-            row, columns = row_of_texts(texts, model.predictor.encoder.task, model.predictor.columns)
-            asked = read_texts(row, columns)
         (found,) = await answer(request, self.aside.compute(model.explain, [asked]))
         return JSONResponse(found)
 

@@ -20,7 +20,8 @@ from gpt1.run_folder.folder import LoadedRun, load_run
 from gpt1.run_folder.generation import prepare_for_inference
 from gpt1.run_folder.places import named_runs
 from gpt1.run_folder.starter import find_run
-from gpt1.tasks.rows import Texts
+from gpt1.tasks.rows import Texts, read_texts
+from gpt1.tasks.typed_rows import row_of_texts
 from gpt1.tokenizer.tokenizer import Tokenizer
 
 PREDICT_BATCH = 64
@@ -64,6 +65,11 @@ class ServedModel:
     def embed(self, texts: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Return the vector of each text, given as token ids."""
         return list(embed(self.body, texts))
+
+    def row(self, texts: Sequence[str]) -> Texts:
+        """Return texts as a row of the run, which must be fine-tuned. Raises UserError if its task reads other ones."""
+        assert self.predictor
+        return read_texts(*row_of_texts(texts, self.predictor.encoder.task, self.predictor.columns))
 
     def explain(self, asked: Sequence[tuple[str, int] | Texts]) -> list[dict[str, Any]]:
         """Return what `gpt1 explain` prints of each text, given with a number of alternatives to a token, or row."""

@@ -1,6 +1,7 @@
 """The page at `/`: its files, and the routes that only a page needs: what happens inside, one step at a time."""
 
 import asyncio
+import base64
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import lru_cache
@@ -8,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -17,7 +19,7 @@ from gpt1.model.attention_weights import attention_weights
 from gpt1.model.sampling import Sampling, draw, probabilities
 from gpt1.pages.charts import thinned
 from gpt1.run_folder.generation import Generation, GenerationOptions
-from gpt1.serving.answers import answer, events, find_model
+from gpt1.serving.answers import answer, events, find_model, row_asked
 from gpt1.serving.engine import Engine, Piece
 from gpt1.serving.errors import ApiError
 from gpt1.serving.models import ServedModel
@@ -25,8 +27,6 @@ from gpt1.serving.schemas import AttentionRequest, AttentionWeights, Curves, Gen
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.training import log
 
-# Tokens whose attention is shown at a time: a matrix with more could not be read.
-ATTENDED = 128
 # The most probable tokens that are sent with each generated one.
 ALTERNATIVES = 10
 # Measurements of each update, shown as curves.
@@ -62,26 +62,40 @@ class PageRoutes:
         return Response(content, media_type=kind)
 
     async def attention(self, body: AttentionRequest, request: Request) -> Response:
-        """Return what each token of a text, the end token before it included, looks at in each head of a block."""
+        """Return what each token of a text, the end token before it included, or of a row looks at in each head."""
         model = find_model(self.models, body.model)
         config, tokenizer = model.body.config, model.tokenizer
         if body.layer >= config.depth:
             raise ApiError(
                 400, f"layer must be below {config.depth}, which is how many blocks {model.name} has", "layer"
             )
-        ids, most = [tokenizer.end_id, *tokenizer.encode(body.text)], min(ATTENDED, config.context)
+        row = row_asked(model, body)
+        if row is not None and model.predictor:
+            read = model.predictor.encoder.encode([row])
+            sequences = [ids for example in read.examples for ids in example.sequences]
+            is_cut, left_out = read.too_long > 0 and model.predictor.encoder.long != "windows", 0
+        else:
+            ids = [tokenizer.end_id, *tokenizer.encode(body.text)]
+            sequences, left_out = [ids[: config.context]], max(0, len(ids) - config.context)
+            is_cut = left_out > 0
+        if body.sequence >= len(sequences):
+            raise ApiError(400, f"sequence must be below {len(sequences)}: so many are read of this row", "sequence")
+        tokens = list(sequences[body.sequence])
 
         def compute() -> dict[str, Any]:
-            tokens_T = torch.tensor(ids[:most], device=model.exact.tokens.weight.device)
-            rounded_HTS = attention_weights(model.exact, tokens_T, body.layer).double().cpu().numpy().round(4).tolist()
+            tokens_T = torch.tensor(tokens, device=model.exact.tokens.weight.device)
+            weights_HTS = attention_weights(model.exact, tokens_T, body.layer).double().cpu().numpy()
             return {
                 "model": model.name,
                 "layer": body.layer,
                 "layers": config.depth,
                 "heads": config.heads,
-                "tokens": pieces(tokenizer, ids[:most]),
-                "left_out": max(0, len(ids) - most),
-                "weights": [[row[: t + 1] for t, row in enumerate(head)] for head in rounded_HTS],
+                "sequence": body.sequence,
+                "sequences": len(sequences),
+                "tokens": pieces(tokenizer, tokens),
+                "is_cut": is_cut,
+                "left_out": left_out,
+                "weights": _packed(weights_HTS) if body.encoding_format == "base64" else _triangles(weights_HTS),
             }
 
         return JSONResponse(await self._compute(request, compute))
@@ -170,6 +184,16 @@ def next_token(model: ServedModel, ids: Sequence[int], asked: NextRequest) -> di
         "kept": {name: int((p_1V > 0).sum()) for name, p_1V in stages.items()},
         "drawn": drawn,
     }
+
+
+def _triangles(weights_HTS: np.ndarray) -> list[list[list[float]]]:
+    return [[row[: t + 1] for t, row in enumerate(head)] for head in weights_HTS.round(4).tolist()]
+
+
+def _packed(weights_HTS: np.ndarray) -> str:
+    """Return the triangles in base64, each weight as a 16-bit integer: a tenth of the numbers as text."""
+    t, s = np.tril_indices(weights_HTS.shape[1])
+    return base64.b64encode((weights_HTS[:, t, s] * 65_535).round().astype("<u2").tobytes()).decode()
 
 
 def pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> list[dict[str, Any]]:

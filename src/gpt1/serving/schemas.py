@@ -138,23 +138,29 @@ class Predictions(BaseModel):
     data: list[Prediction]
 
 
-class ExplainRequest(Strict):
-    """A text, or a row of a fine-tuned run."""
+class TextOrRow(Strict):
+    """A text; or for a fine-tuned run a row, whose other texts are `more`."""
 
     model: str
     text: str
     more: list[str] | None = None
     as_: Annotated[Literal["auto", "text", "rows"] | None, Field(alias="as")] = "auto"
+
+
+class ExplainRequest(TextOrRow):
+    """A text, or a row of a fine-tuned run."""
+
     top: Annotated[int, Field(ge=1, le=100)] | None = 5
 
 
-class AttentionRequest(Strict):
-    """A text, and the block whose attention is wanted."""
+class AttentionRequest(TextOrRow):
+    """A text or a row, and the block whose attention is wanted."""
 
-    model: str
-    text: str
     layer: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """from 0, the one that reads the embeddings"""
+    sequence: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """of a row that is read as several sequences: which one"""
+    encoding_format: Literal["float", "base64"] | None = "float"
 
 
 class PieceOfText(BaseModel):
@@ -168,18 +174,24 @@ class PieceOfText(BaseModel):
 
 
 class AttentionWeights(BaseModel):
-    """What each token of a text looks at."""
+    """What each token of a text or a row looks at."""
 
     model: str
     layer: int
     layers: int
     heads: int
+    sequence: int
+    sequences: int
+    """of a row: both orders of a pair, or one for each answer; for each window"""
     tokens: list[PieceOfText]
-    """the end token before the text, then the text"""
+    """the end token before the text, then the text; of a row, the sequence between its special tokens"""
+    is_cut: bool
+    """whether the text or the row is longer than what was read of it"""
     left_out: int
-    """tokens at the end of the text that were not read"""
-    weights: list[list[list[float]]]
-    """of each head and token: the weights of the tokens up to it"""
+    """tokens at the end of a text that were not read"""
+    weights: list[list[list[float]]] | str
+    """of each head and token: the weights of the tokens up to it; or base64 of all of them in this order, each a
+    little-endian 16-bit integer, in 65,535ths"""
 
 
 class NextRequest(Strict):

@@ -11,7 +11,8 @@ import * as train from "./train.js";
 import * as write from "./write.js";
 
 const VIEWS = { read, attend, write, classify, compare, train };
-const CARRIED = ["run", "text"]; // parameters that go from view to view
+const CARRIED = ["run", "text", "more"]; // parameters that go from view to view
+const OF_A_RUN = ["at", "path", "layer", "head", "sequence"]; // parameters that mean nothing to another run
 const main = document.getElementById("main");
 const menu = document.getElementById("run");
 const nav = document.getElementById("views");
@@ -38,9 +39,7 @@ function goTo(view, changes, redraw) {
 }
 
 function link(view, params) {
-  const carried = new URLSearchParams(
-    CARRIED.filter((name) => params.has(name)).map((name) => [name, params.get(name)]),
-  );
+  const carried = new URLSearchParams([...params].filter(([name]) => CARRIED.includes(name)));
   nav.replaceChildren(
     ...Object.entries(VIEWS).map(([name, { title }]) =>
       el("a", { href: `#/${name}?${carried}`, "aria-current": name === view && "page" }, title),
@@ -119,7 +118,10 @@ function failed({ error, reason }) {
 
 window.addEventListener("error", failed);
 window.addEventListener("unhandledrejection", failed);
-menu.addEventListener("change", () => goTo(address()[0], { run: menu.value, at: null, path: null }, true));
+menu.addEventListener("change", () => {
+  const without = Object.fromEntries(OF_A_RUN.map((name) => [name, null]));
+  goTo(address()[0], { ...without, run: menu.value }, true);
+});
 document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault(); // what follows # is the view
   main.focus();

@@ -3,6 +3,7 @@
 import { ask } from "./api.js";
 import { signedBars } from "./bars.js";
 import { card, el, number, percent, section, svg, wyh } from "./dom.js";
+import { rowForm, rowTexts } from "./form.js";
 import { alone, inText, legend } from "./tokens.js";
 
 export const title = "Classify";
@@ -24,35 +25,16 @@ export async function show({ place, params, run, runs, go, signal }) {
     );
     return;
   }
-  const names = partNames(run);
-  const given = [params.get("text") ?? "", ...params.getAll("more")];
-  const fields = names.map((name, n) => {
-    const field = el("textarea", { rows: n ? 2 : 3, spellcheck: "false" });
-    field.value = given[n] ?? "";
-    return el("label", { class: "wide" }, name, field);
-  });
-  const submit = (event) => {
-    event.preventDefault();
-    const [text, ...more] = fields.map((label) => label.lastChild.value);
-    go({ text, more: run.task === "multiple-choice" ? more.filter(Boolean) : more }, true);
-  };
-  place.append(el("form", { class: "ask", on: { submit } }, fields, el("button", {}, "Classify")));
-  if (!given[0]) {
+  const texts = rowTexts(run, params);
+  place.append(rowForm({ run, texts, verb: "Classify", send: (changes) => go(changes, true) }));
+  if (!texts.some(Boolean)) {
     place.append(el("p", { class: "note" }, "Give it a text, and see what it predicts and why."));
     return;
   }
-  const more = given.slice(1, names.length).filter((text) => names.length > 1 && text !== undefined);
-  const body = { model: run.id, text: given[0], as: "rows", ...(more.length ? { more } : {}) };
+  const body = { model: run.id, text: texts[0], more: texts.slice(1), as: "rows" };
   const found = await ask("/v1/explain", body, signal);
   place.append(verdict(found), sequences(found), outputs(found), decisive(found));
   if (found.words_alone) place.append(wordsAlone(found));
-}
-
-function partNames(run) {
-  const { texts = [] } = run.columns ?? {};
-  if (run.task === "multiple-choice") return [texts[0] ?? "context", ...[0, 1, 2, 3].map((n) => `answer ${n}`)];
-  if (["entailment", "similarity"].includes(run.task)) return [texts[0] ?? "first text", texts[1] ?? "second text"];
-  return [texts[0] ?? "text"];
 }
 
 function label(found, value) {
