@@ -13,7 +13,20 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 # Single files that every package may import; they may import each other.
-GROUND = {"config", "batch", "errors", "options", "storage", "console", "resume", "results", "keywords"}
+GROUND = {
+    "config",
+    "batch",
+    "errors",
+    "options",
+    "storage",
+    "console",
+    "resume",
+    "results",
+    "keywords",
+    "object_store",
+    "mirror",
+    "remote",
+}
 PACKAGES = [
     "tokenizer", "model", "data", "training", "tasks", "run_folder", "pretraining", "finetuning", "conversion", "pages",
     "serving", "commands", "estimators", "cli", "__init__", "__main__",

@@ -38,6 +38,7 @@ Table = Annotated[str, PathTo("a table")]
 TableOrTexts = Annotated[str, PathTo("a table or texts")]
 TableOrText = Annotated[str, PathTo("a table or text file")]
 Inputs = Annotated[str, PathTo("text files")]
+AnyPath = Annotated[str, PathTo("a path")]  # which the command itself checks
 AnyModel = Annotated[str, PathTo("a model")]
 # Paths that a command writes: new, or holding an earlier result of the same kind.
 NewFolder = Annotated[str, PathTo("a new folder")]
@@ -127,7 +128,7 @@ class Prepare(Command):
     """files, folders or globs: txt, md, jsonl, csv, tsv, parquet, xlsx (also .gz, .zst), or a saved dataset's folder"""
     out: DataOut
     """folder to write"""
-    tokenizer: str = "bytes"
+    tokenizer: AnyPath = "bytes"
     """bytes (lossless BPE), gpt1 (lower-case BPE, lossy), or the path of a tokenizer, run or OpenAI vocabulary"""
     words: Words | None = None
     """how to split words for OpenAI's vocabulary: hf, as transformers does; 2018, as the release did (spaCy)"""
@@ -250,7 +251,7 @@ class Finetune(Command):
     """what each row holds: a text with a class, a number or several labels; a pair of texts; a context with answers"""
     valid: Table | None = None
     """validation rows, used to select the best epoch; default: a tenth of the training rows"""
-    read: list[str] = field(default_factory=list)
+    read: list[Inputs] = field(default_factory=list)
     """unlabelled text to pre-train on further before fine-tuning: files as for `gpt1 prepare`; of a table with the
     labelled rows' text columns these are read, else its column `text`; labels never"""
     read_epochs: float = 3.0
@@ -473,7 +474,7 @@ class Serve(Command):
 class Info(Command):
     """Describe a folder or file: a run, prepared data, a tokenizer, a Hugging Face model, a table or a text."""
 
-    path: str
+    path: AnyPath
     """folder or file"""
 
 
@@ -497,7 +498,7 @@ class Convert(Command):
 class Report(Command):
     """Runs -> one self-contained HTML page with curves, samples, metrics and settings."""
 
-    runs: list[str]
+    runs: list[AnyPath]
     """run folders; also files written by `gpt1 evaluate --json > F` and `gpt1 ablate --out F`"""
     out: PageOut = "report.html"
     """HTML page to write"""

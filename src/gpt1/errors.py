@@ -4,6 +4,8 @@ import re
 
 # Encloses a setting's name inside a message; see `setting`.
 MARK = "\x1f"
+# Local copies of what addresses (`s3://bucket/folder`) name, see `name_as`.
+_addresses: dict[str, str] = {}
 
 
 class Gpt1Error(Exception):
@@ -51,7 +53,19 @@ def readable(text: str) -> str:
 
     Python turns such a byte into a lone surrogate, which cannot be printed.
     """
-    return re.sub("[\udc80-\udcff]", lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text)
+    return re.sub("[\udc80-\udcff]", lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", addressed(text))
+
+
+def name_as(path: str, address: str) -> None:
+    """Let messages and records name `path`, the local copy of what an address names, by the address."""
+    _addresses[path] = address
+
+
+def addressed(text: str) -> str:
+    """Return a text with addresses in place of their local copies."""
+    for path, address in list(_addresses.items()):
+        text = text.replace(path, address)
+    return text
 
 
 def flag(name: str) -> str:

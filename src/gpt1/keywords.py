@@ -28,6 +28,7 @@ from gpt1.options import (
     summary,
     without_none,
 )
+from gpt1.remote import in_addresses, mirrored
 
 P = ParamSpec("P")
 Settings_contra = TypeVar("Settings_contra", contravariant=True)
@@ -74,8 +75,11 @@ def command(
                     raise TypeError(f"{name}() takes gpt1.config.{kind.__name__}, not {type(args[0]).__name__}")
                 if len(args) > 1 or keywords:
                     raise TypeError(f"{name}() takes gpt1.config.{kind.__name__} or keywords, not both")
-                return function(args[0])
-            return function(from_keywords(kind, positionals, args, keywords, f"{name}()"))
+                settings = args[0]
+            else:
+                settings = from_keywords(kind, positionals, args, keywords, f"{name}()")
+            with mirrored(settings) as here:
+                return in_addresses(function(here))
 
         call.__signature__ = _signature(kind, positionals, function)  # type: ignore[attr-defined]
         call.__doc__ = _docstring(kind, positionals, function)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt1.errors import UserError, setting
+from gpt1.errors import UserError, addressed, setting
 from gpt1.options import flatten
 from gpt1.storage import remove_temporaries, write_json
 
@@ -44,7 +44,7 @@ class Record:
     @classmethod
     def of(cls, settings: Any, inputs: Mapping[str, str]) -> "Record":
         """Return the record of a settings dataclass and the hashes of its inputs."""
-        return cls(json.loads(json.dumps(dataclasses.asdict(settings))), dict(inputs))
+        return cls(json.loads(addressed(json.dumps(dataclasses.asdict(settings)))), dict(inputs))
 
     @classmethod
     def read(cls, path: Path) -> "Record | None":

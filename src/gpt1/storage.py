@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt1.errors import UserError, setting
+from gpt1.errors import UserError, addressed, setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,9 +91,9 @@ def remove_temporaries(folder: Path, name: str = "") -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8, atomically; lone surrogates are escaped."""
+    """Write `text` as UTF-8, atomically; lone surrogates are escaped, and local copies named by their addresses."""
     with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors=UNENCODABLE, newline="\n")
+        temporary.write_text(addressed(text), encoding="utf-8", errors=UNENCODABLE, newline="\n")
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -9,6 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import chain, count
@@ -20,6 +21,7 @@ from gpt1 import __version__, config, options
 from gpt1.cli import arguments
 from gpt1.console import plain_console, say, settings_as_flags
 from gpt1.errors import Gpt1Error, UserError, readable
+from gpt1.remote import mirrored
 from gpt1.results import Result
 from gpt1.storage import UNENCODABLE
 from gpt1.training import parallel
@@ -148,22 +150,26 @@ def _run(argv: list[str]) -> None:
         hint = options.nearest(argv[0], names) or f"; the commands are {', '.join(COMMANDS)}"
         raise UserError(f"unknown {kind} {argv[0]}{hint}")
     name, verb = argv[0], COMMANDS[argv[0]]
-    with parallel.one_voice():
-        line = arguments.parse(verb.settings, verb.positionals, argv[1:])
-        defaults = options.preset_defaults(verb.settings, line.given)
-        if line.help:
-            print(arguments.help_text(verb.settings, verb.positionals, f"gpt1 {name}", defaults))
-            return
-        settings = _settings(verb, defaults, line)
-    command = import_module(f"gpt1.commands.{name}")
-    result = getattr(command, name)(settings)
+    with ExitStack() as stack:
+        with parallel.one_voice():
+            line = arguments.parse(verb.settings, verb.positionals, argv[1:])
+            defaults = options.preset_defaults(verb.settings, line.given)
+            if line.help:
+                print(arguments.help_text(verb.settings, verb.positionals, f"gpt1 {name}", defaults))
+                return
+            from gpt1.cli.paths import check_paths  # not for help, since it imports what reads tables
+
+            settings = stack.enter_context(mirrored(_settings(verb, defaults, line)))
+            check_paths(settings)
+        command = import_module(f"gpt1.commands.{name}")
+        result = getattr(command, name)(settings)
     if parallel.is_main():
         _print(command, result, line.json)
         _say_next(verb, settings)
 
 
 def _settings(verb: Verb, defaults: dict[str, Any], line: arguments.CommandLine) -> Any:
-    """Return a command's settings, checked as far as possible without torch."""
+    """Return a command's settings, checked except for its paths."""
     if not verb.is_shared and parallel.is_launched():
         shared = [f"gpt1 {one}" for one, other in COMMANDS.items() if other.is_shared]
         raise UserError(f"it works in one process; start it without torchrun, which is for {', '.join(shared)}")
@@ -179,9 +185,6 @@ def _settings(verb: Verb, defaults: dict[str, Any], line: arguments.CommandLine)
     if settings.threads:
         # polars and tokenizers create their thread pools once, when the command's module imports them.
         os.environ |= {"POLARS_MAX_THREADS": str(settings.threads), "RAYON_NUM_THREADS": str(settings.threads)}
-    from gpt1.cli.paths import check_paths  # not for help, since it imports what reads tables
-
-    check_paths(settings)
     return settings
 
 

@@ -39,7 +39,7 @@ def check_paths(settings: Any) -> None:
                 continue
             if option.path_kind == "a page to write":
                 check_page(path, key)  # `out` or `html`, which its message names
-            else:
+            elif option.path_kind in CHECKS:
                 CHECKS[option.path_kind](path)
 
 

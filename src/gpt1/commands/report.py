@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt1.config import Report
-from gpt1.errors import UserError
+from gpt1.errors import UserError, addressed
 from gpt1.keywords import command
 from gpt1.pages.render import check_page
 from gpt1.pages.report import document_section, report_page, run_section
@@ -50,7 +50,7 @@ def report(settings: Report) -> ReportResult:
             raise UserError(f"{name}: no such file")
     documents = {name: _read_document(Path(name)) for name in given if Path(name).is_file()}
     runs = {name: RunResults(read_metadata(Path(name)).to_json()) for name in given if name not in documents}
-    folders = {Path(name).resolve(): run for name, run in runs.items()}
+    folders = {Path(addressed(name)).resolve(): run for name, run in runs.items()}
     others: dict[str, dict[str, Any]] = {}
     for name, found in documents.items():
         with _refusing_odd_values(name):

@@ -30,6 +30,7 @@ from gpt1.finetuning.sweep import fit_best
 from gpt1.keywords import check, parameter
 from gpt1.options import convert, options
 from gpt1.pretraining.continued import UnlabelledText, continue_pretraining, read_first
+from gpt1.remote import written
 from gpt1.run_folder.folder import load_run
 from gpt1.run_folder.metadata import Source
 from gpt1.run_folder.places import check_finetuned_place
@@ -206,10 +207,9 @@ class TextEstimator(BaseEstimator):
             Where to write; a fine-tuned run that is there is replaced, anything else refused with a ValueError.
         """
         check_is_fitted(self)
-        folder = Path(folder)
-        with isolated():
-            check_finetuned_place(folder)
-            self.model_.save(folder)
+        with isolated(), written(folder) as place:
+            check_finetuned_place(place)
+            self.model_.save(place)
 
     @classmethod
     def load(cls, folder: str | Path, **parameters: Any) -> Self:
@@ -229,7 +229,7 @@ class TextEstimator(BaseEstimator):
             Fitted; it predicts as the one that was saved.
         """
         with isolated():
-            model = FittedModel.load(Path(folder))
+            model = FittedModel.load(find_run(folder))
             if (task := model.metadata.task) != cls.task:
                 raise UserError(f"{folder} is fine-tuned for {task}, not for {cls.task}, what {cls.__name__} is for")
         names = inspect.signature(cls).parameters.keys() - {"device", "threads"}

@@ -23,6 +23,7 @@ from gpt1.data.shards import read_manifest
 from gpt1.errors import UserError
 from gpt1.keywords import from_keywords
 from gpt1.pretraining.job import PretrainResult, pretrain_folder
+from gpt1.remote import local_path, written
 from gpt1.run_folder.folder import LoadedRun, load_run
 from gpt1.run_folder.metadata import ReadSummary, Source, read_metadata
 from gpt1.run_folder.shape import read_shape
@@ -61,7 +62,7 @@ class UnlabelledText:
             raise UserError("there are no texts to train on; give some")
         is_file = [isinstance(texts, str) or isinstance(one, os.PathLike) for one in given]
         if all(is_file):
-            return cls(text_files([os.fspath(one) for one in given], options), options)
+            return cls(text_files([local_path(os.fspath(one), "text files") for one in given], options), options)
         for number, (one, named) in enumerate(zip(given, is_file, strict=True)):
             if named or not isinstance(one, str):
                 raise TypeError(f"text {number} is {repr(one)[:40]}; give strings, or files as pathlib.Path")
@@ -149,10 +150,11 @@ def continue_pretraining(
     >>> gpt1.continue_pretraining("starter", reviews, out="runs/reviews")
     >>> gpt1.Classifier("runs/reviews").fit(texts, labels)
     """
-    with TemporaryDirectory() as work:
+    with TemporaryDirectory() as work, written(out) as place:
+        run = Path(local_path(os.fspath(run), "a pre-trained run"))
         found = UnlabelledText.of(texts, ReadOptions(text=text, encoding=encoding), Path(work))
         data = Path(work) / "data"
-        return pretrain_folder(_prepare(Path(run), found, data, Path(out), epochs, lr, settings))
+        return pretrain_folder(_prepare(run, found, data, place, epochs, lr, settings))
 
 
 def read_first(

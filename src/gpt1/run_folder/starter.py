@@ -5,6 +5,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from gpt1.errors import UserError
+from gpt1.object_store import is_address
+from gpt1.remote import local_copy
 
 # Stands for the installed run wherever a run folder is asked for.
 STARTER = "starter"
@@ -12,7 +14,7 @@ PACKAGE = "gpt1_starter"
 
 
 def find_run(run: str | Path) -> Path:
-    """Return the folder of a run: `run` itself, or the installed starter model for the name `starter`.
+    """Return the folder of a run: `run` itself, the copy of an address, or the starter model for the name `starter`.
 
     A run folder of that name has precedence. Raises UserError if the starter is asked for and not installed, TypeError
     for anything but a path.
@@ -20,6 +22,8 @@ def find_run(run: str | Path) -> Path:
     if not isinstance(run, str | os.PathLike):
         raise TypeError(f"run must be the path of a folder, not {repr(run)[:40]} ({type(run).__name__})")
     folder = Path(run)
+    if is_address(run):
+        return local_copy(run)
     if str(run) != STARTER or (folder / "gpt1.json").exists():
         return folder
     if (spec := find_spec(PACKAGE)) is None or spec.origin is None:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from gpt1.console import say
 from gpt1.errors import UserError, setting
+from gpt1.remote import publish
 from gpt1.storage import atomic, open_tensors, save_file
 from gpt1.training import parallel
 
@@ -68,6 +69,7 @@ class Checkpoints:
         def attempt() -> None:
             try:
                 write()
+                publish(self.folder)
             except OSError as error:
                 if required:
                     self._error = error

@@ -1,0 +1,235 @@
+"""Paths of commands that are addresses, as `s3://bucket/folder`: copied here before, uploaded meanwhile and at the end.
+
+The command itself works on files and knows nothing of it, except that those that take long call `publish` when they
+have saved a state.
+"""
+
+import dataclasses
+import os
+import threading
+import time
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from glob import escape
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gpt1.console import quiet, say
+from gpt1.errors import Gpt1Error, RunFailed, UserError, addressed, setting
+from gpt1.mirror import Mirror
+from gpt1.object_store import is_address, split_glob
+from gpt1.options import options
+
+S = TypeVar("S")
+
+# Seconds before an upload that failed is tried again; after the last try it has failed.
+WAITS = (1.0, 4.0)
+# Folders of a run that hold states to continue from, which only the command that writes the run reads.
+STATES = ("checkpoints", "stopped")
+# Files that a command writes: without reading what was there, or continuing it.
+REPLACED, CONTINUED = {"a table to write", "vectors to write", "a page to write"}, {"an ablation to write"}
+# Paths that are no runs, in which folders of any name are read.
+OTHER = {"text files", "prepared data", "a table", "a table or splits", "a table or texts", "a table or text file"}
+
+
+class Output:
+    """What a running command writes to an address. Uploads follow its `request`s, in a thread of their own."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self.mirror = mirror
+        self._wanted, self._over = threading.Event(), threading.Event()
+        self._thread: threading.Thread | None = None
+        self._failing = False
+
+    def request(self) -> None:
+        """Upload soon what there is by then; requests that come during an upload are answered by one more."""
+        self._wanted.set()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._answer, name="gpt1-upload", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Wait for the upload in progress, and make no more."""
+        self._over.set()
+        self._wanted.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def upload(self) -> None:
+        """Upload, and try again a few times. Raises RunFailed, which says where the work is, if that fails."""
+        for wait in (*WAITS, None):
+            try:
+                return self.mirror.upload()
+            except (Gpt1Error, OSError) as error:
+                if wait is None:
+                    raise RunFailed(f"{error}; everything is in {self.mirror.folder}") from None
+            time.sleep(wait)
+        return None
+
+    def _answer(self) -> None:
+        while self._wanted.wait() and not self._over.is_set():
+            self._wanted.clear()
+            try:
+                self.upload()
+                self._failing = False
+            except RunFailed as error:
+                if not self._failing:
+                    say(f"{error}, and the upload is tried again later")
+                self._failing = True
+
+
+_outputs: list[Output] = []
+
+
+def publish(path: Path) -> None:
+    """Begin to upload what a command has written so far, if `path` lies in a folder that it writes to an address."""
+    for output in _outputs:
+        if path.is_relative_to(output.mirror.path):
+            output.request()
+
+
+def local_copy(address: str | os.PathLike[str], skip: Collection[str] = STATES) -> Path:
+    """Return the up-to-date copy of what an address names, by default of a run.
+
+    Raises UserError if there is nothing, or it cannot be read.
+    """
+    mirror = Mirror(address)
+    if not mirror.refresh(skip):
+        raise UserError(f"{mirror.address}: no such object or folder")
+    return mirror.path
+
+
+@contextmanager
+def written(address: str | os.PathLike[str], kind: str = "a folder to write") -> Iterator[Path]:
+    """Yield where to write what will be uploaded to an address at the end, also if it ends with an error.
+
+    A path that is no address is yielded as it is. A folder begins as the store has it. Only the first of several processes uploads. Raises UserError if the address
+    cannot be written, and RunFailed, at the end, if the upload fails.
+    """
+    if not is_address(address):
+        yield Path(address)
+        return
+    mirror = Mirror(address)
+    if _is_main():
+        mirror.store.check_writable(is_folder=kind not in {*REPLACED, "an ablation to write"})
+    if kind in REPLACED:
+        mirror.clear()
+    else:
+        mirror.refresh()
+    if not _is_main():
+        yield mirror.path
+        return
+    _outputs.append(output := Output(mirror))
+    try:
+        yield mirror.path
+    except UserError:
+        output.stop()
+        raise
+    except BaseException:
+        output.stop()
+        try:
+            output.upload()
+        except RunFailed as error:
+            say(str(error))
+        raise
+    else:
+        output.stop()
+        output.upload()
+    finally:
+        _outputs.remove(output)
+
+
+@contextmanager
+def mirrored(settings: S) -> Iterator[S]:
+    """Yield a command's settings with paths here in place of addresses; upload what it has written at the end.
+
+    Raises UserError for an address that cannot be read or written.
+    """
+    kinds = {key: option.path_kind for key, option in options(type(settings)).items() if option.path_kind}
+    given = {key: value for key in kinds if _addresses(kinds[key], value := getattr(settings, key))}
+    if not given:
+        yield settings
+        return
+    changes: dict[str, Any] = {}
+    with ExitStack() as stack:
+        with quiet(not _is_main()):
+            # What is written comes first: it may be cleared, and then be read.
+            for key in sorted(given, key=lambda key: not _is_output(kinds[key])):
+                value, kind = given[key], kinds[key]
+                if _is_output(kind):
+                    _check_output(value, given.get("inputs", []))
+                    changes[key] = str(stack.enter_context(written(value, kind)))
+                else:
+                    found = [local_path(one, kind) for one in (value if isinstance(value, list) else [value])]
+                    changes[key] = found if isinstance(value, list) else found[0]
+        yield dataclasses.replace(settings, **changes)  # type: ignore[type-var]
+
+
+def in_addresses(result: S) -> S:
+    """Return a command's result with addresses in place of the paths of their copies."""
+
+    def named(value: Any) -> Any:
+        if isinstance(value, list):
+            return [named(one) for one in value]
+        return addressed(value) if isinstance(value, str) else value
+
+    texts = {name: value for name, value in getattr(result, "__dict__", {}).items() if isinstance(value, str | list)}
+    changes = {name: new for name, value in texts.items() if (new := named(value)) != value}
+    return dataclasses.replace(result, **changes) if changes else result  # type: ignore[type-var]
+
+
+def _addresses(kind: str, value: Any) -> list[str]:
+    """Return the addresses in the value of a path's setting."""
+    named = value if isinstance(value, list) else [value]
+    if kind == "a run, perhaps named":
+        named = [_run(one)[1] for one in named]
+    # A text has blanks, and may begin like an address.
+    return [one for one in named if is_address(one) and not (kind == "a table or texts" and len(one.split()) > 1)]
+
+
+def local_path(value: str, kind: str) -> str:
+    """Return the path of the copy of an address, a glob for a glob, and any other path as it is.
+
+    `kind` says what must be there, see `config.PathTo`.
+    """
+    if not _addresses(kind, value):
+        return value
+    if kind == "a run, perhaps named":
+        name, address = _run(value)
+        return name + str(local_copy(address))
+    if kind == "text files":
+        address, pattern = split_glob(value)
+        if pattern:
+            mirror = Mirror(address, pattern)
+            if not mirror.refresh():
+                raise UserError(f"{value}: no object matches")
+            return f"{escape(str(mirror.path))}/{pattern}"
+    return str(local_copy(value, skip=() if kind in OTHER else STATES))
+
+
+def _run(value: str) -> tuple[str, str]:
+    """Return `NAME=`, empty if a run is not named, and the run."""
+    name, equals, run = value.partition("=")
+    return (name + equals, run) if equals and is_address(run) else ("", value)
+
+
+def _is_output(kind: str) -> bool:
+    return kind.endswith("to write") or kind == "a new folder"
+
+
+def _check_output(address: str, inputs: list[str]) -> None:
+    """Raise UserError if the output lies in a folder that is read, or machines without a common disk would write it."""
+    for one in inputs:
+        if is_address(one) and f"{address.rstrip('/')}/".startswith(f"{one.rstrip('/')}/"):
+            raise UserError(f"{setting('out')} {address} lies inside the input folder {one}; choose a folder elsewhere")
+    processes, here = (os.environ.get(name, "1") for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if int(processes) > int(here):
+        raise UserError(
+            f"{setting('out')} {address}: several machines need a folder that all of them share; give "
+            "that, and copy it when it is complete"
+        )
+
+
+def _is_main() -> bool:
+    """Return whether this is the first of the processes that `torchrun` started, before they have met."""
+    return os.environ.get("RANK", "0") == "0"
