@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from rich.filesize import decimal
+
 from gpt1.console import bar, say
 from gpt1.errors import Gpt1Error, RunFailed, UserError, name_as, setting
 from gpt1.object_store import Listed, Store, is_hidden
@@ -144,7 +146,8 @@ class Mirror:
         finally:
             pool.shutdown(cancel_futures=True)
         if wanted:
-            say(f"{self.address}: copied {_counted(len(wanted))}, {size / 1e6:.3g} MB")
+            number = f"{len(wanted):,} object{'' if len(wanted) == 1 else 's'}"
+            say(f"{self.address}: copied {number}, {decimal(size)}")
 
     def _download_one(self, name: str, listed: Listed) -> Entry:
         path = self.path / name
@@ -226,7 +229,3 @@ def _base(name: str) -> str:
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _counted(objects: int) -> str:
-    return f"{objects:,} object{'' if objects == 1 else 's'}"

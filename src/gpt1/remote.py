@@ -103,22 +103,21 @@ def local_copy(address: str | os.PathLike[str], skip: Collection[str] = STATES) 
 def written(address: str | os.PathLike[str], kind: str = "a folder to write") -> Iterator[Path]:
     """Yield where to write what will be uploaded to an address at the end, also if it ends with an error.
 
-    A path that is no address is yielded as it is. A folder begins as the store has it. Only the first of several processes uploads. Raises UserError if the address
-    cannot be written, and RunFailed, at the end, if the upload fails.
+    A path that is no address is yielded as it is. A folder begins as the store has it. Only the first of several
+    processes uploads. Raises UserError if the address cannot be written, and RunFailed if the upload fails.
     """
     if not is_address(address):
         yield Path(address)
         return
-    mirror = Mirror(address)
-    if _is_main():
-        mirror.store.check_writable(is_folder=kind not in {*REPLACED, "an ablation to write"})
-    if kind in REPLACED:
-        mirror.clear()
-    else:
+    mirror, is_main = Mirror(address), _is_main()
+    if kind not in REPLACED:
         mirror.refresh()
-    if not _is_main():
+    elif is_main:
+        mirror.clear()
+    if not is_main:
         yield mirror.path
         return
+    mirror.store.check_writable(is_folder=kind not in REPLACED | CONTINUED)
     _outputs.append(output := Output(mirror))
     try:
         yield mirror.path
