@@ -353,8 +353,9 @@ def test_what_was_done_before_an_interruption_is_uploaded(memory: Any) -> None:
 
 
 def test_several_processes(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    launched = {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "here", "MASTER_PORT": "1"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
     with one_line("several machines need a folder that all of them share"):
         gpt1.pretrain("data", out="memory://lake/new")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")

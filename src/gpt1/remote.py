@@ -156,7 +156,7 @@ def mirrored(settings: S) -> Iterator[S]:
             for key in sorted(given, key=lambda key: not _is_output(kinds[key])):
                 value, kind = given[key], kinds[key]
                 if _is_output(kind):
-                    _check_output(value, given.get("inputs", []))
+                    _check_output(value, kind, given.get("inputs", []))
                     changes[key] = str(stack.enter_context(written(value, kind)))
                 else:
                     found = [local_path(one, kind) for one in (value if isinstance(value, list) else [value])]
@@ -216,13 +216,13 @@ def _is_output(kind: str) -> bool:
     return kind.endswith("to write") or kind == "a new folder"
 
 
-def _check_output(address: str, inputs: list[str]) -> None:
-    """Raise UserError if the output lies in a folder that is read, or machines without a common disk would write it."""
+def _check_output(address: str, kind: str, inputs: list[str]) -> None:
+    """Raise UserError for an output that lies in a folder that is read, or whose states several machines would read."""
     for one in inputs:
         if is_address(one) and f"{address.rstrip('/')}/".startswith(f"{one.rstrip('/')}/"):
             raise UserError(f"{setting('out')} {address} lies inside the input folder {one}; choose a folder elsewhere")
     processes, here = (os.environ.get(name, "1") for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    if int(processes) > int(here):
+    if int(processes) > int(here) and kind not in REPLACED:
         raise UserError(
             f"{setting('out')} {address}: several machines need a folder that all of them share; give "
             "that, and copy it when it is complete"
@@ -230,5 +230,6 @@ def _check_output(address: str, inputs: list[str]) -> None:
 
 
 def _is_main() -> bool:
-    """Return whether this is the first of the processes that `torchrun` started, before they have met."""
-    return os.environ.get("RANK", "0") == "0"
+    """Return whether this is the first of the processes that `torchrun` started, before they meet in `parallel`."""
+    is_launched = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    return not is_launched or os.environ["RANK"] == "0"
