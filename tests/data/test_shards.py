@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import one_line
+from gpt1.data import shards
 from gpt1.data.shards import (
     Manifest,
     Shard,
@@ -62,6 +63,15 @@ def test_any_slice_reads_what_was_written(
     assert found.dtype == np.int64
     assert found.tolist() == whole[start:stop]
     assert TokenStream(folder, "val").read(0, 1).tolist() == [7]
+
+
+def test_more_shards_are_read_than_are_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "MAPPED", 2)
+    write(tmp_path, [[number] * 3 for number in range(7)])
+    stream = TokenStream(tmp_path, "train")
+    assert stream.read(0, 21).tolist() == [number for number in range(7) for _ in range(3)]
+    assert stream.read(2, 4).tolist() == [0, 1]
+    assert stream.shard.cache_info().currsize == 2
 
 
 def test_a_slice_outside_is_a_mistake(tmp_path: Path) -> None:

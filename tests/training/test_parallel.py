@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -167,6 +168,20 @@ def test_one_process_writes_and_an_error_is_said_once(data: Path, tmp_path: Path
     lines = [line for *_, error in ended for line in error.splitlines()]
     assert lines == ["gpt1 pretrain: --batch 1 is less than the number of processes, 2; start fewer"]
     assert not (tmp_path / "wrong").exists()
+
+
+def test_processes_share_out_the_check_of_the_shards(data: Path, tmp_path: Path) -> None:
+    """Of the two shards, rank 1 reads the second."""
+    folder = shutil.copytree(data, tmp_path / "data")
+    path = folder / "val-00000.bin"
+    raw = path.read_bytes()
+    path.write_bytes(bytes([raw[0] ^ 1]) + raw[1:])
+    ended = finish(start(pretrain(folder, tmp_path / "run", "--steps", "4"), 2))
+    assert ended[1][0] == 2, ended
+    (said,) = [line for *_, error in ended for line in error.splitlines()]
+    assert said.startswith(f"gpt1 pretrain: {path}: damaged")
+    assert "[rank 1 of 2 processes, on " in said
+    assert not (tmp_path / "run").exists()
 
 
 def await_state(folder: Path) -> None:

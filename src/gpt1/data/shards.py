@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -23,6 +24,8 @@ from gpt1.storage import atomic, write_json
 
 FORMAT = 1  # version of the folder's format; a newer one is refused
 UNFINISHED = "unfinished"  # folder inside a prepared folder in which the next result is made
+# Shards that are mapped at once. Each takes a file descriptor, of which many systems give a process 1,024.
+MAPPED = 256
 
 SplitName = Literal["train", "val"]
 
@@ -180,7 +183,8 @@ class ShardWriter:
 class TokenStream:
     """The tokens of a split as one long sequence, memory-mapped, so that only what is read is loaded.
 
-    Raises UserError, naming the file, if a shard is missing or its size is not that in the manifest.
+    Up to `MAPPED` shards are mapped at once; of more, those that were read last. Raises UserError, naming the file, if
+    a shard is missing or its size is not that in the manifest.
     """
 
     def __init__(self, folder: str | Path, split: SplitName) -> None:
@@ -188,12 +192,14 @@ class TokenStream:
         shards: list[Shard] = getattr(manifest, split).shards
         check_shards(Path(folder), shards, manifest.dtype)
         dtype = np.dtype(manifest.dtype).newbyteorder("<")
-        self.arrays = [np.memmap(Path(folder) / shard.file, dtype, "r") for shard in shards]
-        self.ends = np.cumsum([len(array) for array in self.arrays], dtype=np.int64)
+        self.ends = np.cumsum([shard.tokens for shard in shards], dtype=np.int64)
+        self.shard = lru_cache(MAPPED)(lambda number: np.memmap(Path(folder) / shards[number].file, dtype, "r"))
+        for number in range(min(MAPPED, len(shards))):  # what is mapped stays as it is if the folder is replaced
+            self.shard(number)
 
     def close(self) -> None:
         """Unmap the shards, which Windows cannot remove before; nothing can be read afterwards."""
-        self.arrays.clear()
+        self.shard.cache_clear()
         self.ends = self.ends[:0]
 
     def __len__(self) -> int:
@@ -206,8 +212,9 @@ class TokenStream:
         out = np.empty(stop - start, np.int64)
         number, done = int(np.searchsorted(self.ends, start, side="right")), 0
         while done < len(out):
-            low = start + done - int(self.ends[number]) + len(self.arrays[number])
-            part = self.arrays[number][low : low + len(out) - done]
+            array = self.shard(number)
+            low = start + done - int(self.ends[number]) + len(array)
+            part = array[low : low + len(out) - done]
             out[done : done + len(part)] = part
             number, done = number + 1, done + len(part)
         return out
@@ -225,10 +232,14 @@ def check_shards(folder: Path, shards: Iterable[Shard], dtype: str) -> None:
             )
 
 
-def check_content(folder: Path, manifest: Manifest) -> None:
-    """Read every shard. Raises UserError, with the command that makes it again, if one is not as it was written."""
+def check_content(folder: Path, manifest: Manifest, part: slice = slice(None)) -> None:
+    """Read every shard, or a `part` of them.
+
+    Raises UserError, with the command that makes it again, if one is not as it was written.
+    """
+    shards = (manifest.train.shards + manifest.val.shards)[part]
     with bar() as progress:
-        for shard in progress.track(manifest.train.shards + manifest.val.shards, description="checking the data"):
+        for shard in progress.track(shards, description="checking the data"):
             with (folder / shard.file).open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != shard.sha256:

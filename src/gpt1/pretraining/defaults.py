@@ -50,11 +50,11 @@ class PreparedData:
 
 
 @contextmanager
-def open_data(folder: Path, check: bool = False) -> Iterator[PreparedData]:
+def open_data(folder: Path, check: slice | None = None) -> Iterator[PreparedData]:
     """Open prepared data and close its files at the end, since Windows cannot remove a file that is mapped.
 
     Raises UserError if the folder is missing, incomplete, of a newer format, or holds another tokenizer; with `check`,
-    also if the content of a shard has changed.
+    also if the content of a shard in that part of them has changed.
     """
     manifest, tokenizer = read_manifest(folder), Tokenizer.load(folder)
     if tokenizer.hash != manifest.tokenizer:
@@ -62,8 +62,8 @@ def open_data(folder: Path, check: bool = False) -> Iterator[PreparedData]:
             f"{folder}: tokenizer.json is not the one that the shards were encoded with; copy the whole folder again, "
             "or repeat `gpt1 prepare`"
         )
-    if check:
-        check_content(folder, manifest)
+    if check is not None:
+        check_content(folder, manifest, check)
     with closing(TokenStream(folder, "train")) as train, closing(TokenStream(folder, "val")) as val:
         yield PreparedData(manifest, tokenizer, train, val)
 

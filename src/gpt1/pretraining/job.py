@@ -68,7 +68,7 @@ def _pretrain(settings: Pretrain, folder: Path) -> PretrainResult:
     started, world = time.perf_counter(), parallel.current()
     check_pretrained_place(folder)
     check_trackers(settings.track)
-    data_of = open_data(Path(settings.data), check=parallel.is_main())
+    data_of = open_data(Path(settings.data), check=world.part)
     with parallel.hold(folder), data_of as data, out_of_memory(REMEDY):
         device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
         micro_batch, settings = settings.micro_batch, resolve_defaults(settings, data)
