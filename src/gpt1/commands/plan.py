@@ -15,7 +15,7 @@ from gpt1.console import say, table
 from gpt1.data.windows import Ids, Stream
 from gpt1.errors import UserError, setting
 from gpt1.keywords import command
-from gpt1.model.gpt import count_parameters
+from gpt1.model.gpt import count_parameters, flops_per_token
 from gpt1.pretraining.budget import fit_to_minutes, is_open
 from gpt1.pretraining.defaults import PreparedData, epoch_steps, open_data, resolve_defaults
 from gpt1.pretraining.run import build, is_long, resolve_compile
@@ -58,6 +58,8 @@ class PlanResult(Result):
     """windows in a forward pass"""
     tokens_per_update: int
     """tokens in an update"""
+    flops_per_token: int
+    """additions and multiplications of a token, forward and backward"""
     seconds_per_update: float
     """time of an update"""
     tokens_per_second: float
@@ -130,6 +132,7 @@ def plan(settings: Plan) -> PlanResult:
         batch=chosen.batch,
         micro_batch=chosen.micro_batch,
         tokens_per_update=tokens,
+        flops_per_token=flops_per_token(chosen.model),
         seconds_per_update=speed.update,
         tokens_per_second=tokens / speed.update,
         steps=steps,
@@ -150,10 +153,12 @@ def plan(settings: Plan) -> PlanResult:
 
 def show(result: PlanResult) -> RenderableType:
     """Return the costs as a table."""
+    work = result.flops_per_token
     rows = {
         "parameters": result.parameters,
         "an update": f"{result.tokens_per_update:,} tokens, {result.seconds_per_update:.3g} seconds",
         "tokens per second": round(result.tokens_per_second),
+        "arithmetic": f"{work / 1e9:,.3g} GFLOP a token, {work * result.tokens_per_second / 1e9:,.0f} GFLOP/s",
         "updates": f"{result.steps:,}, {result.tokens:,} tokens",
         "time": _duration(3600 * result.hours),
         "peak memory": _of_available(result),

@@ -151,3 +151,17 @@ def count_parameters(config: Model) -> tuple[int, int]:
     in_matrices = config.depth * (4 * config.width**2 + 2 * config.width * config.inner)
     in_vectors = config.depth * (9 * config.width + config.inner)
     return (config.vocabulary + config.context) * config.width + in_matrices + in_vectors, in_matrices
+
+
+def weights_in_products(config: Model) -> int:
+    """Return how many weights multiply each token: those of the blocks and of the output."""
+    return count_parameters(config)[1] + config.vocabulary * config.width
+
+
+def flops_per_token(config: Model) -> int:
+    """Return the additions and multiplications of a token's products while training: forward, and twice that backward.
+
+    Attention is counted as whole T x T squares, as is usual (Chowdhery et al. 2022, appendix B); a kernel that leaves
+    the future out needs half of that.
+    """
+    return 6 * weights_in_products(config) + 12 * config.depth * config.context * config.width

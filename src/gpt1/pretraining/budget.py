@@ -12,7 +12,7 @@ import torch
 
 from gpt1.config import Model, Pretrain, preset_shape
 from gpt1.data.windows import Stream
-from gpt1.model.gpt import count_parameters
+from gpt1.model.gpt import weights_in_products
 from gpt1.pretraining.defaults import MICRO_BATCH_TOKENS
 from gpt1.pretraining.run import build
 from gpt1.pretraining.throughput import SCHEDULE_STEPS, seconds_per_update, update_pairs
@@ -62,11 +62,6 @@ def sized(settings: Pretrain, size: tuple[int, int, int]) -> Pretrain:
     width, depth, context = size
     model = replace(settings.model, width=width, depth=depth, context=context, heads=width // 64, inner=4 * width)
     return replace(settings, model=model, micro_batch=min(settings.micro_batch, max(1, MICRO_BATCH_TOKENS // context)))
-
-
-def weights_in_products(model: Model) -> int:
-    """Return how many weights multiply each token: those of the blocks and of the output."""
-    return count_parameters(model)[1] + model.vocabulary * model.width
 
 
 def _misfit(work: float, model: Model) -> float:

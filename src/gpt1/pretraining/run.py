@@ -14,7 +14,7 @@ from gpt1.config import Pretrain
 from gpt1.console import bar, say
 from gpt1.data.windows import Stream, Windows
 from gpt1.errors import RunFailed, UserError, setting
-from gpt1.model.gpt import GPT, count_parameters
+from gpt1.model.gpt import GPT, flops_per_token
 from gpt1.model.objectives import LanguageModel
 from gpt1.pretraining.defaults import PreparedData
 from gpt1.run_folder.folder import load_run, save_run
@@ -246,9 +246,7 @@ def is_long(settings: Pretrain, steps: int) -> bool:
     """Return whether a run of `steps` updates is long enough for compiled kernels to repay their compilation."""
     if settings.minutes:
         return settings.minutes >= LONG_MINUTES
-    model = settings.model
-    weights = count_parameters(model)[1] + model.vocabulary * model.width
-    return 6 * weights * steps * settings.batch * model.context >= LONG_WORK
+    return flops_per_token(settings.model) * steps * settings.batch * settings.model.context >= LONG_WORK
 
 
 def resolve_compile(requested: Literal["auto", "on", "off"], auto: bool, device: torch.device) -> Literal["on", "off"]:
