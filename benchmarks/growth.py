@@ -23,7 +23,7 @@ import torch
 
 from gpt1.batch import Batch
 from gpt1.config import PRESETS, RECIPES, Model
-from gpt1.model.gpt import GPT
+from gpt1.model.gpt import GPT, weights_in_products
 from gpt1.model.kv_cache import generate_ids
 from gpt1.model.objectives import LanguageModel
 from gpt1.model.packed import pack
@@ -114,16 +114,19 @@ def training(shape: Model, recipe: str, updates: int) -> dict[str, float]:
 
 def update_flops(shape: Model, recipe: str) -> float:
     """Count the additions and multiplications of an update: three products a matrix, causal attention, Muon's own."""
-    width, inner = shape.width, shape.inner
-    matrices = 4 * [(width, width)] + 2 * [(width, inner)]
-    weights = shape.depth * sum(rows * columns for rows, columns in matrices) + shape.vocabulary * width
-    attention = shape.depth * shape.context * width  # half of the square, for each of scores and values
-    work = 6.0 * TOKENS * (weights + attention)
-    if recipe == "fast":
-        # X X', its square, and their product with X, for the smaller side of each matrix.
-        sides = [(min(matrix), max(matrix)) for matrix in matrices]
-        work += NEWTON_SCHULZ * shape.depth * sum(4.0 * small**2 * large + 2.0 * small**3 for small, large in sides)
-    return work
+    attention = shape.depth * shape.context * shape.width  # half of the square, for each of scores and values
+    work = 6.0 * TOKENS * (weights_in_products(shape) + attention)
+    return work + muon_flops(shape) if recipe == "fast" else work
+
+
+def muon_flops(shape: Model) -> float:
+    """Count those of an update's orthogonalisation: X X', its square, and their product with X.
+
+    Each is for the smaller side of a matrix: of four squares in a block, and of two matrices between the widths.
+    """
+    sides = 4 * [(shape.width, shape.width)] + 2 * [(shape.width, shape.inner)]
+    work = sum(4.0 * small**2 * large + 2.0 * small**3 for small, large in map(sorted, sides))
+    return NEWTON_SCHULZ * shape.depth * work
 
 
 def decoded(length: int) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Windows: nothing lost, nothing twice, and no memory needed to go on."""
 
 import hashlib
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -70,6 +71,18 @@ def test_epochs_differ_and_steps_need_no_memory() -> None:
     assert all((a.tokens_NKT == b.tokens_NKT).all() for a, b in zip(first, again, strict=True))
     orders = [[int(windows.window(epoch * 100 + i)[1]) for i in range(100)] for epoch in range(2)]
     assert orders[0] != orders[1]
+
+
+def test_a_trillion_tokens_take_as_little_memory() -> None:
+    windows = Windows(Ring(10**12), 512, batch=64, micro_batch=8, seed=1)
+    tracemalloc.start()
+    try:
+        targets_NT = np.concatenate([part.targets_NKT[:, 0] for part in windows(windows.per_epoch // 64 - 1)])
+        assert tracemalloc.get_traced_memory()[1] < 64 * 512 * 8 * 10
+    finally:
+        tracemalloc.stop()
+    assert (np.diff(targets_NT) == 1).all()
+    assert len({int(first) // 10**10 for first in targets_NT[:, 0]}) > 32, "from everywhere"
 
 
 @given(st.integers(1, 200), st.integers(2, 20), st.integers(1, 4))
