@@ -6,6 +6,7 @@ pictures of the documentation again, of the starter model or another GPT1_RUN.
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -216,6 +217,21 @@ def test_write_choose_and_branch(visit: Visit, served: Running) -> None:
     assert again.locator(written).count() == 2, "an address holds the branch"
 
 
+def test_a_text_that_breaks_off(visit: Visit, served: Running) -> None:
+    page = visit.go(VIEWS["write"], ".stages tbody button")
+    body = {"model": "books", "prompt": "cat", "max_tokens": 3}
+    begun = served.http.post("/v1/generate", json=body).text.partition("data: [DONE]")[0]
+    for rest, sentence in (
+        ("", "The server has gone before the text was complete."),
+        ('data: {"error": {"message": "the server is shutting down"}}\n\n', "The server is shutting down."),
+    ):
+        page.route("**/v1/generate", partial(playwright.Route.fulfill, body=begun + rest))
+        page.get_by_role("button", name="Write", exact=True).click()
+        page.wait_for_selector(".stages tbody button")
+        assert names(page.locator(".error")) == [sentence]
+        assert page.get_by_role("button", name="Write", exact=True).is_enabled()
+
+
 def test_sliders_change_what_can_be_drawn(visit: Visit) -> None:
     page = visit.go(f"{VIEWS['write']}&k=3&p=1", ".stages tbody button")
     kept = page.locator(".stages .others").last.locator("td")
@@ -237,12 +253,15 @@ def test_classify(visit: Visit, served: Running) -> None:
     assert names(page.locator("mark")) == [one["word"] for one in wanted["words"]]
     page = visit.go("#/classify?run=entailment&text=a+cat&more=a+dog")
     assert names(page.locator("p.tokens .special")) == ["start", "delimiter", "extract"]
+    rows = {tuple(row.split("\n")[::2]) for row in names(page.locator("[aria-label='The words that decided'] li"))}
+    assert rows == {("a (1)", "a"), ("cat", "a"), ("a (2)", "b"), ("dog", "b")}, "a word, and the text it stands in"
     page = visit.go("#/classify?run=multiple-choice", "main .note")
     for name, text in (("story", "The cat"), ("answer 0", "sat"), ("answer 1", "a dog")):
         page.get_by_label(name).fill(text)
     page.get_by_role("button", name="Classify").click()
     page.wait_for_selector(".outputs")
     assert page.locator(".outputs li").count() == 2
+    assert "speaks for answer" in page.locator(".legend").inner_text()
     page = visit.go("#/classify?run=books", "main .note")
     assert "knows no classes" in page.locator("main").inner_text()
 
@@ -286,6 +305,13 @@ def test_train_lives(visit: Visit, tuned: dict[str, Path]) -> None:
     with (tuned["classification"] / log.NAME).open("a") as file:
         file.write('{"step": 40, "lm": 1.0, "task": 0.1}\n')
     until(lambda: page.evaluate("document.querySelector('.cards b').textContent == '40'"))
+    page.route("**/curves", lambda route: route.abort())
+    page.wait_for_selector(".error")
+    assert page.locator(".error").inner_text().startswith("The server does not answer.")
+    page.unroute("**/curves")
+    until(lambda: not page.locator(".error").count())
+    assert visit.complaints == ["Failed to load resource: net::ERR_FAILED"] * len(visit.complaints)
+    visit.complaints.clear()
     page = visit.go("#/train?run=entailment", "main .note")
     assert "holds no measurements" in page.locator("main").inner_text()
 

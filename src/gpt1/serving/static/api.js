@@ -1,5 +1,7 @@
 // Requests to the server this page comes from, and to no other.
 
+import { capital } from "./dom.js";
+
 const TOKEN = "gpt1-token"; // kept until the tab is closed
 
 /** An answer that is an error, with the server's own sentence. */
@@ -19,19 +21,22 @@ export async function ask(path, body, signal) {
   return (await send(path, body, signal)).json();
 }
 
-/** POST a body; yield the server-sent events of the answer. */
+/** POST a body; yield the server-sent events of the answer. Throws a Refusal if it breaks off. */
 export async function* stream(path, body, signal) {
   const reader = (await send(path, body, signal)).body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
+    const { value, done } = await reader.read().catch((error) => {
+      if (signal.aborted) throw error;
+      return { done: true };
+    });
+    if (done) throw new Refusal(0, "The server has gone before the text was complete.");
     const parts = (rest + value).split("\n\n");
     rest = parts.pop();
     for (const part of parts) {
       if (part === "data: [DONE]") return;
       const event = JSON.parse(part.slice("data: ".length));
-      if (event.error) throw new Refusal(500, event.error.message);
+      if (event.error) throw new Refusal(500, sentence(event.error.message));
       yield event;
     }
   }
@@ -62,5 +67,5 @@ async function send(path, body, signal) {
 }
 
 function sentence(text) {
-  return `${text[0].toUpperCase()}${text.slice(1)}.`;
+  return `${capital(text)}.`;
 }

@@ -3,7 +3,7 @@
 import { ask } from "./api.js";
 import { signedBars } from "./bars.js";
 import { card, el, number, percent, section, svg, wyh } from "./dom.js";
-import { rowForm, rowTexts } from "./form.js";
+import { rowForm, rowTexts, textNames } from "./form.js";
 import { alone, inText, legend } from "./tokens.js";
 
 export const title = "Classify";
@@ -33,7 +33,7 @@ export async function show({ place, params, run, runs, go, signal }) {
   }
   const body = { model: run.id, text: texts[0], more: texts.slice(1), as: "rows" };
   const found = await ask("/v1/explain", body, signal);
-  place.append(verdict(found), sequences(found), outputs(found), decisive(found));
+  place.append(verdict(found), sequences(found), outputs(found), decisive(found, textNames(run, texts.length)));
   if (found.words_alone) place.append(wordsAlone(found));
 }
 
@@ -131,7 +131,13 @@ function outputs(found) {
   );
 }
 
-function decisive(found) {
+/** The name of word n; of a word that occurs again, with a number. */
+function nth(words, n) {
+  const same = words.map((one, m) => [one.word, m]).filter(([word]) => word === words[n].word);
+  return same.length > 1 ? `${words[n].word} (${1 + same.findIndex(([, m]) => m === n)})` : words[n].word;
+}
+
+function decisive(found, names) {
   const largest = Math.max(...found.words.map((one) => Math.abs(one.change)), 1e-9);
   const texts = found.texts.map((text, n) => {
     const parts = [];
@@ -154,9 +160,11 @@ function decisive(found) {
     }
     return el("blockquote", {}, parts, characters.slice(end).join(""));
   });
-  const about = found.outputs[0].probability == null ? "a higher number" : found.about;
-  const rows = found.words.map((one) => ({
-    name: one.word,
+  const isNumber = found.outputs[0].probability == null;
+  const about = isNumber ? "a higher number" : found.task === "multiple-choice" ? `answer ${found.about}` : found.about;
+  const rows = found.words.map((one, n) => ({
+    name: nth(found.words, n),
+    note: names.length > 1 && names[one.text],
     value: one.change,
     text: `${one.change > 0 ? "+" : "\u2212"}${Math.abs(one.change).toFixed(3)}`,
   }));

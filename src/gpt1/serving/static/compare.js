@@ -1,6 +1,6 @@
 // Compare: two runs, or two texts, side by side; where one is surprised more than the other.
 
-import { card, el, minus, number, percent, section } from "./dom.js";
+import { capital, card, el, minus, number, percent, section } from "./dom.js";
 import { SAMPLE, textForm } from "./form.js";
 import { explain, figures } from "./read.js";
 import { bits, inText, legend, surprise, tokenList } from "./tokens.js";
@@ -57,7 +57,9 @@ export async function show({ place, params, run, runs, go, signal }) {
     el(
       "div",
       { class: "twice" },
-      [one, two].map((result, n) => section(names[n], null, reading(result, names[n]), figures(result))),
+      [one, two].map((result, n) =>
+        section(run === other ? capital(names[n]) : names[n], null, reading(result, names[n]), figures(result)),
+      ),
     ),
   );
 }

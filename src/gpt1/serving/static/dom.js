@@ -62,6 +62,11 @@ export function wyh() {
   return el("i", {}, "W", el("sub", {}, "y"), "h");
 }
 
+/** A text with its first letter as a capital. */
+export function capital(text) {
+  return text.replace(/^./u, (letter) => letter.toUpperCase());
+}
+
 export function count(n, one, many = `${one}s`) {
   return `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
 }

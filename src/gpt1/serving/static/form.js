@@ -57,7 +57,8 @@ export function rowForm({ run, texts, verb, send }) {
   return el("form", { class: "ask", on: { submit } }, fields, el("button", {}, verb));
 }
 
-function textNames(run, given) {
+/** What the texts of a row are called: those of a run's columns. */
+export function textNames(run, given) {
   const { texts = [] } = run.columns ?? {};
   if (PAIRS.includes(run.task)) return [texts[0] ?? "first text", texts[1] ?? "second text"];
   if (run.task !== "multiple-choice") return [texts[0] ?? "text"];

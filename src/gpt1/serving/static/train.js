@@ -2,7 +2,7 @@
 
 import { ask } from "./api.js";
 import { lineChart } from "./chart.js";
-import { card, el, number, section } from "./dom.js";
+import { capital, card, el, number, problem, section } from "./dom.js";
 
 export const title = "Train";
 export const about =
@@ -22,14 +22,16 @@ export async function show({ place, run, signal }) {
     const now = JSON.stringify([found.steps, found.samples.length, Object.keys(found.curves).length]);
     if (now !== seen) draw(place, found);
     seen = now;
-    const again = () =>
-      look().catch(
-        (error) => signal.aborted || place.append(el("p", { class: "error", role: "alert" }, error.message)),
-      );
-    const timer = setTimeout(again, EVERY);
-    signal.addEventListener("abort", () => clearTimeout(timer));
   };
   await look();
+  const timer = setInterval(() => {
+    look().catch((error) => {
+      if (signal.aborted || !seen) return;
+      seen = ""; // drawn anew when the server is back
+      place.append(problem(error));
+    });
+  }, EVERY);
+  signal.addEventListener("abort", () => clearInterval(timer));
 }
 
 function words(name) {
@@ -87,10 +89,10 @@ function draw(place, { curves, lm_coef: lambda, steps, samples }) {
         .map(last),
     ),
     ...losses.filter(Boolean),
-    ...metrics.map((name) => section(words(name), null, chart({ [words(name)]: curves[name] }, ""))),
+    ...metrics.map((name) => section(capital(words(name)), null, chart({ [words(name)]: curves[name] }, ""))),
     ...["lr", "grad_norm"]
       .filter((name) => curves[name])
-      .map((name) => section(words(name), null, chart({ [words(name)]: curves[name] }, ""))),
+      .map((name) => section(capital(words(name)), null, chart({ [words(name)]: curves[name] }, ""))),
     samples.length
       ? section(
           "What it wrote",

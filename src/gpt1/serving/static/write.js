@@ -38,6 +38,7 @@ export async function show({ place, params, run, go, signal }) {
 
   const line = el("div");
   const ending = el("p", { class: "ending", role: "status" });
+  const failure = el("div");
   const draw = el("div", { class: "draw", "aria-live": "off" });
   const tree = el("div");
   const buttons = {
@@ -61,6 +62,7 @@ export async function show({ place, params, run, go, signal }) {
       "Written tokens are coloured by their surprise. Choose one to see how it was drawn, and what might have stood there.",
       line,
       ending,
+      failure,
       legend(["soft", "prompt"], ["heat least", "expected"], ["heat most", "surprising"]),
     ),
     draw,
@@ -162,6 +164,7 @@ export async function show({ place, params, run, go, signal }) {
     writing = new AbortController();
     signal.addEventListener("abort", () => writing?.abort());
     draw.replaceChildren();
+    failure.replaceChildren();
     showText(true);
     try {
       const body = { model: run.id, prompt: ids(here), max_tokens: roomAfter(here), ...sampling() };
@@ -170,7 +173,7 @@ export async function show({ place, params, run, go, signal }) {
         showText(true);
       }
     } catch (error) {
-      if (error.name !== "AbortError") ending.after(problem(error));
+      if (error.name !== "AbortError") failure.replaceChildren(problem(error));
     }
     writing = null;
     if (!signal.aborted) goTo(here);
