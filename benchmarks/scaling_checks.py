@@ -78,10 +78,10 @@ def exchange(updates: int = 10) -> None:
     given = 0
     all_reduce = torch.distributed.all_reduce
 
-    def count(tensor: torch.Tensor) -> None:
+    def count(tensor: torch.Tensor, **where: Any) -> None:
         nonlocal given
         given += tensor.nbytes
-        all_reduce(tensor)
+        all_reduce(tensor, **where)
 
     with parallel.join("cpu") as world:
         model = LanguageModel(GPT(CHECKED).init_weights(torch.Generator().manual_seed(0)))

@@ -60,7 +60,7 @@ def test_an_update_sends_each_gradient_once_in_fp32(checks: ModuleType, monkeypa
     """Besides, the counts and the loss, which are float64."""
     given: list[torch.Tensor] = []
     monkeypatch.setitem(parallel._worlds, "current", parallel.World(0, 2))
-    monkeypatch.setattr(torch.distributed, "all_reduce", given.append)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor, **_: given.append(tensor))
     optimizer = Optimizer(model := LanguageModel(GPT(SHAPE).init_weights()), RECIPES["paper"], 3)
     for _ in train(model, checks.batches(SHAPE, 1), optimizer, weights={"lm": 1.0}, steps=3):
         pass
