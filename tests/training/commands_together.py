@@ -13,10 +13,11 @@ from typing import Any
 
 from gpt1.cli.main import main as command_line
 from gpt1.commands import predict as predicting
+from gpt1.commands.ablate import ablate
 from gpt1.commands.evaluate import evaluate
 from gpt1.commands.finetune import finetune
 from gpt1.commands.predict import predict
-from gpt1.config import Evaluate, Finetune, Predict
+from gpt1.config import Ablate, Evaluate, Finetune, Predict
 from gpt1.finetuning import epochs
 
 SUBJECTS = ("the hare", "my old dog", "a green bird", "one grey cat", "the small fox")
@@ -82,6 +83,11 @@ def jobs(folder: Path, out: Path) -> dict[str, Callable[[], Any]]:
         "read": tuned("read", train=few, read=[str(folder / "text.txt")], read_epochs=1.0, epochs=1),
         "collapsed": collapsing(tuned("collapsed", train=few, lr=1e-3, epochs=1)),
         "dropout": tuned("dropout", seeds=2, epochs=4, batch=8, dropout=0.1),
+        "ablate": lambda: ablate(
+            Ablate(
+                **vars(usual) | {"train": few, "out": str(out / "table.json"), "batch": 8, "epochs": 1, "sizes": "16"}
+            )
+        ),
         "predict": predicted("rows", "rows.csv"),
         "predict, jsonl": predicted("rows", "rows.jsonl"),
         "predict, fewer rows than processes": predicted("two", "two.parquet"),

@@ -170,6 +170,7 @@ def test_the_commands_that_share_their_work() -> None:
         "finetune",
         "predict",
         "evaluate",
+        "ablate",
     ]
 
 

@@ -90,7 +90,9 @@ STAGES = {
         "evaluate": Verb(
             config.Evaluate, "runs/task test.csv", "metrics on rows or text", ("run", "files"), is_shared=True
         ),
-        "ablate": Verb(config.Ablate, "runs/my --train a.csv", "what pre-training is worth", ("run",)),
+        "ablate": Verb(
+            config.Ablate, "runs/my --train a.csv", "what pre-training is worth", ("run",), is_shared=True
+        ),
     },
     "Look at what there is, and use it from other programs": {
         "report": Verb(config.Report, "runs/my runs/task", "a page of its curves", ("runs",)),

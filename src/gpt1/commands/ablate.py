@@ -33,14 +33,14 @@ from gpt1.keywords import command
 from gpt1.pages.report import HEADINGS
 from gpt1.pretraining.continued import UnlabelledText, joint_hash, read_first
 from gpt1.results import Result
-from gpt1.resume import RUNTIME_SETTINGS, Record, hold
+from gpt1.resume import RUNTIME_SETTINGS, Record
 from gpt1.run_folder.folder import load_run
 from gpt1.run_folder.metadata import FORMAT, Source
 from gpt1.run_folder.places import read_ablation
 from gpt1.storage import write_json
 from gpt1.tasks.metrics import over_seeds
 from gpt1.tasks.rows import LabelledRows, check_labels, read_labelled_rows, warn_of_overlap
-from gpt1.training import checkpoint
+from gpt1.training import checkpoint, parallel
 from gpt1.training.device import out_of_memory, setup_device
 
 # Settings that may change when a table is continued: those that add models, and names of files, which are
@@ -97,13 +97,16 @@ def ablate(settings: Ablate) -> AblateResult:
     """Fine-tune with and without pre-training and the auxiliary loss, over sizes and seeds.
 
     Without pre-training the network, the updates and the rows are the same; the first seed tries three learning rates
-    and the others take the best. Raises UserError for wrong settings or rows.
+    and the others take the best. Processes that `torchrun` started share each batch out. Raises UserError for wrong
+    settings or rows.
     """
-    settings = with_splits(settings)
-    options = _checked_options(settings)
-    with hold(settings.out, file=True) if settings.out else nullcontext():
-        text = text_to_read(settings)
-        return _fill_table(settings, options, text, _open_table(settings, text.sources()))
+    with parallel.join(settings.device) as world:
+        settings = with_splits(settings)
+        options = _checked_options(settings)
+        with parallel.hold(settings.out, file=True) if settings.out else nullcontext():
+            text = text_to_read(settings)
+            kept = world.from_main(lambda: _open_table(settings, text.sources()))
+            return _fill_table(settings, options, text, kept)
 
 
 def show(result: AblateResult) -> RenderableType:
@@ -142,12 +145,16 @@ class _KeptTable:
         """Keep one more model, and its training states no longer."""
         self.cells[cell.key] = cell
         self.write()
-        if folder := self.states():
+        self.remove_states()
+
+    def remove_states(self) -> None:
+        """Remove the training states of all models; of several processes, the first one does."""
+        if parallel.is_main() and (folder := self.states()):
             shutil.rmtree(folder, ignore_errors=True)
 
     def write(self, result: AblateResult | None = None) -> None:
         """Write the models, and at the end the table itself, which `gpt1 report` draws."""
-        if self.settings.out:
+        if self.settings.out and parallel.is_main():
             content = {
                 "format": FORMAT,
                 "settings": dataclasses.asdict(self.settings),
@@ -165,8 +172,7 @@ def _open_table(settings: Ablate, read: list[Source]) -> _KeptTable:
     out = Path(settings.out)
     if settings.fresh or not settings.out or not out.exists():
         kept = _KeptTable(settings, data, {})
-        if folder := kept.states():
-            shutil.rmtree(folder, ignore_errors=True)
+        kept.remove_states()
         return kept
     found = read_ablation(out)
     began = Record(found["settings"], input_hashes({name: Source(**one) for name, one in found["data"].items()}))
@@ -190,10 +196,13 @@ def _fill_table(settings: Ablate, options: FitOptions, text: UnlabelledText, kep
     keys: list[CellKey] = list(product(sizes, VARIANTS, seeds))
     if text.files and not kept.cells.keys() >= set(keys):
         on = Command(device=settings.device, dtype=settings.dtype, threads=settings.threads, seed=settings.seed)
-        with TemporaryDirectory() as work:
+        world = parallel.current()
+        with TemporaryDirectory() as own:
+            work = Path(world.from_main(lambda: own))
             base, _ = read_first(
-                base, settings.run, text, Path(work), epochs=settings.read_epochs, lr=settings.read_lr, on=on
+                base, settings.run, text, work, epochs=settings.read_epochs, lr=settings.read_lr, on=on
             )
+            world.wait()  # for those that still load what was trained there
     lrs: dict[tuple[int, str], float] = {}
     for number, key in enumerate(keys, 1):
         size, variant, seed = key
@@ -216,18 +225,20 @@ def _fill_table(settings: Ablate, options: FitOptions, text: UnlabelledText, kep
 
 @contextmanager
 def _resumable(kept: _KeptTable) -> Iterator[None]:
-    """Keep the training states of a model on a stop, and only then."""
+    """Keep the training states of a model on a stop or if another process is lost, and only then."""
     folder = kept.states()
     try:
         yield
+    except parallel.ProcessLost:
+        kept.write()  # says what the states are of
+        raise
     except KeyboardInterrupt as stop:
         if folder is None or not checkpoint.any_within(folder):
             raise
-        kept.write()  # says what the states are of
+        kept.write()
         raise KeyboardInterrupt(f"{stop or 'stopped'}; the same command continues from there") from None
     except Exception:
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
+        kept.remove_states()
         raise
 
 

@@ -153,14 +153,14 @@ def is_main() -> bool:
 
 
 @contextmanager
-def hold(folder: Path) -> Iterator[None]:
-    """Lock a job's folder in rank 0 for all processes, see `resume.hold`.
+def hold(place: str | Path, *, file: bool = False) -> Iterator[None]:
+    """Lock a job's folder, or the file that it writes, in rank 0 for all processes; see `resume.hold`.
 
     Processes that were started again wait a while for those before them to end.
     """
     with ExitStack() as stack:
         wait = MEETING_SECONDS if restarts() else 0.0
-        current().from_main(lambda: stack.enter_context(resume.hold(folder, wait=wait)))
+        current().from_main(lambda: stack.enter_context(resume.hold(place, file=file, wait=wait)))
         yield
 
 
