@@ -175,10 +175,13 @@ def test_an_unchanged_corpus_is_read_once_and_a_changed_one_again(s3: Any, capsy
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        ("prepare s3://nosuch/corpus --out new", "s3://nosuch/corpus: The specified bucket does not exist"),
+        ("prepare s3://nosuch/corpus --out new", "s3://nosuch/corpus: not found (The specified bucket does not exist)"),
         ("prepare s3://lake/nosuch --out new", "s3://lake/nosuch: no such object or folder"),
         ("prepare s3://lake/corpus/*.csv --out new", "s3://lake/corpus/*.csv: no object matches"),
-        ("prepare s3://lake/corpus --out s3://nosuch/data", "s3://nosuch/data: The specified bucket does not exist"),
+        (
+            "prepare s3://lake/corpus --out s3://nosuch/data",
+            "s3://nosuch/data: not found (The specified bucket does not exist)",
+        ),
         ("prepare s3://lake/corpus --out s3://lake/corpus/data", "lies inside the input folder s3://lake/corpus"),
         ("pretrain s3://lake/corpus --out new", "s3://lake/corpus: no manifest.json"),
         ("generate s3://lake/corpus", "s3://lake/corpus"),

@@ -51,8 +51,8 @@ class Entry(NamedTuple):
         stat = path.stat()
         return cls(version, stat.st_size, stat.st_mtime_ns, _sha256(path) if stat.st_size <= SMALL else "")
 
-    def is_file(self, path: Path) -> bool:
-        """Return whether the file is still as it was."""
+    def matches(self, path: Path) -> bool:
+        """Return whether a file is still as it was."""
         stat = path.stat()
         if stat.st_size != self.size:
             return False
@@ -177,7 +177,7 @@ class Mirror:
         for path in found:
             name, entry = "" if path == self.path else path.relative_to(self.path).as_posix(), None
             with suppress(FileNotFoundError):  # an old state that was removed meanwhile
-                if (entry := index.get(name)) is None or (entry.version != "" and not entry.is_file(path)):
+                if (entry := index.get(name)) is None or (entry.version != "" and not entry.matches(path)):
                     changed.add(name)
         return {name for name in changed if not is_hidden(name)}
 

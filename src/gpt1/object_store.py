@@ -65,17 +65,17 @@ class Store:
         """
         with self._in_one_line("read"):
             self._fs.invalidate_cache()
-            find = self._fs.glob if pattern else self._fs.find
-            infos = find(self._full(pattern), detail=True).items()
+            infos = self._fs.glob(self._full(pattern), detail=True) if pattern else self._find("")
         # A name that ends in a slash stands for an empty folder.
-        found = {self._name(path): info for path, info in infos if info["type"] == "file" and not path.endswith("/")}
+        paths = [path for path, info in infos.items() if info["type"] == "file" and not path.endswith("/")]
+        found = {self._name(path): infos[path] for path in paths}
         return {name: _listed(found[name]) for name in sorted(found) if not is_hidden(name)}
 
     def version(self, name: str) -> str:
         """Return the version of an object as `list` does; empty if there is none."""
         with self._in_one_line("read"):
             self._fs.invalidate_cache()
-            info = self._fs.find(self._full(name), detail=True).get(self._full(name))
+            info = self._find(name).get(self._full(name))
         return _listed(info).version if info else ""
 
     def has_object(self) -> bool:
@@ -104,6 +104,11 @@ class Store:
             self._fs.pipe_file(probe, b"")
             self._fs.rm_file(probe)
 
+    def _find(self, name: str) -> dict[str, dict[str, Any]]:
+        found = self._fs.find(self._full(name), detail=True)
+        # adlfs gives the path alone of a single object.
+        return {path: self._fs.info(path) for path in found} if isinstance(found, list) else found
+
     def _full(self, name: str) -> str:
         return f"{self._path}/{name}" if name else self._path
 
@@ -121,7 +126,7 @@ class Store:
         try:
             yield
         except FileNotFoundError as error:
-            raise UserError(f"{self.address}: {_reason(error)}") from None
+            raise UserError(f"{self.address}: not found ({_reason(error)})") from None
         except ImportError as error:
             package = PACKAGES.get(self._scheme)
             how = f"install it with `pip install '{package}'`" if package else _reason(error)

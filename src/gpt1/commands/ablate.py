@@ -32,6 +32,7 @@ from gpt1.finetuning.sweep import VARIANTS, Cell, CellKey, fit_cell, guess, samp
 from gpt1.keywords import command
 from gpt1.pages.report import HEADINGS
 from gpt1.pretraining.continued import UnlabelledText, joint_hash, read_first
+from gpt1.remote import publish
 from gpt1.results import Result
 from gpt1.resume import RUNTIME_SETTINGS, Record
 from gpt1.run_folder.folder import load_run
@@ -162,6 +163,7 @@ class _KeptTable:
                 "cells": [dataclasses.asdict(cell) for cell in self.cells.values()],
             }
             write_json(self.settings.out, content | ({"result": result.to_json()} if result else {}))
+            publish(Path(self.settings.out))
 
 
 def _open_table(settings: Ablate, read: list[Source]) -> _KeptTable:
