@@ -22,6 +22,7 @@ from gpt1.cli.main import main
 from gpt1.config import Model
 from gpt1.data.docstrings import topics
 from gpt1.errors import RunFailed
+from gpt1.finetuning import epochs
 from gpt1.run_folder.metadata import read_metadata
 from gpt1.training import checkpoint
 
@@ -287,6 +288,30 @@ def test_states_are_uploaded_while_training_goes_on(
     assert main(["pretrain", str(data), "--out", "memory://lake/new", *PRETRAIN]) == 0
     assert seen[0].endswith("step-00000005.safetensors")
     assert names(memory, "/lake/new/checkpoints") >= {"begun.json", "step-00000040.safetensors"}
+
+
+def test_a_fine_tuning_goes_on_elsewhere(
+    memory: Any, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["finetune", "memory://lake/run", "--train", "memory://lake/rows.csv", "--epochs", "3", "--out"]
+    real = epochs.train
+
+    def stop(*args: Any, **kwargs: Any) -> Any:
+        for number, update in enumerate(real(*args, **kwargs), 1):
+            if number == 8:
+                signal.raise_signal(signal.SIGTERM)
+            yield update
+
+    with monkeypatch.context() as patch:
+        patch.setattr(epochs, "train", stop)
+        assert main([*command, "memory://lake/task"]) == 130
+    uploaded = {"begun.json", "metrics.jsonl", "step-00000008.safetensors"}
+    assert {Path(name).name for name in names(memory, "/lake/task")} == uploaded
+    shutil.rmtree(cache)
+    assert main([*command, "memory://lake/task"]) == 0
+    assert not any("stopped" in name for name in names(memory, "/lake/task"))
+    assert main([*command, str(tmp_path / "task")]) == 0
+    assert memory.cat("/lake/task/model.safetensors") == (tmp_path / "task" / "model.safetensors").read_bytes()
 
 
 def _prepared(folder: Path) -> Path:

@@ -33,6 +33,9 @@ SMALL = 1 << 20
 # A folder with one of these is complete; one with other RECORDS holds the work of another job.
 MARKERS, RECORDS = {"gpt1.json", "manifest.json"}, {"settings.json", "begun.json", "manifest.json"}
 
+# A file of a training state that processes share out; its name says how many there are.
+PART = re.compile(r"((?:.*/)?checkpoints/[^/]+/part-)\d+-of-(\d+)\.safetensors")
+
 
 class Entry(NamedTuple):
     """What the index says of an object and its file."""
@@ -81,7 +84,10 @@ class Mirror:
         """
         with self._index() as index:
             for _ in range(LISTINGS):
-                there = {k: one for k, one in self.store.list(self._pattern).items() if _first(k) not in skip}
+                listed = self.store.list(self._pattern)
+                there = {
+                    k: one for k, one in listed.items() if _first(k) not in skip and (k in index or _whole(k, listed))
+                }
                 known = {name: entry for name, entry in index.items() if _first(name) not in skip}
                 changed = [name for name, one in there.items() if not _is_known(known.get(name), one)]
                 gone = [name for name, entry in known.items() if name not in there and entry.version is not None]
@@ -109,8 +115,9 @@ class Mirror:
         """Write to the store what has changed here since the last time, and remove what was removed here.
 
         Objects go up in an order in which a reader, or a job that continues on another machine, can use them at any
-        time: records and measurements, then weights, states and shards, then the file that marks a folder as complete.
-        Older states are removed at the end. A folder that has become another job's is first marked as incomplete.
+        time: records and measurements, then weights, states and shards, the newest first, then the file that marks a
+        folder as complete. Older states are removed at the end. A folder that has become another job's is first marked
+        as incomplete.
         """
         with self._index() as index:
             changed, removed = self._changed_here(index), self._removed_here(index)
@@ -120,7 +127,7 @@ class Mirror:
                     self.store.remove(name)
                     del index[name]
                 changed, removed = changed | {name for name in markers if (self.path / name).is_file()}, set()
-        for name in sorted(changed, key=lambda name: (_base(name) in MARKERS, ".json" not in _base(name), name)):
+        for name in sorted(changed, key=self._turn):
             self._upload(name)
         for name in removed:
             self.store.remove(name)
@@ -155,6 +162,14 @@ class Mirror:
             self.store.read(name, temporary)
             whole = temporary.stat().st_size == listed.size
         return Entry.of(listed.version if whole else "", path)
+
+    def _turn(self, name: str) -> tuple[bool, bool, int]:
+        """Return a key that sorts names in the order of their uploads."""
+        try:
+            age = -(self.path / name).stat().st_mtime_ns
+        except FileNotFoundError:
+            age = 0
+        return _base(name) in MARKERS, ".json" not in _base(name), age
 
     def _upload(self, name: str) -> None:
         path = self.path / name
@@ -216,6 +231,12 @@ def _cache() -> Path:
 def _is_known(entry: Entry | None, listed: Listed) -> bool:
     """Return whether the copy holds this version, or one that this machine began to upload."""
     return entry is not None and entry.version in (None, listed.version)
+
+
+def _whole(name: str, listed: Collection[str]) -> bool:
+    """Return whether an object may be used: not if it is part of a state of which only some parts were uploaded."""
+    found = PART.fullmatch(name)
+    return found is None or sum(one.startswith(found[1]) for one in listed) == int(found[2])
 
 
 def _first(name: str) -> str:
