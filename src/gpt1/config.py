@@ -14,6 +14,7 @@ Task = Literal["classification", "entailment", "similarity", "regression", "mult
 Long = Literal["head", "tail", "head+tail", "windows"]
 Words = Literal["hf", "2018"]
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
+EngineName = Literal["local", "ray"]
 Select = Literal["auto", "accuracy", "macro_f1", "f1", "matthews", "micro_f1", "pearson", "spearman", "loss"]
 
 # The epsilon of every LayerNorm, which config.json records.
@@ -148,6 +149,9 @@ class Prepare(Command):
     """character encoding of the text files"""
     delimiter: str = "auto"
     """what separates the columns of csv: auto (as its header shows), tab, or a character such as ';'"""
+    engine: EngineName = "local"
+    """where the text is encoded: local, in this process; ray, on all nodes of a Ray cluster (an extra to install, `pip
+    install 'gpt1[ray]'`), with the same result: that of RAY_ADDRESS, a running one, or a new one on this machine"""
     fresh: bool = False
     """start over even if the folder holds a finished or interrupted preparation"""
 
@@ -359,6 +363,9 @@ class Predict(Command):
     """leave out rows without a text, and say how many, instead of refusing the file"""
     batch: int = 64
     """rows per forward pass"""
+    engine: EngineName = "local"
+    """where the model reads the rows: local, in this process; ray, on all nodes of a Ray cluster, each of which must
+    find the run folder under the same path"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from gpt1.storage import remove_temporaries, write_json
 # File in a job's folder while a process works there; checks of a folder's content must ignore it.
 LOCK = ".lock"
 # Settings of every job that say where and how it runs and do not affect its result.
-RUNTIME_SETTINGS = frozenset({"out", "fresh", "device", "threads", "track"})
+RUNTIME_SETTINGS = frozenset({"out", "fresh", "device", "threads", "track", "engine"})
 # Settings that records of earlier versions lack, and what these versions did.
 ADDED_SETTINGS = {
     "with_words": False, "optim.cooldown": 1.0, "optim.skip_spikes": False, "delimiter": "auto", "skip_invalid": False,

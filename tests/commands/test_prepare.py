@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 from conftest import NOT_UTF8, only_linux_names
 from gpt1 import config
 from gpt1.cli import main as cli
-from gpt1.commands import prepare as command
 from gpt1.commands.prepare import PrepareResult, prepare, show
 from gpt1.data import documents
 from gpt1.data import prepare as making
@@ -32,7 +31,7 @@ from gpt1.data.shards import ShardWriter, TokenStream, read_manifest
 from gpt1.errors import RunFailed, UserError
 from gpt1.tokenizer.clean import clean
 from gpt1.tokenizer.tokenizer import Tokenizer
-from gpt1.tokenizer.train_bpe import train
+from gpt1.tokenizer.train_bpe import BpeTrainer, train
 
 WORDS = "the a hare tortoise ran slept and won lost race, hill. over “morning” naïve It’s 1,234 żółw".split()
 VOCABULARY = 300
@@ -606,11 +605,13 @@ def test_a_warning_if_most_of_the_text_is_validation_text(tmp_path: Path, capsys
 
 
 def test_an_input_that_changes_meanwhile(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def change_and_train(*args: Any, **options: Any) -> Tokenizer:
-        (corpus / "05.txt").write_text("shorter")
-        return train(*args, **options)
+    learn = BpeTrainer.learn
 
-    monkeypatch.setattr(command, "train", change_and_train)
+    def change_and_learn(*given: Any) -> Tokenizer:
+        (corpus / "05.txt").write_text("shorter")
+        return learn(*given)
+
+    monkeypatch.setattr(BpeTrainer, "learn", change_and_learn)
     with pytest.raises(RunFailed, match="an input changed"):
         run(tmp_path / "out", corpus)
     assert not (tmp_path / "out" / "unfinished").exists()

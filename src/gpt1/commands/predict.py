@@ -3,32 +3,31 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import chain, islice, tee
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import RenderableType
 from rich.table import Table
 
 from gpt1.config import Columns, Predict
 from gpt1.console import bar, say, warn
+from gpt1.data.engine import Found, Item, engine_of
 from gpt1.data.files import File, is_path
 from gpt1.data.table_writer import Write, check_ending, table_writer, write_jsonl
 from gpt1.data.tables import Row, TableOptions, columns, rows, table
 from gpt1.errors import UserError, setting
-from gpt1.finetuning.predictor import Predictor, load_predictor
+from gpt1.finetuning.predictor import Predictor, RowPredictor
 from gpt1.keywords import command
 from gpt1.results import Result
 from gpt1.tasks.columns import ColumnNames, select_columns
 from gpt1.tasks.labels import label_text
-from gpt1.tasks.rows import LABEL_SEPARATOR, Texts, read_texts, valid_rows
+from gpt1.tasks.rows import LABEL_SEPARATOR, read_texts, valid_rows
 from gpt1.tasks.typed_rows import STANDARD_INPUT, row_of_texts, rows_of_lines
 from gpt1.training import parallel
-from gpt1.training.device import out_of_memory
 
 # Rows held in memory; among them, texts of similar length share a batch.
 ROWS_AT_ONCE = 2048
@@ -91,7 +90,11 @@ def _predict(settings: Predict) -> PredictResult:
     names = columns(table(settings.input), TableOptions.of(settings)) if is_table else []
     if settings.more and not is_text:
         raise UserError(f"{settings.input} holds rows, so {settings.more[0]!r} cannot be part of one; leave it out")
-    predictor = load_predictor(settings.run, settings)
+    if settings.engine == "ray" and parallel.is_launched():
+        raise UserError(f"{setting('engine')} ray starts processes itself; run it without torchrun")
+    engine = engine_of(settings.engine, _map_by_turns, settings.threads, settings.device.startswith(("auto", "cuda")))
+    row_predictor = RowPredictor(settings)
+    predictor = row_predictor.predictor
     is_flat = file is not None and not file.lower().endswith(".jsonl")
     if is_text:
         source = _text(settings, predictor)
@@ -101,12 +104,14 @@ def _predict(settings: Predict) -> PredictResult:
         source = _standard_input(settings, predictor, is_flat)
     counts, done, too_long = Counter[str](), 0, 0
     predictions: list[dict[str, Any]] | None = [] if not settings.out or (is_text and not file) else None
-    with _writer(settings.out, predictions) as write, bar() as progress:
+    held, blocks = tee(iter(lambda: list(islice(source.rows, ROWS_AT_ONCE)), []))
+    blocks_of_texts = ([read_texts(row, source.wanted) for row in block] for block in blocks)
+    with engine as mapped, _writer(settings.out, predictions) as write, bar() as progress:
         task = progress.add_task("predict, rows", total=source.total, visible=not is_text)
-        for block, texts, predictions_NC, cut in _predicted_blocks(predictor, source, settings.batch):
+        for block, (predictions_NC, cut) in zip(held, mapped(row_predictor, blocks_of_texts), strict=True):
             found = [
-                predictor.to_columns(prediction_C, each)
-                for prediction_C, each in zip(predictions_NC, texts, strict=True)
+                predictor.to_columns(prediction_C, read_texts(row, source.wanted))
+                for prediction_C, row in zip(predictions_NC, block, strict=True)
             ]
             counts.update(label for each in found for label in _labels(each["predicted_label"]))
             new = [_flat(each, source.answers) for each in found] if is_flat else found
@@ -122,22 +127,13 @@ def _predict(settings: Predict) -> PredictResult:
     return PredictResult(done, file, predicted, predictions)
 
 
-def _predicted_blocks(
-    predictor: Predictor, source: _InputRows, batch: int
-) -> Iterator[tuple[list[Row], list[Texts], np.ndarray, int]]:
-    """Yield blocks of rows, their texts and predictions_NC, and how many of them are longer than the context.
-
-    Several processes predict a block each, and all yield every block.
-    """
-    world = parallel.current()
-    blocks = iter(lambda: list(islice(source.rows, ROWS_AT_ONCE)), [])
-    while turn := list(islice(blocks, world.size)):
-        texts = [[read_texts(row, source.wanted) for row in block] for block in turn]
-        mine = texts[world.part]
-        with parallel.alone(), out_of_memory(f"lower {setting('batch')}"):
-            predicted = [predictor.predict(each, batch) for each in mine]
-        for block, each, found in zip(turn, texts, chain.from_iterable(world.gather(predicted)), strict=True):
-            yield block, each, *found
+def _map_by_turns(function: Callable[[Item], Found], items: Iterable[Item]) -> Iterator[Found]:
+    """Map, an item at a time; several processes work on an item each, and all yield every result."""
+    world, items = parallel.current(), iter(items)
+    while turn := list(islice(items, world.size)):
+        with parallel.alone():
+            mine = [function(item) for item in turn[world.part]]
+        yield from chain.from_iterable(world.gather(mine))
 
 
 def show(result: PredictResult) -> RenderableType | None:

@@ -1,7 +1,6 @@
 """`gpt1 prepare`: raw text -> a tokenizer and token shards."""
 
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +10,9 @@ from rich.console import RenderableType
 from gpt1.config import Prepare
 from gpt1.console import say, table, warn
 from gpt1.data.documents import Corpus, ReadOptions, text_files
+from gpt1.data.engine import engine_of, map_ahead
 from gpt1.data.files import check_encoding, choose_splits
-from gpt1.data.prepare import Learn, prepare_folder
+from gpt1.data.prepare import prepare_folder
 from gpt1.data.shards import UNFINISHED, Manifest, read_manifest
 from gpt1.errors import UserError, setting
 from gpt1.keywords import command
@@ -21,7 +21,7 @@ from gpt1.resume import LOCK
 from gpt1.run_folder.starter import find_run
 from gpt1.storage import check_folder
 from gpt1.tokenizer.tokenizer import Tokenizer
-from gpt1.tokenizer.train_bpe import train
+from gpt1.tokenizer.train_bpe import BpeTrainer
 
 # Tokenizers that are trained on the corpus; any other value of the setting is a path.
 TRAINED: dict[str, Literal["bytes", "gpt1"]] = {"bytes": "bytes", "gpt1": "gpt1"}
@@ -115,7 +115,13 @@ def prepare(settings: Prepare) -> PrepareResult:
     corpus = _corpus(settings)
     _check_out(settings, corpus)
     unchanged = prepare_folder(
-        out, corpus, _tokenizer(settings), settings.repair, settings=asdict(settings), fresh=settings.fresh
+        out,
+        corpus,
+        _tokenizer(settings),
+        settings.repair,
+        settings=asdict(settings),
+        fresh=settings.fresh,
+        engine=engine_of(settings.engine, map_ahead, settings.threads),
     )
     if unchanged:
         say(f"{out}: already prepared from these files with these settings; nothing to do")
@@ -202,10 +208,10 @@ def _check_out(settings: Prepare, corpus: Corpus) -> None:
         )
 
 
-def _tokenizer(settings: Prepare) -> Tokenizer | Learn:
-    """Return the tokenizer that the settings name, or the function that trains one."""
+def _tokenizer(settings: Prepare) -> Tokenizer | BpeTrainer:
+    """Return the tokenizer that the settings name, or what trains one."""
     if kind := TRAINED.get(settings.tokenizer):
-        return partial(train, kind=kind, vocabulary=settings.vocabulary)
+        return BpeTrainer(kind, settings.vocabulary)
     from gpt1.tokenizer.openai import find_tokenizer
 
     return find_tokenizer(find_run(settings.tokenizer), settings.words)

@@ -9,9 +9,10 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Set
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from rich.progress import Progress
 
 from gpt1.console import bar, say
 from gpt1.data.documents import Corpus, Cut, SplitBlock, TextBlock, utf8_size
+from gpt1.data.engine import Engine, Map, map_ahead
 from gpt1.data.files import sha256_of
 from gpt1.data.shards import (
     UNFINISHED,
@@ -40,6 +42,7 @@ from gpt1.storage import write_json
 from gpt1.tokenizer.bulk import encode_bulk
 from gpt1.tokenizer.clean import clean
 from gpt1.tokenizer.tokenizer import Tokenizer
+from gpt1.tokenizer.train_bpe import BpeTrainer, WordCounts
 
 SHARD_TOKENS = 1 << 26  # tokens after which shards are closed: the most work that an interruption can cost
 CONTEXT = 512  # the longest text in tokenizer_config.json; a run writes its own
@@ -49,8 +52,7 @@ MAX_CUTS_TRIED = 100  # most places of each kind that are tested
 BEGUN, STATE = "begun.json", "state.json"  # files in `unfinished`: the request, and how far it is done
 # Recorded settings that do not decide the result by themselves: of files and tokenizers, the content does.
 MAY_CHANGE = RUNTIME_SETTINGS | {"inputs", "val", "dtype", "words"}
-
-Learn = Callable[[Iterable[str]], Tokenizer]  # learns a tokenizer from the training texts
+LOCAL: Engine = nullcontext(map_ahead)  # encodes in this process
 
 
 @dataclass
@@ -84,14 +86,21 @@ class State:
 
 
 def prepare_folder(
-    out: Path, corpus: Corpus, tokenizer: Tokenizer | Learn, repair: bool, settings: Mapping[str, Any], fresh: bool
+    out: Path,
+    corpus: Corpus,
+    tokenizer: Tokenizer | BpeTrainer,
+    repair: bool,
+    settings: Mapping[str, Any],
+    fresh: bool,
+    engine: Engine = LOCAL,
 ) -> bool:
     """Write tokenizer, shards and manifest into `out`, continuing an interrupted preparation unless `fresh`.
 
     With `repair`, texts are cleaned first. `settings` are what the manifest records: with the same settings and inputs
-    as before there is nothing to do, with others the request is refused unless `fresh`. Returns whether there was
-    nothing to do. Raises UserError, and leaves the folder as it was, if the request cannot be met or another process
-    works in the folder; RunFailed if an input changes meanwhile.
+    as before there is nothing to do, with others the request is refused unless `fresh`. The engine counts words and
+    encodes; it is entered only if there is something to do. Returns whether there was nothing to do. Raises UserError,
+    and leaves the folder as it was, if the request cannot be met or another process works in the folder; RunFailed if
+    an input changes meanwhile.
     """
     with hold(out):
         inputs, may_change, work = _describe_inputs(corpus), MAY_CHANGE, out / UNFINISHED
@@ -110,7 +119,8 @@ def prepare_folder(
             if state:
                 say(f"{work}: continuing an interrupted preparation after {state.blocks:,} blocks of text")
             try:
-                state = _train_and_encode(corpus, tokenizer, repair, work, record, state)
+                with engine as mapped:
+                    state = _train_and_encode(corpus, tokenizer, repair, work, record, state, mapped)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt("stopped; the same command continues") from None
             write_manifest(work, _manifest(corpus, work, state, inputs, record, may_change))
@@ -190,8 +200,17 @@ class EncodedPart:
     """number of unknown tokens"""
 
 
+EncodedBlock = tuple[EncodedPart, EncodedPart]  # for training, for validation
+
+
 def _train_and_encode(
-    corpus: Corpus, tokenizer: Tokenizer | Learn, repair: bool, work: Path, record: Record, state: State | None
+    corpus: Corpus,
+    tokenizer: Tokenizer | BpeTrainer,
+    repair: bool,
+    work: Path,
+    record: Record,
+    state: State | None,
+    mapped: Map,
 ) -> State:
     """Fill the folder `work` with a tokenizer and shards, continuing from `state` if there is one."""
     with bar() as progress:
@@ -203,7 +222,7 @@ def _train_and_encode(
             if not isinstance(tokenizer, Tokenizer):
                 blocks = _with_progress(corpus.split_blocks(), progress, "reading for the tokenizer, kB", characters)
                 task = progress.add_task("training the tokenizer", total=None)  # reads, then merges pairs for long
-                tokenizer = tokenizer(_training_texts(blocks, repair))
+                tokenizer = tokenizer.learn(mapped(partial(_count_block, trainer=tokenizer, repair=repair), blocks))
                 progress.remove_task(task)
             shutil.rmtree(work, ignore_errors=True)
             tokenizer.save(work, CONTEXT)
@@ -213,16 +232,12 @@ def _train_and_encode(
         tokenizer = Tokenizer.load(work)
         cut = safe_cut(tokenizer, repair)
         blocks = _with_progress(corpus.split_blocks(cut), progress, "encoding, kB", characters)
-        _write_shards(blocks, tokenizer, repair, work, state)
+        encoded = mapped(partial(_encode_block, tokenizer=tokenizer, repair=repair), islice(blocks, state.blocks, None))
+        _write_shards(encoded, dtype_for(tokenizer.vocabulary), work, state)
     if sum(shard.bytes for shard in state.train + state.val) != corpus.survey.bytes:
         shutil.rmtree(work)
         raise RunFailed("an input changed while it was read; prepare again")
     return state
-
-
-def _training_texts(blocks: Iterable[SplitBlock], repair: bool) -> Iterator[str]:
-    for block, is_val in blocks:
-        yield from (text for text, val in zip(_texts(block, repair), is_val, strict=True) if not val)
 
 
 def _with_progress(
@@ -235,10 +250,9 @@ def _with_progress(
         progress.advance(task, sum(map(len, block.texts)) / 1e3)
 
 
-def _write_shards(blocks: Iterator[SplitBlock], tokenizer: Tokenizer, repair: bool, work: Path, state: State) -> None:
-    """Encode what `state` does not cover. Both splits close their shards after the same block, to save the state."""
-    # As if encoding had begun without an interruption.
-    dtype, started = dtype_for(tokenizer.vocabulary), time.perf_counter() - state.seconds_encoding
+def _write_shards(encoded: Iterable[EncodedBlock], dtype: str, work: Path, state: State) -> None:
+    """Write the blocks that follow `state`. Both splits close their shards after the same one, to save the state."""
+    started = time.perf_counter() - state.seconds_encoding  # as if encoding had begun without an interruption
     with (
         ShardWriter(work, "train", dtype, state.train) as train_shards,
         ShardWriter(work, "val", dtype, state.val) as val_shards,
@@ -252,7 +266,7 @@ def _write_shards(blocks: Iterator[SplitBlock], tokenizer: Tokenizer, repair: bo
             state.seconds_encoding = time.perf_counter() - started
             state.save(work)
 
-        for parts in encode(islice(blocks, state.blocks, None), tokenizer, repair):
+        for parts in encoded:
             for part, writer in zip(parts, writers, strict=True):
                 writer.write(part.ids, part.documents, part.bytes)
                 state.unknown += part.unknown
@@ -262,27 +276,16 @@ def _write_shards(blocks: Iterator[SplitBlock], tokenizer: Tokenizer, repair: bo
         close()
 
 
-def encode(
-    blocks: Iterable[SplitBlock], tokenizer: Tokenizer, repair: bool
-) -> Iterator[tuple[EncodedPart, EncodedPart]]:
-    """Yield the training and the validation part of each block, in order. With `repair`, texts are cleaned first.
-
-    A thread encodes one block, mostly without the GIL, while the next is read and cleaned, which needs the GIL.
-    """
-    with ThreadPoolExecutor(1) as thread:
-        waiting: Future[tuple[EncodedPart, EncodedPart]] | None = None
-        for block, is_val in blocks:
-            texts = _texts(block, repair)
-            before, waiting = waiting, thread.submit(_encode_block, block, is_val, texts, tokenizer)
-            if before:
-                yield before.result()
-        if waiting:
-            yield waiting.result()
+def _count_block(split_block: SplitBlock, trainer: BpeTrainer, repair: bool) -> WordCounts:
+    """Count the words of a block's training texts."""
+    block, is_val = split_block
+    return trainer.count([text for text, val in zip(_texts(block, repair), is_val, strict=True) if not val])
 
 
-def _encode_block(
-    block: TextBlock, is_val: np.ndarray, texts: list[str], tokenizer: Tokenizer
-) -> tuple[EncodedPart, EncodedPart]:
+def _encode_block(split_block: SplitBlock, tokenizer: Tokenizer, repair: bool) -> EncodedBlock:
+    """Return the training and the validation part of a block; with `repair`, texts are cleaned first."""
+    block, is_val = split_block
+    texts = _texts(block, repair)
     ids, offsets = encode_bulk(tokenizer, texts)
     lengths = np.diff(offsets)
     lengths[: block.ends] += 1

@@ -80,6 +80,10 @@ class Tokenizer:
         named = (self.end_id, self.pad_id, self.start_id, self.delimiter_id, self.extract_id)
         self._special = {i for i in named if i is not None}
 
+    def __reduce__(self) -> tuple[type["Tokenizer"], tuple[dict[str, Any]]]:
+        """Pickle the definition; a pickled `tokenizers.Tokenizer` loses what is set on it here."""
+        return Tokenizer, (self._definition,)
+
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
         """Load from a folder that `save` wrote, or from any tokenizer.json.

@@ -3,7 +3,8 @@
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -29,26 +30,54 @@ NONE = -1  # as a neighbour: the edge of a word; as a symbol: a place that a mer
 Ints = NDArray[np.integer]
 
 
-def train(texts: Iterable[str], kind: Literal["bytes", "gpt1"], vocabulary: int = 0) -> Tokenizer:
-    """Learn a tokenizer with `vocabulary` ids, special tokens included; 0 chooses the number by the corpus size.
+class WordCounts(NamedTuple):
+    """How often each distinct word occurs in some texts."""
 
-    The same texts in any order give the same tokenizer. Raises UserError if `vocabulary` is below the minimum, or
-    larger than the corpus supports.
-    """
-    if 0 < vocabulary < MIN_VOCABULARY:
-        raise UserError(
-            f"{setting('vocabulary')} {vocabulary} must be at least {MIN_VOCABULARY}: one token per byte, end and pad"
-        )
-    words, seen_bytes = _count(texts, kind)
-    wanted = vocabulary or choose_vocabulary(seen_bytes)
-    learn = _learn_bytes if kind == "bytes" else _learn_gpt1
-    tokenizer = learn(words, wanted)
-    if vocabulary and tokenizer.vocabulary < vocabulary:
-        raise UserError(
-            f"{setting('vocabulary')} {vocabulary:,} is too large for this corpus: its repeated words give only "
-            f"{tokenizer.vocabulary:,} tokens; lower it or add text"
-        )
-    return tokenizer
+    table: pl.DataFrame
+    """columns word, n"""
+    bytes: int
+    """size of the texts as UTF-8"""
+
+
+@dataclass(frozen=True)
+class BpeTrainer:
+    """Learns a tokenizer with `vocabulary` ids, special tokens included; 0 chooses the number by the corpus size."""
+
+    kind: Literal["bytes", "gpt1"]
+    vocabulary: int = 0
+
+    def count(self, texts: Iterable[str]) -> WordCounts:
+        """Return the counts of a part of the corpus, which memory holds."""
+        series = pl.Series(texts, dtype=pl.String)
+        words = series.str.extract_all(PATTERNS[self.kind]).explode().drop_nulls().alias("word")
+        counted = words.value_counts(name="n").cast({"n": pl.UInt64})
+        return WordCounts(counted, int(series.str.len_bytes().sum()))
+
+    def learn(self, parts: Iterable[WordCounts]) -> Tokenizer:
+        """Return the tokenizer of a corpus whose parts were counted.
+
+        Raises UserError if the vocabulary is below the minimum, or larger than the corpus supports.
+        """
+        if 0 < self.vocabulary < MIN_VOCABULARY:
+            raise UserError(
+                f"{setting('vocabulary')} {self.vocabulary} must be at least {MIN_VOCABULARY}: one token per byte, end "
+                "and pad"
+            )
+        total = _sum(parts)
+        learn = _learn_bytes if self.kind == "bytes" else _learn_gpt1
+        tokenizer = learn(total.table, self.vocabulary or choose_vocabulary(total.bytes))
+        if self.vocabulary and tokenizer.vocabulary < self.vocabulary:
+            raise UserError(
+                f"{setting('vocabulary')} {self.vocabulary:,} is too large for this corpus: its repeated words give "
+                f"only {tokenizer.vocabulary:,} tokens; lower it or add text"
+            )
+        return tokenizer
+
+
+def train(texts: Iterable[str], kind: Literal["bytes", "gpt1"], vocabulary: int = 0) -> Tokenizer:
+    """Learn a tokenizer from a stream of texts, see `BpeTrainer`. The same texts in any order give the same one."""
+    trainer = BpeTrainer(kind, vocabulary)
+    return trainer.learn(map(trainer.count, _chunks(texts)))
 
 
 def choose_vocabulary(corpus_bytes: int) -> int:
@@ -61,18 +90,14 @@ def choose_vocabulary(corpus_bytes: int) -> int:
     return min(max(round(size / 256) * 256, 512), 40_192)
 
 
-def _count(texts: Iterable[str], kind: str) -> tuple[pl.DataFrame, int]:
-    """Return the distinct words (columns word, n) in a fixed order, and the size of all texts in bytes."""
-    seen_bytes = 0
-    table = pl.DataFrame(schema={"word": pl.String, "n": pl.UInt64})
-    for chunk in _chunks(texts):
-        series = pl.Series(chunk, dtype=pl.String)
-        seen_bytes += int(series.str.len_bytes().sum())
-        words = series.str.extract_all(PATTERNS[kind]).explode().drop_nulls().alias("word")
-        counted = words.value_counts(name="n").cast({"n": pl.UInt64})
-        table = pl.concat([table, counted]).group_by("word").agg(pl.col("n").sum())
+def _sum(parts: Iterable[WordCounts]) -> WordCounts:
+    """Return the counts of all parts together, the words in a fixed order."""
+    table, size = pl.DataFrame(schema={"word": pl.String, "n": pl.UInt64}), 0
+    for part in parts:
+        table = pl.concat([table, part.table]).group_by("word").agg(pl.col("n").sum())
         table = _frequent(table, 2)
-    return _frequent(table, 1).sort("n", "word", descending=[True, False]), seen_bytes
+        size += part.bytes
+    return WordCounts(_frequent(table, 1).sort("n", "word", descending=[True, False]), size)
 
 
 def _frequent(table: pl.DataFrame, times: int) -> pl.DataFrame:

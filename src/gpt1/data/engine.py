@@ -1,0 +1,170 @@
+"""Engines: a job's pieces are worked on by threads of this process, or by the nodes of a Ray cluster; no torch.
+
+An engine is a context manager that yields an ordered `Map`. The pieces are a stream: a map reads a bounded number of
+them ahead and gives back results in the order of the pieces, so an engine changes neither a result nor the memory
+that a longer stream needs.
+"""
+
+import logging
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import lru_cache, partial
+from importlib.util import find_spec
+from typing import Any, Protocol, TypeVar
+
+from gpt1 import __version__
+from gpt1.config import EngineName
+from gpt1.errors import Gpt1Error, RunFailed, UserError, setting
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+Handle = TypeVar("Handle")
+
+# How often Ray repeats a piece whose worker or node died, or ran out of memory.
+RETRIES = 5
+# Pieces that each worker of a cluster has waiting or done: one more than it works on, so that it need not wait.
+AHEAD = 2
+
+
+class Map(Protocol):
+    """Yields `function(item)` of each item, in order."""
+
+    def __call__(self, function: Callable[[Item], Found], items: Iterable[Item], /) -> Iterator[Found]: ...
+
+
+Engine = AbstractContextManager[Map]
+
+
+def map_ahead(function: Callable[[Item], Found], items: Iterable[Item]) -> Iterator[Found]:
+    """Map in two threads while the caller's reads on: one can hold the GIL while the other works without it."""
+    with ThreadPoolExecutor(2) as threads:
+        yield from _in_order(lambda item: threads.submit(function, item), Future.result, items, lambda: 1)
+
+
+def engine_of(name: EngineName, local: Map, threads: int = 0, gpu: bool = False) -> Engine:
+    """Return an engine by its name: `local` itself, or a map over a Ray cluster.
+
+    A worker of the cluster takes `threads` CPUs, and one GPU if the cluster has any and `gpu`. Raises UserError if Ray
+    is not installed.
+    """
+    if name == "local":
+        return nullcontext(local)
+    if find_spec("ray") is None:
+        raise UserError(f"{setting('engine')} ray needs Ray: pip install 'gpt1[ray]'")
+    return _ray(max(1, threads), gpu)
+
+
+def _in_order(
+    submit: Callable[[Item], Handle],
+    result: Callable[[Handle], Found],
+    items: Iterable[Item],
+    ahead: Callable[[], int],
+) -> Iterator[Found]:
+    """Submit items, at most `ahead()` before the one whose result is yielded next."""
+    waiting: deque[Handle] = deque()
+    for item in items:
+        waiting.append(submit(item))
+        while len(waiting) > ahead():
+            yield result(waiting.popleft())
+    while waiting:
+        yield result(waiting.popleft())
+
+
+# Ray
+
+
+@contextmanager
+def _ray(threads: int, gpu: bool) -> Iterator[Map]:
+    """Yield a map over the tasks of a Ray cluster: the one in use, that of RAY_ADDRESS, a running one, or a new one."""
+    import ray
+
+    if ray.is_initialized():
+        yield partial(_ray_map, threads, gpu)
+        return
+    _connect()
+    try:
+        yield partial(_ray_map, threads, gpu)
+    finally:
+        ray.shutdown()
+
+
+def _connect() -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # without it Ray prints a tip
+    import ray
+
+    quiet: dict[str, Any] = {"include_dashboard": False, "logging_level": logging.ERROR, "log_to_driver": False}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        try:
+            ray.init(num_cpus=cores, **quiet)
+        except ValueError:  # a running cluster has its CPUs
+            ray.init(**quiet)
+    except (ConnectionError, RuntimeError) as error:
+        place = os.environ.get("RAY_ADDRESS") or "this machine"
+        raise RunFailed(f"cannot use Ray at {place}: {_first_line(error)}") from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own in its place
+
+
+def _ray_map(threads: int, gpu: bool, function: Callable[[Item], Found], items: Iterable[Item], /) -> Iterator[Found]:
+    """Map by Ray tasks. What a dead worker or node had taken or not yet handed over is done again elsewhere."""
+    import ray
+
+    wants = {"GPU": 1, "CPU": threads} if gpu and ray.cluster_resources().get("GPU") else {"CPU": threads}
+    # max_calls 0: a process that has a GPU also works on further pieces.
+    task: Any = ray.remote(num_cpus=threads, num_gpus=wants.get("GPU", 0), max_calls=0, max_retries=RETRIES)(_work)
+    shared = ray.put(function)
+
+    def submit(item: Item) -> tuple[Any, Any]:
+        piece = ray.put(item)  # held here until its result has come, so that its node may die
+        return task.remote([shared], piece, threads, __version__), piece
+
+    def result(handle: tuple[Any, Any]) -> Found:
+        try:
+            return ray.get(handle[0])
+        except ray.exceptions.RayTaskError as error:  # raised by the function, not by Ray
+            raise getattr(error, "cause", None) or RunFailed(_first_line(error)) from None
+        except ray.exceptions.RayError as error:
+            raise RunFailed(f"a piece of the work failed on Ray {RETRIES + 1} times: {_first_line(error)}") from None
+
+    def ahead() -> int:
+        found = ray.cluster_resources()  # of the nodes that are alive
+        return AHEAD * max(1, int(min(found.get(name, 0) / count for name, count in wants.items())))
+
+    return _in_order(submit, result, items, ahead)
+
+
+def _work(shared: list[Any], item: Item, threads: int, version: str) -> Any:
+    """Work on one item in a worker process. `shared` holds a reference, which Ray leaves as it is, to the function."""
+    import ray
+
+    where = f"on the Ray node {ray.util.get_node_ip_address()}"
+    if version != __version__:
+        raise UserError(f"gpt1 {__version__} is installed {where}, {version} here; install the same on all nodes")
+    # Read when the function, and polars with it, is imported.
+    os.environ |= {"POLARS_MAX_THREADS": str(threads), "RAYON_NUM_THREADS": str(threads)}
+    try:
+        return _function(shared[0])(item)
+    except Gpt1Error as error:
+        remedy = "; paths must lead to the same files on all nodes" if isinstance(error, UserError) else ""
+        raise type(error)(f"{error.args[0]} ({where}{remedy})") from None
+
+
+@lru_cache(maxsize=1)
+def _function(reference: Any) -> Callable[[Any], Any]:
+    """Return the function of this map, unpickled once in each process, so that what it loads and caches stays."""
+    import ray
+
+    return ray.get(reference)
+
+
+def _first_line(error: Exception) -> str:
+    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
