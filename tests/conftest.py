@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +32,9 @@ settings.load_profile("same")
 # A file name in Latin-1, as Python reads it where names are UTF-8; only Linux has such names.
 NOT_UTF8 = "caf\udce9"
 only_linux_names = pytest.mark.skipif(sys.platform != "linux", reason="file names are Unicode there")
+
+# Gives the test cluster of Ray a number of nodes; returns what kills one of them.
+RayNodes = Callable[[int], Callable[[], None]]
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -102,6 +105,35 @@ def browser() -> Iterator[Any]:
             pytest.skip(f"no Chromium starts: {str(error).splitlines()[0]}")
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def _ray_cluster() -> Iterator[Any]:
+    """A Ray cluster of real node processes on this machine, its head without a CPU; skipped where Ray is missing."""
+    utils = pytest.importorskip("ray.cluster_utils", reason="Ray is not installed: pip install 'gpt1[ray]'")
+    soon = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 3}
+    head = {"num_cpus": 0, "object_store_memory": 100 << 20, "include_dashboard": False, "_system_config": soon}
+    cluster = utils.Cluster(initialize_head=True, head_node_args=head)
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture
+def ray_nodes(_ray_cluster: Any, monkeypatch: pytest.MonkeyPatch) -> RayNodes:
+    """`ray_nodes(n)` gives the cluster n nodes of one CPU (and, Ray believes, one GPU); it returns what kills one."""
+    monkeypatch.setenv("RAY_ADDRESS", _ray_cluster.address)
+
+    def kill_one() -> None:
+        _ray_cluster.remove_node(next(iter(_ray_cluster.worker_nodes)), allow_graceful=False)
+
+    def resize(count: int) -> Callable[[], None]:
+        while len(_ray_cluster.worker_nodes) > count:
+            kill_one()
+        while len(_ray_cluster.worker_nodes) < count:
+            _ray_cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=100 << 20)
+        return kill_one
+
+    return resize
 
 
 def save_random_run(folder: Path, texts: list[str], vocabulary: int, model: Model) -> Path:

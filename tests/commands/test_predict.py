@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,14 @@ import pytest
 import torch
 from rich.table import Table
 
-from conftest import one_line
+from conftest import RayNodes, one_line
 from gpt1.cli.main import main
 from gpt1.commands import predict as job
 from gpt1.commands.predict import predict, show
 from gpt1.config import Columns, Model, Predict
 from gpt1.data.tables import rows, table
 from gpt1.errors import RunFailed, UserError
-from gpt1.finetuning.predictor import Predictor
+from gpt1.finetuning.predictor import Predictor, RowPredictor
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import load_run, save_run
 from gpt1.run_folder.metadata import RunMetadata
@@ -248,6 +249,52 @@ def test_a_pre_trained_run_knows_no_classes(tokenizer: Tokenizer, source: Path, 
     save_run(folder, GPT(model).init_weights(), tokenizer, RunMetadata(kind="pretrained"))
     with pytest.raises(UserError, match=f"{folder} is pre-trained, not fine-tuned.*gpt1 finetune {folder}"):
         predicted(str(folder), source, tmp_path / "o.csv")
+
+
+# On Ray
+
+
+def test_ray_gives_the_same_bytes(run: str, source: Path, ray_nodes: RayNodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one node, and on two of which one dies."""
+    monkeypatch.setattr(job, "ROWS_AT_ONCE", 4)
+    predicted(run, source, source.with_name("local.jsonl"))
+    ray_nodes(1)
+    predicted(run, source, source.with_name("one.jsonl"), engine="ray")
+    kill_one, read = ray_nodes(2), iter(range(1000))
+
+    def rows_with_a_death(*given: Any, **options: Any) -> Iterator[Any]:
+        for row in rows(*given, **options):
+            if next(read) == len(TEXTS) + 24:  # the second pass, which predicts
+                kill_one()
+            yield row
+
+    monkeypatch.setattr(job, "rows", rows_with_a_death)
+    predicted(run, source, source.with_name("killed.jsonl"), engine="ray")
+    for out in ("one", "killed"):
+        assert source.with_name(f"{out}.jsonl").read_bytes() == source.with_name("local.jsonl").read_bytes()
+
+
+def test_ray_refuses_and_skips_the_same_rows(
+    run: str, tmp_path: Path, ray_nodes: RayNodes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ray_nodes(1)
+    source, said = written(tmp_path / "a.jsonl", [{"review": "a"}, {"review": ""}, {"review": "c"}]), {}
+    for engine in ("local", "ray"):
+        line = ["predict", run, str(source), "--dtype", "fp32", "--threads", "1", "--engine", engine]
+        codes = [main(line), main([*line, "--skip-invalid"])]
+        said[engine] = (codes, *capsys.readouterr())
+    assert said["ray"] == said["local"]
+    assert said["ray"][0] == [2, 0]
+
+
+def test_a_node_that_does_not_find_the_run(
+    run: str, source: Path, ray_nodes: RayNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray_nodes(1)
+    monkeypatch.setattr(RowPredictor, "__getstate__", lambda self: {"settings": replace(self.settings, run="/no/run")})
+    with one_line("/no/run", "(on the Ray node ", "; paths must lead to the same files on all nodes)"):
+        predicted(run, source, source.with_name("out.jsonl"), engine="ray")
+    assert not source.with_name("out.jsonl").exists()
 
 
 # A text itself, and standard input

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,13 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import NOT_UTF8, only_linux_names
+from conftest import NOT_UTF8, RayNodes, only_linux_names
 from gpt1 import config
 from gpt1.cli import main as cli
 from gpt1.commands.prepare import PrepareResult, prepare, show
 from gpt1.data import documents
 from gpt1.data import prepare as making
-from gpt1.data.documents import document_hash
+from gpt1.data.documents import Corpus, SplitBlock, document_hash
 from gpt1.data.prepare import State, safe_cut
 from gpt1.data.shards import ShardWriter, TokenStream, read_manifest
 from gpt1.errors import RunFailed, UserError
@@ -615,6 +615,34 @@ def test_an_input_that_changes_meanwhile(corpus: Path, tmp_path: Path, monkeypat
     with pytest.raises(RunFailed, match="an input changed"):
         run(tmp_path / "out", corpus)
     assert not (tmp_path / "out" / "unfinished").exists()
+
+
+# On Ray
+
+
+def test_ray_gives_the_same_bytes(
+    corpus: Path, tmp_path: Path, in_small_steps: None, ray_nodes: RayNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On one node, on two of which one dies, and where it continues what was begun without Ray."""
+    run(tmp_path / "local", corpus)
+    ray_nodes(1)
+    run(tmp_path / "one", corpus, engine="ray")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(ShardWriter, "close_shard", _die_at_the_third_shard)
+        run(tmp_path / "continued", corpus)
+    run(tmp_path / "continued", corpus, engine="ray")
+    kill_one, split_blocks = ray_nodes(2), Corpus.split_blocks
+
+    def blocks_with_a_death(*given: Any) -> Iterator[SplitBlock]:
+        for number, block in enumerate(split_blocks(*given)):
+            if number == 12 and len(given) > 1:  # the second pass, which encodes
+                kill_one()
+            yield block
+
+    monkeypatch.setattr(Corpus, "split_blocks", blocks_with_a_death)
+    run(tmp_path / "killed", corpus, engine="ray")
+    for out in ("one", "continued", "killed"):
+        assert result_bytes(tmp_path / out) == result_bytes(tmp_path / "local")
 
 
 # Bad requests

@@ -22,7 +22,7 @@ from rich.progress import Progress
 
 from gpt1.console import bar, say
 from gpt1.data.documents import Corpus, Cut, SplitBlock, TextBlock, utf8_size
-from gpt1.data.engine import Engine, Map, map_ahead
+from gpt1.data.engine import Engine, map_ahead
 from gpt1.data.files import sha256_of
 from gpt1.data.shards import (
     UNFINISHED,
@@ -119,8 +119,7 @@ def prepare_folder(
             if state:
                 say(f"{work}: continuing an interrupted preparation after {state.blocks:,} blocks of text")
             try:
-                with engine as mapped:
-                    state = _train_and_encode(corpus, tokenizer, repair, work, record, state, mapped)
+                state = _train_and_encode(corpus, tokenizer, repair, work, record, state, engine)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt("stopped; the same command continues") from None
             write_manifest(work, _manifest(corpus, work, state, inputs, record, may_change))
@@ -210,30 +209,34 @@ def _train_and_encode(
     work: Path,
     record: Record,
     state: State | None,
-    mapped: Map,
+    engine: Engine,
 ) -> State:
     """Fill the folder `work` with a tokenizer and shards, continuing from `state` if there is one."""
     with bar() as progress:
         task = progress.add_task("reading", total=None)
         characters = corpus.survey.characters
         progress.remove_task(task)
-        if state is None:
-            started = time.perf_counter()
-            if not isinstance(tokenizer, Tokenizer):
-                blocks = _with_progress(corpus.split_blocks(), progress, "reading for the tokenizer, kB", characters)
-                task = progress.add_task("training the tokenizer", total=None)  # reads, then merges pairs for long
-                tokenizer = tokenizer.learn(mapped(partial(_count_block, trainer=tokenizer, repair=repair), blocks))
-                progress.remove_task(task)
-            shutil.rmtree(work, ignore_errors=True)
-            tokenizer.save(work, CONTEXT)
-            record.write(work / BEGUN)
-            state = State(seconds_tokenizer=time.perf_counter() - started)
-            state.save(work)
-        tokenizer = Tokenizer.load(work)
-        cut = safe_cut(tokenizer, repair)
-        blocks = _with_progress(corpus.split_blocks(cut), progress, "encoding, kB", characters)
-        encoded = mapped(partial(_encode_block, tokenizer=tokenizer, repair=repair), islice(blocks, state.blocks, None))
-        _write_shards(encoded, dtype_for(tokenizer.vocabulary), work, state)
+        with engine as mapped:
+            if state is None:
+                started = time.perf_counter()
+                if not isinstance(tokenizer, Tokenizer):
+                    blocks = _with_progress(
+                        corpus.split_blocks(), progress, "reading for the tokenizer, kB", characters
+                    )
+                    task = progress.add_task("training the tokenizer", total=None)  # reads, then merges pairs for long
+                    tokenizer = tokenizer.learn(mapped(partial(_count_block, trainer=tokenizer, repair=repair), blocks))
+                    progress.remove_task(task)
+                shutil.rmtree(work, ignore_errors=True)
+                tokenizer.save(work, CONTEXT)
+                record.write(work / BEGUN)
+                state = State(seconds_tokenizer=time.perf_counter() - started)
+                state.save(work)
+            tokenizer = Tokenizer.load(work)
+            cut = safe_cut(tokenizer, repair)
+            blocks = _with_progress(corpus.split_blocks(cut), progress, "encoding, kB", characters)
+            rest = islice(blocks, state.blocks, None)
+            encoded = mapped(partial(_encode_block, tokenizer=tokenizer, repair=repair), rest)
+            _write_shards(encoded, dtype_for(tokenizer.vocabulary), work, state)
     if sum(shard.bytes for shard in state.train + state.val) != corpus.survey.bytes:
         shutil.rmtree(work)
         raise RunFailed("an input changed while it was read; prepare again")
