@@ -77,6 +77,11 @@ def test_errors_of_a_piece_name_the_node(ray_nodes: RayNodes) -> None:
     def fail(error: Exception) -> None:
         raise error
 
+    with (
+        engine_of("ray", map, threads=2) as mapped,
+        one_line("threads 2: no node of the Ray cluster has more than 1 CPUs"),
+    ):
+        list(mapped(fail, []))
     with engine_of("ray", map) as mapped:
         with one_line("runs/x: no such folder (on the Ray node ", "; paths must lead to the same files on all nodes)"):
             list(mapped(fail, [UserError("runs/x: no such folder")]))

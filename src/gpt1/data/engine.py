@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +30,11 @@ Handle = TypeVar("Handle")
 RETRIES = 5
 # Pieces that each worker of a cluster has waiting or done: one more than it works on, so that it need not wait.
 AHEAD = 2
+# Defaults of Ray's environment variables.
+RAY_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # sends nothing over the network
+    "RAY_NUM_REDIS_GET_RETRIES": "1",  # gives up on a cluster that does not answer after half a minute, not after ten
+}
 
 
 class Map(Protocol):
@@ -81,6 +87,8 @@ def _in_order(
 @contextmanager
 def _ray(threads: int, gpu: bool) -> Iterator[Map]:
     """Yield a map over the tasks of a Ray cluster: the one in use, that of RAY_ADDRESS, a running one, or a new one."""
+    for name, value in RAY_ENVIRONMENT.items():  # Ray reads them when it is imported
+        os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():
@@ -94,30 +102,36 @@ def _ray(threads: int, gpu: bool) -> Iterator[Map]:
 
 
 def _connect() -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # without it Ray prints a tip
+    """Connect to the cluster of RAY_ADDRESS, else to a running one, else start one on the cores of this process."""
     import ray
 
     quiet: dict[str, Any] = {"include_dashboard": False, "logging_level": logging.ERROR, "log_to_driver": False}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        try:
-            ray.init(num_cpus=cores, **quiet)
-        except ValueError:  # a running cluster has its CPUs
-            ray.init(**quiet)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Tip: ", FutureWarning)
+            try:
+                ray.init(num_cpus=cores, **quiet)
+            except ValueError:  # a running cluster knows its cores
+                ray.init(**quiet)
     except (ConnectionError, RuntimeError) as error:
-        place = os.environ.get("RAY_ADDRESS") or "this machine"
-        raise RunFailed(f"cannot use Ray at {place}: {_first_line(error)}") from None
+        place = os.environ.get("RAY_ADDRESS", "this machine")
+        raise RunFailed(
+            f"no Ray cluster at {place}: {_first_line(error)}; start one with `ray start --head`, or set RAY_ADDRESS"
+        ) from None
     finally:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own in its place
+            signal.signal(signal.SIGTERM, on_sigterm)  # ray.init replaces it
 
 
 def _ray_map(threads: int, gpu: bool, function: Callable[[Item], Found], items: Iterable[Item], /) -> Iterator[Found]:
     """Map by Ray tasks. What a dead worker or node had taken or not yet handed over is done again elsewhere."""
     import ray
 
+    most = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
+    if most < threads:
+        raise UserError(f"{setting('threads')} {threads}: no node of the Ray cluster has more than {most:g} CPUs")
     wants = {"GPU": 1, "CPU": threads} if gpu and ray.cluster_resources().get("GPU") else {"CPU": threads}
     # max_calls 0: a process that has a GPU also works on further pieces.
     task: Any = ray.remote(num_cpus=threads, num_gpus=wants.get("GPU", 0), max_calls=0, max_retries=RETRIES)(_work)
@@ -131,7 +145,12 @@ def _ray_map(threads: int, gpu: bool, function: Callable[[Item], Found], items: 
         try:
             return ray.get(handle[0])
         except ray.exceptions.RayTaskError as error:  # raised by the function, not by Ray
-            raise getattr(error, "cause", None) or RunFailed(_first_line(error)) from None
+            if "failed to import on the worker" in str(error.cause):
+                raise UserError(
+                    f"a Ray node cannot import gpt1 ({str(error.cause).splitlines()[-1]}); install gpt1 {__version__} "
+                    "on all nodes"
+                ) from None
+            raise error.cause from None
         except ray.exceptions.RayError as error:
             raise RunFailed(f"a piece of the work failed on Ray {RETRIES + 1} times: {_first_line(error)}") from None
 
