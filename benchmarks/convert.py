@@ -28,7 +28,7 @@ from record import record
 CHILD = """
 import json, sys, torch
 from gpt1.cli.main import main
-from gpt1.pretraining.throughput import peak_memory
+from gpt1.pretraining.memory import peak_memory
 assert main(sys.argv[1:]) == 0
 print(json.dumps(peak_memory(torch.device("cpu"))), file=sys.stderr)
 """

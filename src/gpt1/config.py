@@ -194,6 +194,9 @@ class Pretrain(Command):
     track: list[TrackerName] = field(default_factory=list)
     """trackers that get the measurements too: tensorboard (files in the run folder), wandb, trackio; each is an extra
     to install, `pip install 'gpt1[tensorboard]'`; metrics.jsonl is always written"""
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    """with torchrun: ddp (each process holds the whole model) or fsdp (they share out weights, gradients and optimizer
+    state); auto: ddp while all of these take at most half the memory of a device; a single process does neither"""
     compile: Literal["auto", "on", "off"] = "auto"
     """compile fused kernels with torch.compile; auto: if a compiler is found and the run is long enough to benefit"""
     model: Model = field(default_factory=Model)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,19 +76,45 @@ def atomic(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def temporary_folder(path: Path) -> Path:
+    """Make a folder beside `path`, for `move_folder` to give it that name once it is complete."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    temporary.mkdir(parents=True)
+    return temporary
+
+
+def move_folder(temporary: Path, path: Path) -> None:
+    """Rename a folder whose files are synced; a folder of the new name is removed."""
+    _sync(temporary)
+    if path.exists():
+        remove_folder(path)
+    temporary.rename(path)
+    _sync(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder and what it holds; it loses its name at once, so that it is never there in part."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    path.rename(temporary)
+    shutil.rmtree(temporary)
+
+
 def is_temporary(path: Path) -> bool:
-    """Return whether `atomic` made a file; it stays behind if the process is killed."""
+    """Return whether a file or folder was made here; it stays behind if the process is killed."""
     return TEMPORARY.fullmatch(path.name) is not None
 
 
 def remove_temporaries(folder: Path, name: str = "") -> None:
-    """Remove the temporary files that a killed process left in a folder, or of one file in it.
+    """Remove the temporary files and folders that a killed process left in a folder, or of one file in it.
 
     Only the process that holds the folder may do so.
     """
     for path in [*(folder.glob(".*.tmp") if name else folder.rglob(".*.tmp"))]:
         if is_temporary(path) and path.name.startswith(f".{name}"):
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

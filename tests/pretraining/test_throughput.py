@@ -6,7 +6,8 @@ import torch
 from gpt1.config import PRESETS, RECIPES, Model, Pretrain, Recipe
 from gpt1.model.gpt import GPT, count_parameters
 from gpt1.model.objectives import LanguageModel
-from gpt1.pretraining.throughput import Throughput, memory_parts
+from gpt1.pretraining.memory import memory_parts
+from gpt1.pretraining.throughput import Throughput
 from gpt1.training.optimizer import Optimizer
 
 SIZE = Model(context=16, width=32, depth=2, heads=2, inner=128, vocabulary=300)

@@ -9,7 +9,8 @@ from torch import nn
 
 from conftest import one_line
 from gpt1.config import Optim
-from gpt1.training.optimizer import Optimizer, learning_rate, orthogonalise
+from gpt1.training.muon import orthogonalise
+from gpt1.training.optimizer import Optimizer, learning_rate
 
 
 class Net(nn.Module):

@@ -18,17 +18,9 @@ from gpt1.keywords import command
 from gpt1.model.gpt import count_parameters, flops_per_token
 from gpt1.pretraining.budget import fit_to_minutes, is_open
 from gpt1.pretraining.defaults import PreparedData, epoch_steps, open_data, resolve_defaults
+from gpt1.pretraining.memory import available_memory, memory_parts, peak_memory
 from gpt1.pretraining.run import build, is_long, resolve_compile
-from gpt1.pretraining.throughput import (
-    PAIR,
-    REMEDY,
-    SCHEDULE_STEPS,
-    available_memory,
-    measure,
-    memory_parts,
-    peak_memory,
-    update_pairs,
-)
+from gpt1.pretraining.throughput import PAIR, REMEDY, SCHEDULE_STEPS, measure, update_pairs
 from gpt1.results import Result
 from gpt1.tokenizer.tokenizer import Tokenizer, bpe_tokenizer
 from gpt1.training.checkpoint import copy_to_host

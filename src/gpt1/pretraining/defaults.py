@@ -32,10 +32,10 @@ FRACTIONS = {
 }  # fmt: skip
 # File beside the training state: the settings as requested, with the resulting number of updates.
 BEGUN = "begun.json"
-# Settings that may change when a run resumes: they do not affect its weights (`micro_batch` and `compile` only by
-# rounding and the draw of dropout), except its length, which `resume_settings` compares.
+# Settings that may change when a run resumes: they do not affect its weights (`micro_batch`, `parallel` and `compile`
+# only by rounding and the draw of dropout), except its length, which `resume_settings` compares.
 MAY_CHANGE = RUNTIME_SETTINGS | {
-    "data", "eval_every", "save_every", "keep", "sample", "micro_batch", "compile", *LENGTHS,
+    "data", "eval_every", "save_every", "keep", "sample", "micro_batch", "parallel", "compile", *LENGTHS,
 }  # fmt: skip
 
 

@@ -97,13 +97,16 @@ def _pretrain(settings: Pretrain, folder: Path) -> PretrainResult:
             world.from_main(lambda: write_json(folder / "settings.json", dataclasses.asdict(settings)))
         steps = settings.steps or 0
         model, optimizer = build(settings, steps, device, dtype)
+        if sharding := optimizer.sharding:
+            say(f"{world.size} processes share out weights, gradients and optimizer state ({setting('parallel')} fsdp)")
         if state is not None:
-            optimizer.load(checkpoint.load(state))
+            optimizer.load(checkpoint.load(state, sharding.rows if sharding else None))
             say(f"{folder}: continuing after update {done:,}")
         # A validation is complete with its sample. The closing one is made again, since the run was not finished.
         validated = done < steps and any(row["step"] == done and "sample" in row for row in read(folder))
         tracking = Tracking(settings.track, folder, flat(settings)) if settings.track else None
-        with Log(folder, done, validated, tracking) as log, checkpoint.Checkpoints(folder, settings.keep) as states:
+        states_of = checkpoint.Checkpoints(folder, settings.keep, shared_out=sharding is not None)
+        with Log(folder, done, validated, tracking) as log, states_of as states:
             loop = LoopState(**notes.get("loop", {}))
             run = PretrainingRun(folder, settings, data, model, optimizer, log, device, states, loop)
             run.finish(started, run.train(done))

@@ -17,6 +17,7 @@ from gpt1.errors import RunFailed, UserError, setting
 from gpt1.model.gpt import GPT, flops_per_token
 from gpt1.model.objectives import LanguageModel
 from gpt1.pretraining.defaults import PreparedData
+from gpt1.pretraining.memory import can_hold_gradients, choose_parallel
 from gpt1.run_folder.folder import load_run, save_run
 from gpt1.run_folder.generation import Generation, GenerationOptions, generate_texts
 from gpt1.run_folder.metadata import PretrainingData, RunMetadata
@@ -27,6 +28,7 @@ from gpt1.training.interrupt import Stopped, StopRequest, stop_requested
 from gpt1.training.likelihood import Likelihood, likelihood
 from gpt1.training.loop import LoopState, StepReport, train
 from gpt1.training.optimizer import Optimizer, learning_rate
+from gpt1.training.sharding import shard
 
 # Validations in a run, unless `eval_every` is given.
 VALIDATIONS = 10
@@ -136,7 +138,7 @@ class PretrainingRun:
         Raises Stopped, before it logs anything, if a stop is requested, and RunFailed, without the state of this
         update, if the loss is not finite.
         """
-        body, data = self.model.body, self.data
+        body, data = whole_body(self.model.body, self.optimizer), self.data
         with stop.at_once():
             try:
                 found = validation_likelihood(body, data.val, data.tokenizer.end_id, step, windows)
@@ -164,7 +166,7 @@ class PretrainingRun:
 
     def save_model(self, step: int, metrics: dict[str, float] | None = None, *, required: bool = False) -> None:
         """Begin to write the model into the run folder; see `Checkpoints.start`."""
-        if not self.states.is_writer:
+        if not (self.states.is_writer or self.optimizer.sharding):
             return
         settings = self.settings
         metadata = RunMetadata(
@@ -179,7 +181,8 @@ class PretrainingRun:
             metrics=metrics or {},
         )
         self.states.wait()
-        body = copy_body(self.model.body, self.optimizer)
+        if (body := copy_body(self.model.body, self.optimizer)) is None:
+            return
         write = partial(save_run, self.folder, body, self.data.tokenizer, metadata)
         self.states.start(write, "model", required=required)
 
@@ -200,7 +203,12 @@ def build(settings: Pretrain, steps: int, device: torch.device, dtype: torch.dty
         body = load_run(settings.init).body
     else:
         body = GPT(settings.model).init_weights(torch.Generator().manual_seed(settings.seed))
-    model = LanguageModel(body).to(device)
+    model = LanguageModel(body)
+    if parallel.current().size > 1 and choose_parallel(settings, dtype, device) == "fsdp":
+        prepare_for_training(model, device, compile=settings.compile == "on")
+        sharding = shard(model, device, dtype, can_hold_gradients(settings, dtype, device))
+        return model, Optimizer(model, settings.optim, steps, sharding)
+    model.to(device)
     optimizer = Optimizer(model, settings.optim, steps)  # copies its fp32 masters before the weights lose precision
     prepare_for_training(model, device, compile=settings.compile == "on")
     return model.to(dtype), optimizer
@@ -230,10 +238,33 @@ def sample(body: GPT, tokenizer: Tokenizer, prompt: str, seed: int) -> str:
     return prompt + text.text
 
 
-def copy_body(body: GPT, optimizer: Optimizer) -> GPT:
-    """Return the network with a copy of the optimizer's fp32 weights, on the CPU."""
-    masters = {name.removeprefix("body."): master for name, master in optimizer.masters.items()}
-    return GPT.from_weights(body.config, checkpoint.copy_to_host(masters))
+def whole_body(body: GPT, optimizer: Optimizer) -> GPT:
+    """Return the network to validate and sample with: if its weights are shared out, a copy with all of them.
+
+    All processes call this together, and gather the weights once, in the number format in which they train.
+    """
+    if (sharding := optimizer.sharding) is None:
+        return body
+    weights = {name.removeprefix("body."): sharding.whole(name, sharding.dtype) for name in optimizer.masters}
+    return GPT.from_weights(body.config, weights)
+
+
+def copy_body(body: GPT, optimizer: Optimizer) -> GPT | None:
+    """Return the network with a copy of the optimizer's fp32 weights, on the CPU.
+
+    If its weights are shared out, all processes call this together, and only the first one gets a network.
+    """
+    if (sharding := optimizer.sharding) is None:
+        copies = checkpoint.copy_to_host(optimizer.masters)
+    else:
+        copies = {}
+        for name in optimizer.masters:  # one by one: together they may not fit on the device
+            whole = sharding.whole(name)
+            if parallel.is_main():
+                copies |= checkpoint.copy_to_host({name: whole})
+    if not copies:
+        return None
+    return GPT.from_weights(body.config, {name.removeprefix("body."): copy for name, copy in copies.items()})
 
 
 def intervals(steps: int, eval_every: int, save_every: int) -> tuple[int, int]:

@@ -1,9 +1,7 @@
 """Speed and memory of a pre-training run on this machine, measured on a few updates before it begins."""
 
 import bisect
-import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,10 +14,17 @@ from gpt1.config import Pretrain
 from gpt1.console import say
 from gpt1.data.windows import Stream, Windows, strided_count
 from gpt1.errors import setting
-from gpt1.model.gpt import count_parameters
 from gpt1.model.objectives import LanguageModel
 from gpt1.pretraining.defaults import PreparedData
-from gpt1.pretraining.run import VALIDATION_WINDOWS, build, copy_body, intervals, sample, validation_likelihood
+from gpt1.pretraining.run import (
+    VALIDATION_WINDOWS,
+    build,
+    copy_body,
+    intervals,
+    sample,
+    validation_likelihood,
+    whole_body,
+)
 from gpt1.run_folder.folder import save_run
 from gpt1.run_folder.metadata import RunMetadata
 from gpt1.tokenizer.tokenizer import Tokenizer
@@ -33,8 +38,6 @@ SCHEDULE_STEPS = 10_000
 # Updates of one micro-batch and of two alternate. The first pair warms up; at least `MIN_PAIRS` more are measured.
 PAIR, MIN_PAIRS = 2, 3
 MIN_UPDATES, MAX_UPDATES = 10, 10**9
-# Files that hold a container's memory limit, of cgroups v2 and v1.
-MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 REMEDY = f"lower {setting('micro_batch')}, {setting('model.context')} or the size of the model"
 
 
@@ -96,7 +99,7 @@ def measure(
     update = seconds_per_update(update_pairs(model, optimizer, settings, train_stream, device), settings, seconds)
     windows = strided_count(len(val_stream), context)
     tried = min(windows, VALIDATION_WINDOWS, max(1, TOKENS_AT_ONCE // context))
-    body, end_id = model.body, tokenizer.end_id
+    body, end_id = whole_body(model.body, optimizer), tokenizer.end_id
     validation_likelihood(body, val_stream, end_id, 1, tried)  # the first pass of a run prepares kernels
     window = _timed(lambda: validation_likelihood(body, val_stream, end_id, 1, tried)) / tried
     sampled = _timed(lambda: sample(body, tokenizer, settings.sample, settings.seed))
@@ -104,7 +107,8 @@ def measure(
 
         def save() -> None:
             checkpoint.save(Path(folder), 1, optimizer.state(), {})
-            save_run(folder, copy_body(body, optimizer), tokenizer, RunMetadata(kind="pretrained"))
+            if (copied := copy_body(body, optimizer)) is not None:
+                save_run(folder, copied, tokenizer, RunMetadata(kind="pretrained"))
 
         saved = _timed(save)
     return Throughput(update, window * min(windows, VALIDATION_WINDOWS), window * windows, sampled, saved)
@@ -157,45 +161,3 @@ def _timed(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
-
-
-def memory_parts(settings: Pretrain, dtype: torch.dtype) -> dict[str, int]:
-    """Return the bytes that a run holds throughout, by part; see `training.optimizer`."""
-    count, in_matrices = count_parameters(settings.model)
-    # Muon keeps one number for each of its weights, Adam two.
-    moments = 2 * count - (in_matrices if settings.optim.method == "muon" else 0)
-    return {"weights": dtype.itemsize * count, "masters": 4 * count, "gradients": 4 * count, "moments": 4 * moments}
-
-
-def available_memory(device: torch.device) -> int:
-    """Return the bytes of device memory available to this process, including what it holds already; 0 if unknown."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    if device.type == "mps":
-        return torch.mps.recommended_max_memory()
-    if sys.platform == "linux":
-        found = (path.read_text().strip() for path in map(Path, MEMORY_LIMITS) if path.exists())
-        limits = [int(limit) for limit in found if limit.isdecimal()]
-        return min([_proc("/proc/meminfo")["MemAvailable"] + _proc("/proc/self/status")["VmRSS"], *limits])
-    return 0 if sys.platform == "win32" else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def peak_memory(device: torch.device) -> int:
-    """Return the peak memory so far in bytes: of tensors on a GPU, of the process on a CPU; 0 if unknown."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if device.type == "mps":
-        return torch.mps.driver_allocated_memory()  # the driver never gives memory back, so this is the peak
-    if sys.platform == "linux":
-        return _proc("/proc/self/status")["VmHWM"]  # getrusage would include the parent process
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _proc(path: str) -> dict[str, int]:
-    """Return the lines `Name:  123 kB` of a file of Linux's /proc, in bytes."""
-    rows = (line.split() for line in Path(path).read_text().splitlines())
-    return {row[0].rstrip(":"): 1024 * int(row[1]) for row in rows if row[-1:] == ["kB"]}

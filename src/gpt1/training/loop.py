@@ -194,26 +194,40 @@ def _backward(
 ) -> list[dict[str, Tensor]] | None:  # fmt: skip
     """Add the gradients of an update to the optimizer's and return the summed losses of each micro-batch.
 
-    If memory runs out, drop them, halve the most examples of a micro-batch and return None. A single example that does
-    not fit raises the allocator's error.
+    If memory runs out, in any process, drop them, halve the most examples of a micro-batch and return None. Raises the
+    allocator's error if a single example does not fit, or if the others, which wait for this process's weights, cannot
+    begin again (`sharding`).
     """
     parts = [part for batch in micro_batches for part in batch.split(state.rows or len(batch.tokens_NKT))]
-    largest, losses = max((len(part.tokens_NKT) for part in parts), default=0), []
+    largest = max((len(part.tokens_NKT) for part in parts), default=0)
+    world, sharding, rows = parallel.current(), optimizer.sharding, math.inf
+    # Processes that gather weights from each other make equally many passes; the losses of extra ones do not count.
+    passes = int(-world.least(-len(parts))) if sharding else len(parts)
+    losses: list[dict[str, Tensor]] = []
     try:
-        for part in parts:
+        for number in range(passes):
             if give_up():
                 break
-            sums = model(part.to(device), weights.keys())
-            _weighted(sums, weights, counts).backward()
-            losses.append({name: value.detach() for name, value in sums.items()})
-        return losses
+            if sharding:
+                sharding.before_pass(is_last=number == passes - 1)
+            is_extra, part = number >= len(parts), parts[min(number, len(parts) - 1)]
+            with parallel.report_lost():
+                sums = model(part.to(device), weights.keys())
+                loss = _weighted(sums, weights, counts)
+                (0 * loss if is_extra else loss).backward()
+            if not is_extra:
+                losses.append({name: value.detach() for name, value in sums.items()})
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error) or largest == 1:
+        if not is_out_of_memory(error) or largest == 1 or sharding:
             raise
+        rows = largest // 2
+    rows = rows if sharding else world.least(rows)
+    if rows == math.inf:
+        return losses
     optimizer.drop_gradients()  # here, where nothing refers to the failed pass any more
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    state.rows = largest // 2
+    state.rows = int(rows)
     say(f"out of memory: continuing with micro-batches of {state.rows}; the batch of an update stays the same")
     return None
 

@@ -1,17 +1,7 @@
-"""From gradients to weights: fp32 master weights, the optimizers of the two recipes, the learning-rate schedule.
-
-Muon (Jordan et al. 2024) replaces each matrix's momentum by the nearest orthogonal matrix. `torch.optim.Muon` handles
-one matrix at a time, and the fused query-key-value matrix as one. Here its three parts are three matrices, and all
-matrices of one shape are orthogonalised in one batch; one at a time, small matrices would cost mostly call overhead.
-
-Legend: B matrices of one shape, R rows, C columns (R <= C).
-"""
+"""From gradients to weights: fp32 master weights, the optimizers of the two recipes, the learning-rate schedule."""
 
 import functools
 import math
-from collections import defaultdict
-from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +9,8 @@ from torch import Tensor, nn
 from gpt1.config import Optim
 from gpt1.errors import UserError, setting
 from gpt1.training import parallel
-
-# Coefficients of the quintic iteration, chosen for the steepest slope at 0 (Jordan et al. 2024).
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-ITERATIONS = 5
+from gpt1.training.muon import Muon
+from gpt1.training.sharding import Sharding, local
 
 
 class Optimizer:
@@ -34,13 +22,17 @@ class Optimizer:
 
     Several processes sum their gradients, and each then makes the same update. Muon's matrices are not shared out among
     them: that would save little time below 100 million weights, and one more exchange is one more thing to go wrong.
+
+    With a `sharding` they share out everything here: masters, gradients and moments are this process's rows. The
+    masters are then the memory from which the weights are gathered, so there is nothing to copy after an update.
     """
 
-    def __init__(self, model: nn.Module, settings: Optim, steps: int) -> None:
-        self.settings, self.steps = settings, steps
+    def __init__(self, model: nn.Module, settings: Optim, steps: int, sharding: Sharding | None = None) -> None:
+        self.settings, self.steps, self.sharding = settings, steps, sharding
         self.weights = dict(model.named_parameters())
         # An fp32 weight cannot be its own master: its gradient is cleared after each micro-batch.
-        self.masters = {name: nn.Parameter(weight.detach().float().clone()) for name, weight in self.weights.items()}
+        masters = {name: local(one.detach()).float() for name, one in self.weights.items()}
+        self.masters = {name: nn.Parameter(one if sharding else one.clone()) for name, one in masters.items()}
         self.gradients = {name: torch.zeros_like(master) for name, master in self.masters.items()}
         self.norms: dict[str, Tensor] = {}
         """norm of each gradient accumulated so far in this update"""
@@ -51,7 +43,10 @@ class Optimizer:
         trained = {n: m for n, m in self.masters.items() if self.weights[n].requires_grad}
         hidden = {n: m for n, m in trained.items() if settings.method == "muon" and m.dim() == 2 and "blocks." in n}
         rest = {n: m for n, m in trained.items() if n not in hidden}
-        self.muon = Muon(hidden, settings.momentum, settings.weight_decay)
+        self.muon = Muon(
+            hidden, settings.momentum, settings.weight_decay, {name: len(self.weights[name]) for name in hidden},
+            parallel.current() if sharding else parallel.ALONE,
+        )  # fmt: skip
         matrices, vectors = ([m for m in rest.values() if (m.dim() > 1) is matrix] for matrix in (True, False))
         self.adam = torch.optim.AdamW(
             [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
@@ -63,11 +58,11 @@ class Optimizer:
     def _accumulate(self, name: str, weight: Tensor) -> None:
         """Add a gradient that a backward pass has just finished to its master's, and free it."""
         assert weight.grad is not None, "the hook runs once the gradient is complete"
-        gradient = self.gradients[name]
+        gradient, found = self.gradients[name], local(weight.grad)
         if name in self.norms:
-            gradient.add_(weight.grad)
+            gradient.add_(found)
         else:
-            gradient.copy_(weight.grad)  # saves a pass over memory compared with adding to zeros
+            gradient.copy_(found)  # saves a pass over memory compared with adding to zeros
         flat = gradient.view(-1)
         self.norms[name] = torch.dot(flat, flat).sqrt()  # half the time of vector_norm
         weight.grad = None
@@ -91,8 +86,7 @@ class Optimizer:
         """
         for name in self.gradients.keys() - self.norms.keys():
             self.gradients[name].zero_()
-        norms = self._sum_over_processes()
-        norm = torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
+        norm = self._global_norm()
         if loss is not None:
             norm = torch.where(loss.isfinite() & (loss <= limit), norm.to(loss.device), math.nan)
         self.norms.clear()
@@ -100,14 +94,20 @@ class Optimizer:
             self._apply(learning_rate(step, self.steps, self.settings), norm)
         return norm
 
-    def _sum_over_processes(self) -> list[Tensor]:
-        """Sum the gradients over all processes; return the norm of each."""
-        world = parallel.current()
-        if world.size == 1:
-            return list(self.norms.values())
-        trained = [gradient for name, gradient in self.gradients.items() if self.weights[name].requires_grad]
-        world.sum_tensors(trained)
-        return list(torch._foreach_norm(trained))
+    def _global_norm(self) -> Tensor:
+        """Return the norm of all gradients; of several processes, of their sums, which each process then has."""
+        norms, world = list(self.norms.values()), parallel.current()
+        if world.size > 1:
+            trained = [gradient for name, gradient in self.gradients.items() if self.weights[name].requires_grad]
+            if not self.sharding:
+                world.sum_tensors(trained)
+            norms = list(torch._foreach_norm(trained))
+        norm = torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
+        if not self.sharding:
+            return norm
+        square = norm.double().square()
+        world.sum_tensors([square])
+        return square.sqrt().float()
 
     def _apply(self, rate: float, norm: Tensor) -> None:
         """Clip the gradients, whose global norm is `norm`, and update at `rate` times the peak learning rates."""
@@ -122,14 +122,16 @@ class Optimizer:
         vars(self.adam)["found_inf"] = (~norm.isfinite()).float() if self.on_device else None
         self.adam.step()
         self.muon.step(self.settings.matrix_lr * rate, divisor)
-        with torch.no_grad():
-            torch._foreach_copy_(list(self.weights.values()), list(self.masters.values()))
+        if not self.sharding:
+            with torch.no_grad():
+                torch._foreach_copy_(list(self.weights.values()), list(self.masters.values()))
 
     def state(self) -> dict[str, Tensor]:
         """Return all that is needed to resume exactly, by name.
 
         `master.NAME` is a parameter's fp32 value, `muon.NAME` its momentum, and `adam.exp_avg.NAME`,
-        `adam.exp_avg_sq.NAME` and `adam.step.NAME` are Adam's moments and step count.
+        `adam.exp_avg_sq.NAME` and `adam.step.NAME` are Adam's moments and step count. With a sharding, this process's
+        rows of each.
         """
         out = {f"master.{name}": master.detach() for name, master in self.masters.items()}
         out |= {f"muon.{name}": momentum for name, momentum in self.muon.state().items()}
@@ -139,7 +141,7 @@ class Optimizer:
 
     @torch.no_grad()
     def load(self, state: dict[str, Tensor]) -> None:
-        """Restore a state that `state` returned for the same model.
+        """Restore a state that `state` returned for the same model, or this process's rows of it (`Sharding.rows`).
 
         Raises UserError, and changes nothing, if a tensor is missing, as in states of earlier versions of gpt1.
         """
@@ -151,90 +153,14 @@ class Optimizer:
             )
         for name, master in self.masters.items():
             master.copy_(state[f"master.{name}"])
-            self.weights[name].copy_(master)
+            if not self.sharding:
+                self.weights[name].copy_(master)
             moments = {key: state.get(f"adam.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
             if moments["step"] is not None:
                 self.adam.state[master] = {
                     k: v.to(master.device, copy=True) for k, v in moments.items() if v is not None
                 }
         self.muon.load({name: state[f"muon.{name}"] for name in self.muon.names})
-
-
-class _Matrix(NamedTuple):
-    """A view of a named matrix, or of a third of a fused query-key-value matrix, with no more rows than columns."""
-
-    name: str
-    weight_RC: Tensor
-    grad_RC: Tensor
-    is_transposed: bool
-
-
-class Muon:
-    """Muon on named fp32 matrices that own their gradients.
-
-    A matrix whose name ends in `qkv.weight` is treated as three, split by rows. Step sizes are in AdamW's scale
-    (`match_rms_adamw`, Liu et al. 2025), so AdamW's weight decay and similar learning rates apply.
-    """
-
-    def __init__(self, named: Mapping[str, Tensor], momentum: float, weight_decay: float) -> None:
-        self.momentum, self.weight_decay = momentum, weight_decay
-        self.names = list(named)
-        self._matrices: dict[tuple[int, ...], list[_Matrix]] = defaultdict(list)
-        for name, matrix in named.items():
-            assert matrix.grad is not None, "masters own their gradients from the start"
-            parts = 3 if name.endswith("qkv.weight") else 1
-            for weight, grad in zip(matrix.detach().chunk(parts), matrix.grad.chunk(parts), strict=True):
-                is_tall = weight.shape[0] > weight.shape[1]
-                found = _Matrix(name, weight.T, grad.T, True) if is_tall else _Matrix(name, weight, grad, False)
-                self._matrices[tuple(found.weight_RC.shape)].append(found)
-        self._momenta = {
-            shape: torch.zeros_like(torch.stack([one.grad_RC for one in found]))
-            for shape, found in self._matrices.items()
-        }
-
-    @torch.no_grad()
-    def step(self, lr: float, divisor: Tensor | None = None) -> None:
-        """Update every matrix once by its gradient, divided by `divisor` if there is one."""
-        for shape, matrices in self._matrices.items():
-            grad_BRC = torch.stack([matrix.grad_RC for matrix in matrices])
-            if divisor is not None:
-                grad_BRC.div_(divisor)
-            momentum_BRC = self._momenta[shape].lerp_(grad_BRC, 1 - self.momentum)
-            update_BRC = orthogonalise(grad_BRC.lerp_(momentum_BRC, self.momentum))  # Nesterov's look-ahead
-            scale = 0.2 * max(shape) ** 0.5
-            for matrix, update_RC in zip(matrices, update_BRC, strict=True):
-                matrix.weight_RC.mul_(1 - lr * self.weight_decay).add_(update_RC, alpha=-lr * scale)
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the momentum of each matrix, by the matrix's name and in its shape."""
-        parts = self._parts()
-        return {name: torch.cat(parts[name]) if len(parts[name]) > 1 else parts[name][0] for name in self.names}
-
-    @torch.no_grad()
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Restore momenta that `state` returned."""
-        for name, parts in self._parts().items():
-            for part, value in zip(parts, state[name].chunk(len(parts)), strict=True):
-                part.copy_(value)
-
-    def _parts(self) -> dict[str, list[Tensor]]:
-        """Return views of the momenta by name, in the orientation of their matrices; three for query-key-value."""
-        found: dict[str, list[Tensor]] = defaultdict(list)
-        for shape, matrices in self._matrices.items():
-            for matrix, momentum_RC in zip(matrices, self._momenta[shape], strict=True):
-                found[matrix.name].append(momentum_RC.T if matrix.is_transposed else momentum_RC)
-        return found
-
-
-def orthogonalise(x_BRC: Tensor) -> Tensor:
-    """Return a stack of matrices (R <= C) with all singular values moved close to 1, in bfloat16."""
-    a, b, c = NEWTON_SCHULZ
-    x_BRC = x_BRC.bfloat16()
-    x_BRC = x_BRC / x_BRC.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    for _ in range(ITERATIONS):
-        gram_BRR = x_BRC @ x_BRC.mT
-        x_BRC = torch.baddbmm(x_BRC, torch.baddbmm(gram_BRR, gram_BRR, gram_BRR, beta=b, alpha=c), x_BRC, beta=a)
-    return x_BRC
 
 
 def learning_rate(step: int, steps: int, settings: Optim) -> float:

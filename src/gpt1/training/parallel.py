@@ -1,21 +1,22 @@
 """Several processes that train or predict together, as `torchrun` starts them; no other module asks for a rank.
 
-Every process has the whole model (distributed data parallel) and takes every n-th row of each batch. Gradients and
-losses are summed over the processes once an update, and counts of their terms before it, so that a sum is divided once
-by the count of the whole batch, in whatever number of processes. All then make the same update. Only the first process,
-rank 0, writes files and messages.
+Every process has the whole model (distributed data parallel; `sharding` shares it out) and takes every n-th row of
+each batch. Gradients and losses are summed over the processes once an update, and counts of their terms before it, so
+that a sum is divided once by the count of the whole batch, in whatever number of processes. All then make the same
+update. Only the first process, rank 0, writes files and messages.
 
 Without `torchrun`, and with a single process, `current()` is a world of one, whose methods do nothing, and nothing
 distributed is imported.
 """
 
+import math
 import os
 import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,6 +36,8 @@ MEETING_SECONDS = 60.0
 PATIENCE = timedelta(minutes=30)
 # Seconds for which other processes leave it to rank 0 to report an error that all of them have.
 REPORT_SECONDS = 1.0
+# Words in the errors of torch's backends when a process cannot be reached.
+BACKENDS = ("gloo", "nccl", "distbackenderror", "connection", "timed out")
 # Numbers in one message of gradients: 100 MB, which fills any network and is a small copy beside a model.
 BUCKET = 25_000_000
 
@@ -49,6 +52,8 @@ class World:
 
     rank: int = 0
     size: int = 1
+    group: Any = field(default=None, compare=False)
+    """torch's process group that messages go through; None: the one that `join` made"""
 
     @property
     def part(self) -> slice:
@@ -66,9 +71,20 @@ class World:
         import torch
 
         sums = torch.tensor(numbers, dtype=torch.float64)
-        with self._together():
-            torch.distributed.all_reduce(sums)
+        with report_lost():
+            torch.distributed.all_reduce(sums, group=self.group)
         return sums.tolist()
+
+    def least(self, number: float) -> float:
+        """Return the smallest of a number over all processes."""
+        if self.size == 1:
+            return number
+        import torch
+
+        least = torch.tensor(number, dtype=torch.float64)
+        with report_lost():
+            torch.distributed.all_reduce(least, torch.distributed.ReduceOp.MIN, group=self.group)
+        return least.item()
 
     def any(self, flag: bool) -> bool:
         """Return whether the flag is set in any process."""
@@ -86,8 +102,8 @@ class World:
 
         for bucket in _buckets(tensors):
             flat = torch.cat([tensor.view(-1) for tensor in bucket])
-            with self._together():
-                torch.distributed.all_reduce(flat)
+            with report_lost():
+                torch.distributed.all_reduce(flat, group=self.group)
             parts = flat.split([tensor.numel() for tensor in bucket])
             torch._foreach_copy_(list(bucket), [part.view_as(one) for part, one in zip(parts, bucket, strict=True)])
 
@@ -98,8 +114,8 @@ class World:
         import torch
 
         box = [make() if self.rank == 0 else None]
-        with self._together():
-            torch.distributed.broadcast_object_list(box, 0, device=torch.device("cpu"))
+        with report_lost():
+            torch.distributed.broadcast_object_list(box, 0, group=self.group, device=torch.device("cpu"))
         return box[0]  # type: ignore[return-value]
 
     def gather(self, value: T) -> list[T]:
@@ -109,8 +125,8 @@ class World:
         import torch
 
         values: list[Any] = [None] * self.size
-        with self._together():
-            torch.distributed.all_gather_object(values, value)
+        with report_lost():
+            torch.distributed.all_gather_object(values, value, group=self.group)
         return values
 
     def check_batch(self, batch: int) -> None:
@@ -120,16 +136,51 @@ class World:
                 f"{setting('batch')} {batch} is less than the number of processes, {self.size}; start fewer"
             )
 
-    @contextmanager
-    def _together(self) -> Iterator[None]:
-        """Turn what a backend raises when another process has gone into ProcessLost."""
-        try:
-            yield
-        except RuntimeError as error:
+    def exchange(
+        self, sent: Sequence[Sequence["Tensor"]], shapes: Sequence[Sequence[tuple[int, ...]]], like: "Tensor"
+    ) -> list[list["Tensor"]]:
+        """Send each process a list of tensors; return the list that comes from each, of these shapes.
+
+        All are of the type and on the device of `like`.
+        """
+        if self.size == 1:
+            return [list(sent[0])]
+        import torch
+
+        flat = torch.cat([like.new_empty(0), *(one.reshape(-1) for tensors in sent for one in tensors)])
+        sizes = [[math.prod(shape) for shape in one] for one in shapes]
+        received = like.new_empty(sum(map(sum, sizes)))
+        with report_lost():
+            torch.distributed.all_to_all_single(
+                received, flat, [sum(one) for one in sizes], [sum(one.numel() for one in tensors) for tensors in sent],
+                group=self.group,
+            )  # fmt: skip
+        parts = iter(received.split([size for one in sizes for size in one]))
+        return [[next(parts).view(shape) for shape in one] for one in shapes]
+
+    def apart(self) -> "World":
+        """Return the same processes with a group of their own, for messages of another thread; all call it together."""
+        if self.size == 1:
+            return self
+        import torch
+
+        return replace(self, group=torch.distributed.new_group(backend="gloo", timeout=PATIENCE))
+
+
+@contextmanager
+def report_lost() -> Iterator[None]:
+    """Turn what a backend raises when another process has gone into ProcessLost; leave other errors alone."""
+    try:
+        yield
+    except RuntimeError as error:
+        if any(word in f"{type(error).__name__} {error}".lower() for word in BACKENDS):
             raise ProcessLost(f"another process has ended or does not answer ({_first_line(error)})") from error
+        raise
 
 
-_worlds: dict[str, Any] = {"current": World(), "last": World(), "meetings": 0}
+# The world of a process without others, or of work in which others have no part.
+ALONE = World()
+_worlds: dict[str, Any] = {"current": ALONE, "last": ALONE, "meetings": 0}
 
 
 def current() -> World:
@@ -140,7 +191,7 @@ def current() -> World:
 @contextmanager
 def alone() -> Iterator[None]:
     """Share nothing with the other processes within the block."""
-    before, _worlds["current"] = _worlds["current"], World()
+    before, _worlds["current"] = _worlds["current"], ALONE
     try:
         yield
     finally:
