@@ -5,16 +5,17 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import patch
 
 import torch
 from safetensors.torch import save_file
 
 from gpt1.batch import Batch
-from gpt1.config import RECIPES, Model
+from gpt1.config import RECIPES, Model, Recipe
 from gpt1.data.windows import Ids, Windows
 from gpt1.model.fused_cpu import fuse
 from gpt1.model.gpt import GPT
@@ -28,7 +29,8 @@ from gpt1.training.sharding import shard
 
 Found = tuple[dict[str, Any], dict[str, torch.Tensor]]
 STILL = {"embedding_dropout": 0.0, "residual_dropout": 0.0, "attention_dropout": 0.0}
-SHAPE = Model(context=8, width=16, depth=2, heads=2, inner=64, vocabulary=30, **STILL)
+# An odd context: of its positions, the last of four processes keeps none.
+SHAPE = Model(context=9, width=16, depth=2, heads=2, inner=64, vocabulary=30, **STILL)
 BATCH = 8
 # Not a multiple of the context: the last window of an epoch is short, so ranks have different counts.
 STREAM = Ids(torch.randint(30, (203,), generator=torch.Generator().manual_seed(0)).numpy())
@@ -65,72 +67,82 @@ def finish(processes: Sequence[subprocess.Popen[str]]) -> list[tuple[int, str, s
     return [(process.returncode, *texts) for process, texts in zip(processes, out, strict=True)]
 
 
-def pretrain(
-    recipe: str, steps: int, dropout: float = 0.0, micro_batch: int = 1, sharded: Literal["", "held", "sent"] = "",
-    precise: bool = False,
-) -> Found:  # fmt: skip
-    """Make updates; return numbers of each update, and the weights at the end with the first update's gradients.
+@dataclass(frozen=True)
+class Job:
+    """A short pre-training, by one process or several."""
 
-    Weights are shared out if `sharded`, and whole gradients held or sent. If `precise`, Muon iterates in fp32.
-    """
-    world, shape = parallel.current(), replace(SHAPE, **dict.fromkeys(STILL, dropout))
-    model = LanguageModel(GPT(shape).init_weights(torch.Generator().manual_seed(0)))
-    fuse(model, compiled=False)
-    sharding = None
-    if sharded and world.size > 1:
-        sharding = shard(model, torch.device("cpu"), torch.float32, hold_gradients=sharded == "held")
-    settings = replace(RECIPES[recipe], warmup=2, lr=1e-2)  # type: ignore[index]
-    optimizer = Optimizer(model, settings, steps, sharding)
-    muon.DTYPE = torch.float32 if precise else torch.bfloat16
-    tensors: dict[str, torch.Tensor] = {}
-    seen: list[list[int]] = []
-    apply = optimizer._apply
+    recipe: Recipe
+    steps: int = 6
+    dropout: float = 0.0
+    batch: int = BATCH
+    micro_batch: int = 1
+    gradients: Literal["", "held", "sent"] = ""
+    """with FSDP: whether processes hold whole gradients until the last micro-batch, or send them after each"""
+    precise: bool = False
+    """whether Muon iterates in fp32"""
 
-    def keep_gradients(rate: float, norm: torch.Tensor) -> None:
-        if not tensors:
-            tensors.update({f"gradient.{name}": gathered(one) for name, one in optimizer.gradients.items()})
-        apply(rate, norm)
+    def run(self) -> Found:
+        """Make the updates; return numbers of each, and the weights at the end with the gradients of two updates."""
+        world, device = parallel.current(), torch.device("cpu")
+        shape = replace(SHAPE, **dict.fromkeys(STILL, self.dropout))
+        model = LanguageModel(GPT(shape).init_weights(torch.Generator().manual_seed(0)))
+        fuse(model, compiled=False)
+        is_sharded = world.size > 1 and self.gradients
+        sharding = shard(model, device, torch.float32, self.gradients == "held") if is_sharded else None
+        optimizer = Optimizer(model, replace(RECIPES[self.recipe], warmup=2, lr=1e-2), self.steps, sharding)
+        tensors: dict[str, torch.Tensor] = {}
+        seen: list[list[int]] = []
+        apply = optimizer._apply
 
-    optimizer._apply = keep_gradients  # type: ignore[method-assign]
-    def gathered(rows: torch.Tensor) -> torch.Tensor:
-        return torch.cat(world.gather(rows.detach())) if sharding else rows.detach().clone()
+        def gathered(rows: torch.Tensor) -> torch.Tensor:
+            return torch.cat(world.gather(rows.detach())) if sharding else rows.detach().clone()
 
-    windows = Windows(STREAM, SHAPE.context, BATCH, micro_batch, seed=5, part=world.part)
+        def keep_gradients(rate: float, norm: torch.Tensor) -> None:
+            which = "last" if tensors else "first"
+            tensors.update({f"{which}.{name}": gathered(one) for name, one in optimizer.gradients.items()})
+            apply(rate, norm)
 
-    def batches(step: int) -> list[Batch]:
-        found = windows(step)
-        seen.extend([step, *batch.targets_NKT.flatten().tolist()] for batch in found)
-        return found
+        optimizer._apply = keep_gradients  # type: ignore[method-assign]
+        windows = Windows(STREAM, SHAPE.context, self.batch, self.micro_batch, seed=5, part=world.part)
 
-    reports = list(train(model, batches, optimizer, weights={"lm": 1.0}, steps=steps, seed=5))
-    numbers = {
-        "losses": [report.losses["lm"] for report in reports],
-        "norms": [report.grad_norm for report in reports],
-        "tokens": [report.tokens for report in reports],
-        "likelihood": likelihood(whole_body(model.body, optimizer), STREAM, 0).nats_per_token,
-        "seen": seen,
-    }
-    return numbers, tensors | {name: gathered(master) for name, master in optimizer.masters.items()}
+        def batches(step: int) -> list[Batch]:
+            found = windows(step)
+            seen.extend([step, *row] for batch in found for row in batch.targets_NKT.flatten(1).tolist())
+            return found
+
+        with patch.object(muon, "DTYPE", torch.float32 if self.precise else torch.bfloat16):
+            reports = list(train(model, batches, optimizer, weights={"lm": 1.0}, steps=self.steps, seed=5))
+        numbers = {
+            "losses": [report.losses["lm"] for report in reports],
+            "norms": [report.grad_norm for report in reports],
+            "tokens": [report.tokens for report in reports],
+            "likelihood": likelihood(whole_body(model.body, optimizer), STREAM, 0).nats_per_token,
+            "seen": seen,
+            "kept": sum(tensor.numel() for tensor in optimizer.state().values() if tensor.dim()),
+        }
+        return numbers, tensors | {name: gathered(master) for name, master in optimizer.masters.items()}
 
 
-def main(folder: Path, jobs: dict[str, Callable[[], Found]]) -> None:
+def main(folder: Path, jobs: dict[str, Job]) -> None:
     torch.set_num_threads(1)
     with parallel.join("cpu") as world:
         for name, job in jobs.items():
-            numbers, tensors = job()
+            numbers, tensors = job.run()
             (folder / f"{name}-{world.rank}.json").write_text(json.dumps(numbers))
             save_file(tensors, folder / f"{name}-{world.rank}.safetensors")
 
 
-JOBS: dict[str, Callable[[], Found]] = {
-    "paper": lambda: pretrain("paper", 6),
-    "fast": lambda: pretrain("fast", 6),
-    "dropout": lambda: pretrain("paper", 2, dropout=0.5),
-    "paper, sharded": lambda: pretrain("paper", 6, sharded="held"),
-    "paper, sharded, sent": lambda: pretrain("paper", 6, sharded="sent"),
-    "fast, sharded": lambda: pretrain("fast", 6, sharded="held"),
-    "fast, precise": lambda: pretrain("fast", 6, precise=True),
-    "fast, precise, sharded": lambda: pretrain("fast", 6, precise=True, sharded="sent"),
+JOBS = {
+    "paper": Job("paper"),
+    "paper-fsdp": Job("paper", micro_batch=2, gradients="held"),
+    "paper-fsdp-sent": Job("paper", gradients="sent"),
+    "uneven-fsdp": Job("paper", batch=5, gradients="held"),
+    "fast": Job("fast"),
+    "fast-fp32": Job("fast", precise=True),
+    "fast-fp32-fsdp": Job("fast", precise=True, gradients="sent"),
+    "dropout": Job("paper", steps=2, dropout=0.5),
 }
+LONG_JOBS = {name: replace(job, steps=50) for name, job in JOBS.items() if name != "dropout"}
+LONG_JOBS["fast-fsdp"] = Job("fast", steps=50, gradients="held")
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), JOBS)
+    main(Path(sys.argv[1]), LONG_JOBS if sys.argv[2:] == ["long"] else JOBS)
