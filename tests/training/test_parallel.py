@@ -247,5 +247,5 @@ def test_torchrun_restarts_after_a_kill_and_the_run_ends_as_if_nothing_was(data:
     assert agent.returncode == 0, error
     assert "continuing after update" in error
     undisturbed = finish(start(pretrain(data, tmp_path / "other", *more), 2))
-    assert [code for code, *_ in undisturbed] == [0, 0]
+    assert [code for code, *_ in undisturbed] == [0, 0], undisturbed
     assert (out / "model.safetensors").read_bytes() == (tmp_path / "other" / "model.safetensors").read_bytes()
