@@ -102,6 +102,7 @@ def main() -> None:
         with server.started() as (url, _):
             found["fuzzing"] = fuzzed(url, asked.fuzz)
     print(json.dumps(found, indent=2))
+    print(table(found))
     options = f"--minutes {asked.minutes:g} --streams {asked.streams} --slow {asked.slow} --fuzz {asked.fuzz}"
     record("serving", f"python benchmarks/serving.py {options}", found)
 
@@ -296,6 +297,31 @@ def fuzzed(url: str, requests: int) -> dict[str, Any]:
                 statuses[line.partition('status="')[2][:1] + "xx"] += int(float(line.rpartition(" ")[2]))
         seed += 1
     return {"requests": statuses.total(), "statuses": dict(sorted(statuses.items()))}
+
+
+def table(found: dict[str, Any]) -> str:
+    """Return the figures as the Markdown table of docs/benchmarks.md."""
+    alone, (name, together) = found["one stream"], next(item for item in found.items() if item[0].endswith(" streams"))
+    rows = {
+        "tokens/s, one stream": f"{alone['tokens_per_second']:.0f}",
+        f"tokens/s, {name}": f"{together['tokens_per_second']:.0f}, {found['tokens a second, ratio']:.1f} times those",
+        "first token, one client, median and p99": "{median:.0f} and {p99:.0f} ms".format(**alone["first_token_ms"]),
+        f"first token, {name}": "{median:.0f} and {p99:.0f} ms".format(**together["first_token_ms"]),
+        f"`/healthz`, {name}, p99 and largest": "{p99:.0f} and {largest:.0f} ms".format(**together["healthz_ms"]),
+        f"texts in {together['seconds']:.0f} s, {name}": f"{together['texts, all of them complete']:,}, no error",
+        "memory after warming up": "{first:.0f} to {last:.0f} MB, {drift:+.1%}".format(**together["memory_MB"]),
+    }
+    for key, value in found.items():
+        if key.endswith("slow clients"):
+            rows[f"`/healthz`, {key}, p99 and largest"] = "{p99:.0f} and {largest:.0f} ms".format(**value["healthz_ms"])
+        elif key.endswith("restarts"):
+            rows[f"{key}, texts of {value['clients']} clients"] = str(value["texts"]).strip("{}").replace("'", "")
+        elif key == "fuzzing":
+            rows["fuzzing, requests"] = f"{value['requests']:,}: {value['statuses']}"
+        elif key == "page" and isinstance(value, dict):
+            rows["page, until its first view can be used"] = "{median:.0f} ms".format(**value["usable_ms"])
+            rows["page, requests"] = f"{value['files']}, {value['bytes'] / 1000:.0f} KB"
+    return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])
 
 
 def quantiles(seconds: list[float], unit: float = 1000) -> dict[str, float]:

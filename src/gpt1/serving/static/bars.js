@@ -1,51 +1,51 @@
 // Named values as bars.
 
-import { el, percent } from "./dom.js";
+import { el, percent, signed } from "./dom.js";
 import { alone } from "./tokens.js";
 
-/** Tokens with their probabilities; `marked` is the id of the true one, `pick` makes each a button. */
-export function tokenBars(pieces, { label, marked, words = "actual token", pick }) {
-  const largest = Math.max(...pieces.map((piece) => piece.probability)) || 1;
-  const rows = pieces.map((piece) => {
-    const isTrue = piece.id === marked;
-    const inside = [
-      el("span", { class: `chip ${piece.special ? "special" : ""}` }, alone(piece)),
-      el("i", { vars: { w: `${(100 * piece.probability) / largest}%` } }),
-      el("span", {}, percent(piece.probability)),
-      isTrue && el("span", { class: "hidden" }, words),
-    ];
-    const kind = `row ${isTrue ? "true" : ""}`;
-    return el(
-      "li",
-      {},
-      pick
-        ? el("button", { type: "button", class: kind, on: { click: () => pick(piece) } }, inside)
-        : el("div", { class: kind }, inside),
-    );
-  });
-  return el("ol", { class: "bars", "aria-label": label }, rows);
+/** A bar: what it is called, its share of the full width, its value in words, and something below or beside. */
+export function bar(name, share, text, kind = "", more = null) {
+  return el(
+    "div",
+    { class: `row ${kind}` },
+    name,
+    el("i", { vars: { w: `${100 * share}%` } }),
+    el("span", {}, text),
+    more,
+  );
 }
 
-/** Signed values around a middle line, the largest first: {name, note, value, text}. */
-export function signedBars(rows, label) {
-  const largest = Math.max(...rows.map((row) => Math.abs(row.value))) || 1;
-  const sorted = [...rows].sort((a, b) => Math.abs(b.value) - Math.abs(a.value));
+/** Tokens with their probabilities; `marked` is the id of the true one. */
+export function tokenBars(pieces, { label, marked, words = "actual token" }) {
+  const largest = Math.max(...pieces.map((piece) => piece.probability)) || 1;
+  const rows = pieces.map((piece) => {
+    const name = el("span", { class: `chip ${piece.special ? "special" : ""}` }, alone(piece));
+    const mark = piece.id === marked && el("span", { class: "hidden" }, words);
+    return bar(name, piece.probability / largest, percent(piece.probability), mark ? "true" : "", mark);
+  });
+  return list(rows, label);
+}
+
+/** Values for and against, the largest first, so many at most: {name, note, value}. */
+export function signedBars(values, label, most = Infinity) {
+  const sorted = [...values].sort((a, b) => Math.abs(b.value) - Math.abs(a.value)).slice(0, most);
+  const largest = Math.abs(sorted[0]?.value ?? 0) || 1;
+  const rows = sorted.map(({ name, note, value }) =>
+    bar(
+      el("span", { class: "chip" }, name),
+      Math.abs(value) / largest,
+      signed(value),
+      value < 0 ? "against" : "for",
+      note && el("span", { class: "where" }, note),
+    ),
+  );
+  return list(rows, label);
+}
+
+function list(rows, label) {
   return el(
     "ol",
     { class: "bars", "aria-label": label },
-    sorted.map((row) =>
-      el(
-        "li",
-        {},
-        el(
-          "div",
-          { class: `row ${row.value < 0 ? "against" : "for"}` },
-          el("span", { class: "chip" }, row.name),
-          el("i", { vars: { w: `${(100 * Math.abs(row.value)) / largest}%` } }),
-          el("span", {}, row.text),
-          row.note && el("span", { class: "where" }, row.note),
-        ),
-      ),
-    ),
+    rows.map((row) => el("li", {}, row)),
   );
 }

@@ -1,7 +1,7 @@
 // Classify: what a fine-tuned run predicts of a row, and why.
 
 import { ask } from "./api.js";
-import { signedBars } from "./bars.js";
+import { bar, signedBars } from "./bars.js";
 import { card, el, number, percent, section, svg, wyh } from "./dom.js";
 import { rowForm, rowTexts, textNames } from "./form.js";
 import { alone, inText, legend } from "./tokens.js";
@@ -9,6 +9,7 @@ import { alone, inText, legend } from "./tokens.js";
 export const title = "Classify";
 export const about =
   "The input is written as one sequence between special tokens. A linear layer on the hidden state at the last one, extract, gives the scores.";
+const MOST_WORDS = 15;
 
 export async function show({ place, params, run, runs, go, signal }) {
   if (!run.task) {
@@ -95,14 +96,7 @@ function outputs(found) {
       ` is ${number(found.outputs[0].score)}, in standard deviations from the mean of the training rows.`,
     ]);
   const largest = Math.max(...found.outputs.map((one) => Math.abs(one.score))) || 1;
-  const bar = (name, share, text, kind) =>
-    el(
-      "div",
-      { class: `row ${kind}` },
-      el("span", {}, name),
-      el("i", { vars: { w: `${100 * share}%` } }),
-      el("span", {}, text),
-    );
+  const line = (name, share, text, kind) => bar(el("span", {}, name), share, text, kind);
   const rows = [...found.outputs].sort((a, b) => b.probability - a.probability).slice(0, 20);
   const how =
     found.task === "multi-label"
@@ -121,10 +115,10 @@ function outputs(found) {
           "li",
           {},
           el("p", {}, el("b", {}, found.task === "multiple-choice" ? label(found, one.name) : one.name)),
-          bar(wyh(), Math.abs(one.score) / largest, number(one.score), one.score < 0 ? "against" : "score"),
-          bar(found.words_weight ? "both" : "probability", one.probability, percent(one.probability), ""),
+          line(wyh(), Math.abs(one.score) / largest, number(one.score), one.score < 0 ? "against" : "score"),
+          line(found.words_weight ? "both" : "probability", one.probability, percent(one.probability), ""),
           one.words_probability != null &&
-            bar("words alone", one.words_probability, percent(one.words_probability), "words"),
+            line("words alone", one.words_probability, percent(one.words_probability), "words"),
         ),
       ),
     ),
@@ -166,7 +160,6 @@ function decisive(found, names) {
     name: nth(found.words, n),
     note: names.length > 1 && names[one.text],
     value: one.change,
-    text: `${one.change > 0 ? "+" : "\u2212"}${Math.abs(one.change).toFixed(3)}`,
   }));
   const together = found.together > 1 ? `, ${found.together} neighbours at a time,` : "";
   return section(
@@ -174,7 +167,7 @@ function decisive(found, names) {
     `Each word was left out in turn${together} and the row predicted again.`,
     texts,
     legend(["cool most", `speaks for ${about}`], ["heat most", "against it"]),
-    signedBars(rows.sort((a, b) => Math.abs(b.value) - Math.abs(a.value)).slice(0, 15), "The words that decided"),
+    signedBars(rows, "The words that decided", MOST_WORDS),
   );
 }
 
@@ -184,7 +177,6 @@ function wordsAlone(found) {
     name: alone({ token: one.feature }),
     note: found.texts.length > 1 ? one.of : "",
     value: one.contribution,
-    text: `${one.contribution > 0 ? "+" : "\u2212"}${Math.abs(one.contribution).toFixed(3)}`,
   }));
   return section(
     "What words alone say",

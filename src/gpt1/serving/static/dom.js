@@ -57,6 +57,11 @@ export function minus(text) {
   return text.replace(/-/g, "\u2212");
 }
 
+/** A number with its sign. */
+export function signed(value) {
+  return `${value > 0 ? "+" : "\u2212"}${Math.abs(value).toFixed(3)}`;
+}
+
 /** W_y h, the scores of the linear layer. */
 export function wyh() {
   return el("i", {}, "W", el("sub", {}, "y"), "h");
