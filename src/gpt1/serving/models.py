@@ -71,6 +71,14 @@ class ServedModel:
         assert self.predictor
         return read_texts(*row_of_texts(texts, self.predictor.encoder.task, self.predictor.columns))
 
+    def sequences(self, row: Texts) -> tuple[list[list[int]], bool]:
+        """Return the sequences that a row is read as, and whether the row is longer than what is read of it."""
+        assert self.predictor
+        encoder = self.predictor.encoder
+        read = encoder.encode([row])
+        is_cut = read.too_long > 0 and encoder.long != "windows"
+        return [list(ids) for example in read.examples for ids in example.sequences], is_cut
+
     def explain(self, asked: Sequence[tuple[str, int] | Texts]) -> list[dict[str, Any]]:
         """Return what `gpt1 explain` prints of each text, given with a number of alternatives to a token, or row."""
         return [self._explain(one).to_json() for one in asked]

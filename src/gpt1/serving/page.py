@@ -69,18 +69,16 @@ class PageRoutes:
             raise ApiError(
                 400, f"layer must be below {config.depth}, which is how many blocks {model.name} has", "layer"
             )
-        row = row_asked(model, body)
-        if row is not None and model.predictor:
-            read = model.predictor.encoder.encode([row])
-            sequences = [ids for example in read.examples for ids in example.sequences]
-            is_cut, left_out = read.too_long > 0 and model.predictor.encoder.long != "windows", 0
+        row, left_out = row_asked(model, body), 0
+        if row is not None:
+            sequences, is_cut = model.sequences(row)
         else:
             ids = [tokenizer.end_id, *tokenizer.encode(body.text)]
             sequences, left_out = [ids[: config.context]], max(0, len(ids) - config.context)
             is_cut = left_out > 0
         if body.sequence >= len(sequences):
             raise ApiError(400, f"sequence must be below {len(sequences)}: so many are read of this row", "sequence")
-        tokens = list(sequences[body.sequence])
+        tokens = sequences[body.sequence]
 
         def compute() -> dict[str, Any]:
             tokens_T = torch.tensor(tokens, device=model.exact.tokens.weight.device)

@@ -18,177 +18,192 @@ export async function show({ place, params, run, go, signal }) {
   const settings = Object.fromEntries(
     Object.entries(DEFAULTS).map(([name, value]) => [name, Number(params.get(name) ?? value)]),
   );
-  const sampling = () => ({ temperature: settings.t, top_k: settings.k, top_p: settings.p });
   const text = params.get("text") ?? SAMPLE;
-  place.append(
-    textForm({
-      text,
-      label: "Text to continue",
-      verb: "Begin",
-      send: (value) => go({ text: value, path: null }, true),
-    }),
-  );
-
+  const send = (value) => go({ text: value, path: null }, true);
+  place.append(textForm({ text, label: "Text to continue", verb: "Begin", send }));
   const prompt = await ask("/v1/next", { model: run.id, prompt: text, top: 1 }, signal);
-  const root = { children: [] };
-  let here = root; // the last token of the branch that is shown
-  let writing = null; // stops the generation in progress
-  let asked = 0; // distributions asked for so far; only the last one is shown
-  const ids = (node) => [...prompt.prompt, ...branch(node)].map((piece) => piece.id);
-
-  const line = el("div");
-  const ending = el("p", { class: "ending", role: "status" });
-  const failure = el("div");
-  const draw = el("div", { class: "draw", "aria-live": "off" });
-  const tree = el("div");
-  const buttons = {
-    write: el("button", { type: "button", on: { click: () => (writing ? writing.abort() : write()) } }, "Write"),
-    step: el("button", { type: "button", class: "second", on: { click: step } }, "Draw one token"),
-    back: el("button", { type: "button", class: "second", on: { click: () => goTo(here.parent) } }, "Take back"),
-  };
+  const writer = new Writer({ run, go, signal, settings, prompt });
   place.append(
     el(
       "div",
       { class: "controls" },
-      el("div", { class: "buttons" }, Object.values(buttons)),
+      el("div", { class: "buttons" }, Object.values(writer.buttons)),
       sliders(settings, (name, value) => {
         settings[name] = value;
         go({ [name]: value === DEFAULTS[name] ? null : value });
-        stages();
+        writer.showDraw();
       }),
     ),
     section(
       "The text",
       "Written tokens are coloured by their surprise. Choose one to see how it was drawn, and what might have stood there.",
-      line,
-      ending,
-      failure,
+      writer.line,
+      writer.ending,
+      writer.failure,
       legend(["soft", "prompt"], ["heat least", "expected"], ["heat most", "surprising"]),
     ),
-    draw,
-    section("Branches", "Every way that was gone; choose one to go on from its end.", tree),
+    writer.draw,
+    section("Branches", "Every way that was gone; choose one to go on from its end.", writer.tree),
   );
+  await writer.open(params.get("path")?.split(",").map(Number).filter(Number.isInteger) ?? []);
+}
 
-  /** Show a branch, and the draw of its next token, or of one of its own. */
-  function goTo(node) {
-    writing?.abort();
-    move(node);
-    showText(true);
-    stages();
+/** A text that is being written: its tokens as a tree, the branch that is shown, and the draw of a token of it. */
+class Writer {
+  line = el("div");
+  ending = el("p", { class: "ending", role: "status" });
+  failure = el("div");
+  draw = el("div", { class: "draw", "aria-live": "off" });
+  tree = el("div");
+  buttons = {
+    write: el("button", { type: "button", on: { click: () => (this.writing ? this.writing.abort() : this.write()) } }),
+    step: el("button", { type: "button", class: "second", on: { click: () => this.step() } }, "Draw one token"),
+    back: el(
+      "button",
+      { type: "button", class: "second", on: { click: () => this.goTo(this.here.parent) } },
+      "Take back",
+    ),
+  };
+  root = { children: [] };
+  here = this.root; // the last token of the branch that is shown
+  writing = null; // stops the generation in progress
+  asked = 0; // distributions asked for so far; only the last one is shown
+
+  /** `prompt` is the answer of /v1/next for the text; `settings` are T, k and p, which the sliders change. */
+  constructor({ run, go, signal, settings, prompt }) {
+    Object.assign(this, { run, go, signal, settings, prompt: prompt.prompt, room: prompt.room });
+    signal.addEventListener("abort", () => this.writing?.abort());
   }
 
-  function move(node) {
-    here = node;
-    go({
-      path: branch(here)
-        .map((piece) => piece.id)
-        .join(","),
-    });
-    tree.replaceChildren(treeList(root, here, goTo));
+  /** Show the branch that the address holds, as token ids. */
+  async open(path) {
+    if (path.length) {
+      const ids = [...this.ids(this.root), ...path].slice(0, this.run.context);
+      const { prompt: pieces } = await ask("/v1/next", { model: this.run.id, prompt: ids, top: 1 }, this.signal);
+      for (const piece of pieces.slice(this.prompt.length)) this.here = grow(this.here, piece);
+    }
+    this.goTo(this.here);
+  }
+
+  /** Show a branch, and the draw of its next token. */
+  goTo(node) {
+    this.writing?.abort();
+    this.move(node);
+    this.showText(true);
+    this.showDraw();
+  }
+
+  move(node) {
+    this.here = node;
+    const path = branch(node).map((piece) => piece.id);
+    this.go({ path: path.join(",") });
+    this.tree.replaceChildren(treeList(this.root, node, (other) => this.goTo(other)));
+  }
+
+  ids(node) {
+    return [...this.prompt, ...branch(node)].map((piece) => piece.id);
+  }
+
+  sampling() {
+    return { temperature: this.settings.t, top_k: this.settings.k, top_p: this.settings.p };
+  }
+
+  /** Tokens that may follow the branch. */
+  left() {
+    return this.room - branch(this.here).length;
+  }
+
+  whyEnded() {
+    if (this.here.special === "end") return "[end]: the model has closed the document.";
+    if (this.left() > 0) return "";
+    return `The context is full: the model reads at most ${this.run.context.toLocaleString("en")} tokens.`;
   }
 
   /** Show the branch; its next token is chosen, or else its last one. */
-  function showText(isNext) {
+  showText(isNext) {
+    const { writing, here } = this;
     const written = branch(here);
-    const tokens = [...prompt.prompt.map((piece) => ({ ...piece, soft: true })), ...written];
-    const first = prompt.prompt.length;
-    const why = whyEnded();
+    const first = this.prompt.length;
+    const tokens = [...this.prompt.map((piece) => ({ ...piece, soft: true })), ...written];
+    const logprob = (n) => written[n - first]?.logprob;
+    const why = this.whyEnded();
     if (!why && !writing) tokens.push({ token: "", special: "?" });
-    line.replaceChildren(
+    this.line.replaceChildren(
       tokenList({
         tokens,
         label: "Tokens of the text",
         chosen: writing ? -1 : tokens.length - (isNext || why ? 1 : 2),
-        shade: (n) => (written[n - first]?.logprob !== undefined ? surprise(-written[n - first].logprob) : null),
-        describe: (n) => {
-          if (n < first) return "prompt";
-          const logprob = written[n - first]?.logprob;
-          return logprob === undefined ? "" : percent(Math.exp(logprob));
-        },
-        choose: (n) => stages(written[n - first]),
+        shade: (n) => (logprob(n) === undefined ? null : surprise(-logprob(n))),
+        describe: (n) => (n < first ? "prompt" : logprob(n) === undefined ? "" : percent(Math.exp(logprob(n)))),
+        choose: (n) => this.showDraw(written[n - first]),
       }),
     );
-    ending.replaceChildren(why);
-    buttons.write.disabled = Boolean(why) && !writing;
-    buttons.step.disabled = Boolean(why) || Boolean(writing);
-    buttons.back.disabled = here === root || Boolean(writing);
-    buttons.write.textContent = writing ? "Stop" : "Write";
+    this.ending.replaceChildren(why);
+    this.buttons.write.textContent = writing ? "Stop" : "Write";
+    this.buttons.write.disabled = Boolean(why) && !writing;
+    this.buttons.step.disabled = Boolean(why || writing);
+    this.buttons.back.disabled = here === this.root || Boolean(writing);
   }
 
-  function whyEnded() {
-    if (here.special === "end") return "[end]: the model has closed the document.";
-    if (roomAfter(here) > 0) return "";
-    return `The context is full: the model reads at most ${run.context.toLocaleString("en")} tokens.`;
-  }
-
-  function roomAfter(node) {
-    return prompt.room - branch(node).length;
-  }
-
-  /** Show how the token `node` was drawn; by default how the next one would be. */
-  async function stages(node, uniform = null) {
-    const before = node ? node.parent : here;
-    const mine = ++asked;
-    if (!node && (writing || whyEnded())) return draw.replaceChildren();
-    const body = { model: run.id, prompt: ids(before), top: TOP, ...sampling(), uniform, chosen: node?.id ?? null };
+  /** Show how the token `node` was drawn, or how the next one would be; `uniform` draws it. Returns the distribution. */
+  async showDraw(node, uniform = null) {
+    const before = node ? node.parent : this.here;
+    const mine = ++this.asked;
+    if (!node && (this.writing || this.whyEnded())) return this.draw.replaceChildren();
+    const asked = { ...this.sampling(), uniform, chosen: node?.id ?? null };
+    const body = { model: this.run.id, prompt: this.ids(before), top: TOP, ...asked };
     try {
-      const found = await ask("/v1/next", body, signal);
-      if (mine !== asked) return null;
+      const found = await ask("/v1/next", body, this.signal);
+      if (mine !== this.asked) return null;
       const drawn = found.candidates.find((one) => one.id === found.drawn);
-      const text = [...prompt.prompt, ...branch(before)].slice(-6).map(inText).join("").trim();
+      const text = [...this.prompt, ...branch(before)].slice(-6).map(inText).join("").trim();
       const words = [
         `The most probable tokens after \u201c${text}\u201d.`,
         `Choose one to go on with it${node || drawn ? " on a branch of its own" : ""}.`,
         drawn && `The number ${uniform.toFixed(3)}, drawn from 0 to 1, fell into the part of ${alone(drawn)}.`,
       ];
       const heading = node || drawn ? `How ${alone(node ?? drawn)} was drawn` : "The next draw";
-      const table = stageTable(found, { chosen: node?.id, pick: (piece) => goTo(grow(before, piece)) });
-      draw.replaceChildren(section(heading, words.filter(Boolean).join(" "), table));
+      const table = stageTable(found, { chosen: node?.id, pick: (piece) => this.goTo(grow(before, piece)) });
+      this.draw.replaceChildren(section(heading, words.filter(Boolean).join(" "), table));
       return found;
     } catch (error) {
-      if (!signal.aborted) draw.replaceChildren(problem(error));
+      if (!this.signal.aborted) this.draw.replaceChildren(problem(error));
       return null;
     }
   }
 
-  async function step() {
-    const from = here;
-    const found = await stages(undefined, Math.random());
-    if (!found || here !== from) return;
-    const drawn = found.candidates.find((one) => one.id === found.drawn);
-    move(grow(from, drawn));
-    showText(false);
+  /** Draw one token, and show how. */
+  async step() {
+    const from = this.here;
+    const found = await this.showDraw(undefined, Math.random());
+    if (!found || this.here !== from) return;
+    this.move(
+      grow(
+        from,
+        found.candidates.find((one) => one.id === found.drawn),
+      ),
+    );
+    this.showText(false);
   }
 
-  async function write() {
-    writing = new AbortController();
-    signal.addEventListener("abort", () => writing?.abort());
-    draw.replaceChildren();
-    failure.replaceChildren();
-    showText(true);
+  /** Let the model write until the text ends, or until it is stopped. */
+  async write() {
+    this.writing = new AbortController();
+    this.draw.replaceChildren();
+    this.failure.replaceChildren();
+    this.showText(true);
     try {
-      const body = { model: run.id, prompt: ids(here), max_tokens: roomAfter(here), ...sampling() };
-      for await (const event of stream("/v1/generate", body, writing.signal)) {
-        here = grow(here, event);
-        showText(true);
+      const body = { model: this.run.id, prompt: this.ids(this.here), max_tokens: this.left(), ...this.sampling() };
+      for await (const event of stream("/v1/generate", body, this.writing.signal)) {
+        this.here = grow(this.here, event);
+        this.showText(true);
       }
     } catch (error) {
-      if (error.name !== "AbortError") failure.replaceChildren(problem(error));
+      if (error.name !== "AbortError") this.failure.replaceChildren(problem(error));
     }
-    writing = null;
-    if (!signal.aborted) goTo(here);
+    this.writing = null;
+    if (!this.signal.aborted) this.goTo(this.here);
   }
-
-  const path = params.get("path")?.split(",").map(Number).filter(Number.isInteger) ?? [];
-  if (path.length) {
-    const { prompt: pieces } = await ask(
-      "/v1/next",
-      { model: run.id, prompt: [...ids(root), ...path].slice(0, run.context), top: 1 },
-      signal,
-    );
-    for (const piece of pieces.slice(prompt.prompt.length)) here = grow(here, piece);
-  }
-  goTo(here);
 }
 
 function sliders(settings, change) {
