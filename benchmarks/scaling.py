@@ -15,12 +15,12 @@ from dataclasses import replace
 
 import torch
 
-from gpt1.commands.plan import memory_parts
 from gpt1.config import PRESETS, RECIPES, Model, Pretrain, Recipe
 from gpt1.data.prepare import SHARD_TOKENS
 from gpt1.model.cross_entropy import SLICE_BYTES
 from gpt1.model.gpt import count_parameters, flops_per_token
 from gpt1.pretraining.defaults import MICRO_BATCH_TOKENS
+from gpt1.pretraining.memory import ROOM, memory_parts
 from gpt1.training import parallel
 from growth import muon_flops
 from record import RESULTS, record
@@ -37,9 +37,6 @@ LINK = 360e9
 RING, TREE, MESSAGE = (3.4e-6, 14e-6), (4e-6, 14e-6), 8.4e-6
 # Bytes that AdamW reads and writes for a weight: master, gradient, moments, and the copy in bfloat16.
 UPDATE_TRAFFIC = 34
-
-# Fraction of a GPU for whole gradients and its share of the rest, above which FSDP sends them after each micro-batch.
-ROOM = 0.5
 
 GPUS = (1, 8, 64, 256, 1024)
 WAYS = ("DDP", "FSDP")
@@ -86,12 +83,12 @@ def loss_bytes(shape: Model, tokens: int) -> int:
 
 
 def muon_bytes(shape: Model) -> int:
-    """Return what Muon takes while it orthogonalises the largest stack of matrices of one shape.
+    """Return what Muon takes in one process while it orthogonalises the largest stack of matrices of one shape.
 
-    That is all feed-forward matrices: gradients in fp32, two copies in bfloat16, and three stacks of squares.
+    That is all feed-forward matrices: five copies in bfloat16, and three stacks of squares.
     """
     wide = 2 * shape.depth * shape.width * shape.inner
-    return 8 * wide + 6 * 2 * shape.depth * shape.width**2
+    return 10 * wide + 6 * 2 * shape.depth * shape.width**2
 
 
 def peak_bytes(shape: Model, tokens: int, recipe: Recipe = "paper", mask: int = 1) -> int:
@@ -106,16 +103,17 @@ def holds_gradients(shape: Model, gpus: int) -> bool:
     return 4 * count + 16 * count / gpus <= ROOM * CAPACITY
 
 
-def fsdp_bytes(shape: Model, tokens: int, gpus: int) -> int:
+def fsdp_bytes(shape: Model, tokens: int, gpus: int, mask: int = 1) -> int:
     """Return the most that one process holds under fully sharded data parallelism, with AdamW.
 
-    A share of masters, gradients and moments; two blocks' weights (one computes, the next is on its way) and one
-    block's gradients, in bfloat16 and fp32; the same of the embeddings; whole gradients if there is room.
+    A share of masters, gradients and moments, two blocks' weights (one computes, the next is on its way) and the
+    embeddings; whole gradients if there is room.
     """
     count, in_matrices = count_parameters(shape)
-    gathered = 10 * in_matrices // shape.depth + 8 * embedding_weights(shape)
+    gathered = 2 * (2 * in_matrices // shape.depth + embedding_weights(shape))
     whole = 4 * count if holds_gradients(shape, gpus) else 0
-    return 16 * count // gpus + gathered + whole + activation_bytes(shape, tokens) + loss_bytes(shape, tokens)
+    passing = activation_bytes(shape, tokens, mask) + loss_bytes(shape, tokens)
+    return 16 * count // gpus + gathered + whole + passing
 
 
 def embedding_weights(shape: Model) -> int:
@@ -128,13 +126,13 @@ def ddp_sent(shape: Model, gpus: int) -> float:
     return 2 * (gpus - 1) / gpus * 4 * count_parameters(shape)[0]
 
 
-def fsdp_sent(shape: Model, tokens: int, gpus: int) -> float:
-    """Return the bytes that a process sends in an update under FSDP.
+def fsdp_sent(shape: Model, times: int, gpus: int) -> float:
+    """Return the bytes that a process sends in an update of so many micro-batches under FSDP.
 
     For each micro-batch bfloat16 weights, those of blocks for the forward and again for the backward pass; fp32
     gradients as often, or once if they are held.
     """
-    count, times = count_parameters(shape)[0], micro_batches(tokens, gpus)
+    count = count_parameters(shape)[0]
     gathered = times * 2 * (2 * count - embedding_weights(shape))
     reduced = (1 if holds_gradients(shape, gpus) else times) * 4 * count
     return (gpus - 1) / gpus * (gathered + reduced)
@@ -195,7 +193,6 @@ def lost(stall: float, interval: float, between_failures: float, restart: float)
 
 # Tables
 
-
 Table = list[list[str]]
 
 
@@ -230,7 +227,7 @@ def sent_table() -> Table:
              *(f"FSDP, {gpus:,} GPUs" for gpus in chosen)]]  # fmt: skip
     for name, (shape, tokens) in SIZES.items():
         rows.append([name, f"{tokens:,}", *(gigabytes(ddp_sent(shape, gpus)) for gpus in chosen),
-                     *(gigabytes(fsdp_sent(shape, tokens, gpus)) for gpus in chosen)])  # fmt: skip
+                     *(gigabytes(fsdp_sent(shape, micro_batches(tokens, gpus), gpus)) for gpus in chosen)])  # fmt: skip
     return rows
 
 
@@ -300,10 +297,10 @@ RESTART = 300.0  # seconds, assumed, besides checking shards and reading the sta
 
 
 def restart_table(gpus: int = 1024) -> Table:
-    """Return the best interval between saves and the share of time lost, with one process that writes all."""
+    """Return the best interval between saves and the share of time lost, under DDP: one process writes all."""
     rows = [["", "failures as of", "hours between failures", "training stands still, s", "writing, s",
              "best interval, minutes", "lost", "lost, saves every 3 hours"]]  # fmt: skip
-    for name in ("117M", "1.3B", "6.6B"):
+    for name in ("117M", "1.3B", "2.6B"):
         shape, _ = SIZES[name]
         stall, writing = saved_bytes(shape) / TO_HOST, saved_bytes(shape) / TO_STORAGE
         for source, (hours, of) in FAILURES.items():

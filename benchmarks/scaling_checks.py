@@ -7,12 +7,15 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from gpt1.batch import Batch
@@ -23,7 +26,8 @@ from gpt1.model.objectives import LanguageModel
 from gpt1.training import parallel
 from gpt1.training.loop import train
 from gpt1.training.optimizer import Optimizer
-from scaling import ddp_sent, peak_bytes
+from gpt1.training.sharding import shard
+from scaling import ddp_sent, fsdp_bytes, fsdp_sent, holds_gradients, peak_bytes
 
 CHECKED = Model(context=256, width=256, depth=4, heads=4, inner=1024, vocabulary=4096, attention_dropout=0.0)
 
@@ -56,6 +60,11 @@ def measured_peak(shape: Model, rows: int, recipe: Recipe) -> int:
         model = model.to(torch.bfloat16)
         for _ in train(model, batches(shape, rows), optimizer, weights={"lm": 1.0}, steps=2):
             pass
+    return peak_of(profiler)
+
+
+def peak_of(profiler: profile) -> int:
+    """Return the most bytes that tensors took."""
     assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
     held = peak = 0
     for event in profiler.profiler.kineto_results.events():
@@ -63,6 +72,43 @@ def measured_peak(shape: Model, rows: int, recipe: Recipe) -> int:
             held += event.nbytes()
             peak = max(peak, held)
     return peak
+
+
+@contextmanager
+def one_of(processes: int) -> Iterator[None]:
+    """Be the first of several processes whose messages nobody receives."""
+    torch.distributed.init_process_group("fake", rank=0, world_size=processes, store=FakeStore())
+    before = parallel.current()
+    parallel._worlds["current"] = parallel.World(0, processes)
+    try:
+        yield
+    finally:
+        parallel._worlds["current"] = before
+        torch.distributed.destroy_process_group()
+
+
+class Messages(TorchDispatchMode):
+    """Adds up what gathering and scattering in rings would send."""
+
+    sent = 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "allgather" in str(func) or "reduce_scatter" in str(func):
+            processes = parallel.current().size
+            self.sent += (processes - 1) / processes * max(one.nbytes for one in args[:2])
+        return func(*args, **(kwargs or {}))
+
+
+def sharded(shape: Model, rows: int, times: int, gpus: int) -> dict[str, float]:
+    """Return the peak of one of many GPUs under FSDP, and the bytes it sends in an update of some micro-batches."""
+    batch = batches(shape, rows)
+    with one_of(gpus), Messages() as messages, profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        model = LanguageModel(GPT(shape).init_weights())
+        sharding = shard(model, torch.device("cpu"), torch.bfloat16, holds_gradients(shape, gpus))
+        optimizer = Optimizer(model, RECIPES["paper"], 10, sharding)
+        for _ in train(model, lambda step: times * batch(step), optimizer, weights={"lm": 1.0}, steps=2):
+            pass
+    return {"peak": peak_of(found), "sent": messages.sent / 2}
 
 
 def exchanged(processes: int) -> dict[str, float]:
@@ -78,10 +124,10 @@ def exchange(updates: int = 10) -> None:
     given = 0
     all_reduce = torch.distributed.all_reduce
 
-    def count(tensor: torch.Tensor, **where: Any) -> None:
+    def count(tensor: torch.Tensor, *how: Any, **where: Any) -> None:
         nonlocal given
         given += tensor.nbytes
-        all_reduce(tensor, **where)
+        all_reduce(tensor, *how, **where)
 
     with parallel.join("cpu") as world:
         model = LanguageModel(GPT(CHECKED).init_weights(torch.Generator().manual_seed(0)))
@@ -113,6 +159,12 @@ def checks() -> Iterator[dict[str, Any]]:
         yield {"what": f"peak bytes, {recipe}, depth {shape.depth}, {tokens} tokens",
                "formula": peak_bytes(shape, tokens, recipe, mask=2),  # type: ignore[arg-type]
                "measured": measured_peak(shape, rows, recipe)}  # type: ignore[arg-type]  # fmt: skip
+    found = sharded(CHECKED, 8, 3, 8)
+    tokens = 8 * CHECKED.context
+    yield {"what": f"peak bytes, FSDP, one of 8 GPUs, {tokens} tokens", "formula": fsdp_bytes(CHECKED, tokens, 8, 2),
+           "measured": found["peak"]}  # fmt: skip
+    yield {"what": "bytes sent, FSDP, one of 8 GPUs, 3 micro-batches", "formula": fsdp_sent(CHECKED, 3, 8),
+           "measured": found["sent"]}  # fmt: skip
     for processes in (2, 4):
         found = exchanged(processes)
         yield {"what": f"bytes given to all-reduce, {processes} processes",
