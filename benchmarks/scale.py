@@ -30,7 +30,8 @@ from record import record
 RANKS = 2
 SIZE = (
     "--preset tiny --recipe paper --model.context 32 --model.width 64 --model.depth 2 --model.heads 2 "
-    "--model.inner 256 --batch 8 --micro-batch 4 --dtype fp32 --device cpu --threads 1"
+    "--model.inner 256 --model.embedding-dropout 0.1 --model.residual-dropout 0.1 --model.attention-dropout 0.1 "
+    "--batch 8 --micro-batch 4 --dtype fp32 --device cpu --threads 1"
 ).split()
 # How many tokens and rows the samples are drawn from; neither is a multiple of anything.
 TOKENS, CONTEXT, ROWS, BATCH = 1_000_003, 128, 10_007, 64

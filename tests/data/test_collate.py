@@ -88,6 +88,21 @@ def test_a_step_depends_on_nothing_but_seed_and_number() -> None:
     assert [seen(Epochs(examples_of(lengths), 8, 3, PAD, seed=5)(step)) for step in range(100)] != expected
 
 
+@pytest.mark.parametrize("size", [2, 3, 8])
+def test_parts_make_up_each_batch(size: int) -> None:
+    """Part r of n has rows r, r + n ... of a batch; the last batch of an epoch, of 4 rows, leaves parts empty."""
+    lengths = np.random.default_rng(0).integers(3, 40, 100).tolist()
+    whole = Epochs(examples_of(lengths), 8, 3, PAD, seed=4)
+    parts = [Epochs(examples_of(lengths), 8, 3, PAD, 4, slice(rank, None, size)) for rank in range(size)]
+    sizes = set()
+    for step in range(2 * whole.per_epoch):
+        found = [seen(part(step)) for part in parts]
+        rows = sum(map(len, found))
+        assert [found[n % size][n // size] for n in range(rows)] == seen(whole(step))
+        sizes.add(rows)
+    assert sizes == {8, 4}
+
+
 def test_the_order_changes_with_the_epoch() -> None:
     epochs = Epochs(examples_of([5] * 64), 8, 8, PAD, seed=1)
     first, second = ([seen(epochs(8 * epoch + turn)) for turn in range(8)] for epoch in range(2))

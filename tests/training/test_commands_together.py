@@ -218,7 +218,7 @@ def test_torchrun_restarts_after_a_kill_and_a_stop_continues(folder: Path, by_tw
     )
     await_state(out)
     children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
-    os.kill(int(children[-1]), signal.SIGKILL)
+    os.kill(int(children[0]), signal.SIGKILL)  # rank 0, which writes
     _, error = agent.communicate(timeout=300)
     assert agent.returncode == 0, error
     assert "continuing after update" in error

@@ -231,13 +231,12 @@ def _resumable(kept: _KeptTable) -> Iterator[None]:
     folder = kept.states()
     try:
         yield
-    except parallel.ProcessLost:
-        kept.write()  # says what the states are of
-        raise
-    except KeyboardInterrupt as stop:
+    except (KeyboardInterrupt, parallel.ProcessLost) as stop:
         if folder is None or not checkpoint.any_within(folder):
             raise
-        kept.write()
+        kept.write()  # says what the states are of
+        if isinstance(stop, parallel.ProcessLost):
+            raise
         raise KeyboardInterrupt(f"{stop or 'stopped'}; the same command continues from there") from None
     except Exception:
         kept.remove_states()

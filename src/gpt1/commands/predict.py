@@ -79,6 +79,7 @@ def predict(settings: Predict) -> PredictResult:
 
 
 def _predict(settings: Predict) -> PredictResult:
+    """Do what `predict` says; of several processes, every one does."""
     if settings.batch < 1:
         raise UserError(f"{setting('batch')} {settings.batch} must be at least 1")
     file = None if settings.out in (None, "", STANDARD) else settings.out
@@ -178,6 +179,7 @@ def _lines() -> Iterator[str]:
     world = parallel.current()
     if world.size == 1:
         yield from sys.stdin
+        return
     while block := world.from_main(lambda: list(islice(sys.stdin, ROWS_AT_ONCE))):
         yield from block
 

@@ -154,11 +154,11 @@ def fit(
     that every row gets the same scores, begins again with a quarter of the learning rate. Raises UserError for options
     that do not go with the rows, and RunFailed if a gradient or loss is not finite.
     """
-    width = base.body.config.width
+    width, world = base.body.config.width, parallel.current()
     options = resolve_defaults(options, len(rows.train), width)
     if not options.lr:
         options = replace(options, lr=scratch_lrs(width)[1])
-    examples, world = examples or build_examples(base, rows, options), parallel.current()
+    examples = examples or build_examples(base, rows, options)
     pad_id = examples.encoder.tokenizer.pad_id
     batches = Epochs(examples.train.examples, options.batch, options.micro_batch, pad_id, options.seed, world.part)
     steps = options.epochs * batches.per_epoch
