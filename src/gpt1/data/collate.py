@@ -91,8 +91,9 @@ class Epochs:
         return self._collated([self.examples[i] for i in self._order(epoch)[index][self.part]])
 
     def largest(self) -> list[Batch]:
-        """Return a batch of the longest examples, as micro-batches: no other needs more memory."""
-        return self._collated([self.examples[i] for i in by_length(self.examples, self.batch)[0][self.part]])
+        """Return as many of the longest examples as a part of a batch has, in micro-batches: none need more memory."""
+        rows = max(1, len(range(self.batch)[self.part]))
+        return self._collated([self.examples[i] for i in by_length(self.examples, rows)[0]])
 
     def _collated(self, chosen: Sequence[Example]) -> list[Batch]:
         widest = max((rounded(e.length, self.longest) * len(e.sequences) for e in chosen), default=1)
