@@ -62,20 +62,31 @@ class Server:
     dtype: str
     core: int | None
 
-    @contextmanager
-    def started(self, port: int = 0) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-        """Run it in a process of its own: its address and process; it must end cleanly."""
+    def start(self, port: int = 0) -> tuple[str, subprocess.Popen[str]]:
+        """Run it in a process of its own; return its address, when it listens, and the process."""
         command = [sys.executable, "-m", "gpt1", "serve", self.run, "--port", str(port), "--dtype", self.dtype]
         if self.core is not None:
             command = ["taskset", "-c", str(self.core), *command]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
-            assert process.stderr
-            line = process.stderr.readline()
-            try:
-                yield next(word.rstrip(";") for word in line.split() if word.startswith("http")), process
-            finally:
-                process.send_signal(signal.SIGTERM)
-                assert process.wait(60) == 0, "a clean end"
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        assert process.stderr
+        line = process.stderr.readline()
+        return next(word.rstrip(";") for word in line.split() if word.startswith("http")), process
+
+    @contextmanager
+    def started(self) -> Iterator[tuple[str, int]]:
+        """Run it meanwhile: its address and the number of its process."""
+        url, process = self.start()
+        try:
+            yield url, process.pid
+        finally:
+            stop(process)
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    """Stop a server by SIGTERM; it must end cleanly."""
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 0, "a clean end"
 
 
 def main() -> None:
@@ -95,7 +106,7 @@ def main() -> None:
     found: dict[str, Any] = {"dtype": asked.dtype, "one core for server and load": len(os.sched_getaffinity(0)) == 1}
     with server.started() as (url, process):
         found["page"] = page(url)
-        found |= asyncio.run(under_load(url, process.pid, asked.minutes, asked.streams, asked.slow))
+        found |= asyncio.run(under_load(url, process, asked.minutes, asked.streams, asked.slow))
     if asked.restarts:
         found[f"{asked.restarts} restarts"] = asyncio.run(restarted(server, asked.restarts))
     if asked.fuzz:
@@ -248,10 +259,11 @@ async def slow_clients(client: httpx.AsyncClient, url: str, model: str, count: i
 
 async def restarted(server: Server, restarts: int) -> dict[str, Any]:
     """Stop and start the server again and again while clients stream; count what becomes of their requests."""
-    counts, down, port, end = Counter[str](), list[float](), 0, asyncio.Event()
+    counts, down, end = Counter[str](), list[float](), asyncio.Event()
+    url, process = await asyncio.to_thread(server.start)
 
     async def one(number: int) -> None:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=120, trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=url, timeout=120, trust_env=False) as http:
             while not end.is_set():
                 try:
                     await stream(http, Path(server.run).name, number)
@@ -263,21 +275,17 @@ async def restarted(server: Server, restarts: int) -> dict[str, Any]:
                 except (httpx.HTTPError, KeyError, AssertionError) as error:
                     counts[f"lost: {type(error).__name__}"] += 1
 
-    clients, stopped = list[asyncio.Task[None]](), 0.0
-    for n in range(restarts + 1):
-        context = server.started(port)
-        url, _ = await asyncio.to_thread(context.__enter__)
-        port = httpx.URL(url).port or 0
-        if n:
-            down.append(time.monotonic() - stopped)
-        else:
-            clients = [asyncio.create_task(one(number)) for number in range(RESTARTED_CLIENTS)]
+    clients = [asyncio.create_task(one(number)) for number in range(RESTARTED_CLIENTS)]
+    for _ in range(restarts):
         await asyncio.sleep(SECONDS_BETWEEN)
-        if n == restarts:
-            end.set()
-            await asyncio.gather(*clients)
-        stopped = time.monotonic()
-        await asyncio.to_thread(context.__exit__, None, None, None)
+        began = time.monotonic()
+        await asyncio.to_thread(stop, process)
+        _, process = await asyncio.to_thread(server.start, httpx.URL(url).port or 0)
+        down.append(time.monotonic() - began)
+    await asyncio.sleep(SECONDS_BETWEEN)
+    end.set()
+    await asyncio.gather(*clients)
+    stop(process)
     return {"clients": RESTARTED_CLIENTS, "texts": dict(counts), "seconds_from_sigterm_to_ready": quantiles(down, 1)}
 
 

@@ -35,6 +35,8 @@ VIEWS = {
 }
 
 
+ROW = f"#/attend?run=multiple-choice&text={quote(TEXT)}&more=It+sat&more=It+ran+away&layer=1&sequence=1"
+
 # What is there when a view has drawn everything.
 READY = {
     "read": ".panel .row", "attend": ".looks .row", "write": ".stages tbody button", "classify": ".outputs",
@@ -88,7 +90,8 @@ def names(locator: Any) -> list[str]:
 @pytest.mark.parametrize(("width", "scheme"), [(PHONE, "light"), (DESKTOP, "dark")])
 def test_every_view_fits_and_is_accessible(browser: Any, served: Running, width: int, scheme: str) -> None:
     visit = Visit(browser, served.url, width, scheme)
-    for view, address in VIEWS.items():
+    for address in (*VIEWS.values(), ROW):
+        view = address[2:].partition("?")[0]
         page = visit.go(address, READY[view])
         assert page.evaluate("document.documentElement.scrollWidth") <= width, view
         assert page.locator("h1").inner_text().lower() == view

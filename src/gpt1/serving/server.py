@@ -21,7 +21,7 @@ from gpt1.training.interrupt import on_signals
 BACKLOG = 2048
 # Seconds, after the engine has ended its texts, in which the last words of the streams are sent.
 LAST_WORDS = 2
-# Seconds in which a stopping server still waits for a request on an open connection: clients do not know yet.
+# Seconds that a stopping server keeps an idle connection open, since its client may be sending a request already.
 LAST_REQUESTS = 1.0
 CLOSE = (b"connection", b"close")
 
@@ -64,14 +64,14 @@ class Server(uvicorn.Server):
         self._engine.close(self._grace)
         self.server_state.default_headers = [*self.server_state.default_headers, CLOSE]
         for listener in sockets or ():
-            listener.listen(0)  # the kernel now holds back what would be reset below
-        for _ in range(2):  # the event loop accepts what waits already
+            listener.listen(0)  # the kernel lets nobody wait any more, whom closing the socket would cut off
+        for _ in range(2):  # turns of the event loop, which accepts those that wait already
             await asyncio.sleep(0)
         await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop on Ctrl-C or SIGTERM, where uvicorn would also raise it again; a second one ends at once, as without."""
+        """Stop on Ctrl-C or SIGTERM, which uvicorn would raise again in the end; a second one interrupts at once."""
 
         def stop(number: int) -> None:
             for one in numbers:
