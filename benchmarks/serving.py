@@ -179,10 +179,10 @@ async def streaming(client: httpx.AsyncClient, model: str, streams: int, seconds
         await asyncio.gather(*(one(number) for number in range(streams)))
     took = time.monotonic() - began
     watching.cancel()
-    # The first third is left out: caches fill, and so does the allocator. Then the first and the last tenth count.
-    warm = memory[len(memory) // 3 :]
-    tenth = max(1, len(warm) // 10)
-    first, last = statistics.median(warm[:tenth]), statistics.median(warm[-tenth:])
+    # Neither the first third counts, in which caches and the allocator fill, nor the end, when the streams leave.
+    steady = memory[len(memory) // 3 : int(seconds)] or memory
+    tenth = max(1, len(steady) // 10)
+    first, last = statistics.median(steady[:tenth]), statistics.median(steady[-tenth:])
     return {
         "texts, all of them complete": len(firsts),
         "tokens_per_second": tokens / took,
