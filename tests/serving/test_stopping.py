@@ -6,9 +6,11 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,8 @@ from servers import SHAPE, TEXTS, running
 
 from conftest import save_random_run
 from gpt1.config import Model
+from gpt1.serving.models import ServedModel
+from gpt1.serving.server import LAST_WORDS
 
 pytest_plugins = ["servers"]
 
@@ -101,6 +105,22 @@ def test_streams_that_take_too_long_are_told(books: Path) -> None:
         assert "shutting down" in json.loads(events[-2])["error"]["message"]
         refused = slow.http.post(COMPLETIONS, json=greedy(books, 1))
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+
+
+def test_explanations_that_take_too_long_are_told(books: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    began = threading.Event()
+
+    def explain(model: ServedModel, asked: list) -> None:
+        began.set()
+        time.sleep(LAST_WORDS + 1)
+
+    monkeypatch.setattr(ServedModel, "explain", explain)
+    with ThreadPoolExecutor() as pool:
+        with running(books, grace=0) as slow:
+            answer = pool.submit(slow.http.post, "/v1/explain", json={"model": "books", "text": "a"})
+            assert began.wait(20)
+        assert (answer.result().status_code, answer.result().headers["retry-after"]) == (503, "1")
+        assert answer.result().json()["error"]["message"] == "the server is shutting down"
 
 
 def test_a_second_signal_ends_at_once(endless: Path) -> None:

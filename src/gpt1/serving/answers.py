@@ -8,14 +8,12 @@ from typing import Any, TypeVar
 from fastapi import Request
 
 from gpt1.serving.engine import Busy, Closing
-from gpt1.serving.errors import ApiError, as_api_error
+from gpt1.serving.errors import RETRY_AFTER, ApiError, as_api_error, shutting_down
 from gpt1.serving.models import ServedModel
 from gpt1.serving.schemas import TextOrRow
 from gpt1.tasks.rows import Texts
 
 T = TypeVar("T")
-# Seconds after which a client that was refused may try again.
-RETRY_AFTER = "1"
 
 
 def find_model(models: Mapping[str, ServedModel], name: str) -> ServedModel:
@@ -49,7 +47,7 @@ async def answer(request: Request, work: Awaitable[T]) -> T:
         sentence = "too many requests wait already; try again in a moment"
         raise ApiError(429, sentence, code="rate_limit_exceeded", headers={"Retry-After": RETRY_AFTER}) from None
     except Closing:
-        raise ApiError(503, "the server is shutting down", headers={"Retry-After": RETRY_AFTER}) from None
+        raise shutting_down() from None
     except Exception as error:
         raise as_api_error(error) from error
     finally:

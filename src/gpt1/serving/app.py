@@ -16,7 +16,7 @@ from gpt1.data.tables import Row
 from gpt1.serving.answers import answer, events, find_model, row_asked
 from gpt1.serving.completions import CompletionJob, Limits, token_lists
 from gpt1.serving.engine import Engine
-from gpt1.serving.errors import ApiError, ErrorBody, add_handlers
+from gpt1.serving.errors import ApiError, ErrorBody, add_handlers, shutting_down
 from gpt1.serving.metrics import Metrics
 from gpt1.serving.models import ServedModel
 from gpt1.serving.page import PageRoutes
@@ -148,7 +148,7 @@ class Api:
     async def readyz(self) -> dict[str, str]:
         """Say whether requests are answered."""
         if not self.engine.is_ready:
-            raise ApiError(503, "the server is shutting down")
+            raise shutting_down()
         return {"status": "ready"}
 
     async def prometheus(self) -> Response:

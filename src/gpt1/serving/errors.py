@@ -17,6 +17,8 @@ ALTERNATIVES = {
     "input": "a string, a list of strings, a list of token ids, or a list of such lists",
     "stop": "a string or a list of strings",
 }
+# Seconds after which a client that was refused may try again.
+RETRY_AFTER = "1"
 TYPES = {401: "authentication_error", 404: "invalid_request_error", 429: "rate_limit_error"}
 
 
@@ -58,6 +60,11 @@ class ApiError(Exception):
     def response(self) -> JSONResponse:
         """Return the answer."""
         return JSONResponse(self.body(), self.status, self.headers)
+
+
+def shutting_down() -> ApiError:
+    """Return the answer to a request that a stopping server does not begin, or does not end."""
+    return ApiError(503, "the server is shutting down", headers={"Retry-After": RETRY_AFTER})
 
 
 def as_api_error(error: BaseException) -> ApiError:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gpt1.serving.errors import ApiError
+from gpt1.serving.errors import ApiError, shutting_down
 from gpt1.serving.metrics import Metrics
 
 SECURITY_HEADERS = {
@@ -57,7 +57,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began, status = time.perf_counter(), 500
+        began, status = time.perf_counter(), 0
 
         async def send_in_time(message: Message) -> None:
             nonlocal status
@@ -76,14 +76,17 @@ class Guard:
                 await self.app(scope, _replayed(body, receive), send_in_time)
         except ApiError as error:
             await error.response()(scope, receive, send_in_time)
-        except (TimeoutError, asyncio.CancelledError):
-            pass  # the client does not read its answer, or the server ends at once; returning closes the connection
+        except TimeoutError:
+            pass  # the client does not read its answer; returning closes the connection
+        except asyncio.CancelledError:  # the server has no more time; returning breaks off what has begun
+            if not status:
+                await shutting_down().response()(scope, receive, send_in_time)
         except Exception:
             logger.exception("a request failed")  # it is answered, see `errors.add_handlers`
         finally:
             method = scope["method"] if scope["method"] in METHODS else "other"
             route = getattr(scope.get("route"), "path", "other")
-            self.metrics.answered(method, route, status, time.perf_counter() - began)
+            self.metrics.answered(method, route, status or 500, time.perf_counter() - began)
 
     def _check_headers(self, headers: Mapping[str, str], is_public: bool) -> None:
         host = headers.get("host", "")

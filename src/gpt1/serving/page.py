@@ -189,7 +189,7 @@ def _triangles(weights_HTS: np.ndarray) -> list[list[list[float]]]:
 
 
 def _packed(weights_HTS: np.ndarray) -> str:
-    """Return the triangles in base64, each weight as a 16-bit integer: a tenth of the numbers as text."""
+    """Return the triangles in base64, each weight as a 16-bit integer: a third of their size as text."""
     t, s = np.tril_indices(weights_HTS.shape[1])
     return base64.b64encode((weights_HTS[:, t, s] * 65_535).round().astype("<u2").tobytes()).decode()
 
