@@ -1,7 +1,10 @@
 """Copies of what addresses name: up to date, whole, inside the cache, and not in the way of another machine's work."""
 
+import functools
 import os
+import threading
 from collections.abc import Iterator, Mapping
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -305,6 +308,28 @@ def test_a_removed_run_is_removed_here(lake: Any) -> None:
     lake.rm_file("/lake/run/a")
     assert not mirror.refresh()
     assert files(mirror) == {}
+
+
+def test_the_web_is_read_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lists no hashes, and knows an object only by asking for it."""
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+    monkeypatch.setenv("GPT1_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "a.csv").write_text("text,y\n")
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *args: None)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/a.csv"
+        mirror = Mirror(address)
+        assert mirror.refresh()
+        assert mirror.path.read_text() == "text,y\n"
+        before = mirror.path.stat()
+        assert mirror.refresh()
+        assert mirror.path.stat().st_ino == before.st_ino, "not copied again"
+        assert not Mirror(f"{address}.gz").refresh()
+        with pytest.raises(RunFailed, match=f"{address}: cannot be written"):
+            Store(address).check_writable(is_folder=False)
+        server.shutdown()
 
 
 def test_addresses() -> None:

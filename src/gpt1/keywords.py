@@ -79,7 +79,8 @@ def command(
             else:
                 settings = from_keywords(kind, positionals, args, keywords, f"{name}()")
             with mirrored(settings) as here:
-                return in_addresses(function(here))
+                result = function(here)
+                return result if here is settings else in_addresses(result)
 
         call.__signature__ = _signature(kind, positionals, function)  # type: ignore[attr-defined]
         call.__doc__ = _docstring(kind, positionals, function)

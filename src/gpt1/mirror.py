@@ -136,7 +136,7 @@ class Mirror:
 
     def _download(self, wanted: dict[str, Listed], index: Index) -> None:
         """Copy objects into files, several at a time."""
-        size = sum(listed.size for listed in wanted.values())
+        size = sum(listed.size or 0 for listed in wanted.values())
         if (free := shutil.disk_usage(self.folder).free) < size + MARGIN:
             reason = f"{os.strerror(errno.ENOSPC)}: {size / 1e6:,.0f} MB to copy, {free / 1e6:,.0f} MB are free"
             raise OSError(errno.ENOSPC, reason, str(self.folder))
@@ -149,7 +149,7 @@ class Mirror:
                 waiting = {pool.submit(self._download_one, name, listed): name for name, listed in wanted.items()}
                 for done in as_completed(waiting):
                     index[waiting[done]] = done.result()
-                    progress.advance(task, wanted[waiting[done]].size / 1e6)
+                    progress.advance(task, (wanted[waiting[done]].size or 0) / 1e6)
         finally:
             pool.shutdown(cancel_futures=True)
         if wanted:
@@ -160,7 +160,7 @@ class Mirror:
         path = self.path / name
         with atomic(path) as temporary:
             self.store.read(name, temporary)
-            whole = temporary.stat().st_size == listed.size
+            whole = listed.size in (None, temporary.stat().st_size)
         return Entry.of(listed.version if whole else "", path)
 
     def _turn(self, name: str) -> tuple[bool, bool, int]:

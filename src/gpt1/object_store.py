@@ -24,7 +24,8 @@ PACKAGES = {
 }  # fmt: skip
 # Where stores say which version of an object they hold, the most reliable first.
 VERSIONS = (
-    "ETag", "etag", "md5Hash", "generation", "blob_id", "mtime", "LastModified", "last_modified", "updated", "created",
+    "ETag", "etag", "md5Hash", "generation", "blob_id", "mtime", "LastModified", "last_modified", "Last-Modified",
+    "updated", "created",
 )  # fmt: skip
 # Name of the object by which `Store.check_writable` tries whether it may write.
 PROBE = ".gpt1-may-write"
@@ -34,7 +35,7 @@ PROBE = ".gpt1-may-write"
 class Listed:
     """An object as a listing shows it."""
 
-    size: int
+    size: int | None
     version: str
     """changes with the content: the object's hash or, where the store has none, its time; with its size"""
 
@@ -106,8 +107,10 @@ class Store:
 
     def _find(self, name: str) -> dict[str, dict[str, Any]]:
         found = self._fs.find(self._full(name), detail=True)
-        # adlfs gives the path alone of a single object.
-        return {path: self._fs.info(path) for path in found} if isinstance(found, list) else found
+        infos = (
+            dict.fromkeys(found) if isinstance(found, list) else found
+        )  # az:// and http:// know only the name of one
+        return {path: info or self._fs.info(path) for path, info in infos.items()}
 
     def _full(self, name: str) -> str:
         return f"{self._path}/{name}" if name else self._path
@@ -175,7 +178,7 @@ def _parts(address: str | os.PathLike[str]) -> tuple[str, str]:
 def _listed(info: Mapping[str, Any]) -> Listed:
     """Return size and version from what fsspec knows of an object; stores give a version by different names."""
     version = next((info[key] for key in VERSIONS if info.get(key)), "")
-    return Listed(info["size"] or 0, f"{info['size']} {version}")
+    return Listed(info["size"], f"{info['size']} {version}")
 
 
 def _reason(error: Exception) -> str:
