@@ -292,13 +292,27 @@ def test_two_machines_at_once_are_noticed(lake: Any, monkeypatch: pytest.MonkeyP
 
 def test_a_tidied_cache_removes_nothing_in_the_store(lake: Any) -> None:
     mirror = Mirror(ADDRESS)
-    write(mirror, {"a": "1"})
+    write(mirror, {"a": "1", "b": "2"})
     mirror.upload()
-    (mirror.path / "a").unlink()
-    mirror.path.rmdir()
-    mirror.refresh()
+    for removed in (["a"], ["a", "b", "."]):
+        for name in removed:
+            (mirror.path / name).rmdir() if name == "." else (mirror.path / name).unlink()
+        mirror.refresh()
+        mirror.upload()
+        assert files(mirror) == objects(lake) == {"a": "1", "b": "2"}
+
+
+def test_a_job_that_started_over_does_not_get_its_old_states_back(lake: Any) -> None:
+    mirror = Mirror(ADDRESS)
+    write(mirror, {"begun.json": "1", "s/9.bin": "1"})
     mirror.upload()
-    assert files(mirror) == objects(lake) == {"a": "1"}
+    (mirror.path / "s" / "9.bin").unlink()
+    write(mirror, {"begun.json": "2"})
+    again = Mirror(ADDRESS)  # after it was killed before it uploaded anything
+    again.refresh()
+    assert files(again) == {"begun.json": "2"}
+    again.upload()
+    assert objects(lake) == {"begun.json": "2"}
 
 
 def test_a_removed_run_is_removed_here(lake: Any) -> None:

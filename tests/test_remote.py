@@ -1,5 +1,6 @@
 """Commands on addresses do what they do on paths: against a real server of S3's protocol, and a store in memory."""
 
+import itertools
 import json
 import logging
 import os
@@ -20,6 +21,8 @@ from conftest import one_line, save_random_run
 from gpt1 import remote
 from gpt1.cli.main import main
 from gpt1.config import Model
+from gpt1.data import documents
+from gpt1.data import prepare as making
 from gpt1.data.docstrings import topics
 from gpt1.errors import RunFailed
 from gpt1.finetuning import epochs
@@ -315,6 +318,33 @@ def test_a_fine_tuning_goes_on_elsewhere(
     assert not any("stopped" in name for name in names(memory, "/lake/task"))
     assert main([*command, str(tmp_path / "task")]) == 0
     assert memory.cat("/lake/task/model.safetensors") == (tmp_path / "task" / "model.safetensors").read_bytes()
+
+
+def test_a_preparation_goes_on_elsewhere(
+    memory: Any, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.txt").write_text("\n".join(topics()[:8]))
+    command = ["prepare", str(tmp_path / "text.txt"), "--vocabulary", "280", "--val-fraction", "0.1", "--out"]
+    monkeypatch.setattr(making, "SHARD_TOKENS", 3000)
+    monkeypatch.setattr(documents, "BLOCK", 4000)
+    save, times = making.State.save, itertools.count()
+
+    def stop(state: making.State, folder: Path) -> None:
+        save(state, folder)
+        if next(times) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(making.State, "save", stop)
+        assert main([*command, "memory://lake/data"]) == 130
+    assert "unfinished/train-00000.bin" in names(memory, "/lake/data")
+    shutil.rmtree(cache)
+    assert main([*command, "memory://lake/data"]) == 0
+    assert "memory://lake/data/unfinished: continuing an interrupted preparation" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "data")]) == 0
+    assert names(memory, "/lake/data") == {path.name for path in (tmp_path / "data").iterdir()}
+    for path in (tmp_path / "data").glob("*.bin"):
+        assert memory.cat(f"/lake/data/{path.name}") == path.read_bytes()
 
 
 def _prepared(folder: Path) -> Path:

@@ -83,6 +83,9 @@ class Mirror:
         Files that have changed here and were not uploaded stay. Raises UserError if the objects have changed too.
         """
         with self._index() as index:
+            if not self._changed_here(index):  # then it was no job that removed files, but somebody who tidied up
+                for name in self._removed_here(index):
+                    del index[name]
             for _ in range(LISTINGS):
                 listed = self.store.list(self._pattern)
                 there = {
@@ -212,8 +215,8 @@ class Mirror:
                 index = {name: Entry(*entry) for name, entry in found["objects"].items()}
             except (OSError, ValueError, KeyError, TypeError):
                 index = {}
-            if not self.path.exists():  # somebody has tidied up; removing no file here may remove every object there
-                index.clear()
+            if not self.path.exists():
+                index.clear()  # else `upload` would remove every object
             try:
                 yield index
             finally:
