@@ -150,8 +150,8 @@ class Prepare(Command):
     delimiter: str = "auto"
     """what separates the columns of csv: auto (as its header shows), tab, or a character such as ';'"""
     engine: EngineName = "local"
-    """where the text is encoded: local, in this process; ray, on all nodes of a Ray cluster (an extra to install, `pip
-    install 'gpt1[ray]'`), with the same result: that of RAY_ADDRESS, a running one, or a new one on this machine"""
+    """where the text is encoded: local, in this process; ray, by all nodes of a Ray cluster (that of RAY_ADDRESS, a
+    running one, or a new one on this machine), with the same result; it is an extra, `pip install 'gpt1[ray]'`"""
     fresh: bool = False
     """start over even if the folder holds a finished or interrupted preparation"""
 
@@ -367,8 +367,8 @@ class Predict(Command):
     batch: int = 64
     """rows per forward pass"""
     engine: EngineName = "local"
-    """where the model reads the rows: local, in this process; ray, on all nodes of a Ray cluster, each of which must
-    find the run folder under the same path"""
+    """where the model reads the rows: local, in this process; ray, on all nodes of a Ray cluster, as in `gpt1 prepare`;
+    all must find the run folder under the same path"""
 
 
 @dataclass(frozen=True, kw_only=True)

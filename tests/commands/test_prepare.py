@@ -25,7 +25,7 @@ from gpt1.cli import main as cli
 from gpt1.commands.prepare import PrepareResult, prepare, show
 from gpt1.data import documents
 from gpt1.data import prepare as making
-from gpt1.data.documents import Corpus, SplitBlock, document_hash
+from gpt1.data.documents import Corpus, FileGroup, Portion, document_hash
 from gpt1.data.prepare import State, safe_cut
 from gpt1.data.shards import ShardWriter, TokenStream, read_manifest
 from gpt1.errors import RunFailed, UserError
@@ -60,7 +60,7 @@ def corpus(tmp_path: Path) -> Path:
 def in_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of a story or so, many shards."""
     monkeypatch.setattr(documents, "BLOCK", 900)
-    monkeypatch.setattr(making, "SHARD_TOKENS", 1500)
+    monkeypatch.setattr(making, "SHARD_TOKENS", 1000)
 
 
 def run(out: Path, *inputs: Path | str, **settings: Any) -> PrepareResult:
@@ -443,7 +443,7 @@ from gpt1.commands.prepare import prepare
 from gpt1.data import documents
 from gpt1.data import prepare as making
 save = making.State.save
-documents.BLOCK, making.SHARD_TOKENS = 900, 1500
+documents.BLOCK, making.SHARD_TOKENS = 900, 1000
 def slowly(state, folder):
     save(state, folder)
     time.sleep(0.2)
@@ -623,7 +623,12 @@ def test_an_input_that_changes_meanwhile(corpus: Path, tmp_path: Path, monkeypat
 def test_ray_gives_the_same_bytes(
     corpus: Path, tmp_path: Path, in_small_steps: None, ray_nodes: RayNodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On one node, on two of which one dies, and where it continues what was begun without Ray."""
+    """On one node, on two of which one dies, and where it continues what was begun without Ray.
+
+    Nodes read small files themselves; the large one is read here.
+    """
+    monkeypatch.setattr(documents, "LARGE", 3000)
+    (corpus / "12-large.txt").write_text("".join(STORIES[:12]), encoding="utf-8")
     run(tmp_path / "local", corpus)
     ray_nodes(1)
     run(tmp_path / "one", corpus, engine="ray")
@@ -631,18 +636,42 @@ def test_ray_gives_the_same_bytes(
         patch.setattr(ShardWriter, "close_shard", _die_at_the_third_shard)
         run(tmp_path / "continued", corpus)
     run(tmp_path / "continued", corpus, engine="ray")
-    kill_one, split_blocks = ray_nodes(2), Corpus.split_blocks
+    kill_one, portions, seen = ray_nodes(2), Corpus.portions, list[Portion]()
 
-    def blocks_with_a_death(*given: Any) -> Iterator[SplitBlock]:
-        for number, block in enumerate(split_blocks(*given)):
-            if number == 12 and len(given) > 1:  # the second pass, which encodes
+    def portions_with_a_death(*given: Any) -> Iterator[Portion]:
+        for number, portion in enumerate(portions(*given)):
+            if number == 8 and len(given) > 1:  # the second pass, which encodes
                 kill_one()
-            yield block
+            seen.append(portion)
+            yield portion
 
-    monkeypatch.setattr(Corpus, "split_blocks", blocks_with_a_death)
+    monkeypatch.setattr(Corpus, "portions", portions_with_a_death)
     run(tmp_path / "killed", corpus, engine="ray")
+    assert {type(portion) for portion in seen} == {FileGroup, tuple}
     for out in ("one", "continued", "killed"):
         assert result_bytes(tmp_path / out) == result_bytes(tmp_path / "local")
+
+
+@pytest.mark.slow
+def test_ctrl_c_also_ends_a_cluster_that_was_started_for_it(tmp_path: Path) -> None:
+    def nodes() -> set[str]:
+        return set(subprocess.run(["pgrep", "-x", "raylet"], capture_output=True, text=True).stdout.split())
+
+    before = nodes()
+    (tmp_path / "corpus").mkdir()
+    for number in range(20):
+        (tmp_path / "corpus" / f"{number}.txt").write_text("".join(STORIES) * 250, encoding="utf-8")
+    command = [sys.executable, "-m", "gpt1", "prepare", "corpus", "--out", "out", "--engine", "ray"]
+    settings = os.environ | {"RAY_ADDRESS": "local"}
+    job = subprocess.Popen(command, cwd=tmp_path, env=settings, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "out" / "unfinished" / "state.json").exists():
+        assert job.poll() is None
+        time.sleep(0.1)
+    assert nodes() - before
+    job.send_signal(signal.SIGINT)
+    assert job.communicate(timeout=60)[1].splitlines()[-1] == "gpt1 prepare: stopped; the same command continues"
+    assert job.returncode == 130
+    assert not nodes() - before
 
 
 # Bad requests

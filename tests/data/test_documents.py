@@ -4,6 +4,7 @@ import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import polars
 import pytest
@@ -12,7 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt1.data import documents, files
-from gpt1.data.documents import Piece, ReadOptions, TextBlock, at_whitespace, blocks, gather, has_text, pieces
+from gpt1.data.documents import (
+    Corpus,
+    Piece,
+    ReadOptions,
+    TextBlock,
+    at_whitespace,
+    blocks,
+    gather,
+    groups,
+    has_text,
+    pieces,
+)
 from gpt1.data.files import File, find
 from gpt1.errors import UserError
 
@@ -341,3 +353,35 @@ def test_pieces_are_lazy(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "fine"}\nbroken\n')
     assert next(iter(pieces(File(path, named=True), ReadOptions()))) == ("fine", True)
+
+
+# Groups of files
+
+
+def test_small_files_come_together_and_a_large_one_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "BLOCK", 10)
+    monkeypatch.setattr(documents, "LARGE", 30)
+    sizes = [4, 4, 4, 4, 30, 9, 9, 9, 40, 50, 1]
+    for number, size in enumerate(sizes):
+        (tmp_path / f"{number:02d}.txt").write_text("x" * size)
+    (tmp_path / "11.txt.gz").write_bytes(gzip.compress(b""))  # 20 bytes, about 80 of text
+    found = [[file.path.stat().st_size for file in group] for group in groups(find([str(tmp_path)]))]
+    assert found[:-1] == [[4, 4, 4], [4], [30], [9, 9], [9], [40], [50], [1]]
+    assert len(found[-1]) == 1
+
+
+@given(st.lists(st.integers(1, 60), min_size=2, max_size=12), st.integers(5, 40), st.integers(20, 90))
+def test_documents_and_their_split_do_not_depend_on_groups(sizes: list[int], block: int, large: int) -> None:
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        for number, size in enumerate(sizes):
+            (Path(folder) / f"{number:02d}.txt").write_text(f"{number}" + " word" * size)
+        corpus = Corpus(find([folder]), [], ReadOptions(), 0.4, 3)
+        (portion,) = corpus.portions()
+        ((whole, is_val),) = corpus.split_blocks(portion)
+        patch.setattr(documents, "BLOCK", block)
+        patch.setattr(documents, "LARGE", large)
+        cut = Corpus(find([folder]), [], ReadOptions(), 0.4, 3)
+        found = [split for portion in cut.portions() for split in cut.split_blocks(portion)]
+        assert joined(iter(one for one, _ in found)) == whole.texts
+        ended = [val for one, vals in found for val in vals[: one.ends]]
+        assert ended == is_val.tolist()

@@ -67,7 +67,7 @@ def test_a_worker_that_dies_and_one_that_always_dies(
 
     with engine_of("ray", map) as mapped:
         assert list(mapped(die_once, range(4))) == [0, 1, 2, 3]
-        with pytest.raises(RunFailed, match="a piece of the work failed on Ray 2 times"):
+        with pytest.raises(RunFailed, match="a part of the work failed on Ray 2 times"):
             list(mapped(lambda _: os.kill(os.getpid(), 9), [1]))
 
 
@@ -85,6 +85,8 @@ def test_errors_of_a_piece_name_the_node(ray_nodes: RayNodes) -> None:
     with engine_of("ray", map) as mapped:
         with one_line("runs/x: no such folder (on the Ray node ", "; paths must lead to the same files on all nodes)"):
             list(mapped(fail, [UserError("runs/x: no such folder")]))
+        with one_line("/no/a.txt: No such file or directory (on the Ray node "):
+            list(mapped(lambda path: open(path), ["/no/a.txt"]))  # noqa: PTH123, SIM115
         with pytest.raises(RunFailed, match=r"^out of memory; lower batch \(on the Ray node [0-9.]+\)$"):
             list(mapped(fail, [RunFailed("out of memory; lower \x1fbatch\x1f")]))
         with pytest.raises(ZeroDivisionError):

@@ -2,6 +2,7 @@
 
 A text file is one document, or one per paragraph or line; each row of a table is one. Documents come in blocks of about
 `BLOCK` characters, so memory is bounded whatever the files hold. A longer document continues over several blocks.
+Blocks begin anew with each group of files, so groups can be read independently.
 """
 
 import io
@@ -10,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -26,6 +28,8 @@ Piece = tuple[str, bool]  # a part of a document, and whether the document ends 
 
 BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 MAX_HELD = 2 * BLOCK  # characters after which a document without a place to cut is cut anyway, to bound memory
+LARGE = 4 * BLOCK  # bytes of text from which on a file is not read at once, by whoever works on it
+PACKED = 4  # bytes of text in a byte of a compressed file or table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +62,18 @@ class TextBlock:
         return len(self.texts) - self.is_open
 
 
+@dataclass(frozen=True)
+class FileGroup:
+    """Consecutive files, read as blocks of their own: a large file, or small ones of about a block together."""
+
+    files: list[File]
+    first: int | None
+    """number of the first document; None if all are validation text"""
+
+
 SplitBlock = tuple[TextBlock, np.ndarray]  # a block, and which of its texts are validation text: bool (texts,)
+# What can be worked on by itself, without much memory: the files of a small group, or a block of a large file.
+Portion = FileGroup | SplitBlock
 
 
 # Reading
@@ -234,6 +249,8 @@ class Survey:
     """documents whose hash is below it are validation text"""
     chosen: int
     """number of those documents"""
+    firsts: tuple[int, ...]
+    """number of the first document of each group of files"""
 
 
 @dataclass(frozen=True)
@@ -256,7 +273,9 @@ class Corpus:
 
         Raises UserError for files that are not text, and if one of the two splits would be empty.
         """
-        train, val = (survey(self._blocks(files), self.val_fraction, self.seed) for files in (self.train, self.val))
+        train, val = (
+            survey(map(self._blocks, groups(files)), self.val_fraction, self.seed) for files in (self.train, self.val)
+        )
         for files, found in ((self.train, train), (self.val, val)):
             if files and not found.documents:
                 more = f" and {len(files) - 1} more" if len(files) > 1 else ""
@@ -266,19 +285,32 @@ class Corpus:
         characters, size = train.characters + val.characters, train.bytes + val.bytes
         return replace(train, empty=train.empty + val.empty, characters=characters, bytes=size)
 
-    def split_blocks(self, cut: Cut = at_whitespace) -> Iterator[SplitBlock]:
-        """Yield all blocks, each text assigned to training or validation; `cut` divides long documents."""
-        train = self._blocks(self.train, cut)
-        if self.val:
-            yield from ((block, np.full(len(block.texts), False)) for block in train)
-            yield from ((block, np.full(len(block.texts), True)) for block in self._blocks(self.val, cut))
-        elif self.survey.documents > 1:
-            first = 0
-            for block in train:
+    def portions(self, cut: Cut = at_whitespace) -> Iterator[Portion]:
+        """Yield the corpus in portions, in order; `cut` divides long documents."""
+        if not self.val and self.survey.documents == 1:
+            yield from _split_document(self._blocks(self.train, cut), self._train_characters(self.survey))
+            return
+        train = zip(groups(self.train), self.survey.firsts, strict=True)
+        for files, first in chain(train, ((files, None) for files in groups(self.val))):
+            # Absolute paths, since it may be read in another process.
+            group = FileGroup([replace(file, path=file.path.absolute()) for file in files], first)
+            if sum(map(_text_size, files)) < LARGE:
+                yield group
+            else:
+                yield from self.split_blocks(group, cut)
+
+    def split_blocks(self, portion: Portion, cut: Cut = at_whitespace) -> Iterator[SplitBlock]:
+        """Yield the blocks of a portion, each text assigned to training or validation."""
+        if not isinstance(portion, FileGroup):
+            yield portion
+            return
+        first = portion.first
+        for block in self._blocks(portion.files, cut):
+            if first is None or self.val:
+                yield block, np.full(len(block.texts), first is None)
+            else:
                 yield block, document_hash(self.seed, first, len(block.texts)) < self.survey.limit
                 first += block.ends
-        else:
-            yield from _split_document(train, self._train_characters(self.survey))
 
     def _blocks(self, files: list[File], cut: Cut = at_whitespace) -> Iterator[TextBlock]:
         return blocks(files, self.options, cut)
@@ -302,19 +334,41 @@ class Corpus:
             )
 
 
-def survey(blocks: Iterable[TextBlock], val_fraction: float, seed: int) -> Survey:
-    """Read all blocks, count, and assign `val_fraction` of the documents, and at least one, to validation."""
+def survey(groups: Iterable[Iterable[TextBlock]], val_fraction: float, seed: int) -> Survey:
+    """Read all groups, count, and assign `val_fraction` of the documents, and at least one, to validation."""
     documents = empty = characters = size = chosen = 0
-    smallest = math.inf
-    for block in blocks:
-        hashes = document_hash(seed, documents, block.ends)
-        smallest = min(smallest, hashes.min(initial=math.inf))
-        chosen += int((hashes < val_fraction).sum())
-        documents, empty = documents + block.ends, empty + block.empty
-        characters += sum(map(len, block.texts))
-        size += sum(map(utf8_size, block.texts))
+    smallest, firsts = math.inf, []
+    for blocks in groups:
+        firsts.append(documents)
+        for block in blocks:
+            hashes = document_hash(seed, documents, block.ends)
+            smallest = min(smallest, hashes.min(initial=math.inf))
+            chosen += int((hashes < val_fraction).sum())
+            documents, empty = documents + block.ends, empty + block.empty
+            characters += sum(map(len, block.texts))
+            size += sum(map(utf8_size, block.texts))
     limit = val_fraction if chosen else math.nextafter(smallest, math.inf)
-    return Survey(documents, empty, characters, size, limit, max(1, chosen))
+    return Survey(documents, empty, characters, size, limit, max(1, chosen), tuple(firsts))
+
+
+def groups(files: Iterable[File]) -> Iterator[list[File]]:
+    """Yield consecutive files that hold about a block of text together; a large file comes alone."""
+    group: list[File] = []
+    size = 0
+    for file in files:
+        more = _text_size(file)
+        if group and (more >= LARGE or size >= BLOCK):
+            yield group
+            group, size = [], 0
+        group.append(file)
+        size += more
+    if group:
+        yield group
+
+
+def _text_size(file: File) -> int:
+    """Return about how many bytes of text a file holds."""
+    return file.path.stat().st_size * (PACKED if file.compressed or file.kind in ("parquet", "arrow", "xlsx") else 1)
 
 
 def _split_document(blocks: Iterable[TextBlock], left: int) -> Iterator[SplitBlock]:

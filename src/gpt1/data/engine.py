@@ -1,8 +1,8 @@
-"""Engines: a job's pieces are worked on by threads of this process, or by the nodes of a Ray cluster; no torch.
+"""Engines: a job's items are worked on by threads of this process, or by the nodes of a Ray cluster; no torch.
 
-An engine is a context manager that yields an ordered `Map`. The pieces are a stream: a map reads a bounded number of
-them ahead and gives back results in the order of the pieces, so an engine changes neither a result nor the memory
-that a longer stream needs.
+An engine is a context manager that yields an ordered `Map`. The items are a stream: a map takes a bounded number of
+them ahead and gives back results in the order of the items, so an engine changes neither a result nor the memory that
+a longer stream needs.
 """
 
 import logging
@@ -26,9 +26,9 @@ Item = TypeVar("Item")
 Found = TypeVar("Found")
 Handle = TypeVar("Handle")
 
-# How often Ray repeats a piece whose worker or node died, or ran out of memory.
+# How often Ray repeats an item whose worker or node died, or ran out of memory.
 RETRIES = 5
-# Pieces that each worker of a cluster has waiting or done: one more than it works on, so that it need not wait.
+# Items under way for each worker of a cluster: one more than it works on, so that it need not wait.
 AHEAD = 2
 # Defaults of Ray's environment variables.
 RAY_ENVIRONMENT = {
@@ -47,7 +47,7 @@ Engine = AbstractContextManager[Map]
 
 
 def map_ahead(function: Callable[[Item], Found], items: Iterable[Item]) -> Iterator[Found]:
-    """Map in two threads while the caller's reads on: one can hold the GIL while the other works without it."""
+    """Map in two threads: one can hold the GIL while the other works without it."""
     with ThreadPoolExecutor(2) as threads:
         yield from _in_order(lambda item: threads.submit(function, item), Future.result, items, lambda: 1)
 
@@ -133,13 +133,13 @@ def _ray_map(threads: int, gpu: bool, function: Callable[[Item], Found], items: 
     if most < threads:
         raise UserError(f"{setting('threads')} {threads}: no node of the Ray cluster has more than {most:g} CPUs")
     wants = {"GPU": 1, "CPU": threads} if gpu and ray.cluster_resources().get("GPU") else {"CPU": threads}
-    # max_calls 0: a process that has a GPU also works on further pieces.
+    # max_calls 0: a process that has a GPU also works on further items.
     task: Any = ray.remote(num_cpus=threads, num_gpus=wants.get("GPU", 0), max_calls=0, max_retries=RETRIES)(_work)
     shared = ray.put(function)
 
     def submit(item: Item) -> tuple[Any, Any]:
-        piece = ray.put(item)  # held here until its result has come, so that its node may die
-        return task.remote([shared], piece, threads, __version__), piece
+        held = ray.put(item)  # until its result has come, so that the work can be repeated
+        return task.remote([shared], held, threads, __version__), held
 
     def result(handle: tuple[Any, Any]) -> Found:
         try:
@@ -152,7 +152,7 @@ def _ray_map(threads: int, gpu: bool, function: Callable[[Item], Found], items: 
                 ) from None
             raise error.cause from None
         except ray.exceptions.RayError as error:
-            raise RunFailed(f"a piece of the work failed on Ray {RETRIES + 1} times: {_first_line(error)}") from None
+            raise RunFailed(f"a part of the work failed on Ray {RETRIES + 1} times: {_first_line(error)}") from None
 
     def ahead() -> int:
         found = ray.cluster_resources()  # of the nodes that are alive
@@ -165,6 +165,7 @@ def _work(shared: list[Any], item: Item, threads: int, version: str) -> Any:
     """Work on one item in a worker process. `shared` holds a reference, which Ray leaves as it is, to the function."""
     import ray
 
+    remedy = "; paths must lead to the same files on all nodes"
     where = f"on the Ray node {ray.util.get_node_ip_address()}"
     if version != __version__:
         raise UserError(f"gpt1 {__version__} is installed {where}, {version} here; install the same on all nodes")
@@ -173,8 +174,9 @@ def _work(shared: list[Any], item: Item, threads: int, version: str) -> Any:
     try:
         return _function(shared[0])(item)
     except Gpt1Error as error:
-        remedy = "; paths must lead to the same files on all nodes" if isinstance(error, UserError) else ""
-        raise type(error)(f"{error.args[0]} ({where}{remedy})") from None
+        raise type(error)(f"{error.args[0]} ({where}{remedy if isinstance(error, UserError) else ''})") from None
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename}: {error.strerror} ({where}{remedy})") from None
 
 
 @lru_cache(maxsize=1)

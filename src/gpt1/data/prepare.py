@@ -9,19 +9,19 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from rich.progress import Progress
 
 from gpt1.console import bar, say
-from gpt1.data.documents import Corpus, Cut, SplitBlock, TextBlock, utf8_size
+from gpt1.data.documents import Corpus, Cut, Portion, SplitBlock, TextBlock, at_whitespace, utf8_size
 from gpt1.data.engine import Engine, map_ahead
 from gpt1.data.files import sha256_of
 from gpt1.data.shards import (
@@ -57,10 +57,10 @@ LOCAL: Engine = nullcontext(map_ahead)  # encodes in this process
 
 @dataclass
 class State:
-    """How far a preparation is done. Blocks and shards depend only on inputs and settings, so it can continue."""
+    """How far a preparation is done. Portions and shards depend only on inputs and settings, so it can continue."""
 
-    blocks: int = 0
-    """blocks of the corpus that are in the shards"""
+    portions: int = 0
+    """portions of the corpus that are in the shards"""
     unknown: int = 0
     """unknown tokens in the shards"""
     train: list[Shard] = field(default_factory=list)
@@ -117,7 +117,7 @@ def prepare_folder(
         if not (continues and (work / "manifest.json").exists()):
             state = State.load(work) if continues else None
             if state:
-                say(f"{work}: continuing an interrupted preparation after {state.blocks:,} blocks of text")
+                say(f"{work}: continuing an interrupted preparation after {state.portions:,} portions of text")
             try:
                 state = _train_and_encode(corpus, tokenizer, repair, work, record, state, engine)
             except KeyboardInterrupt:
@@ -199,7 +199,19 @@ class EncodedPart:
     """number of unknown tokens"""
 
 
-EncodedBlock = tuple[EncodedPart, EncodedPart]  # for training, for validation
+class EncodedBlock(NamedTuple):
+    """What a block adds to both splits."""
+
+    train: EncodedPart
+    val: EncodedPart
+
+    @property
+    def bytes(self) -> int:
+        """UTF-8 bytes of the block's text."""
+        return self.train.bytes + self.val.bytes
+
+
+Block = TypeVar("Block", EncodedBlock, WordCounts)  # what becomes of a block
 
 
 def _train_and_encode(
@@ -214,17 +226,17 @@ def _train_and_encode(
     """Fill the folder `work` with a tokenizer and shards, continuing from `state` if there is one."""
     with bar() as progress:
         task = progress.add_task("reading", total=None)
-        characters = corpus.survey.characters
+        size = corpus.survey.bytes
         progress.remove_task(task)
         with engine as mapped:
             if state is None:
                 started = time.perf_counter()
                 if not isinstance(tokenizer, Tokenizer):
-                    blocks = _with_progress(
-                        corpus.split_blocks(), progress, "reading for the tokenizer, kB", characters
-                    )
-                    task = progress.add_task("training the tokenizer", total=None)  # reads, then merges pairs for long
-                    tokenizer = tokenizer.learn(mapped(partial(_count_block, trainer=tokenizer, repair=repair), blocks))
+                    task = progress.add_task("training the tokenizer", total=None)  # counts, then merges pairs for long
+                    count = partial(_count_block, trainer=tokenizer, repair=repair)
+                    counts = mapped(partial(_in_blocks, count, corpus, at_whitespace), corpus.portions())
+                    counts = _with_progress(counts, progress, "counting words, kB", 0, size)
+                    tokenizer = tokenizer.learn(chain.from_iterable(counts))
                     progress.remove_task(task)
                 shutil.rmtree(work, ignore_errors=True)
                 tokenizer.save(work, CONTEXT)
@@ -232,10 +244,12 @@ def _train_and_encode(
                 state = State(seconds_tokenizer=time.perf_counter() - started)
                 state.save(work)
             tokenizer = Tokenizer.load(work)
-            cut = safe_cut(tokenizer, repair)
-            blocks = _with_progress(corpus.split_blocks(cut), progress, "encoding, kB", characters)
-            rest = islice(blocks, state.blocks, None)
-            encoded = mapped(partial(_encode_block, tokenizer=tokenizer, repair=repair), rest)
+            encode, cut = partial(_encode_block, tokenizer=tokenizer, repair=repair), safe_cut(tokenizer, repair)
+            done = sum(shard.bytes for shard in state.train + state.val)
+            encoded = mapped(
+                partial(_in_blocks, encode, corpus, cut), islice(corpus.portions(cut), state.portions, None)
+            )
+            encoded = _with_progress(encoded, progress, "encoding, kB", done, size)
             _write_shards(encoded, dtype_for(tokenizer.vocabulary), work, state)
     if sum(shard.bytes for shard in state.train + state.val) != corpus.survey.bytes:
         shutil.rmtree(work)
@@ -243,18 +257,24 @@ def _train_and_encode(
     return state
 
 
+def _in_blocks(work: Callable[[SplitBlock], Block], corpus: Corpus, cut: Cut, portion: Portion) -> list[Block]:
+    """Work on each block of a portion."""
+    return [work(block) for block in corpus.split_blocks(portion, cut)]
+
+
 def _with_progress(
-    blocks: Iterable[SplitBlock], progress: Progress, name: str, characters: int
-) -> Iterator[SplitBlock]:
-    """Yield the same blocks and show progress."""
-    task = progress.add_task(name, total=characters / 1e3)
-    for block, is_val in blocks:
-        yield block, is_val
-        progress.advance(task, sum(map(len, block.texts)) / 1e3)
+    found: Iterable[list[Block]], progress: Progress, name: str, done: int, total: int
+) -> Iterator[list[Block]]:
+    """Yield what becomes of the portions and show progress, in bytes of text, of which `done` were done earlier."""
+    task = progress.add_task(name, total=total / 1e3, completed=done // 1000, done_before=done // 1000)
+    for blocks in found:
+        yield blocks
+        progress.advance(task, sum(block.bytes for block in blocks) / 1e3)
+    progress.update(task, completed=total / 1e3)  # validation text is not counted
 
 
-def _write_shards(encoded: Iterable[EncodedBlock], dtype: str, work: Path, state: State) -> None:
-    """Write the blocks that follow `state`. Both splits close their shards after the same one, to save the state."""
+def _write_shards(encoded: Iterable[list[EncodedBlock]], dtype: str, work: Path, state: State) -> None:
+    """Write the portions that follow `state`. Both splits close their shards after the same one, to save the state."""
     started = time.perf_counter() - state.seconds_encoding  # as if encoding had begun without an interruption
     with (
         ShardWriter(work, "train", dtype, state.train) as train_shards,
@@ -269,11 +289,11 @@ def _write_shards(encoded: Iterable[EncodedBlock], dtype: str, work: Path, state
             state.seconds_encoding = time.perf_counter() - started
             state.save(work)
 
-        for parts in encoded:
-            for part, writer in zip(parts, writers, strict=True):
+        for blocks in encoded:
+            for part, writer in chain.from_iterable(zip(block, writers, strict=True) for block in blocks):
                 writer.write(part.ids, part.documents, part.bytes)
                 state.unknown += part.unknown
-            state.blocks += 1
+            state.portions += 1
             if sum(writer.tokens for writer in writers) >= SHARD_TOKENS:
                 close()
         close()
@@ -300,7 +320,7 @@ def _encode_block(split_block: SplitBlock, tokenizer: Tokenizer, repair: bool) -
         unknown = 0 if tokenizer.unknown_id is None else int((ids == tokenizer.unknown_id).sum())
         return EncodedPart(ids, int(chosen[: block.ends].sum()), int(sizes[chosen].sum()), unknown)
 
-    return part(ids[~in_val], ~is_val), part(ids[in_val], is_val)
+    return EncodedBlock(part(ids[~in_val], ~is_val), part(ids[in_val], is_val))
 
 
 def _texts(block: TextBlock, repair: bool) -> list[str]:
