@@ -660,7 +660,7 @@ def test_ctrl_c_also_ends_a_cluster_that_was_started_for_it(tmp_path: Path) -> N
     before = nodes()
     (tmp_path / "corpus").mkdir()
     for number in range(20):
-        (tmp_path / "corpus" / f"{number}.txt").write_text("".join(STORIES) * 250, encoding="utf-8")
+        (tmp_path / "corpus" / f"{number}.txt").write_text("".join(STORIES) * 60, encoding="utf-8")
     command = [sys.executable, "-m", "gpt1", "prepare", "corpus", "--out", "out", "--engine", "ray"]
     settings = os.environ | {"RAY_ADDRESS": "local"}
     job = subprocess.Popen(command, cwd=tmp_path, env=settings, stderr=subprocess.PIPE, text=True)
