@@ -1,5 +1,6 @@
 """What several processes compute together in `test_parallel.py`: run as a program, once for each rank."""
 
+import itertools
 import json
 import os
 import socket
@@ -23,7 +24,7 @@ from gpt1.model.objectives import LanguageModel
 from gpt1.pretraining.run import whole_body
 from gpt1.training import muon, parallel
 from gpt1.training.likelihood import likelihood
-from gpt1.training.loop import train
+from gpt1.training.loop import LoopState, train
 from gpt1.training.optimizer import Optimizer
 from gpt1.training.sharding import shard
 
@@ -61,9 +62,9 @@ def start(command: Sequence[str], size: int) -> list[subprocess.Popen[str]]:
     ]  # fmt: skip
 
 
-def finish(processes: Sequence[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+def finish(processes: Sequence[subprocess.Popen[str]], seconds: float = 300) -> list[tuple[int, str, str]]:
     """Wait; return exit code, standard output and standard error of each."""
-    out = [process.communicate(timeout=300) for process in processes]
+    out = [process.communicate(timeout=seconds) for process in processes]
     return [(process.returncode, *texts) for process, texts in zip(processes, out, strict=True)]
 
 
@@ -80,6 +81,8 @@ class Job:
     """with FSDP: whether processes hold whole gradients until the last micro-batch, or send them after each"""
     precise: bool = False
     """whether Muon iterates in fp32"""
+    fault: Literal["", "loss", "memory"] = ""
+    """what happens in the last process only: its loss is once not finite, or only one row fits into its memory"""
 
     def run(self) -> Found:
         """Make the updates; return numbers of each, and the weights at the end with the gradients of two updates."""
@@ -87,12 +90,14 @@ class Job:
         shape = replace(SHAPE, **dict.fromkeys(STILL, self.dropout))
         model = LanguageModel(GPT(shape).init_weights(torch.Generator().manual_seed(0)))
         fuse(model, compiled=False)
+        if self.fault and world.rank == world.size - 1:
+            break_down(model, self.fault)
         is_sharded = world.size > 1 and self.gradients
         sharding = shard(model, device, torch.float32, self.gradients == "held") if is_sharded else None
         optimizer = Optimizer(model, replace(RECIPES[self.recipe], warmup=2, lr=1e-2), self.steps, sharding)
         tensors: dict[str, torch.Tensor] = {}
         seen: list[list[int]] = []
-        apply = optimizer._apply
+        apply, loop = optimizer._apply, LoopState()
 
         def gathered(rows: torch.Tensor) -> torch.Tensor:
             return torch.cat(world.gather(rows.detach())) if sharding else rows.detach().clone()
@@ -111,16 +116,36 @@ class Job:
             return found
 
         with patch.object(muon, "DTYPE", torch.float32 if self.precise else torch.bfloat16):
-            reports = list(train(model, batches, optimizer, weights={"lm": 1.0}, steps=self.steps, seed=5))
+            reports = list(train(model, batches, optimizer, weights={"lm": 1.0}, steps=self.steps, seed=5, state=loop))
         numbers = {
             "losses": [report.losses["lm"] for report in reports],
             "norms": [report.grad_norm for report in reports],
             "tokens": [report.tokens for report in reports],
             "likelihood": likelihood(whole_body(model.body, optimizer), STREAM, 0).nats_per_token,
             "seen": seen,
+            "skipped": [report.is_skipped for report in reports],
+            "rows": loop.rows,
             "kept": sum(tensor.numel() for tensor in optimizer.state().values() if tensor.dim()),
         }
         return numbers, tensors | {name: gathered(master) for name, master in optimizer.masters.items()}
+
+
+def break_down(model: LanguageModel, fault: str) -> None:
+    """Make the third loss infinite, or let memory run out in the backward pass of more than one row."""
+    calls, real = itertools.count(1), model.cross_entropy
+
+    def cross_entropy(*inputs: torch.Tensor) -> torch.Tensor:
+        loss = real(*inputs)
+        if fault == "loss":
+            return loss * torch.inf if next(calls) == 3 else loss
+        if len(inputs[0]) > 1:
+            loss.register_hook(run_out)
+        return loss
+
+    def run_out(_: torch.Tensor) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.cross_entropy = cross_entropy
 
 
 def main(folder: Path, jobs: dict[str, Job]) -> None:
@@ -140,9 +165,13 @@ JOBS = {
     "fast": Job("fast"),
     "fast-fp32": Job("fast", precise=True),
     "fast-fp32-fsdp": Job("fast", precise=True, gradients="sent"),
+    "loss": Job("paper", steps=4, fault="loss"),
+    "loss-fsdp": Job("paper", steps=4, fault="loss", gradients="held"),
+    "memory": Job("paper", steps=3, micro_batch=2, fault="memory"),
     "dropout": Job("paper", steps=2, dropout=0.5),
 }
-LONG_JOBS = {name: replace(job, steps=50) for name, job in JOBS.items() if name != "dropout"}
+EQUAL = [name for name, job in JOBS.items() if not job.dropout and job.fault != "loss"]
+LONG_JOBS = {name: replace(JOBS[name], steps=50) for name in EQUAL if name != "memory"}
 LONG_JOBS["fast-fsdp"] = Job("fast", steps=50, gradients="held")
 if __name__ == "__main__":
     main(Path(sys.argv[1]), LONG_JOBS if sys.argv[2:] == ["long"] else JOBS)

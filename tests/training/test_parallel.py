@@ -13,7 +13,7 @@ from pathlib import Path
 import processes
 import pytest
 import torch
-from processes import JOBS, LONG_JOBS, Found, Job, environment, finish, free_port, start
+from processes import EQUAL, JOBS, LONG_JOBS, Found, Job, environment, finish, free_port, start
 from safetensors.torch import load_file
 
 from gpt1.errors import RunFailed, UserError
@@ -25,9 +25,9 @@ SIZE = (
 ).split()
 
 
-def run_jobs(folder: Path, size: int, jobs: dict[str, Job], *more: str) -> dict[str, list[Found]]:
+def run_jobs(folder: Path, size: int, jobs: dict[str, Job], *more: str, seconds: float = 300) -> dict[str, list[Found]]:
     """Return, by job, what each rank found."""
-    ended = finish(start([processes.__file__, str(folder), *more], size))
+    ended = finish(start([processes.__file__, str(folder), *more], size), seconds)
     assert not any(code for code, *_ in ended), ended
     return {
         name: [
@@ -55,7 +55,7 @@ def tolerance_of(job: Job) -> float:
     return 1e-6 if job.recipe == "paper" or job.precise else 1e-3
 
 
-@pytest.mark.parametrize("job", [name for name in JOBS if name != "dropout"])
+@pytest.mark.parametrize("job", EQUAL)
 def test_losses_and_gradients_are_those_of_one_process(
     job: str, found: dict[str, list[Found]], alone: dict[str, Found]
 ) -> None:
@@ -71,7 +71,7 @@ def test_losses_and_gradients_are_those_of_one_process(
                 torch.testing.assert_close(others[name], tensors[name], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("job", [name for name in JOBS if name not in ("dropout", "fast")])
+@pytest.mark.parametrize("job", [name for name in EQUAL if name != "fast"])
 def test_weights_after_several_updates_are_those_of_one_process(
     job: str, found: dict[str, list[Found]], alone: dict[str, Found]
 ) -> None:
@@ -100,6 +100,21 @@ def test_ranks_read_different_windows_together_all_of_them(
         assert sum(shares) == batch and max(shares) - min(shares) <= 1
 
 
+@pytest.mark.parametrize("job", ["loss", "loss-fsdp"])
+def test_all_skip_an_update_whose_loss_is_not_finite_in_one(job: str, found: dict[str, list[Found]]) -> None:
+    (numbers, tensors), *others = found[job]
+    assert numbers["skipped"].count(True) == 1
+    for theirs, weights in others:
+        assert theirs["skipped"] == numbers["skipped"]
+        assert all(torch.equal(weights[name], tensors[name]) for name in tensors)
+    assert all(tensor.isfinite().all() for name, tensor in tensors.items() if not name.startswith(("first.", "last.")))
+
+
+def test_all_halve_the_micro_batch_when_one_runs_out_of_memory(found: dict[str, list[Found]]) -> None:
+    assert [numbers["rows"] for numbers, _ in found["memory"]] == [1] * len(found["memory"])
+    assert all(numbers["rows"] == 0 for numbers, _ in found["paper"])
+
+
 def test_shared_out_masters_and_moments_are_held_once(found: dict[str, list[Found]], alone: dict[str, Found]) -> None:
     for job in ("paper-fsdp", "fast-fp32-fsdp"):
         kept, whole = [numbers["kept"] for numbers, _ in found[job]], alone[job][0]["kept"]
@@ -111,7 +126,7 @@ def test_shared_out_masters_and_moments_are_held_once(found: dict[str, list[Foun
 @pytest.mark.parametrize("size", [2, 4])
 def test_fifty_updates_are_those_of_one_process(size: int, tmp_path: Path) -> None:
     """Prints the largest differences that it found."""
-    found = run_jobs(tmp_path, size, LONG_JOBS, "long")
+    found = run_jobs(tmp_path, size, LONG_JOBS, "long", seconds=3000)
     for name, job in LONG_JOBS.items():
         (numbers, tensors), (theirs, others) = job.run(), found[name][-1]
         losses = [abs(a / b - 1) for a, b in zip(theirs["losses"], numbers["losses"], strict=True)]

@@ -104,6 +104,37 @@ def test_a_killed_process_changes_nothing(data: Path, run: Path, tmp_path: Path)
     assert (out / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
 
 
+SMALL_MEMORY = """
+import sys, torch
+from gpt1.cli.main import main
+from gpt1.model.objectives import LanguageModel
+forward = LanguageModel.forward
+
+def with_one_row(self, batch, terms):
+    if torch.distributed.get_rank() == 1 and len(batch.tokens_NKT) > 1:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    return forward(self, batch, terms)
+
+LanguageModel.forward = with_one_row
+sys.exit(main())
+"""
+
+
+def test_processes_that_ran_out_of_memory_are_started_again_with_half_the_micro_batch(
+    data: Path, run: Path, tmp_path: Path
+) -> None:
+    script, out = tmp_path / "small_memory.py", tmp_path / "run"
+    script.write_text(SMALL_MEMORY)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
+    command = [str(script), *pretrain(data, out, "--parallel", "fsdp", "--micro-batch", "2")[2:]]
+    ended = subprocess.run([*launcher, *command], capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "out of memory; lower --micro-batch" in ended.stderr
+    assert "out of memory before the restart: micro-batches of 1; the batch of an update stays the same" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert (out / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+
+
 def test_a_state_without_a_part_is_refused(data: Path, run: Path, tmp_path: Path) -> None:
     out = as_after(run, 10, tmp_path / "run")
     state = checkpoint.latest(out)

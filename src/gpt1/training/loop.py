@@ -28,6 +28,10 @@ MAX_SKIPPED = 10
 SPIKE, SPIKE_WINDOW = 6.0, 128
 
 
+# What processes keep for those that replace them after they ran out of memory: the examples of a micro-batch.
+ROWS = "rows"
+
+
 class Diverged(RunFailed):
     """Too many updates in a row were skipped; the weights, and the last state, are those before them."""
 
@@ -154,6 +158,9 @@ def train(
     """
     weights, world = {name: weight for name, weight in weights.items() if weight}, parallel.current()
     state, skip_spikes = state or LoopState(), optimizer.settings.skip_spikes
+    if optimizer.sharding and (rows := parallel.remembered(ROWS)):
+        state.rows = min(state.rows or rows, rows)
+        say(f"out of memory before the restart: micro-batches of {rows}; the batch of an update stays the same")
     previous: StepReport | None = None
     if largest:
         _try_memory(model, optimizer, largest, weights, device, state)
@@ -195,8 +202,8 @@ def _backward(
     """Add the gradients of an update to the optimizer's and return the summed losses of each micro-batch.
 
     If memory runs out, in any process, drop them, halve the most examples of a micro-batch and return None. Raises the
-    allocator's error if a single example does not fit, or if the others, which wait for this process's weights, cannot
-    begin again (`sharding`).
+    allocator's error if a single example does not fit, or if the others, which wait for weights of this process
+    (`sharding`), cannot begin again; those that `torchrun` starts in their place have half the examples.
     """
     parts = [part for batch in micro_batches for part in batch.split(state.rows or len(batch.tokens_NKT))]
     largest = max((len(part.tokens_NKT) for part in parts), default=0)
@@ -218,9 +225,12 @@ def _backward(
             if not is_extra:
                 losses.append({name: value.detach() for name, value in sums.items()})
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error) or largest == 1 or sharding:
+        if not is_out_of_memory(error) or largest == 1:
             raise
         rows = largest // 2
+        if sharding:
+            parallel.remember(ROWS, rows)
+            raise
     rows = rows if sharding else world.least(rows)
     if rows == math.inf:
         return losses

@@ -180,7 +180,7 @@ def report_lost() -> Iterator[None]:
 
 # The world of a process without others, or of work in which others have no part.
 ALONE = World()
-_worlds: dict[str, Any] = {"current": ALONE, "last": ALONE, "meetings": 0}
+_worlds: dict[str, Any] = {"current": ALONE, "last": ALONE, "meetings": 0, "store": None}
 
 
 def current() -> World:
@@ -223,6 +223,18 @@ def processes_here() -> int:
 def restarts() -> int:
     """Return how often `torchrun` has started these processes again."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) if is_launched() else 0
+
+
+def remember(name: str, value: int) -> None:
+    """Keep a number for the processes that `torchrun` starts in place of these, if it does."""
+    if _worlds["store"] is not None:
+        _worlds["store"].set(name, str(value))
+
+
+def remembered(name: str) -> int:
+    """Return a number that the processes before a restart kept; 0 without one."""
+    store = _worlds["store"]
+    return int(store.get(name)) if store is not None and restarts() and store.check([name]) else 0
 
 
 @contextmanager
@@ -312,6 +324,7 @@ def _meet(world: World, backend: str, is_gpu: bool) -> Any:
             _wait_for(host, port)  # the store would print pages on standard error
         whole = dist.TCPStore(host, port, None, is_holder, limit, wait_for_workers=False, multi_tenant=True)
         store = dist.PrefixStore(f"gpt1/{restarts()}/{_worlds['meetings']}", whole)
+        _worlds["store"] = dist.PrefixStore("gpt1/kept", whole)
         missing = _missing(store, world)
     except (RuntimeError, OSError) as error:
         raise RunFailed(
