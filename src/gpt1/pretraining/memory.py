@@ -1,5 +1,6 @@
 """Memory that a pre-training run needs and a device has, and whether processes must share the model out for it."""
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -18,26 +19,26 @@ ROOM = 0.5
 
 
 def choose_parallel(settings: Pretrain, dtype: torch.dtype, device: torch.device) -> Literal["ddp", "fsdp"]:
-    """Return how several processes train: `fsdp` if asked for or if a device has too little `ROOM` for all."""
+    """Return how several processes train: as asked for, or `fsdp` if all that a run holds takes more than `ROOM`."""
     if settings.parallel != "auto":
         return settings.parallel
     return "ddp" if sum(memory_parts(settings, dtype).values()) <= ROOM * _smallest(device) else "fsdp"
 
 
 def can_hold_gradients(settings: Pretrain, dtype: torch.dtype, device: torch.device) -> bool:
-    """Return whether, beside its share of all else, each process has `ROOM` for whole gradients of its own."""
+    """Return whether whole gradients in each process, beside its share of all else, take at most `ROOM`."""
     parts = memory_parts(settings, dtype)
     shared_out = sum(parts.values()) - parts["weights"]
     return parts["gradients"] + shared_out / parallel.current().size <= ROOM * _smallest(device)
 
 
 def _smallest(device: torch.device) -> float:
-    """Return the bytes of the process with the least memory; the same at every start, so that runs can be repeated."""
+    """Return the bytes of the process with the least memory, however much is free: a run is repeated alike."""
     if device.type == "cuda":
         size = torch.cuda.get_device_properties(device).total_memory
     else:
         size = _machine_memory() // parallel.processes_here()
-    return parallel.current().least(size)
+    return parallel.current().least(size or math.inf)
 
 
 def memory_parts(settings: Pretrain, dtype: torch.dtype) -> dict[str, int]:

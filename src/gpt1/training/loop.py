@@ -26,9 +26,7 @@ CPU = torch.device("cpu")
 MAX_SKIPPED = 10
 # A loss is a spike if it is so many standard deviations above the mean of that many updates before it.
 SPIKE, SPIKE_WINDOW = 6.0, 128
-
-
-# What processes keep for those that replace them after they ran out of memory: the examples of a micro-batch.
+# What processes that ran out of memory keep for those that replace them: the most examples of a micro-batch.
 ROWS = "rows"
 
 
@@ -206,32 +204,18 @@ def _backward(
     (`sharding`), cannot begin again; those that `torchrun` starts in their place have half the examples.
     """
     parts = [part for batch in micro_batches for part in batch.split(state.rows or len(batch.tokens_NKT))]
-    largest = max((len(part.tokens_NKT) for part in parts), default=0)
-    world, sharding, rows = parallel.current(), optimizer.sharding, math.inf
-    # Processes that gather weights from each other make equally many passes; the losses of extra ones do not count.
-    passes = int(-world.least(-len(parts))) if sharding else len(parts)
+    largest, rows = max((len(part.tokens_NKT) for part in parts), default=0), math.inf
     losses: list[dict[str, Tensor]] = []
     try:
-        for number in range(passes):
-            if give_up():
-                break
-            if sharding:
-                sharding.before_pass(is_last=number == passes - 1)
-            is_extra, part = number >= len(parts), parts[min(number, len(parts) - 1)]
-            with parallel.report_lost():
-                sums = model(part.to(device), weights.keys())
-                loss = _weighted(sums, weights, counts)
-                (0 * loss if is_extra else loss).backward()
-            if not is_extra:
-                losses.append({name: value.detach() for name, value in sums.items()})
+        losses = _passes(model, optimizer, parts, weights, counts, device, give_up)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error) or largest == 1:
             raise
         rows = largest // 2
-        if sharding:
+        if optimizer.sharding:
             parallel.remember(ROWS, rows)
             raise
-    rows = rows if sharding else world.least(rows)
+    rows = rows if optimizer.sharding else parallel.current().least(rows)
     if rows == math.inf:
         return losses
     optimizer.drop_gradients()  # here, where nothing refers to the failed pass any more
@@ -240,6 +224,32 @@ def _backward(
     state.rows = int(rows)
     say(f"out of memory: continuing with micro-batches of {state.rows}; the batch of an update stays the same")
     return None
+
+
+def _passes(
+    model: Objective, optimizer: Optimizer, parts: Sequence[Batch], weights: dict[str, float],
+    counts: dict[str, float], device: torch.device, give_up: Callable[[], bool],
+) -> list[dict[str, Tensor]]:  # fmt: skip
+    """Run each part forward and backward, and return its summed losses.
+
+    Processes that gather weights from each other make equally many passes: one with fewer parts repeats its last one,
+    whose loss then counts nothing.
+    """
+    sharding, losses = optimizer.sharding, []
+    passes = int(-parallel.current().least(-len(parts))) if sharding else len(parts)
+    for number in range(passes):
+        if give_up():
+            break
+        if sharding:
+            sharding.before_pass(is_last=number == passes - 1)
+        is_extra, part = number >= len(parts), parts[min(number, len(parts) - 1)]
+        with parallel.report_lost():
+            sums = model(part.to(device), weights.keys())
+            loss = _weighted(sums, weights, counts)
+            (0 * loss if is_extra else loss).backward()
+        if not is_extra:
+            losses.append({name: value.detach() for name, value in sums.items()})
+    return losses
 
 
 def _try_memory(

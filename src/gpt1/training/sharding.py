@@ -49,7 +49,10 @@ class Sharding:
 
 
 def shard(model: LanguageModel, device: torch.device, dtype: torch.dtype, hold_gradients: bool) -> Sharding:
-    """Share out the fp32 weights of a model, in place, over the processes of this world; move them to the device."""
+    """Share out a model's fp32 weights over all processes, in place, block by block; move them to the device.
+
+    A model that is still in the CPU's memory never needs that of a device as a whole.
+    """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
