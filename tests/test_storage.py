@@ -8,7 +8,16 @@ import pytest
 import torch
 
 from conftest import NOT_UTF8
-from gpt1.storage import atomic, remove_temporaries, save_file, write_json, write_text
+from gpt1.storage import (
+    atomic,
+    move_folder,
+    remove_folder,
+    remove_temporaries,
+    save_file,
+    temporary_name,
+    write_json,
+    write_text,
+)
 
 
 @pytest.mark.parametrize("value", [NOT_UTF8, "a\\ud83d \\", "żółw 🙂"])
@@ -63,3 +72,18 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     assert not (tmp_path / ".a.json.0123456789ab.tmp").exists()
     remove_temporaries(tmp_path)
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [".mine.tmp", "a.json"]
+
+
+def test_a_folder_appears_and_goes_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "state"
+    for text in ("first", "second"):
+        temporary = temporary_name(place)
+        write_text(temporary / text, text)
+        move_folder(temporary, place)
+        assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["state", f"state/{text}"]
+    with monkeypatch.context() as patch:  # killed while it removes
+        patch.setattr("shutil.rmtree", lambda path: None)
+        remove_folder(place)
+    assert not place.exists() and [*tmp_path.iterdir()]
+    remove_temporaries(tmp_path)
+    assert not [*tmp_path.iterdir()]

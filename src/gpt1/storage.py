@@ -56,7 +56,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     if path.exists() and not path.is_file():  # a rename would replace the device for everybody
         raise FileExistsError(errno.EEXIST, "A device or pipe, not a file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    temporary = temporary_name(path)
     try:
         # Not tempfile.mkstemp, whose files are private: results should be as readable as any other new file.
         os.close(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
@@ -76,15 +76,13 @@ def atomic(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def temporary_folder(path: Path) -> Path:
-    """Make a folder beside `path`, for `move_folder` to give it that name once it is complete."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    temporary.mkdir(parents=True)
-    return temporary
+def temporary_name(path: Path) -> Path:
+    """Return a new name beside `path` that `is_temporary`."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
 
 
 def move_folder(temporary: Path, path: Path) -> None:
-    """Rename a folder whose files are synced; a folder of the new name is removed."""
+    """Rename a folder, whose files are synced, from its temporary name; a folder of the new name is removed."""
     _sync(temporary)
     if path.exists():
         remove_folder(path)
@@ -94,7 +92,7 @@ def move_folder(temporary: Path, path: Path) -> None:
 
 def remove_folder(path: Path) -> None:
     """Remove a folder and what it holds; it loses its name at once, so that it is never there in part."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    temporary = temporary_name(path)
     path.rename(temporary)
     shutil.rmtree(temporary)
 

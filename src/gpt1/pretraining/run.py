@@ -262,9 +262,8 @@ def copy_body(body: GPT, optimizer: Optimizer) -> GPT | None:
             whole = sharding.whole(name)
             if parallel.is_main():
                 copies |= checkpoint.copy_to_host({name: whole})
-    if not copies:
-        return None
-    return GPT.from_weights(body.config, {name.removeprefix("body."): copy for name, copy in copies.items()})
+    weights = {name.removeprefix("body."): copy for name, copy in copies.items()}
+    return GPT.from_weights(body.config, weights) if weights else None
 
 
 def intervals(steps: int, eval_every: int, save_every: int) -> tuple[int, int]:

@@ -26,7 +26,7 @@ from torch import Tensor
 from gpt1.console import say
 from gpt1.errors import UserError, setting
 from gpt1.remote import publish
-from gpt1.storage import atomic, move_folder, open_tensors, remove_folder, save_file, temporary_folder
+from gpt1.storage import atomic, move_folder, open_tensors, remove_folder, save_file, temporary_name
 from gpt1.training import parallel
 from gpt1.training.parallel import ALONE, World
 
@@ -142,11 +142,11 @@ def save(
     their part. Raises OSError, in all of them and before anything has its name, if the disk has too little space.
     """
     place, tensors = folder / FOLDER, {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    place.mkdir(parents=True, exist_ok=True)
     metadata = {"gpt1": json.dumps({"step": step, **notes})}
     path = place / f"step-{step:08d}{SUFFIX if world.size == 1 else ''}"
 
     def write(file: Path) -> None:
+        place.mkdir(parents=True, exist_ok=True)
         size, free = world.size * sum(tensor.nbytes for tensor in tensors.values()), shutil.disk_usage(place).free
         if free < size + MARGIN:
             reason = f"{os.strerror(errno.ENOSPC)}: a state takes {size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free"
@@ -171,7 +171,7 @@ def _write_together(path: Path, world: World, write: Callable[[Path], None]) -> 
 
     Raises OSError in every process, and leaves nothing, if one cannot write its part.
     """
-    folder = world.from_main(lambda: temporary_folder(path))
+    folder = world.from_main(lambda: temporary_name(path))
     try:
         _agree(world, lambda: write(folder / PART.format(world.rank + 1, world.size)))
         _agree(world, lambda: move_folder(folder, path) if world.rank == 0 else None)
@@ -257,11 +257,10 @@ def _joined(files: Sequence[Any], name: str, rows: Callable[[int], slice] | None
 
 
 def _files(path: Path) -> list[Path]:
-    """Return the files of a state; of a folder all that its files' names tell of, whether they are there or not."""
+    """Return the files of a state; of a folder, all that their names tell of, even those that are missing."""
     if not path.is_dir():
         return [path]
-    counts = [int(name[-5:]) for file in path.glob(f"part-*{SUFFIX}") if (name := file.stem)[-5:].isdecimal()]
-    count = max(counts, default=1)
+    count = max((int(file.stem[-5:]) for file in path.glob(f"part-*-of-{'[0-9]' * 5}{SUFFIX}")), default=1)
     return [path / PART.format(number, count) for number in range(1, count + 1)]
 
 
