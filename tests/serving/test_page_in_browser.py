@@ -220,6 +220,21 @@ def test_write_choose_and_branch(visit: Visit, served: Running) -> None:
     assert again.locator(written).count() == 2, "an address holds the branch"
 
 
+def test_the_keyboard_keeps_its_place(visit: Visit) -> None:
+    page = visit.go(VIEWS["write"], ".stages tbody button")
+    focused = "document.activeElement.getAttribute('aria-label') ?? document.activeElement.textContent"
+    page.locator(".stages tbody button").nth(2).press("Enter")
+    until(lambda: page.evaluate("document.querySelectorAll('.tree button').length == 1"))
+    until(lambda: page.evaluate(focused) == page.locator(".stages tbody button").first.get_attribute("aria-label"))
+    page.get_by_role("button", name="Take back").press("Enter")
+    until(lambda: page.evaluate(focused) == "Write")
+    page = visit.go(VIEWS["attend"], READY["attend"])
+    page.get_by_label("Block").focus()
+    page.keyboard.press("ArrowDown")
+    until(lambda: "of block 2" in page.locator(".looks").inner_text())
+    assert page.evaluate("document.activeElement.localName") == "select"
+
+
 def test_a_text_that_breaks_off(visit: Visit, served: Running) -> None:
     page = visit.go(VIEWS["write"], ".stages tbody button")
     body = {"model": "books", "prompt": "cat", "max_tokens": 3}

@@ -128,7 +128,8 @@ class Api:
         if asked is None:
             most, tokens = EXPLAINED_CONTEXTS * model.context, len(model.tokenizer.encode(body.text))
             if tokens > most:
-                raise ApiError(400, f"the text has {tokens:,} tokens; at most {most:,} are explained", "text")
+                sentence = f"for {model.name} the text has {tokens:,} tokens; at most {most:,} are explained"
+                raise ApiError(400, sentence, "text")
             asked = body.text, body.top or 5
         (found,) = await answer(request, self.aside.compute(model.explain, [asked]))
         return JSONResponse(found)

@@ -51,6 +51,7 @@ async function draw() {
   leaving.abort();
   leaving = new AbortController();
   const { signal } = leaving;
+  const focused = main.contains(document.activeElement) && nameOf(document.activeElement);
   const [view, params] = address();
   const run = params.has("run") ? runs.find((one) => one.id === params.get("run")) : runs[0];
   link(view, params);
@@ -69,11 +70,19 @@ async function draw() {
   const go = (changes, redraw = false) => signal.aborted || goTo(view, changes, redraw);
   try {
     await VIEWS[view].show({ place, params, run, runs, go, signal });
+    if (focused && document.activeElement === document.body)
+      [...place.querySelectorAll("button, select, textarea")].find((field) => nameOf(field) === focused)?.focus();
   } catch (error) {
     if (signal.aborted) return;
     if (error.status === 401) askForToken();
     else place.append(problem(error));
   }
+}
+
+/** What tells a field or button from the others of a view, to find it again when the view is drawn anew. */
+function nameOf(element) {
+  const label = element.getAttribute("aria-label") ?? element.labels?.[0]?.firstChild.textContent;
+  return `${element.localName} ${label ?? element.textContent}`;
 }
 
 function askForToken() {

@@ -139,10 +139,13 @@ class Writer {
       }),
     );
     this.ending.replaceChildren(why);
+    const buttons = Object.values(this.buttons);
+    const focused = buttons.find((button) => button === document.activeElement);
     this.buttons.write.textContent = writing ? "Stop" : "Write";
     this.buttons.write.disabled = Boolean(why) && !writing;
     this.buttons.step.disabled = Boolean(why || writing);
     this.buttons.back.disabled = here === this.root || Boolean(writing);
+    if (focused?.disabled) buttons.find((button) => !button.disabled)?.focus();
   }
 
   /** Show how the token `node` was drawn, or how the next one would be; `uniform` draws it. Returns the distribution. */
@@ -164,7 +167,9 @@ class Writer {
       ];
       const heading = node || drawn ? `How ${alone(node ?? drawn)} was drawn` : "The next draw";
       const table = stageTable(found, { chosen: node?.id, pick: (piece) => this.goTo(grow(before, piece)) });
+      const isFocused = this.draw.contains(document.activeElement);
       this.draw.replaceChildren(section(heading, words.filter(Boolean).join(" "), table));
+      if (isFocused) table.querySelector("button").focus();
       return found;
     } catch (error) {
       if (!this.signal.aborted) this.draw.replaceChildren(problem(error));
