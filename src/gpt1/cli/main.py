@@ -153,7 +153,7 @@ def _run(argv: list[str]) -> None:
         raise UserError(f"unknown {kind} {argv[0]}{hint}")
     name, verb = argv[0], COMMANDS[argv[0]]
     with ExitStack() as stack:
-        with parallel.one_voice():
+        with parallel.report_once():
             line = arguments.parse(verb.settings, verb.positionals, argv[1:])
             defaults = options.preset_defaults(verb.settings, line.given)
             if line.help:

@@ -204,7 +204,7 @@ def _fill_table(settings: Ablate, options: FitOptions, text: UnlabelledText, kep
             base, _ = read_first(
                 base, settings.run, text, work, epochs=settings.read_epochs, lr=settings.read_lr, on=on
             )
-            world.wait()  # for those that still load what was trained there
+            world.barrier()  # for those that still load what was trained there
     lrs: dict[tuple[int, str], float] = {}
     for number, key in enumerate(keys, 1):
         size, variant, seed = key

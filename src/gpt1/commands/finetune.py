@@ -134,7 +134,7 @@ def _finetune(settings: Finetune, out: Path) -> None:
             )  # fmt: skip
             tuned = replace(tuned, metrics=tuned.metrics | {"seconds": time.perf_counter() - began})
             run = tuned.as_run(tuned.metadata(**sources, read=read))
-            world.wait()  # the states are removed next, which others may be reading
+            world.barrier()  # the states are removed next, which others may be reading
             world.from_main(lambda: save_finetuned(out, run, dataclasses.asdict(settings), tuned.curves))
 
 

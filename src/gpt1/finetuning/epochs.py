@@ -223,7 +223,7 @@ def train_epochs(
                 save(required=False)
         except Stopped:
             save(required=True)
-            parallel.current().wait()  # for the one that saves: it says what can be continued
+            parallel.current().barrier()  # for the one that saves: it says what can be continued
             raise KeyboardInterrupt(f"stopped after update {progress.step:,} of {optimizer.steps:,}") from None
     return progress
 

@@ -90,7 +90,7 @@ class World:
         """Return whether the flag is set in any process."""
         return bool(self.sum_numbers([flag])[0])
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Wait until every process has come here."""
         self.any(False)
 
@@ -238,11 +238,14 @@ def remembered(name: str) -> int:
 
 
 @contextmanager
-def one_voice() -> Iterator[None]:
-    """Let one process on each machine report an error of the block, which comes before `join`; the others end."""
+def report_once() -> Iterator[None]:
+    """Let one process on each machine report an error of the block, which comes before `join`; the others just end.
+
+    They end so too if `torchrun` stops them, because one has failed.
+    """
     try:
         yield
-    except (Gpt1Error, OSError) as error:
+    except (Gpt1Error, OSError, KeyboardInterrupt) as error:
         if is_launched() and int(os.environ.get("LOCAL_RANK", 0)) > 0:
             raise SystemExit(_exit_code(error)) from error
         raise
