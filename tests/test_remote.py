@@ -4,6 +4,7 @@ import itertools
 import json
 import logging
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from gpt1.data import prepare as making
 from gpt1.data.docstrings import topics
 from gpt1.errors import RunFailed
 from gpt1.finetuning import epochs
+from gpt1.finetuning.predictor import RowPredictor
 from gpt1.run_folder.metadata import read_metadata
 from gpt1.training import checkpoint
 
@@ -373,6 +375,11 @@ def test_python_takes_addresses_too(memory: Any, tmp_path: Path, cache: Path) ->
     assert json.loads(memory.cat("/lake/read/settings.json"))["init"] == "memory://lake/run"
     assert gpt1.info(Path("memory://lake/read")).path == "memory://lake/read"
     assert str(cache).encode() not in b"".join(map(memory.cat, memory.find("/lake")))
+
+
+def test_each_node_of_a_cluster_copies_the_run_itself(memory: Any) -> None:
+    with remote.mirrored(gpt1.config.Predict(run="memory://lake/run", input="memory://lake/rows.csv")) as here:
+        assert pickle.loads(pickle.dumps(RowPredictor(here))).settings.run == "memory://lake/run"
 
 
 def test_a_run_is_read_without_its_states(memory: Any, cache: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gpt1.config import Columns, Command, Long, Predict, Task
 from gpt1.data.collate import Example, Label, by_length, collate
-from gpt1.errors import setting
+from gpt1.errors import addressed, setting
 from gpt1.model.gpt import GPT
 from gpt1.model.objectives import TaskModel, task_loss
 from gpt1.model.packed import pack
@@ -160,7 +160,8 @@ class RowPredictor:
         self.settings = settings
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"settings": replace(self.settings, run=str(Path(self.settings.run).absolute()))}
+        run = addressed(str(Path(self.settings.run).absolute()))  # each node copies what is at an address
+        return {"settings": replace(self.settings, run=run)}
 
     @cached_property
     def predictor(self) -> Predictor:
