@@ -252,7 +252,10 @@ def test_another_machine_goes_on(lake: Any, monkeypatch: pytest.MonkeyPatch) -> 
     assert files(here) == files(there) == objects(lake) == {"a": "2", "state/2": "2"}
 
 
-def test_a_state_whose_upload_was_cut_short_is_not_there(lake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_a_state_whose_upload_was_cut_short_is_not_there(
+    is_lost: bool, lake: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second = (f"checkpoints/step-00000020/part-0000{number}-of-00002.safetensors" for number in (1, 2))
     whole = {"checkpoints/step-00000010/part-00001-of-00001.safetensors": "1", "part-1-of-3.txt": "a corpus"}
     here, there = Mirror(ADDRESS), elsewhere(monkeypatch)
@@ -271,10 +274,14 @@ def test_a_state_whose_upload_was_cut_short_is_not_there(lake: Any, monkeypatch:
         here.upload()
     assert there.refresh()
     assert files(there) == whole
-    here.refresh()
-    here.upload()
-    assert there.refresh()
-    assert files(there) == {**whole, first: "1", second: "2"}
+    if is_lost:
+        there.upload()
+        assert objects(lake) == whole, "nor can it become part of another state"
+    else:
+        here.refresh()
+        here.upload()
+        assert there.refresh()
+        assert files(there) == {**whole, first: "1", second: "2"}
 
 
 def test_two_machines_at_once_are_noticed(lake: Any, monkeypatch: pytest.MonkeyPatch) -> None:

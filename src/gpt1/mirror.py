@@ -87,14 +87,14 @@ class Mirror:
                 for name in self._removed_here(index):
                     del index[name]
             for _ in range(LISTINGS):
-                listed = self.store.list(self._pattern)
-                there = {
-                    k: one for k, one in listed.items() if _first(k) not in skip and (k in index or _whole(k, listed))
-                }
+                listed = {name: one for name, one in self.store.list(self._pattern).items() if _first(name) not in skip}
+                partial = {name for name in listed if name not in index and not _is_whole(name, listed)}
+                there = {name: one for name, one in listed.items() if name not in partial}
                 known = {name: entry for name, entry in index.items() if _first(name) not in skip}
                 changed = [name for name, one in there.items() if not _is_known(known.get(name), one)]
                 gone = [name for name, entry in known.items() if name not in there and entry.version is not None]
                 if not changed and not gone:
+                    index |= dict.fromkeys(partial, Entry(None))  # as if removed here: `upload` removes them there
                     return bool(there)
                 if any(_first(name) not in skip for name in self._changed_here(index) | self._removed_here(index)):
                     raise UserError(
@@ -236,7 +236,7 @@ def _is_known(entry: Entry | None, listed: Listed) -> bool:
     return entry is not None and entry.version in (None, listed.version)
 
 
-def _whole(name: str, listed: Collection[str]) -> bool:
+def _is_whole(name: str, listed: Collection[str]) -> bool:
     """Return whether an object may be used: not if it is part of a state of which only some parts were uploaded."""
     found = PART.fullmatch(name)
     return found is None or sum(one.startswith(found[1]) for one in listed) == int(found[2])
