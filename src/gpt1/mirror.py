@@ -84,7 +84,7 @@ class Mirror:
         """
         with self._index() as index:
             if not self._changed_here(index):  # then it was no job that removed files, but somebody who tidied up
-                for name in self._removed_here(index):
+                for name in [name for name in self._removed_here(index) if _first(name) not in skip]:
                     del index[name]
             for _ in range(LISTINGS):
                 listed = {name: one for name, one in self.store.list(self._pattern).items() if _first(name) not in skip}
@@ -133,8 +133,8 @@ class Mirror:
         for name in sorted(changed, key=self._turn):
             self._upload(name)
         for name in removed:
-            self.store.remove(name)
             with self._index() as index:
+                self.store.remove(name)
                 index.pop(name, None)
 
     def _download(self, wanted: dict[str, Listed], index: Index) -> None:

@@ -106,11 +106,11 @@ class Store:
             self._fs.rm_file(probe)
 
     def _find(self, name: str) -> dict[str, dict[str, Any]]:
+        """Return what fsspec knows of the objects under a name, by path."""
         found = self._fs.find(self._full(name), detail=True)
-        infos = (
-            dict.fromkeys(found) if isinstance(found, list) else found
-        )  # az:// and http:// know only the name of one
-        return {path: info or self._fs.info(path) for path, info in infos.items()}
+        if isinstance(found, list):  # az:// lists a single object so, and http:// without what it knows of it
+            found = dict.fromkeys(found)
+        return {path: info or self._fs.info(path) for path, info in found.items()}
 
     def _full(self, name: str) -> str:
         return f"{self._path}/{name}" if name else self._path
