@@ -151,8 +151,9 @@ def fit(
     is what words add, and the label type calibrated on the sum, if too few rows validate to choose these. With a
     `folder` the training can be stopped: it continues from the state that an earlier call left there. `keep_end` also
     leaves a state at the end, so that a finished training is not repeated. A training whose first epoch collapses, so
-    that every row gets the same scores, begins again with a quarter of the learning rate. Raises UserError for options
-    that do not go with the rows, and RunFailed if a gradient or loss is not finite.
+    that every row gets the same scores, begins again with a quarter of the learning rate. Several processes share each
+    batch out, and all return the same model. Raises UserError for options that do not go with the rows, and RunFailed
+    if a gradient or loss is not finite.
     """
     width, world = base.body.config.width, parallel.current()
     options = resolve_defaults(options, len(rows.train), width)
