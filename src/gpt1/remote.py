@@ -1,7 +1,7 @@
-"""Paths of commands that are addresses, as `s3://bucket/folder`: copied here before, uploaded meanwhile and at the end.
+"""Commands whose paths are addresses, as `s3://bucket/folder`: inputs are copied here before, outputs uploaded after.
 
-The command itself works on files and knows nothing of it, except that those that take long call `publish` when they
-have saved a state.
+A command itself works on files and knows nothing of this, except that one that takes long calls `publish` when it has
+saved a state, which is uploaded while it goes on.
 """
 
 import dataclasses
@@ -28,8 +28,8 @@ WAITS = (1.0, 4.0)
 STATES = ("checkpoints", "stopped")
 # Files that a command writes: without reading what was there, or continuing it.
 REPLACED, CONTINUED = {"a table to write", "vectors to write", "a page to write"}, {"an ablation to write"}
-# Paths that are no runs, in which folders of any name are read.
-OTHER = {"text files", "prepared data", "a table", "a table or splits", "a table or texts", "a table or text file"}
+# Paths that a command reads and that may be runs; their states are not read.
+RUNS = {"a run", "a run, perhaps named", "a pre-trained run", "a fine-tuned run", "a model", "a path"}
 
 
 class Output:
@@ -59,12 +59,12 @@ class Output:
         """Upload, and try again a few times. Raises RunFailed, which says where the work is, if that fails."""
         for wait in (*WAITS, None):
             try:
-                return self.mirror.upload()
+                self.mirror.upload()
+                return
             except (Gpt1Error, OSError) as error:
                 if wait is None:
                     raise RunFailed(f"{error}; everything is in {self.mirror.folder}") from None
-            time.sleep(wait)
-        return None
+                time.sleep(wait)
 
     def _answer(self) -> None:
         while self._wanted.wait() and not self._over.is_set():
@@ -203,7 +203,7 @@ def local_path(value: str, kind: str) -> str:
             if not mirror.refresh():
                 raise UserError(f"{value}: no object matches")
             return f"{escape(str(mirror.path))}/{pattern}"
-    return str(local_copy(value, skip=() if kind in OTHER else STATES))
+    return str(local_copy(value, skip=STATES if kind in RUNS else ()))
 
 
 def _run(value: str) -> tuple[str, str]:
