@@ -39,29 +39,19 @@ TOKENS, CONTEXT, ROWS, BATCH = 1_000_003, 128, 10_007, 64
 
 def train(data: Path, out: Path, steps: int, kills: int, most_seconds: float, seed: int) -> dict[str, Any]:
     """Pre-train under torchrun while ranks are killed at random; return what it took."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(RANKS),
-                "--max-restarts", str(kills)]  # fmt: skip
-    command = [
-        "-m",
-        "gpt1",
-        "pretrain",
-        str(data),
-        "--out",
-        str(out),
-        "--steps",
-        str(steps),
-        "--save-every",
-        "50",
-        *SIZE,
-    ]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(RANKS), "--max-restarts", str(kills)]
+    asked = ["--out", str(out), "--steps", str(steps), "--save-every", "50", *SIZE]
     rng, killed, begun = random.Random(seed), 0, time.monotonic()
     with (out.parent / f"{out.name}.log").open("wb") as said:
-        agent = subprocess.Popen([*launcher, *command], stdout=said, stderr=said)
+        command = [sys.executable, *launcher, "-m", "gpt1", "pretrain", str(data), *asked]
+        agent = subprocess.Popen(command, stdout=said, stderr=said)
     while killed < kills:
         ranks = await_ranks(agent)
         time.sleep(rng.uniform(0.0, most_seconds))
         if agent.poll() is not None:
             break
+        if not set(ranks) <= set(children(agent.pid)):
+            continue  # they have just finished
         os.kill(rng.choice(ranks), signal.SIGKILL)
         killed += 1
         print(f"{killed} of {kills} killed after {time.monotonic() - begun:.0f} s", file=sys.stderr)
