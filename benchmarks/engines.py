@@ -1,12 +1,13 @@
-"""`gpt1 prepare` in this process and on Ray clusters of some nodes: the same bytes, the time, the memory.
+"""`gpt1 prepare` with and without Ray, on clusters of some nodes: the same bytes, the time, the memory.
 
-    python benchmarks/engines.py FOLDER [--runs 1000:0 1000:2 200:0 200:1 200:2 200:4]
+    python benchmarks/engines.py FOLDER [--runs 200:0 200:1 200:2 200:4 1000:0 1000:2]
 
 A run is a size in MB and a number of nodes; 0 is `--engine local`. The texts of FOLDER are repeated up to the size,
 each with a number before it, so that no two documents are the same. Every node is a Ray node process with one CPU, all
 on this machine: they share its cores, so this measures what Ray costs, not what machines gain. Memory is the largest
-sum of what all processes hold (PSS, so shared memory counts once), looked at twice a second (Linux). The result goes
-to results/engines.json.
+sum of what all processes hold (PSS, so shared memory counts once), looked at twice a second (Linux); CPU seconds are
+those of all processes, Ray's own included, which other programs on the machine affect less. The result goes to
+results/engines.json.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from record import record
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="text files")
-    runs = ["1000:0", "1000:2", "200:0", "200:1", "200:2", "200:4"]
+    runs = ["200:0", "200:1", "200:2", "200:4", "1000:0", "1000:2"]
     parser.add_argument("--runs", nargs="*", default=runs, help="MEGABYTES:NODES, of a size the one with 0 nodes first")
     asked = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -71,14 +72,15 @@ def measured(texts: Path, out: Path, nodes: int) -> dict[str, Any]:
         job = subprocess.Popen(
             [*words, "--engine", "ray" if nodes else "local"], env=os.environ | environment, stdout=subprocess.PIPE
         )
-        peak = [0.0]
-        watch = threading.Thread(target=note_peak, args=(job, peak))
+        used = Usage()
+        watch = threading.Thread(target=used.watch, args=(job,))
         watch.start()
         result = json.loads(job.communicate()[0])
         seconds = time.perf_counter() - start
         watch.join()
     parts = ("seconds_training_tokenizer", "seconds_encoding", "tokens")
-    return {"seconds": seconds} | {name: result[name] for name in parts} | {"peak_megabytes": peak[0]}
+    found = {"seconds": seconds, "cpu_seconds": used.cpu_seconds, "peak_megabytes": used.peak_megabytes}
+    return found | {name: result[name] for name in parts}
 
 
 @contextmanager
@@ -98,11 +100,21 @@ def cluster(nodes: int) -> Iterator[dict[str, str]]:
         made.shutdown()
 
 
-def note_peak(job: subprocess.Popen[bytes], peak: list[float]) -> None:
-    """Keep in `peak` the most MB that all processes below this one have held at once, until the job ends."""
-    while job.poll() is None:
-        peak[0] = max(peak[0], sum(map(proportional_megabytes, descendants(os.getpid()))))
-        time.sleep(0.5)
+class Usage:
+    """What all processes below this one use while a job runs."""
+
+    peak_megabytes = 0.0
+    cpu_seconds = 0.0
+
+    def watch(self, job: subprocess.Popen[bytes]) -> None:
+        before = {process: cpu_seconds(process) for process in descendants(os.getpid()) if process != job.pid}
+        latest: dict[int, float] = {}
+        while job.poll() is None:
+            processes = descendants(os.getpid())
+            self.peak_megabytes = max(self.peak_megabytes, sum(map(proportional_megabytes, processes)))
+            latest |= {process: cpu_seconds(process) for process in processes}
+            time.sleep(0.5)
+        self.cpu_seconds = sum(seconds - before.get(process, 0.0) for process, seconds in latest.items())
 
 
 def descendants(process: int) -> list[int]:
@@ -119,6 +131,15 @@ def descendants(process: int) -> list[int]:
         new = [child for one in new for child in parents.get(one, [])]
         found += new
     return found
+
+
+def cpu_seconds(process: int) -> float:
+    """The CPU time of a process so far."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def proportional_megabytes(process: int) -> float:

@@ -292,7 +292,7 @@ def test_a_node_that_does_not_find_the_run(
 ) -> None:
     ray_nodes(1)
     monkeypatch.setattr(RowPredictor, "__getstate__", lambda self: {"settings": replace(self.settings, run="/no/run")})
-    with one_line("/no/run", "(on the Ray node ", "; paths must lead to the same files on all nodes)"):
+    with one_line("/no/run", "(on the Ray node ", "; all nodes need the same files, under the same paths"):
         predicted(run, source, source.with_name("out.jsonl"), engine="ray")
     assert not source.with_name("out.jsonl").exists()
 

@@ -1,4 +1,4 @@
-"""Engines: results in the order of the pieces, a bounded number read ahead, the death of workers and nodes, errors."""
+"""Engines: results in the order of the items, a bounded number read ahead, the death of workers and nodes, errors."""
 
 import os
 import threading
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from conftest import RayNodes, one_line
+from gpt1 import __version__
 from gpt1.data import engine
 from gpt1.data.engine import AHEAD, engine_of, map_ahead
 from gpt1.errors import RunFailed, UserError
@@ -19,7 +20,7 @@ def test_threads_give_back_results_in_order() -> None:
 
     def wait_for_the_next(n: int) -> int:
         if n == 0:
-            assert later.wait(10), "the second piece is worked on beside the first"
+            assert later.wait(10), "the second item is worked on beside the first"
         later.set()
         return -n
 
@@ -36,7 +37,7 @@ def test_ray_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_function_is_unpickled_once_in_a_process(ray_nodes: RayNodes) -> None:
-    """So a model that it loads is loaded once; also where each process has a GPU, which Ray would end after a piece."""
+    """So a model that it loads is loaded once; also where each process has a GPU, which Ray would end after an item."""
     ray_nodes(1)
 
     class Counting:
@@ -67,11 +68,11 @@ def test_a_worker_that_dies_and_one_that_always_dies(
 
     with engine_of("ray", map) as mapped:
         assert list(mapped(die_once, range(4))) == [0, 1, 2, 3]
-        with pytest.raises(RunFailed, match="a part of the work failed on Ray 2 times"):
+        with pytest.raises(RunFailed, match="Ray failed, though it tries everything 2 times: The worker died"):
             list(mapped(lambda _: os.kill(os.getpid(), 9), [1]))
 
 
-def test_errors_of_a_piece_name_the_node(ray_nodes: RayNodes) -> None:
+def test_errors_name_the_node(ray_nodes: RayNodes, monkeypatch: pytest.MonkeyPatch) -> None:
     ray_nodes(1)
 
     def fail(error: Exception) -> None:
@@ -83,7 +84,7 @@ def test_errors_of_a_piece_name_the_node(ray_nodes: RayNodes) -> None:
     ):
         list(mapped(fail, []))
     with engine_of("ray", map) as mapped:
-        with one_line("runs/x: no such folder (on the Ray node ", "; paths must lead to the same files on all nodes)"):
+        with one_line("runs/x: no such folder (on the Ray node ", "; all nodes need the same files, under the same"):
             list(mapped(fail, [UserError("runs/x: no such folder")]))
         with one_line("/no/a.txt: No such file or directory (on the Ray node "):
             list(mapped(lambda path: open(path), ["/no/a.txt"]))  # noqa: PTH123, SIM115
@@ -91,9 +92,12 @@ def test_errors_of_a_piece_name_the_node(ray_nodes: RayNodes) -> None:
             list(mapped(fail, [RunFailed("out of memory; lower \x1fbatch\x1f")]))
         with pytest.raises(ZeroDivisionError):
             list(mapped(lambda n: 1 / n, [0]))
+        monkeypatch.setattr(engine, "__version__", "99")
+        with one_line(f"gpt1 {__version__} is installed on the Ray node ", ", 99 here; install the same on all nodes"):
+            list(mapped(fail, [None]))
 
 
-def test_pieces_come_back_in_order_from_all_nodes_and_few_are_read_ahead(ray_nodes: RayNodes) -> None:
+def test_items_come_back_in_order_from_all_nodes_and_few_are_read_ahead(ray_nodes: RayNodes) -> None:
     ray_nodes(2)
 
     def where(n: int) -> tuple[int, str]:
@@ -109,10 +113,10 @@ def test_pieces_come_back_in_order_from_all_nodes_and_few_are_read_ahead(ray_nod
         found = [(*one, len(list(copy(unread)))) for one in mapped(where, unread)]
     assert [n for n, _, _ in found] == list(range(24))
     assert len({node for _, node, _ in found}) == 2
-    assert all(24 - left - (n + 1) <= 2 * AHEAD for n, _, left in found), "no more pieces wait than the nodes need"
+    assert all(24 - left - (n + 1) <= 2 * AHEAD for n, _, left in found), "no more items wait than the nodes need"
 
 
-def test_a_node_that_dies_with_pieces_taken_and_done(ray_nodes: RayNodes) -> None:
+def test_a_node_that_dies_with_items_taken_and_done(ray_nodes: RayNodes) -> None:
     """Results of 400 kB stay on the node that made them until they are asked for."""
     kill_one = ray_nodes(2)
 

@@ -30,6 +30,8 @@ Handle = TypeVar("Handle")
 RETRIES = 5
 # Items under way for each worker of a cluster: one more than it works on, so that it need not wait.
 AHEAD = 2
+# What to do about an error that only some nodes have.
+SAME = "all nodes need the same files, under the same paths, and devices"
 # Defaults of Ray's environment variables.
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # sends nothing over the network
@@ -94,8 +96,8 @@ def _ray(threads: int, gpu: bool) -> Iterator[Map]:
     if ray.is_initialized():
         yield partial(_ray_map, threads, gpu)
         return
-    _connect()
     try:
+        _connect()
         yield partial(_ray_map, threads, gpu)
     finally:
         ray.shutdown()
@@ -116,13 +118,13 @@ def _connect() -> None:
             except ValueError:  # a running cluster knows its cores
                 ray.init(**quiet)
     except (ConnectionError, RuntimeError) as error:
-        place = os.environ.get("RAY_ADDRESS", "this machine")
+        place = os.environ.get("RAY_ADDRESS") or "this machine"
         raise RunFailed(
             f"no Ray cluster at {place}: {_first_line(error)}; start one with `ray start --head`, or set RAY_ADDRESS"
         ) from None
     finally:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)  # ray.init replaces it
+            signal.signal(signal.SIGTERM, on_sigterm or signal.SIG_DFL)  # ray.init replaces it
 
 
 def _ray_map(threads: int, gpu: bool, function: Callable[[Item], Found], items: Iterable[Item], /) -> Iterator[Found]:
@@ -141,31 +143,30 @@ def _ray_map(threads: int, gpu: bool, function: Callable[[Item], Found], items: 
         held = ray.put(item)  # until its result has come, so that the work can be repeated
         return task.remote([shared], held, threads, __version__), held
 
-    def result(handle: tuple[Any, Any]) -> Found:
-        try:
-            return ray.get(handle[0])
-        except ray.exceptions.RayTaskError as error:  # raised by the function, not by Ray
-            if "failed to import on the worker" in str(error.cause):
-                raise UserError(
-                    f"a Ray node cannot import gpt1 ({str(error.cause).splitlines()[-1]}); install gpt1 {__version__} "
-                    "on all nodes"
-                ) from None
-            raise error.cause from None
-        except ray.exceptions.RayError as error:
-            raise RunFailed(f"a part of the work failed on Ray {RETRIES + 1} times: {_first_line(error)}") from None
+    def result(handle: tuple[Any, Any]) -> Any:
+        return ray.get(handle[0])
 
     def ahead() -> int:
         found = ray.cluster_resources()  # of the nodes that are alive
         return AHEAD * max(1, int(min(found.get(name, 0) / count for name, count in wants.items())))
 
-    return _in_order(submit, result, items, ahead)
+    try:
+        yield from _in_order(submit, result, items, ahead)
+    except ray.exceptions.RayTaskError as error:  # raised by the function, not by Ray
+        if "failed to import on the worker" in str(error.cause):
+            reason = str(error.cause).splitlines()[-1]
+            raise UserError(
+                f"a Ray node cannot import gpt1 ({reason}); install gpt1 {__version__} on all nodes"
+            ) from None
+        raise error.cause from None
+    except ray.exceptions.RayError as error:
+        raise RunFailed(f"Ray failed, though it tries everything {RETRIES + 1} times: {_first_line(error)}") from None
 
 
 def _work(shared: list[Any], item: Item, threads: int, version: str) -> Any:
     """Work on one item in a worker process. `shared` holds a reference, which Ray leaves as it is, to the function."""
     import ray
 
-    remedy = "; paths must lead to the same files on all nodes"
     where = f"on the Ray node {ray.util.get_node_ip_address()}"
     if version != __version__:
         raise UserError(f"gpt1 {__version__} is installed {where}, {version} here; install the same on all nodes")
@@ -174,9 +175,10 @@ def _work(shared: list[Any], item: Item, threads: int, version: str) -> Any:
     try:
         return _function(shared[0])(item)
     except Gpt1Error as error:
-        raise type(error)(f"{error.args[0]} ({where}{remedy if isinstance(error, UserError) else ''})") from None
+        remedy = f"; {SAME}" if isinstance(error, UserError) else ""
+        raise type(error)(f"{error.args[0]} ({where}{remedy})") from None
     except FileNotFoundError as error:
-        raise UserError(f"{error.filename}: {error.strerror} ({where}{remedy})") from None
+        raise UserError(f"{error.filename}: {error.strerror} ({where}; {SAME})") from None
 
 
 @lru_cache(maxsize=1)
