@@ -242,7 +242,8 @@ def test_a_server_that_goes_down(tmp_path: Path, s3: Any, monkeypatch: pytest.Mo
         monkeypatch.setattr(output.mirror.store, "_fs", fsspec.filesystem("s3", skip_instance_cache=True))
     message = str(caught.value)
     assert "s3://lake/copied: cannot be written (Could not connect to the endpoint" in message
-    folder = Path(message.rpartition("everything is in ")[2])
+    assert message.endswith("; repeat the command to upload it")
+    folder = Path(message.partition("everything is in ")[2].partition(";")[0])
     assert (folder / "copied" / "model.safetensors").exists()
 
 

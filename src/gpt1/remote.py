@@ -55,26 +55,26 @@ class Output:
         if self._thread is not None:
             self._thread.join()
 
-    def upload(self) -> None:
-        """Upload, and try again a few times. Raises RunFailed, which says where the work is, if that fails."""
+    def upload(self, remedy: str = "repeat the command to upload it") -> None:
+        """Upload, and try again a few times. Raises RunFailed, with where the work is and a remedy, if that fails."""
         for wait in (*WAITS, None):
             try:
                 self.mirror.upload()
                 return
             except (Gpt1Error, OSError) as error:
                 if wait is None:
-                    raise RunFailed(f"{error}; everything is in {self.mirror.folder}") from None
+                    raise RunFailed(f"{error}; everything is in {self.mirror.folder}; {remedy}") from None
                 time.sleep(wait)
 
     def _answer(self) -> None:
         while self._wanted.wait() and not self._over.is_set():
             self._wanted.clear()
             try:
-                self.upload()
+                self.upload("the upload is tried again later")
                 self._failing = False
             except RunFailed as error:
                 if not self._failing:
-                    say(f"{error}, and the upload is tried again later")
+                    say(str(error))
                 self._failing = True
 
 
