@@ -254,7 +254,9 @@ def test_a_pre_trained_run_knows_no_classes(tokenizer: Tokenizer, source: Path, 
 # On Ray
 
 
-def test_ray_gives_the_same_bytes(run: str, source: Path, ray_nodes: RayNodes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_gives_the_same_bytes(
+    run: str, source: Path, ray_nodes: RayNodes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """On one node, and on two of which one dies."""
     monkeypatch.setattr(job, "ROWS_AT_ONCE", 4)
     predicted(run, source, source.with_name("local.jsonl"))
@@ -270,14 +272,16 @@ def test_ray_gives_the_same_bytes(run: str, source: Path, ray_nodes: RayNodes, m
 
     monkeypatch.setattr(job, "rows", rows_with_a_death)
     predicted(run, source, source.with_name("killed.jsonl"), engine="ray")
+    assert capsys.readouterr().out == "", "standard output is for results"
     for out in ("one", "killed"):
         assert source.with_name(f"{out}.jsonl").read_bytes() == source.with_name("local.jsonl").read_bytes()
 
 
 def test_ray_refuses_and_skips_the_same_rows(
-    run: str, tmp_path: Path, ray_nodes: RayNodes, capsys: pytest.CaptureFixture[str]
+    run: str, tmp_path: Path, ray_nodes: RayNodes, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ray_nodes(1)
+    monkeypatch.setattr("gpt1.console.LOG_SECONDS", 600.0)  # no line of progress, however slow the machine
     source, said = written(tmp_path / "a.jsonl", [{"review": "a"}, {"review": ""}, {"review": "c"}]), {}
     for engine in ("local", "ray"):
         line = ["predict", run, str(source), "--dtype", "fp32", "--threads", "1", "--engine", engine]

@@ -96,11 +96,14 @@ def _ray(threads: int, gpu: bool) -> Iterator[Map]:
     if ray.is_initialized():
         yield partial(_ray_map, threads, gpu)
         return
+    # Else Ray prints the death of a node on standard output, which is for results.
+    ray._private.worker._worker_logs_enabled = False
     try:
         _connect()
         yield partial(_ray_map, threads, gpu)
     finally:
         ray.shutdown()
+        ray._private.worker._worker_logs_enabled = True
 
 
 def _connect() -> None:
