@@ -42,7 +42,7 @@ class _Matrix:
         """I and J."""
         return sum(self.rows), self.weight_OJ.shape[1]
 
-    def part(self, process: int) -> tuple[int, int]:
+    def shape_in(self, process: int) -> tuple[int, int]:
         """Return the shape of the rows that a process keeps."""
         return self.rows[process], self.weight_OJ.shape[1]
 
@@ -96,23 +96,21 @@ class Muon:
         """Return this process's rows of the updates of all matrices of one shape; process i mod n owns number i."""
         world, processes = self.world, range(self.world.size)
         by_owner = [matrices[process :: world.size] for process in processes]
-        mine, like = by_owner[world.rank], matrices[0].grad_OJ.new_empty(0, dtype=DTYPE)
-        theirs = [[one.grad_OJ.to(DTYPE) for one in owned] for owned in by_owner]
-        shapes = [[one.part(process) for one in mine] for process in processes]
-        pieces = world.exchange(theirs, shapes, like)
-        updates_IJ: list[Tensor] = []
-        if mine:
-            wholes_IJ = [torch.cat(parts) for parts in zip(*pieces, strict=True)]
-            are_tall = [one.sides[0] > one.sides[1] for one in mine]
-            x_BRC = torch.stack([x.T if is_tall else x for x, is_tall in zip(wholes_IJ, are_tall, strict=True)])
-            updates = zip(orthogonalise(x_BRC), are_tall, strict=True)
-            updates_IJ = [x_RC.T if is_tall else x_RC for x_RC, is_tall in updates]
-        parts_by_process = [
-            [x_IJ.split(one.rows)[process] for x_IJ, one in zip(updates_IJ, mine, strict=True)] for process in processes
-        ]
-        shapes = [[one.part(world.rank) for one in owned] for owned in by_owner]
-        returned = [iter(parts) for parts in world.exchange(parts_by_process, shapes, like)]
-        return [next(returned[number % world.size]) for number in range(len(matrices))]
+        owned, empty = by_owner[world.rank], matrices[0].grad_OJ.new_empty(0, dtype=DTYPE)
+        received = world.exchange(
+            [[one.grad_OJ.to(DTYPE) for one in theirs] for theirs in by_owner],
+            [[one.shape_in(process) for one in owned] for process in processes],
+            empty,
+        )
+        updates_IJ = _updates([torch.cat(parts) for parts in zip(*received, strict=True)])
+        split = [x_IJ.split(one.rows) for x_IJ, one in zip(updates_IJ, owned, strict=True)]
+        returned = world.exchange(
+            [[parts[process] for parts in split] for process in processes],
+            [[one.shape_in(world.rank) for one in theirs] for theirs in by_owner],
+            empty,
+        )
+        updates_OJ = [iter(updates) for updates in returned]
+        return [next(updates_OJ[number % world.size]) for number in range(len(matrices))]
 
 
 def _split(weight: Tensor, gradient: Tensor, whole_rows: int, parts: int, world: World) -> Iterator[_Matrix]:
@@ -125,6 +123,15 @@ def _split(weight: Tensor, gradient: Tensor, whole_rows: int, parts: int, world:
         first = overlaps[world.rank].start - here.start
         mine = slice(first, first + counts[world.rank])
         yield _Matrix(weight[mine], gradient[mine], counts)
+
+
+def _updates(momenta_IJ: Sequence[Tensor]) -> list[Tensor]:
+    """Orthogonalise matrices of one shape, some of which may be transposed, in one batch."""
+    if not momenta_IJ:
+        return []
+    are_tall = [x_IJ.shape[0] > x_IJ.shape[1] for x_IJ in momenta_IJ]
+    x_BRC = torch.stack([x_IJ.T if is_tall else x_IJ for x_IJ, is_tall in zip(momenta_IJ, are_tall, strict=True)])
+    return [x_RC.T if is_tall else x_RC for x_RC, is_tall in zip(orthogonalise(x_BRC), are_tall, strict=True)]
 
 
 def orthogonalise(x_BRC: Tensor) -> Tensor:
