@@ -3,9 +3,11 @@
 import itertools
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +24,7 @@ from gpt1.model.fused_cpu import fuse
 from gpt1.model.gpt import GPT
 from gpt1.model.objectives import LanguageModel
 from gpt1.pretraining.run import whole_body
-from gpt1.training import muon, parallel
+from gpt1.training import checkpoint, muon, parallel
 from gpt1.training.likelihood import likelihood
 from gpt1.training.loop import LoopState, train
 from gpt1.training.optimizer import Optimizer
@@ -66,6 +68,28 @@ def finish(processes: Sequence[subprocess.Popen[str]], seconds: float = 300) -> 
     """Wait; return exit code, standard output and standard error of each."""
     out = [process.communicate(timeout=seconds) for process in processes]
     return [(process.returncode, *texts) for process, texts in zip(processes, out, strict=True)]
+
+
+def torchrun(command: Sequence[str], restarts: int) -> subprocess.Popen[str]:
+    """Start a command in two processes by `torchrun`, which starts both again if one fails."""
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", str(restarts)]
+    return subprocess.Popen(
+        [sys.executable, *launcher, *command], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def kill_rank(rank: int, agent: subprocess.Popen[str]) -> None:
+    """Kill one of the processes that `torchrun` has started."""
+    children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
+    os.kill(int(children[rank]), signal.SIGKILL)
+
+
+def await_state(folder: Path) -> None:
+    """Wait until a training has saved a state."""
+    until = time.monotonic() + 200
+    while not checkpoint.any_within(folder):
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,7 @@
 """finetune, predict and evaluate in several processes: the results of one process, one writer, one error, a restart."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +9,14 @@ import commands_together
 import pytest
 import torch
 from commands_together import CORPUS, main, write_inputs
-from processes import STILL, finish, start
+from processes import STILL, await_state, finish, kill_rank, start, torchrun
 from safetensors.torch import load_file
 
 from conftest import save_random_run
 from gpt1.cli.main import COMMANDS
 from gpt1.config import Model
 from gpt1.run_folder.metadata import STOPPED
-from gpt1.training import checkpoint, log
+from gpt1.training import log
 
 PROGRAM = commands_together.__file__
 # Fine-tunings without dropout, and how near the numbers of one process those of several are. Reading text trains by
@@ -181,13 +177,6 @@ def dropout_job(folder: Path, out: Path) -> list[str]:
     return [PROGRAM, "gpt1", "finetune", str(folder / "base"), *words.split(), *on]
 
 
-def await_state(folder: Path) -> None:
-    until = time.monotonic() + 200
-    while not checkpoint.any_within(folder):
-        assert time.monotonic() < until
-        time.sleep(0.02)
-
-
 def assert_same_model(out: Path, other: Path) -> None:
     assert not (out / STOPPED).exists()
     assert (out / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
@@ -212,15 +201,11 @@ def test_when_one_is_killed_the_others_end_and_the_same_command_continues(
 @pytest.mark.slow
 def test_torchrun_restarts_after_a_kill_and_a_stop_continues(folder: Path, by_two: Path, tmp_path: Path) -> None:
     out, stopped = tmp_path / "run", tmp_path / "stopped"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "3"]
-    agent = subprocess.Popen(
-        [*launcher, *dropout_job(folder, out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    agent = torchrun(dropout_job(folder, out), restarts=3)
     await_state(out)
-    children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
-    os.kill(int(children[0]), signal.SIGKILL)  # rank 0, which writes
-    _, error = agent.communicate(timeout=300)
-    assert agent.returncode == 0, error
+    kill_rank(0, agent)  # which writes
+    ((code, _, error),) = finish([agent])
+    assert code == 0, error
     assert "continuing after update" in error
     assert_same_model(out, by_two / "dropout")
     both = start(dropout_job(folder, stopped), 2)

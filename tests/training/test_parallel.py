@@ -6,14 +6,26 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import processes
 import pytest
 import torch
-from processes import EQUAL, JOBS, LONG_JOBS, Found, Job, environment, finish, free_port, start
+from processes import (
+    EQUAL,
+    JOBS,
+    LONG_JOBS,
+    Found,
+    Job,
+    await_state,
+    environment,
+    finish,
+    free_port,
+    kill_rank,
+    start,
+    torchrun,
+)
 from safetensors.torch import load_file
 
 from gpt1.errors import RunFailed, UserError
@@ -228,13 +240,6 @@ def test_processes_share_out_the_check_of_the_shards(data: Path, tmp_path: Path)
     assert not (tmp_path / "run").exists()
 
 
-def await_state(folder: Path) -> None:
-    until = time.monotonic() + 200
-    while not checkpoint.states(folder):
-        assert time.monotonic() < until
-        time.sleep(0.05)
-
-
 def test_a_signal_to_any_process_stops_all_after_the_same_update(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = pretrain(data, out, "--steps", "100000", "--save-every", "5", "--eval-every", "100000")
@@ -252,14 +257,11 @@ def test_a_signal_to_any_process_stops_all_after_the_same_update(data: Path, tmp
 def test_torchrun_restarts_after_a_kill_and_the_run_ends_as_if_nothing_was(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     more = ["--steps", "60", "--save-every", "5", "--eval-every", "60"]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "3"]
-    agent = subprocess.Popen([*launcher, *pretrain(data, out, *more)],
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    agent = torchrun(pretrain(data, out, *more), restarts=3)
     await_state(out)
-    children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
-    os.kill(int(children[-1]), signal.SIGKILL)
-    _, error = agent.communicate(timeout=300)
-    assert agent.returncode == 0, error
+    kill_rank(1, agent)
+    ((code, _, error),) = finish([agent])
+    assert code == 0, error
     assert "continuing after update" in error
     undisturbed = finish(start(pretrain(data, tmp_path / "other", *more), 2))
     assert [code for code, *_ in undisturbed] == [0, 0], undisturbed

@@ -1,12 +1,7 @@
 """FSDP from the command line: states in parts, other numbers of processes, a killed process; which way is chosen."""
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from processes import finish, start
+from processes import await_state, finish, kill_rank, start, torchrun
 from safetensors.torch import load_file
 
 from conftest import one_line
@@ -87,17 +82,11 @@ def test_it_continues_in_another_number_of_processes(
 def test_a_killed_process_changes_nothing(data: Path, run: Path, tmp_path: Path) -> None:
     """All are started again, and continue from the last state that is complete."""
     out = tmp_path / "run"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
-    agent = subprocess.Popen([*launcher, *pretrain(data, out, "--parallel", "fsdp")],
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
-    until = time.monotonic() + 200
-    while not checkpoint.states(out):
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
-    os.kill(int(children[-1]), signal.SIGKILL)
-    _, error = agent.communicate(timeout=300)
-    assert agent.returncode == 0, error
+    agent = torchrun(pretrain(data, out, "--parallel", "fsdp"), restarts=1)
+    await_state(out)
+    kill_rank(1, agent)
+    ((code, _, error),) = finish([agent])
+    assert code == 0, error
     assert "continuing after update" in error
     assert "another process has ended" in error
     assert "Traceback" not in error
@@ -126,13 +115,12 @@ def test_processes_that_ran_out_of_memory_are_started_again_with_half_the_micro_
 ) -> None:
     script, out = tmp_path / "small_memory.py", tmp_path / "run"
     script.write_text(SMALL_MEMORY)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
     command = [str(script), *pretrain(data, out, "--parallel", "fsdp", "--micro-batch", "2")[2:]]
-    ended = subprocess.run([*launcher, *command], capture_output=True, text=True, timeout=300, check=False)
-    assert ended.returncode == 0, ended.stderr
-    assert "out of memory; lower --micro-batch" in ended.stderr
-    assert "out of memory before the restart: micro-batches of 1; the batch of an update stays the same" in ended.stderr
-    assert "Traceback" not in ended.stderr
+    ((code, _, error),) = finish([torchrun(command, restarts=1)])
+    assert code == 0, error
+    assert "out of memory; lower --micro-batch" in error
+    assert "out of memory before the restart: micro-batches of 1; the batch of an update stays the same" in error
+    assert "Traceback" not in error
     assert (out / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
 
 
