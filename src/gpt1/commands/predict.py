@@ -15,7 +15,7 @@ from rich.table import Table
 
 from gpt1.config import Columns, Predict
 from gpt1.console import bar, say, warn
-from gpt1.data.engine import Found, Item, engine_of
+from gpt1.data.engine import Item, Value, engine_of
 from gpt1.data.files import File, is_path
 from gpt1.data.table_writer import Write, check_ending, table_writer, write_jsonl
 from gpt1.data.tables import Row, TableOptions, columns, rows, table
@@ -105,6 +105,7 @@ def _predict(settings: Predict) -> PredictResult:
         source = _standard_input(settings, predictor, is_flat)
     counts, done, too_long = Counter[str](), 0, 0
     predictions: list[dict[str, Any]] | None = [] if not settings.out or (is_text and not file) else None
+    # Twice, since an engine reads ahead of the block whose predictions it yields.
     held, blocks = tee(iter(lambda: list(islice(source.rows, ROWS_AT_ONCE)), []))
     blocks_of_texts = ([read_texts(row, source.wanted) for row in block] for block in blocks)
     with engine as mapped, _writer(settings.out, predictions) as write, bar() as progress:
@@ -128,7 +129,7 @@ def _predict(settings: Predict) -> PredictResult:
     return PredictResult(done, file, predicted, predictions)
 
 
-def _map_by_turns(function: Callable[[Item], Found], items: Iterable[Item]) -> Iterator[Found]:
+def _map_by_turns(function: Callable[[Item], Value], items: Iterable[Item]) -> Iterator[Value]:
     """Map, an item at a time; several processes work on an item each, and all yield every result."""
     world, items = parallel.current(), iter(items)
     while turn := list(islice(items, world.size)):

@@ -28,8 +28,8 @@ Piece = tuple[str, bool]  # a part of a document, and whether the document ends 
 
 BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 MAX_HELD = 2 * BLOCK  # characters after which a document without a place to cut is cut anyway, to bound memory
-LARGE = 4 * BLOCK  # bytes of text from which on a file is not read at once, by whoever works on it
-PACKED = 4  # bytes of text in a byte of a compressed file or table
+LARGE = 4 * BLOCK  # bytes of text from which a file is worked on block by block, not as a whole
+COMPRESSION = 4  # assumed bytes of text for each byte of a compressed file or table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class FileGroup:
 
 
 SplitBlock = tuple[TextBlock, np.ndarray]  # a block, and which of its texts are validation text: bool (texts,)
-# What can be worked on by itself, without much memory: the files of a small group, or a block of a large file.
+# A part of a corpus that can be worked on by itself, in little memory: a group of small files, or a large file's block.
 Portion = FileGroup | SplitBlock
 
 
@@ -368,7 +368,8 @@ def groups(files: Iterable[File]) -> Iterator[list[File]]:
 
 def _text_size(file: File) -> int:
     """Return about how many bytes of text a file holds."""
-    return file.path.stat().st_size * (PACKED if file.compressed or file.kind in ("parquet", "arrow", "xlsx") else 1)
+    is_compressed = file.compressed or file.kind in ("parquet", "arrow", "xlsx")
+    return file.path.stat().st_size * (COMPRESSION if is_compressed else 1)
 
 
 def _split_document(blocks: Iterable[TextBlock], left: int) -> Iterator[SplitBlock]:

@@ -23,8 +23,8 @@ from gpt1.config import EngineName
 from gpt1.errors import Gpt1Error, RunFailed, UserError, setting
 
 Item = TypeVar("Item")
-Found = TypeVar("Found")
-Handle = TypeVar("Handle")
+Value = TypeVar("Value")
+Pending = TypeVar("Pending")
 
 # How often Ray repeats an item whose worker or node died, or ran out of memory.
 RETRIES = 5
@@ -42,13 +42,13 @@ RAY_ENVIRONMENT = {
 class Map(Protocol):
     """Yields `function(item)` of each item, in order."""
 
-    def __call__(self, function: Callable[[Item], Found], items: Iterable[Item], /) -> Iterator[Found]: ...
+    def __call__(self, function: Callable[[Item], Value], items: Iterable[Item], /) -> Iterator[Value]: ...
 
 
 Engine = AbstractContextManager[Map]
 
 
-def map_ahead(function: Callable[[Item], Found], items: Iterable[Item]) -> Iterator[Found]:
+def map_ahead(function: Callable[[Item], Value], items: Iterable[Item]) -> Iterator[Value]:
     """Map in two threads: one can hold the GIL while the other works without it."""
     with ThreadPoolExecutor(2) as threads:
         yield from _in_order(lambda item: threads.submit(function, item), Future.result, items, lambda: 1)
@@ -68,13 +68,13 @@ def engine_of(name: EngineName, local: Map, threads: int = 0, gpu: bool = False)
 
 
 def _in_order(
-    submit: Callable[[Item], Handle],
-    result: Callable[[Handle], Found],
+    submit: Callable[[Item], Pending],
+    result: Callable[[Pending], Value],
     items: Iterable[Item],
     ahead: Callable[[], int],
-) -> Iterator[Found]:
+) -> Iterator[Value]:
     """Submit items, at most `ahead()` before the one whose result is yielded next."""
-    waiting: deque[Handle] = deque()
+    waiting: deque[Pending] = deque()
     for item in items:
         waiting.append(submit(item))
         while len(waiting) > ahead():
@@ -130,7 +130,7 @@ def _connect() -> None:
             signal.signal(signal.SIGTERM, on_sigterm or signal.SIG_DFL)  # ray.init replaces it
 
 
-def _ray_map(threads: int, gpu: bool, function: Callable[[Item], Found], items: Iterable[Item], /) -> Iterator[Found]:
+def _ray_map(threads: int, gpu: bool, function: Callable[[Item], Value], items: Iterable[Item], /) -> Iterator[Value]:
     """Map by Ray tasks. What a dead worker or node had taken or not yet handed over is done again elsewhere."""
     import ray
 
@@ -146,8 +146,8 @@ def _ray_map(threads: int, gpu: bool, function: Callable[[Item], Found], items: 
         held = ray.put(item)  # until its result has come, so that the work can be repeated
         return task.remote([shared], held, threads, __version__), held
 
-    def result(handle: tuple[Any, Any]) -> Any:
-        return ray.get(handle[0])
+    def result(pending: tuple[Any, Any]) -> Any:
+        return ray.get(pending[0])
 
     def ahead() -> int:
         found = ray.cluster_resources()  # of the nodes that are alive

@@ -211,7 +211,7 @@ class EncodedBlock(NamedTuple):
         return self.train.bytes + self.val.bytes
 
 
-Block = TypeVar("Block", EncodedBlock, WordCounts)  # what becomes of a block
+T = TypeVar("T", EncodedBlock, WordCounts)  # the result of a block
 
 
 def _train_and_encode(
@@ -234,7 +234,7 @@ def _train_and_encode(
                 if not isinstance(tokenizer, Tokenizer):
                     task = progress.add_task("training the tokenizer", total=None)  # counts, then merges pairs for long
                     count = partial(_count_block, trainer=tokenizer, repair=repair)
-                    counts = mapped(partial(_in_blocks, count, corpus, at_whitespace), corpus.portions())
+                    counts = mapped(partial(_map_blocks, count, corpus, at_whitespace), corpus.portions())
                     counts = _with_progress(counts, progress, "counting words, kB", 0, size)
                     tokenizer = tokenizer.learn(chain.from_iterable(counts))
                     progress.remove_task(task)
@@ -246,9 +246,8 @@ def _train_and_encode(
             tokenizer = Tokenizer.load(work)
             encode, cut = partial(_encode_block, tokenizer=tokenizer, repair=repair), safe_cut(tokenizer, repair)
             done = sum(shard.bytes for shard in state.train + state.val)
-            encoded = mapped(
-                partial(_in_blocks, encode, corpus, cut), islice(corpus.portions(cut), state.portions, None)
-            )
+            left = islice(corpus.portions(cut), state.portions, None)
+            encoded = mapped(partial(_map_blocks, encode, corpus, cut), left)
             encoded = _with_progress(encoded, progress, "encoding, kB", done, size)
             _write_shards(encoded, dtype_for(tokenizer.vocabulary), work, state)
     if sum(shard.bytes for shard in state.train + state.val) != corpus.survey.bytes:
@@ -257,15 +256,13 @@ def _train_and_encode(
     return state
 
 
-def _in_blocks(work: Callable[[SplitBlock], Block], corpus: Corpus, cut: Cut, portion: Portion) -> list[Block]:
+def _map_blocks(work: Callable[[SplitBlock], T], corpus: Corpus, cut: Cut, portion: Portion) -> list[T]:
     """Work on each block of a portion."""
     return [work(block) for block in corpus.split_blocks(portion, cut)]
 
 
-def _with_progress(
-    found: Iterable[list[Block]], progress: Progress, name: str, done: int, total: int
-) -> Iterator[list[Block]]:
-    """Yield what becomes of the portions and show progress, in bytes of text, of which `done` were done earlier."""
+def _with_progress(found: Iterable[list[T]], progress: Progress, name: str, done: int, total: int) -> Iterator[list[T]]:
+    """Yield the results of the portions and show progress, in bytes of text, of which `done` were done earlier."""
     task = progress.add_task(name, total=total / 1e3, completed=done // 1000, done_before=done // 1000)
     for blocks in found:
         yield blocks
