@@ -78,12 +78,10 @@ def peak_of(profiler: profile) -> int:
 def one_of(processes: int) -> Iterator[None]:
     """Be the first of several processes whose messages nobody receives."""
     torch.distributed.init_process_group("fake", rank=0, world_size=processes, store=FakeStore())
-    before = parallel.current()
-    parallel._worlds["current"] = parallel.World(0, processes)
     try:
-        yield
+        with parallel.within(parallel.World(0, processes)):
+            yield
     finally:
-        parallel._worlds["current"] = before
         torch.distributed.destroy_process_group()
 
 

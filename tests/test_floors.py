@@ -21,6 +21,7 @@ GROUND = {
     "storage",
     "console",
     "resume",
+    "torchrun",
     "results",
     "keywords",
     "object_store",

@@ -65,11 +65,11 @@ def test_one_of_many_sends_and_holds_its_share(scaling: ModuleType, checks: Modu
 def test_an_update_sends_each_gradient_once_in_fp32(checks: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Besides, a few numbers, which are float64."""
     given: list[torch.Tensor] = []
-    monkeypatch.setitem(parallel._worlds, "current", parallel.World(0, 2))
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor, *_, **__: given.append(tensor))
     optimizer = Optimizer(model := LanguageModel(GPT(SHAPE).init_weights()), RECIPES["paper"], 3)
-    for _ in train(model, checks.batches(SHAPE, 1), optimizer, weights={"lm": 1.0}, steps=3):
-        pass
+    with parallel.within(parallel.World(0, 2)):
+        for _ in train(model, checks.batches(SHAPE, 1), optimizer, weights={"lm": 1.0}, steps=3):
+            pass
     gradients = [tensor for tensor in given if tensor.dtype == torch.float32]
     assert sum(tensor.nbytes for tensor in gradients) == 3 * 4 * count_parameters(SHAPE)[0]
     assert sum(tensor.nbytes for tensor in given if tensor.dtype == torch.float64) <= 3 * 8 * 5

@@ -14,6 +14,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gpt1 import torchrun
 from gpt1.console import quiet, say
 from gpt1.errors import Gpt1Error, RunFailed, UserError, addressed, setting
 from gpt1.mirror import Mirror
@@ -109,7 +110,7 @@ def written(address: str | os.PathLike[str], kind: str = "a folder to write") ->
     if not is_address(address):
         yield Path(address)
         return
-    mirror, is_main = Mirror(address), _is_main()
+    mirror, is_main = Mirror(address), torchrun.rank() == 0
     if kind not in REPLACED:
         mirror.refresh()
     elif is_main:
@@ -151,7 +152,7 @@ def mirrored(settings: S) -> Iterator[S]:
         return
     changes: dict[str, Any] = {}
     with ExitStack() as stack:
-        with quiet(not _is_main()):
+        with quiet(torchrun.rank() > 0):
             # What is written comes first: it may be cleared, and then be read.
             for key in sorted(given, key=lambda key: not _is_output(kinds[key])):
                 value, kind = given[key], kinds[key]
@@ -221,15 +222,8 @@ def _check_output(address: str, kind: str, inputs: list[str]) -> None:
     for one in inputs:
         if is_address(one) and f"{address.rstrip('/')}/".startswith(f"{one.rstrip('/')}/"):
             raise UserError(f"{setting('out')} {address} lies inside the input folder {one}; choose a folder elsewhere")
-    processes, here = (os.environ.get(name, "1") for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    if int(processes) > int(here) and kind not in REPLACED:
+    if torchrun.processes() > torchrun.processes_here() and kind not in REPLACED:
         raise UserError(
             f"{setting('out')} {address}: several machines need a folder that all of them share; give "
             "that, and copy it when it is complete"
         )
-
-
-def _is_main() -> bool:
-    """Return whether this is the first of the processes that `torchrun` started, before they meet in `parallel`."""
-    is_launched = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
-    return not is_launched or os.environ["RANK"] == "0"

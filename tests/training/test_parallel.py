@@ -29,7 +29,7 @@ from processes import (
 from safetensors.torch import load_file
 
 from gpt1.errors import RunFailed, UserError
-from gpt1.training import checkpoint, device, log, parallel
+from gpt1.training import checkpoint, device, log, parallel, rendezvous
 
 SIZE = (
     "--preset tiny --recipe paper --model.context 16 --model.width 32 --model.depth 2 --model.heads 2 "
@@ -180,7 +180,7 @@ def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_processes_that_do_not_meet_say_what_to_check(
     rank: int, words: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(parallel, "MEETING_SECONDS", 0.5)
+    monkeypatch.setattr(rendezvous, "MEETING_SECONDS", 0.5)
     for name, value in environment(rank, 2, free_port()).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(RunFailed) as caught, parallel.join("cpu"):

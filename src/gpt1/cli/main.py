@@ -17,7 +17,7 @@ from pathlib import Path
 from subprocess import list2cmdline
 from typing import Any
 
-from gpt1 import __version__, config, options
+from gpt1 import __version__, config, options, torchrun
 from gpt1.cli import arguments
 from gpt1.console import plain_console, say, settings_as_flags
 from gpt1.errors import Gpt1Error, UserError, readable
@@ -172,7 +172,7 @@ def _run(argv: list[str]) -> None:
 
 def _settings(verb: Verb, defaults: dict[str, Any], line: arguments.CommandLine) -> Any:
     """Return a command's settings, checked except for its paths."""
-    if not verb.is_shared and parallel.is_launched():
+    if not verb.is_shared and torchrun.is_launched():
         shared = [f"gpt1 {one}" for one, other in COMMANDS.items() if other.is_shared]
         raise UserError(f"it works in one process; start it without torchrun, which is for {', '.join(shared)}")
     if line.json and line.given.get("stream"):

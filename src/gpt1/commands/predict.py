@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
+from gpt1 import torchrun
 from gpt1.config import Columns, Predict
 from gpt1.console import bar, say, warn
 from gpt1.data.engine import Item, Value, engine_of
@@ -91,7 +92,7 @@ def _predict(settings: Predict) -> PredictResult:
     names = columns(table(settings.input), TableOptions.of(settings)) if is_table else []
     if settings.more and not is_text:
         raise UserError(f"{settings.input} holds rows, so {settings.more[0]!r} cannot be part of one; leave it out")
-    if settings.engine == "ray" and parallel.is_launched():
+    if settings.engine == "ray" and torchrun.is_launched():
         raise UserError(f"{setting('engine')} ray starts processes itself; run it without torchrun")
     engine = engine_of(settings.engine, _map_by_turns, settings.threads, settings.device.startswith(("auto", "cuda")))
     row_predictor = RowPredictor(settings)
@@ -133,7 +134,7 @@ def _map_by_turns(function: Callable[[Item], Value], items: Iterable[Item]) -> I
     """Map, an item at a time; several processes work on an item each, and all yield every result."""
     world, items = parallel.current(), iter(items)
     while turn := list(islice(items, world.size)):
-        with parallel.alone():
+        with parallel.within(parallel.ALONE):
             mine = [function(item) for item in turn[world.part]]
         yield from chain.from_iterable(world.gather(mine))
 

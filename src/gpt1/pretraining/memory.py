@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from gpt1 import torchrun
 from gpt1.config import Pretrain
 from gpt1.model.gpt import count_parameters
 from gpt1.training import parallel
@@ -37,7 +38,7 @@ def _smallest(device: torch.device) -> float:
     if device.type == "cuda":
         size = torch.cuda.get_device_properties(device).total_memory
     else:
-        size = _machine_memory() // parallel.processes_here()
+        size = _machine_memory() // torchrun.processes_here()
     return parallel.current().least(size or math.inf)
 
 

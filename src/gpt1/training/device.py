@@ -14,11 +14,11 @@ from pathlib import Path
 
 import torch
 
+from gpt1 import torchrun
 from gpt1.errors import RunFailed, UserError, setting
 from gpt1.model import fused_cpu
 from gpt1.model.objectives import LanguageModel, TaskModel
 from gpt1.options import check_threads_and_seed
-from gpt1.training import parallel
 
 CGROUPS = Path("/sys/fs/cgroup")
 DEVICE_TYPES = ("cpu", "cuda", "mps")
@@ -147,7 +147,7 @@ def available_cores() -> int:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "2,1": the rest is for nested loops
-    processes = parallel.processes_here()
+    processes = torchrun.processes_here()
     is_limit = share.isdecimal() and int(share) > (0 if processes == 1 else 1)
     limits = [min([cores, *_cgroup_limits()]) / processes, *([int(share)] if is_limit else [])]
     return max(1, (math.ceil if processes == 1 else math.floor)(min(limits)))

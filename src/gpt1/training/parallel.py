@@ -1,4 +1,4 @@
-"""Several processes that train or predict together, as `torchrun` starts them; no other module asks for a rank.
+"""Several processes that train or predict together; only this module asks for a rank once they have met (`join`).
 
 Every process has the whole model (distributed data parallel; `sharding` shares it out) and takes every n-th row of
 each batch. Gradients and losses are summed over the processes once an update, and counts of their terms before it, so
@@ -10,30 +10,23 @@ distributed is imported.
 """
 
 import math
-import os
-import re
-import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gpt1 import resume
+from gpt1 import resume, torchrun
 from gpt1.console import quiet
 from gpt1.errors import Gpt1Error, RunFailed, UserError, setting
+from gpt1.training.rendezvous import MEETING_SECONDS, PATIENCE, choose_gpu, describe, first_line, meet
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
 
-# Seconds in which all processes must have met, and their first sum must have arrived.
-MEETING_SECONDS = 60.0
-# How long a process waits for the others later on: rank 0 may be writing, or measuring the speed.
-PATIENCE = timedelta(minutes=30)
 # Seconds for which other processes leave it to rank 0 to report an error that all of them have.
 REPORT_SECONDS = 1.0
 # Words in the errors of torch's backends when a process cannot be reached.
@@ -174,33 +167,48 @@ def report_lost() -> Iterator[None]:
         yield
     except RuntimeError as error:
         if any(word in f"{type(error).__name__} {error}".lower() for word in BACKENDS):
-            raise ProcessLost(f"another process has ended or does not answer ({_first_line(error)})") from error
+            raise ProcessLost(f"another process has ended or does not answer ({first_line(error)})") from error
         raise
 
 
 # The world of a process without others, or of work in which others have no part.
 ALONE = World()
-_worlds: dict[str, Any] = {"current": ALONE, "last": ALONE, "meetings": 0, "store": None}
+
+
+@dataclass
+class _State:
+    """What this process knows of the others."""
+
+    current: World = ALONE
+    last: World = ALONE
+    """the one that was joined last, also after `join`"""
+    meetings: int = 0
+    """how often this process has joined others"""
+    kept: Any = None
+    """store that outlives restarts"""
+
+
+_state = _State()
 
 
 def current() -> World:
     """Return the processes that this one works with; a world of one outside of `join`."""
-    return _worlds["current"]
+    return _state.current
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """Share nothing with the other processes within the block."""
-    before, _worlds["current"] = _worlds["current"], ALONE
+def within(world: World) -> Iterator[None]:
+    """Work with these processes within the block."""
+    before, _state.current = _state.current, world
     try:
         yield
     finally:
-        _worlds["current"] = before
+        _state.current = before
 
 
 def is_main() -> bool:
     """Return whether this process writes files and, also after `join`, the result."""
-    return _worlds["last"].rank == 0
+    return _state.last.rank == 0
 
 
 @contextmanager
@@ -210,31 +218,21 @@ def hold(place: str | Path, *, file: bool = False) -> Iterator[None]:
     Processes that were started again wait a while for those before them to end.
     """
     with ExitStack() as stack:
-        wait = MEETING_SECONDS if restarts() else 0.0
+        wait = MEETING_SECONDS if torchrun.restarts() else 0.0
         current().from_main(lambda: stack.enter_context(resume.hold(place, file=file, wait=wait)))
         yield
 
 
-def processes_here() -> int:
-    """Return how many processes `torchrun` has started on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if is_launched() else 1
-
-
-def restarts() -> int:
-    """Return how often `torchrun` has started these processes again."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) if is_launched() else 0
-
-
 def remember(name: str, value: int) -> None:
     """Keep a number for the processes that `torchrun` starts in place of these, if it does."""
-    if _worlds["store"] is not None:
-        _worlds["store"].set(name, str(value))
+    if _state.kept is not None:
+        _state.kept.set(name, str(value))
 
 
 def remembered(name: str) -> int:
     """Return a number that the processes before a restart kept; 0 without one."""
-    store = _worlds["store"]
-    return int(store.get(name)) if store is not None and restarts() and store.check([name]) else 0
+    store = _state.kept
+    return int(store.get(name)) if store is not None and torchrun.restarts() and store.check([name]) else 0
 
 
 @contextmanager
@@ -246,7 +244,7 @@ def report_once() -> Iterator[None]:
     try:
         yield
     except (Gpt1Error, OSError, KeyboardInterrupt) as error:
-        if is_launched() and int(os.environ.get("LOCAL_RANK", 0)) > 0:
+        if torchrun.local_rank() > 0:
             raise SystemExit(_exit_code(error)) from error
         raise
 
@@ -259,16 +257,16 @@ def join(device: str) -> Iterator[World]:
     says anything, except that the first process to fail says why; then the others end without a word. Raises RunFailed
     if the processes cannot reach each other within `MEETING_SECONDS`.
     """
-    if not is_launched() or current().size > 1:  # a command may call another
+    if not torchrun.is_launched() or current().size > 1:  # a command may call another
         yield current()
         return
     import torch
 
-    world, is_gpu = World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])), _choose_gpu(device)
-    with ExitStack() as stack:
-        stack.callback(_worlds.update, current=_worlds["current"])
-        store = _meet(world, "cpu:gloo,cuda:nccl" if is_gpu else "gloo", is_gpu)
-        _worlds.update(current=world, last=world)
+    world, is_gpu = World(torchrun.rank(), torchrun.processes()), choose_gpu(device)
+    _state.meetings += 1
+    store, _state.kept = meet(_state.meetings, is_gpu)
+    _state.last = world
+    with within(world):
         try:
             with quiet(world.rank > 0):
                 yield world
@@ -276,112 +274,9 @@ def join(device: str) -> Iterator[World]:
             if not _is_first_to_fail(store, world):
                 raise SystemExit(_exit_code(error)) from error
             if isinstance(error, Gpt1Error) and world.rank > 0:
-                error.args = (f"{error.args[0]} [{_name(world)}]",)
+                error.args = (f"{error.args[0]} [{describe()}]",)
             raise
         torch.distributed.destroy_process_group()
-
-
-def is_launched() -> bool:
-    """Return whether `torchrun` has started this process with others."""
-    return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys() and (
-        int(os.environ["WORLD_SIZE"]) > 1
-    )
-
-
-def _choose_gpu(device: str) -> bool:
-    """Make the GPU of this process's local rank the current one; return False if it works on a CPU.
-
-    Raises UserError if there are fewer GPUs than processes, or for a device that processes cannot share out.
-    """
-    import torch
-
-    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
-        return False
-    if device not in ("auto", "cuda"):
-        raise UserError(f"{setting('device')} {device}: several processes need auto, cpu or cuda, one GPU for each")
-    here, found = processes_here(), torch.cuda.device_count()
-    if found < here:
-        raise UserError(
-            f"{here} processes on {socket.gethostname()}, which has {found} GPUs; start torchrun with "
-            f"--nproc-per-node {max(1, found)}, or give {setting('device')} cpu"
-        )
-    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    return True
-
-
-def _meet(world: World, backend: str, is_gpu: bool) -> Any:
-    """Form the process group and make a first sum; return the store that all processes reach.
-
-    Raises RunFailed, naming what to look at, if that takes more than `MEETING_SECONDS`.
-    """
-    import torch
-    import torch.distributed as dist
-
-    limit, who = timedelta(seconds=MEETING_SECONDS), _name(world)
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    # torchrun holds the store, through which processes meet, unless it is told not to; else rank 0 does.
-    is_holder = world.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    _worlds["meetings"] += 1
-    try:
-        if not is_holder:
-            _wait_for(host, port)  # the store would print pages on standard error
-        whole = dist.TCPStore(host, port, None, is_holder, limit, wait_for_workers=False, multi_tenant=True)
-        store = dist.PrefixStore(f"gpt1/{restarts()}/{_worlds['meetings']}", whole)
-        _worlds["store"] = dist.PrefixStore("gpt1/kept", whole)
-        missing = _missing(store, world)
-    except (RuntimeError, OSError) as error:
-        raise RunFailed(
-            f"{who}, cannot reach MASTER_ADDR:MASTER_PORT, {host}:{port} ({_first_line(error)}); check that both are "
-            "right, that no firewall blocks the port, and that rank 0, or torchrun there, is running"
-        ) from None
-    if missing:
-        raise RunFailed(
-            f"{who}, waited {MEETING_SECONDS:g} seconds at {host}:{port} for rank {_listed(missing)}; check that all "
-            "were started with the same number of processes, and that none has ended"
-        )
-    try:
-        # The first group has a short time limit. The one that works waits longer.
-        dist.init_process_group(backend, store=dist.PrefixStore("meet", store), rank=world.rank,
-                                world_size=world.size, timeout=limit)  # fmt: skip
-        one = torch.ones((), device="cuda" if is_gpu else "cpu")
-        dist.all_reduce(one)
-        assert one.item() == world.size, "every process adds one"
-        dist.destroy_process_group()
-        dist.init_process_group(backend, store=dist.PrefixStore("work", store), rank=world.rank,
-                                world_size=world.size, timeout=PATIENCE)  # fmt: skip
-    except RuntimeError as error:
-        name, variable = ("NCCL", "NCCL_SOCKET_IFNAME") if is_gpu else ("Gloo", "GLOO_SOCKET_IFNAME")
-        raise RunFailed(
-            f"{who}, has met the others at {host}:{port}, but they cannot exchange data by {name} "
-            f"({_first_line(error)}); check that all ports are open between the machines, and name the network "
-            f"interface by {variable}"
-        ) from None
-    return store
-
-
-def _wait_for(host: str, port: int) -> None:
-    """Wait until something listens at a port. Raises OSError if nothing does for `MEETING_SECONDS`."""
-    until = time.monotonic() + MEETING_SECONDS
-    while True:
-        try:
-            socket.create_connection((host, port), timeout=MEETING_SECONDS).close()
-            return
-        except OSError:
-            if time.monotonic() > until:
-                raise
-        time.sleep(0.2)
-
-
-def _missing(store: Any, world: World) -> list[int]:
-    """Tell the others that this process is here, wait for them, and return the ranks that have not come in time."""
-    until = time.monotonic() + MEETING_SECONDS
-    store.set(f"here/{world.rank}", socket.gethostname())
-    store.add("here", 1)
-    while store.add("here", 0) < world.size:
-        if time.monotonic() > until:
-            return [rank for rank in range(world.size) if not store.check([f"here/{rank}"])]
-        time.sleep(0.05)
-    return []
 
 
 def _is_first_to_fail(store: Any, world: World) -> bool:
@@ -411,16 +306,3 @@ def _buckets(tensors: Sequence["Tensor"]) -> Iterator[list["Tensor"]]:
         bucket.append(tensor)
     if bucket:
         yield bucket
-
-
-def _name(world: World) -> str:
-    return f"rank {world.rank} of {world.size} processes, on {socket.gethostname()}"
-
-
-def _listed(ranks: Sequence[int]) -> str:
-    return ", ".join(map(str, ranks[:8])) + (" ..." if len(ranks) > 8 else "")
-
-
-def _first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, without the line of C++ that raised it."""
-    return re.sub(r"^\[\S+:\d+\] ", "", (str(error) or type(error).__name__).splitlines()[0])
