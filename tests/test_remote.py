@@ -60,7 +60,7 @@ KILLED = """if True:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache; and uploads that fail are tried again at once."""
     monkeypatch.setenv("GPT1_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(remote, "WAITS", (0.0,))
+    monkeypatch.setattr(remote, "RETRY_DELAYS", (0.0,))
     return tmp_path / "cache"
 
 
@@ -233,7 +233,7 @@ def test_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 def test_a_server_that_goes_down(tmp_path: Path, s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was made is here, and the message says where."""
     run = save_random_run(tmp_path / "random", ["yes no 1 2 3"] * 9, 262, SHAPE)
-    with pytest.raises(RunFailed) as caught, remote.written("s3://lake/copied") as place:
+    with pytest.raises(RunFailed) as caught, remote.output_path("s3://lake/copied") as place:
         shutil.copytree(run, place)
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
@@ -406,7 +406,7 @@ def test_a_named_run(memory: Any) -> None:
 
 
 def test_a_request_that_is_refused_uploads_nothing(memory: Any) -> None:
-    with one_line("wrong"), remote.written("memory://lake/new") as place:
+    with one_line("wrong"), remote.output_path("memory://lake/new") as place:
         place.mkdir()
         (place / "begun.json").write_text("{}")
         raise gpt1.errors.UserError("wrong")
@@ -414,7 +414,7 @@ def test_a_request_that_is_refused_uploads_nothing(memory: Any) -> None:
 
 
 def test_what_was_done_before_an_interruption_is_uploaded(memory: Any) -> None:
-    with pytest.raises(KeyboardInterrupt), remote.written("memory://lake/new") as place:
+    with pytest.raises(KeyboardInterrupt), remote.output_path("memory://lake/new") as place:
         place.mkdir()
         (place / "state").write_text("1")
         raise KeyboardInterrupt
@@ -429,7 +429,7 @@ def test_several_processes(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None
         gpt1.pretrain("data", out="memory://lake/new")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     monkeypatch.setenv("RANK", "3")
-    with remote.written("memory://lake/new") as place:
+    with remote.output_path("memory://lake/new") as place:
         place.mkdir()
         (place / "a").write_text("1")
     assert not memory.find("/lake/new"), "the first process uploads"

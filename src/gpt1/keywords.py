@@ -28,7 +28,7 @@ from gpt1.options import (
     summary,
     without_none,
 )
-from gpt1.remote import in_addresses, mirrored
+from gpt1.remote import mirrored, with_addresses
 
 P = ParamSpec("P")
 Settings_contra = TypeVar("Settings_contra", contravariant=True)
@@ -80,7 +80,7 @@ def command(
                 settings = from_keywords(kind, positionals, args, keywords, f"{name}()")
             with mirrored(settings) as here:
                 result = function(here)
-                return result if here is settings else in_addresses(result)
+                return result if here is settings else with_addresses(result)
 
         call.__signature__ = _signature(kind, positionals, function)  # type: ignore[attr-defined]
         call.__doc__ = _docstring(kind, positionals, function)

@@ -1,8 +1,8 @@
 """A local copy of what an address names, so that everything else works on files: mapped, locked, replaced atomically.
 
-An index beside the copy says which version of each object it holds, and what each file was then: an object that differs
-from it has changed in the store, a file that differs from it has changed here. So nothing is copied twice, and what two
-machines did at once is noticed.
+An index beside the copy records which version of each object it holds, and size, time and hash of the file then: an
+object that differs from the index has changed in the store, a file that differs has changed here. So nothing is copied
+twice, and it is noticed if two machines have written at once.
 """
 
 import errno
@@ -21,7 +21,7 @@ from rich.filesize import decimal
 
 from gpt1.console import bar, say
 from gpt1.errors import Gpt1Error, RunFailed, UserError, name_as, setting
-from gpt1.object_store import Listed, Store, is_hidden
+from gpt1.object_store import ObjectInfo, Store, is_hidden
 from gpt1.storage import atomic, write_json
 
 # Downloads at once, and how often the objects are listed again before they are given up as never at rest.
@@ -73,7 +73,7 @@ class Mirror:
         self.address = self.store.address
         name = PurePosixPath(self.address).name
         key = hashlib.sha256(f"{self.address} {pattern}".encode()).hexdigest()[:12]
-        self.folder = _cache() / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)[:40]}-{key}"
+        self.folder = _cache_folder() / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)[:40]}-{key}"
         self.path = self.folder / name
         name_as(str(self.path), self.address)
 
@@ -82,21 +82,25 @@ class Mirror:
 
         Files that have changed here and were not uploaded stay. Raises UserError if the objects have changed too.
         """
+
+        def is_wanted(name: str) -> bool:
+            return _top_folder(name) not in skip
+
         with self._index() as index:
             if not self._changed_here(index):  # then it was no job that removed files, but somebody who tidied up
-                for name in [name for name in self._removed_here(index) if _first(name) not in skip]:
+                for name in filter(is_wanted, self._removed_here(index)):
                     del index[name]
             for _ in range(LISTINGS):
-                listed = {name: one for name, one in self.store.list(self._pattern).items() if _first(name) not in skip}
+                listed = {name: one for name, one in self.store.list(self._pattern).items() if is_wanted(name)}
                 partial = {name for name in listed if name not in index and not _is_whole(name, listed)}
                 there = {name: one for name, one in listed.items() if name not in partial}
-                known = {name: entry for name, entry in index.items() if _first(name) not in skip}
+                known = {name: entry for name, entry in index.items() if is_wanted(name)}
                 changed = [name for name, one in there.items() if not _is_known(known.get(name), one)]
                 gone = [name for name, entry in known.items() if name not in there and entry.version is not None]
                 if not changed and not gone:
                     index |= dict.fromkeys(partial, Entry(None))  # as if removed here: `upload` removes them there
                     return bool(there)
-                if any(_first(name) not in skip for name in self._changed_here(index) | self._removed_here(index)):
+                if any(map(is_wanted, self._changed_here(index) | self._removed_here(index))):
                     raise UserError(
                         f"{self.address} was changed by another machine, and here {self.folder} holds work that was "
                         f"never uploaded; remove that folder to continue from {self.address}, or choose another "
@@ -124,20 +128,20 @@ class Mirror:
         """
         with self._index() as index:
             changed, removed = self._changed_here(index), self._removed_here(index)
-            if any(_base(name) in RECORDS and name in index for name in changed):
-                markers = {name for name in index if _base(name) in MARKERS}
+            if any(_file_name(name) in RECORDS and name in index for name in changed):
+                markers = {name for name in index if _file_name(name) in MARKERS}
                 for name in markers | removed:
                     self.store.remove(name)
                     del index[name]
                 changed, removed = changed | {name for name in markers if (self.path / name).is_file()}, set()
-        for name in sorted(changed, key=self._turn):
+        for name in sorted(changed, key=self._upload_order):
             self._upload(name)
         for name in removed:
             with self._index() as index:
                 self.store.remove(name)
                 index.pop(name, None)
 
-    def _download(self, wanted: dict[str, Listed], index: Index) -> None:
+    def _download(self, wanted: dict[str, ObjectInfo], index: Index) -> None:
         """Copy objects into files, several at a time."""
         size = sum(listed.size or 0 for listed in wanted.values())
         if (free := shutil.disk_usage(self.folder).free) < size + MARGIN:
@@ -159,20 +163,20 @@ class Mirror:
             number = f"{len(wanted):,} object{'' if len(wanted) == 1 else 's'}"
             say(f"{self.address}: copied {number}, {decimal(size)}")
 
-    def _download_one(self, name: str, listed: Listed) -> Entry:
+    def _download_one(self, name: str, listed: ObjectInfo) -> Entry:
         path = self.path / name
         with atomic(path) as temporary:
             self.store.read(name, temporary)
             whole = listed.size in (None, temporary.stat().st_size)
         return Entry.of(listed.version if whole else "", path)
 
-    def _turn(self, name: str) -> tuple[bool, bool, int]:
-        """Return a key that sorts names in the order of their uploads."""
+    def _upload_order(self, name: str) -> tuple[bool, bool, int]:
+        """Return a key that sorts names in the order in which `upload` writes them."""
         try:
             age = -(self.path / name).stat().st_mtime_ns
         except FileNotFoundError:
             age = 0
-        return _base(name) in MARKERS, ".json" not in _base(name), age
+        return _file_name(name) in MARKERS, ".json" not in _file_name(name), age
 
     def _upload(self, name: str) -> None:
         path = self.path / name
@@ -226,12 +230,12 @@ class Mirror:
         write_json(self.folder / ".index.json", {"address": self.address, "objects": index})
 
 
-def _cache() -> Path:
+def _cache_folder() -> Path:
     """Return the folder of all copies: GPT1_CACHE, or ~/.cache/gpt1."""
     return Path(os.environ.get("GPT1_CACHE") or Path.home() / ".cache" / "gpt1").resolve()
 
 
-def _is_known(entry: Entry | None, listed: Listed) -> bool:
+def _is_known(entry: Entry | None, listed: ObjectInfo) -> bool:
     """Return whether the copy holds this version, or one that this machine began to upload."""
     return entry is not None and entry.version in (None, listed.version)
 
@@ -242,12 +246,12 @@ def _is_whole(name: str, listed: Collection[str]) -> bool:
     return found is None or sum(one.startswith(found[1]) for one in listed) == int(found[2])
 
 
-def _first(name: str) -> str:
+def _top_folder(name: str) -> str:
     """Return the folder in the copy that an object is in, or its name if it is in none."""
     return name.partition("/")[0]
 
 
-def _base(name: str) -> str:
+def _file_name(name: str) -> str:
     return name.rpartition("/")[2]
 
 

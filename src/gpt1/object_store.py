@@ -32,7 +32,7 @@ PROBE = ".gpt1-may-write"
 
 
 @dataclass(frozen=True)
-class Listed:
+class ObjectInfo:
     """An object as a listing shows it."""
 
     size: int | None
@@ -49,7 +49,7 @@ class Store:
     """The object, or the objects, under one address; a `name` is what follows it, empty for the object itself."""
 
     def __init__(self, address: str | os.PathLike[str]) -> None:
-        scheme, rest = _parts(address)
+        scheme, rest = _split_address(address)
         self.address = f"{scheme}://{rest}"
         self._scheme = scheme
         if scheme in ("file", "local"):
@@ -59,25 +59,25 @@ class Store:
 
             self._fs, self._path = url_to_fs(self.address)
 
-    def list(self, pattern: str = "") -> dict[str, Listed]:
+    def list(self, pattern: str = "") -> dict[str, ObjectInfo]:
         """Return the objects by name, sorted, or those that match a glob; hidden ones are left out.
 
         Raises UserError for a name that no file in a folder can have.
         """
         with self._in_one_line("read"):
             self._fs.invalidate_cache()
-            infos = self._fs.glob(self._full(pattern), detail=True) if pattern else self._find("")
+            infos = self._fs.glob(self._full_path(pattern), detail=True) if pattern else self._find("")
         # A name that ends in a slash stands for an empty folder.
         paths = [path for path, info in infos.items() if info["type"] == "file" and not path.endswith("/")]
         found = {self._name(path): infos[path] for path in paths}
-        return {name: _listed(found[name]) for name in sorted(found) if not is_hidden(name)}
+        return {name: _object_info(found[name]) for name in sorted(found) if not is_hidden(name)}
 
     def version(self, name: str) -> str:
         """Return the version of an object as `list` does; empty if there is none."""
         with self._in_one_line("read"):
             self._fs.invalidate_cache()
-            info = self._find(name).get(self._full(name))
-        return _listed(info).version if info else ""
+            info = self._find(name).get(self._full_path(name))
+        return _object_info(info).version if info else ""
 
     def has_object(self) -> bool:
         """Return whether the address is the name of an object."""
@@ -86,17 +86,17 @@ class Store:
     def read(self, name: str, path: Path) -> None:
         """Copy an object to a file."""
         with self._in_one_line("read"):
-            self._fs.get_file(self._full(name), str(path))
+            self._fs.get_file(self._full_path(name), str(path))
 
     def write(self, path: Path, name: str) -> None:
         """Copy a file to an object, which appears whole or not at all."""
         with self._in_one_line("written"):
-            self._fs.put_file(str(path), self._full(name))
+            self._fs.put_file(str(path), self._full_path(name))
 
     def remove(self, name: str) -> None:
         """Remove an object, if there is one."""
         with self._in_one_line("written"), suppress(FileNotFoundError):
-            self._fs.rm_file(self._full(name))
+            self._fs.rm_file(self._full_path(name))
 
     def check_writable(self, is_folder: bool) -> None:
         """Write and remove an empty object. Raises an error if that is refused, before anything is computed."""
@@ -106,13 +106,13 @@ class Store:
             self._fs.rm_file(probe)
 
     def _find(self, name: str) -> dict[str, dict[str, Any]]:
-        """Return what fsspec knows of the objects under a name, by path."""
-        found = self._fs.find(self._full(name), detail=True)
-        if isinstance(found, list):  # az:// lists a single object so, and http:// without what it knows of it
+        """Return what fsspec knows of each object under a name, by path."""
+        found = self._fs.find(self._full_path(name), detail=True)
+        if isinstance(found, list):  # az:// and http:// sometimes list only names
             found = dict.fromkeys(found)
         return {path: info or self._fs.info(path) for path, info in found.items()}
 
-    def _full(self, name: str) -> str:
+    def _full_path(self, name: str) -> str:
         return f"{self._path}/{name}" if name else self._path
 
     def _name(self, path: str) -> str:
@@ -149,7 +149,7 @@ def split_glob(address: str | os.PathLike[str]) -> tuple[str, str]:
 
     Raises UserError for wildcards in the name of the bucket.
     """
-    scheme, rest = _parts(address)
+    scheme, rest = _split_address(address)
     if not has_magic(rest) or Store(address).has_object():
         return f"{scheme}://{rest}", ""
     parts = rest.split("/")
@@ -164,7 +164,7 @@ def is_hidden(name: str) -> bool:
     return any(part.startswith(".") for part in name.split("/"))
 
 
-def _parts(address: str | os.PathLike[str]) -> tuple[str, str]:
+def _split_address(address: str | os.PathLike[str]) -> tuple[str, str]:
     """Return the scheme and what follows it. Raises UserError for an address that leads out of its bucket."""
     found = ADDRESS.fullmatch(str(address))
     if found is None:
@@ -175,10 +175,10 @@ def _parts(address: str | os.PathLike[str]) -> tuple[str, str]:
     return found[1], rest
 
 
-def _listed(info: Mapping[str, Any]) -> Listed:
+def _object_info(info: Mapping[str, Any]) -> ObjectInfo:
     """Return size and version from what fsspec knows of an object; stores give a version by different names."""
     version = next((info[key] for key in VERSIONS if info.get(key)), "")
-    return Listed(info["size"], f"{info['size']} {version}")
+    return ObjectInfo(info["size"], f"{info['size']} {version}")
 
 
 def _reason(error: Exception) -> str:

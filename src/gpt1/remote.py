@@ -24,10 +24,10 @@ from gpt1.options import options
 S = TypeVar("S")
 
 # Seconds before an upload that failed is tried again; after the last try it has failed.
-WAITS = (1.0, 4.0)
+RETRY_DELAYS = (1.0, 4.0)
 # Folders of a run that hold states to continue from, which only the command that writes the run reads.
 STATES = ("checkpoints", "stopped")
-# Files that a command writes: without reading what was there, or continuing it.
+# Kinds of files that a command writes anew, and that it continues.
 REPLACED, CONTINUED = {"a table to write", "vectors to write", "a page to write"}, {"an ablation to write"}
 # Paths that a command reads and that may be runs; their states are not read.
 RUNS = {"a run", "a run, perhaps named", "a pre-trained run", "a fine-tuned run", "a model", "a path"}
@@ -38,27 +38,27 @@ class Output:
 
     def __init__(self, mirror: Mirror) -> None:
         self.mirror = mirror
-        self._wanted, self._over = threading.Event(), threading.Event()
+        self._requested, self._stopped = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self._failing = False
 
     def request(self) -> None:
-        """Upload soon what there is by then; requests that come during an upload are answered by one more."""
-        self._wanted.set()
+        """Upload soon; requests that come during an upload lead to one more."""
+        self._requested.set()
         if self._thread is None:
-            self._thread = threading.Thread(target=self._answer, name="gpt1-upload", daemon=True)
+            self._thread = threading.Thread(target=self._upload_on_request, name="gpt1-upload", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
         """Wait for the upload in progress, and make no more."""
-        self._over.set()
-        self._wanted.set()
+        self._stopped.set()
+        self._requested.set()
         if self._thread is not None:
             self._thread.join()
 
     def upload(self, remedy: str = "repeat the command to upload it") -> None:
         """Upload, and try again a few times. Raises RunFailed, with where the work is and a remedy, if that fails."""
-        for wait in (*WAITS, None):
+        for wait in (*RETRY_DELAYS, None):
             try:
                 self.mirror.upload()
                 return
@@ -67,9 +67,9 @@ class Output:
                     raise RunFailed(f"{error}; everything is in {self.mirror.folder}; {remedy}") from None
                 time.sleep(wait)
 
-    def _answer(self) -> None:
-        while self._wanted.wait() and not self._over.is_set():
-            self._wanted.clear()
+    def _upload_on_request(self) -> None:
+        while self._requested.wait() and not self._stopped.is_set():
+            self._requested.clear()
             try:
                 self.upload("the upload is tried again later")
                 self._failing = False
@@ -90,7 +90,7 @@ def publish(path: Path) -> None:
 
 
 def local_copy(address: str | os.PathLike[str], skip: Collection[str] = STATES) -> Path:
-    """Return the up-to-date copy of what an address names, by default of a run.
+    """Bring the copy of what an address names up to date and return its path; by default, skip a run's states.
 
     Raises UserError if there is nothing, or it cannot be read.
     """
@@ -101,8 +101,8 @@ def local_copy(address: str | os.PathLike[str], skip: Collection[str] = STATES) 
 
 
 @contextmanager
-def written(address: str | os.PathLike[str], kind: str = "a folder to write") -> Iterator[Path]:
-    """Yield where to write what will be uploaded to an address at the end, also if it ends with an error.
+def output_path(address: str | os.PathLike[str], kind: str = "a folder to write") -> Iterator[Path]:
+    """Yield a local path; what the block has written there is uploaded to the address at its end, even after an error.
 
     A path that is no address is yielded as it is. A folder begins as the store has it. Only the first of several
     processes uploads. Raises UserError if the address cannot be written, and RunFailed if the upload fails.
@@ -158,14 +158,14 @@ def mirrored(settings: S) -> Iterator[S]:
                 value, kind = given[key], kinds[key]
                 if _is_output(kind):
                     _check_output(value, kind, given.get("inputs", []))
-                    changes[key] = str(stack.enter_context(written(value, kind)))
+                    changes[key] = str(stack.enter_context(output_path(value, kind)))
                 else:
                     found = [local_path(one, kind) for one in (value if isinstance(value, list) else [value])]
                     changes[key] = found if isinstance(value, list) else found[0]
         yield dataclasses.replace(settings, **changes)  # type: ignore[type-var]
 
 
-def in_addresses(result: S) -> S:
+def with_addresses(result: S) -> S:
     """Return a command's result with addresses in place of the paths of their copies."""
 
     def named(value: Any) -> Any:
@@ -183,7 +183,7 @@ def _addresses(kind: str, value: Any) -> list[str]:
     named = value if isinstance(value, list) else [value]
     if kind == "a run, perhaps named":
         named = [_run(one)[1] for one in named]
-    # A text has blanks, and may begin like an address.
+    # A text may begin like an address; its blanks show that it is none.
     return [one for one in named if is_address(one) and not (kind == "a table or texts" and len(one.split()) > 1)]
 
 

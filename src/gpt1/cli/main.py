@@ -21,7 +21,7 @@ from gpt1 import __version__, config, options, torchrun
 from gpt1.cli import arguments
 from gpt1.console import plain_console, say, settings_as_flags
 from gpt1.errors import Gpt1Error, UserError, readable
-from gpt1.remote import in_addresses, mirrored
+from gpt1.remote import mirrored, with_addresses
 from gpt1.results import Result
 from gpt1.storage import UNENCODABLE
 from gpt1.training import parallel
@@ -164,7 +164,7 @@ def _run(argv: list[str]) -> None:
             settings = stack.enter_context(mirrored(_settings(verb, defaults, line)))
             check_paths(settings)
         command = import_module(f"gpt1.commands.{name}")
-        result = in_addresses(getattr(command, name)(settings))
+        result = with_addresses(getattr(command, name)(settings))
     if parallel.is_main():
         _print(command, result, line.json)
         _say_next(verb, settings)

@@ -30,7 +30,7 @@ from gpt1.finetuning.sweep import fit_best
 from gpt1.keywords import check, parameter
 from gpt1.options import convert, options
 from gpt1.pretraining.continued import UnlabelledText, continue_pretraining, read_first
-from gpt1.remote import written
+from gpt1.remote import output_path
 from gpt1.run_folder.folder import load_run
 from gpt1.run_folder.metadata import Source
 from gpt1.run_folder.places import check_finetuned_place
@@ -207,7 +207,7 @@ class TextEstimator(BaseEstimator):
             Where to write; a fine-tuned run that is there is replaced, anything else refused with a ValueError.
         """
         check_is_fitted(self)
-        with isolated(), written(folder) as place:
+        with isolated(), output_path(folder) as place:
             check_finetuned_place(place)
             self.model_.save(place)
 

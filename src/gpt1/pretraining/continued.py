@@ -23,7 +23,7 @@ from gpt1.data.shards import read_manifest
 from gpt1.errors import UserError
 from gpt1.keywords import from_keywords
 from gpt1.pretraining.job import PretrainResult, pretrain_folder
-from gpt1.remote import local_path, written
+from gpt1.remote import local_path, output_path
 from gpt1.run_folder.folder import LoadedRun, load_run
 from gpt1.run_folder.metadata import ReadSummary, Source, read_metadata
 from gpt1.run_folder.shape import read_shape
@@ -150,7 +150,7 @@ def continue_pretraining(
     >>> gpt1.continue_pretraining("starter", reviews, out="runs/reviews")
     >>> gpt1.Classifier("runs/reviews").fit(texts, labels)
     """
-    with TemporaryDirectory() as work, written(out) as place:
+    with TemporaryDirectory() as work, output_path(out) as place:
         run = Path(local_path(os.fspath(run), "a pre-trained run"))
         found = UnlabelledText.of(texts, ReadOptions(text=text, encoding=encoding), Path(work))
         data = Path(work) / "data"
