@@ -210,7 +210,7 @@ def _states(out: Path, record: Record, fresh: bool) -> Iterator[Path]:
     """
     folder, from_main = out / STOPPED, parallel.current().from_main
 
-    def clear() -> None:
+    def check_or_clear() -> None:
         if folder.exists() and any(folder.iterdir()) and not (folder / BEGUN).exists():
             another = f"choose another {setting('out')}"
             raise UserError(f"{folder} holds something that `gpt1 finetune` did not write; {another}")
@@ -220,7 +220,7 @@ def _states(out: Path, record: Record, fresh: bool) -> Iterator[Path]:
         else:
             shutil.rmtree(folder, ignore_errors=True)
 
-    from_main(clear)
+    from_main(check_or_clear)
     is_over = True
     try:
         from_main(lambda: record.write(folder / BEGUN))

@@ -72,7 +72,7 @@ class _InputRows:
 def predict(settings: Predict) -> PredictResult:
     """Predict every row, in input order; write them to `out` in bounded memory, or return them as `predictions`.
 
-    A text that is given itself is a row. Processes that `torchrun` started take blocks of rows by turns. Raises
+    A text that is given itself is a row. Processes that `torchrun` started take turns with blocks of rows. Raises
     UserError for wrong rows, a missing column, or a run that is not fine-tuned.
     """
     with parallel.join(settings.device):
@@ -131,7 +131,7 @@ def _predict(settings: Predict) -> PredictResult:
 
 
 def _map_by_turns(function: Callable[[Item], Value], items: Iterable[Item]) -> Iterator[Value]:
-    """Map, an item at a time; several processes work on an item each, and all yield every result."""
+    """Map one item at a time; several processes take one each, and all yield every result."""
     world, items = parallel.current(), iter(items)
     while turn := list(islice(items, world.size)):
         with parallel.within(parallel.ALONE):

@@ -31,7 +31,7 @@ RETRIES = 5
 # Items under way for each worker of a cluster: one more than it works on, so that it need not wait.
 AHEAD = 2
 # What to do about an error that only some nodes have.
-SAME = "all nodes need the same files, under the same paths, and devices"
+ON_ALL_NODES = "all nodes need the same files, under the same paths, and devices"
 # Defaults of Ray's environment variables.
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # sends nothing over the network
@@ -178,10 +178,10 @@ def _work(shared: list[Any], item: Item, threads: int, version: str) -> Any:
     try:
         return _function(shared[0])(item)
     except Gpt1Error as error:
-        remedy = f"; {SAME}" if isinstance(error, UserError) else ""
+        remedy = f"; {ON_ALL_NODES}" if isinstance(error, UserError) else ""
         raise type(error)(f"{error.args[0]} ({where}{remedy})") from None
     except FileNotFoundError as error:
-        raise UserError(f"{error.filename}: {error.strerror} ({where}; {SAME})") from None
+        raise UserError(f"{error.filename}: {error.strerror} ({where}; {ON_ALL_NODES})") from None
 
 
 @lru_cache(maxsize=1)

@@ -23,18 +23,18 @@ def choose_parallel(settings: Pretrain, dtype: torch.dtype, device: torch.device
     """Return how several processes train: as asked for, or `fsdp` if all that a run holds takes more than `ROOM`."""
     if settings.parallel != "auto":
         return settings.parallel
-    return "ddp" if sum(memory_parts(settings, dtype).values()) <= ROOM * _smallest(device) else "fsdp"
+    return "ddp" if sum(memory_parts(settings, dtype).values()) <= ROOM * _least_memory(device) else "fsdp"
 
 
 def can_hold_gradients(settings: Pretrain, dtype: torch.dtype, device: torch.device) -> bool:
     """Return whether whole gradients in each process, beside its share of all else, take at most `ROOM`."""
     parts = memory_parts(settings, dtype)
     shared_out = sum(parts.values()) - parts["weights"]
-    return parts["gradients"] + shared_out / parallel.current().size <= ROOM * _smallest(device)
+    return parts["gradients"] + shared_out / parallel.current().size <= ROOM * _least_memory(device)
 
 
-def _smallest(device: torch.device) -> float:
-    """Return the bytes of the process with the least memory, however much is free: a run is repeated alike."""
+def _least_memory(device: torch.device) -> float:
+    """Return the bytes of the process with the least memory, free or not: every start of a run decides alike."""
     if device.type == "cuda":
         size = torch.cuda.get_device_properties(device).total_memory
     else:

@@ -43,14 +43,14 @@ class Checkpoints:
     """Save a run's states in the background, as a context manager, keeping the newest and the best.
 
     One write is under way at a time; the next one waits for it. Leaving the block waits too, except on
-    KeyboardInterrupt: what a second Ctrl-C interrupts leaves no file under a final name. Of several processes, the
-    first one writes or, if states are `shared_out`, each its part; then all make one and call `save` together.
+    KeyboardInterrupt: what a second Ctrl-C interrupts leaves no file under a final name. Of several processes, rank 0
+    writes; with `shared_out` each writes its part, and all construct this and call `save` together.
     """
 
     def __init__(self, folder: Path, keep: int = 1, shared_out: bool = False) -> None:
         self.folder, self.keep = folder, keep
         self.world = parallel.current().apart() if shared_out else ALONE
-        """the processes that write each state together, for the thread"""
+        """the processes that write each state together, with messages of the thread's own"""
         self.best: int | None = None
         """update whose state is kept however many newer ones there are"""
         self.is_writer = parallel.is_main()

@@ -142,8 +142,8 @@ def available_cores() -> int:
     """Return the number of cores that this process may use.
 
     That is the least of its affinity, its cgroup's (container's) limit and OMP_NUM_THREADS, by which joblib shares the
-    cores among its workers. Processes that `torchrun` started share the cores of their machine; the one thread that it
-    sets for each, unless OMP_NUM_THREADS is given, is no limit.
+    cores among its workers. Processes that `torchrun` started share the cores of their machine; it sets
+    OMP_NUM_THREADS to 1 unless that is given, so then 1 is no limit.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "2,1": the rest is for nested loops

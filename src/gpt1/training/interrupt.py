@@ -97,7 +97,7 @@ class StopRequest:
 def stop_requested() -> Iterator[StopRequest]:
     """Yield what tells whether Ctrl-C or SIGTERM has arrived; a second one ends the program at once.
 
-    Several processes take no notice of a second one, since a terminal and `torchrun` both pass Ctrl-C on.
+    Several processes ignore a second one, since a terminal and `torchrun` both pass Ctrl-C on.
     """
     stop, numbers = StopRequest(), (signal.SIGINT, signal.SIGTERM)
 

@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 MAX_SKIPPED = 10
 # A loss is a spike if it is so many standard deviations above the mean of that many updates before it.
 SPIKE, SPIKE_WINDOW = 6.0, 128
-# What processes that ran out of memory keep for those that replace them: the most examples of a micro-batch.
+# Under this name, processes that ran out of memory leave to their successors how many examples a micro-batch may have.
 ROWS = "rows"
 
 

@@ -68,7 +68,7 @@ def shard(model: LanguageModel, device: torch.device, dtype: torch.dtype, hold_g
 
 def rows(count: int, world: parallel.World) -> slice:
     """Return the rows of `count` that a process keeps: consecutive ones, as many as the others, at the end fewer."""
-    each = -(-count // world.size)
+    each = -(-count // world.size)  # as FSDP divides them
     return slice(min(count, world.rank * each), min(count, (world.rank + 1) * each))
 
 
