@@ -147,7 +147,7 @@ def quietly() -> Any:
 
 def small_steps() -> None:
     """Let blocks and shards be small, and fine-tuning save as often as it can. Called in a child."""
-    documents.BLOCK, preparing.SHARD_TOKENS = 2000, 400
+    documents.BLOCK, documents.LARGE, preparing.SHARD_TOKENS = 2000, 2000, 400
     epochs.SAVE_SECONDS = epochs.EPOCH_SECONDS = 0.0
 
 
