@@ -82,7 +82,7 @@ def jobs(folder: Path, out: Path) -> dict[str, Callable[[], Any]]:
         "choices": tuned("choices", task="multiple-choice", train=str(folder / "choices.jsonl"), epochs=1),
         "read": tuned("read", train=few, read=[str(folder / "text.txt")], read_epochs=1.0, epochs=1),
         "collapsed": collapsing(tuned("collapsed", train=few, lr=1e-3, epochs=1)),
-        "dropout": tuned("dropout", seeds=2, epochs=4, batch=8, dropout=0.1),
+        "dropout": tuned("dropout", seeds=2, epochs=2, batch=8, dropout=0.1),
         "ablate": lambda: ablate(
             Ablate(
                 **vars(usual) | {"train": few, "out": str(out / "table.json"), "batch": 8, "epochs": 1, "sizes": "16"}

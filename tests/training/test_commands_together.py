@@ -13,7 +13,6 @@ from processes import STILL, await_state, finish, kill_rank, start, torchrun
 from safetensors.torch import load_file
 
 from conftest import save_random_run
-from gpt1.cli.main import COMMANDS
 from gpt1.config import Model
 from gpt1.run_folder.metadata import STOPPED
 from gpt1.training import log
@@ -135,44 +134,28 @@ def predict(folder: Path, *more: str) -> list[str]:
     return [PROGRAM, "gpt1", "predict", str(folder / "alone" / "seeds"), *more, "--device", "cpu", "--dtype", "fp32"]
 
 
-def test_an_error_ends_all_processes_with_one_line(folder: Path, tmp_path: Path) -> None:
-    commands = [
-        (predict(folder, str(folder / "holes.jsonl")), "holes.jsonl:1: column text is empty"),
-        (predict(folder, str(folder / "rows.jsonl"), "--bacth", "3"), "unknown option --bacth"),
-    ]
-    for command, words in commands:
-        ended = finish(start(command, 2))
-        assert [code for code, *_ in ended] == [2, 2]
-        (line,) = [line for *_, error in ended for line in error.splitlines()]
-        assert line.startswith("gpt1 predict: ")
-        assert words in line
-
-
-@pytest.mark.parametrize("name", ["prepare", "generate"])
-def test_other_commands_say_once_that_they_work_in_one_process(name: str, tmp_path: Path) -> None:
-    words = {"prepare": [str(tmp_path), "--out", str(tmp_path / "out")], "generate": [str(tmp_path), "Once"]}[name]
-    ended = finish(start(["-m", "gpt1", name, *words], 2))
+def test_an_error_ends_all_processes_with_one_line(folder: Path) -> None:
+    ended = finish(start(predict(folder, str(folder / "holes.jsonl")), 2))
     assert [code for code, *_ in ended] == [2, 2]
     (line,) = [line for *_, error in ended for line in error.splitlines()]
-    assert line.startswith(
-        f"gpt1 {name}: it works in one process; start it without torchrun, which is for gpt1 pretrain"
+    assert line.startswith("gpt1 predict: ")
+    assert "holes.jsonl:1: column text is empty" in line
+
+
+def test_other_commands_say_once_that_they_work_in_one_process(tmp_path: Path) -> None:
+    ended = finish(start(["-m", "gpt1", "prepare", str(tmp_path), "--out", str(tmp_path / "out")], 2))
+    assert [code for code, *_ in ended] == [2, 2]
+    (line,) = [line for *_, error in ended for line in error.splitlines()]
+    assert line == (
+        "gpt1 prepare: it works in one process; start it without torchrun, which is for gpt1 pretrain, gpt1 finetune, "
+        "gpt1 predict, gpt1 evaluate, gpt1 ablate"
     )
     assert not (tmp_path / "out").exists()
 
 
-def test_the_commands_that_share_their_work() -> None:
-    assert [name for name, verb in COMMANDS.items() if verb.is_shared] == [
-        "pretrain",
-        "finetune",
-        "predict",
-        "evaluate",
-        "ablate",
-    ]
-
-
 def dropout_job(folder: Path, out: Path) -> list[str]:
     """The command line of the job `dropout`."""
-    words = "--epochs 4 --seeds 2 --batch 8 --micro-batch 3 --lr 3e-3 --dropout 0.1 --head-dropout 0 --threads 1"
+    words = "--epochs 2 --seeds 2 --batch 8 --micro-batch 3 --lr 3e-3 --dropout 0.1 --head-dropout 0 --threads 1"
     on = ["--device", "cpu", "--dtype", "fp32", "--train", str(folder / "train.jsonl"), "--out", str(out)]
     return [PROGRAM, "gpt1", "finetune", str(folder / "base"), *words.split(), *on]
 
