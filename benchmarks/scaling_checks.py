@@ -134,7 +134,7 @@ def exchange(updates: int = 10) -> None:
         before = loopback_bytes()
         for _ in train(model, batches(CHECKED, 1), optimizer, weights={"lm": 1.0}, steps=updates):
             pass
-        world.sum_numbers([0])  # all have finished
+        world.barrier()
         sent = loopback_bytes() - before
         if world.rank == 0:
             print(json.dumps({"given": given / updates, "loopback": sent / updates}))

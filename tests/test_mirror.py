@@ -146,7 +146,7 @@ def test_a_download_that_was_cut_short(lake: Any, monkeypatch: pytest.MonkeyPatc
 def test_no_space_for_the_copy(lake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     put(lake, {"a": "1"})
     monkeypatch.setattr("gpt1.mirror.MARGIN", 1 << 62)
-    with pytest.raises(OSError, match="No space left on device: 0 MB to copy"):
+    with pytest.raises(OSError, match="No space left on device: the copy takes 0 MB"):
         Mirror(ADDRESS).refresh()
     assert not lake.calls
 

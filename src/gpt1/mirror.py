@@ -5,12 +5,10 @@ object that differs from the index has changed in the store, a file that differs
 twice, and it is noticed if two machines have written at once.
 """
 
-import errno
 import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
@@ -22,7 +20,7 @@ from rich.filesize import decimal
 from gpt1.console import bar, say
 from gpt1.errors import Gpt1Error, RunFailed, UserError, name_as, setting
 from gpt1.object_store import ObjectInfo, Store, is_hidden
-from gpt1.storage import atomic, write_json
+from gpt1.storage import atomic, check_space, write_json
 
 # Downloads at once, and how often the objects are listed again before they are given up as never at rest.
 THREADS, LISTINGS = 8, 5
@@ -144,9 +142,7 @@ class Mirror:
     def _download(self, wanted: dict[str, ObjectInfo], index: Index) -> None:
         """Copy objects into files, several at a time."""
         size = sum(listed.size or 0 for listed in wanted.values())
-        if (free := shutil.disk_usage(self.folder).free) < size + MARGIN:
-            reason = f"{os.strerror(errno.ENOSPC)}: {size / 1e6:,.0f} MB to copy, {free / 1e6:,.0f} MB are free"
-            raise OSError(errno.ENOSPC, reason, str(self.folder))
+        check_space(self.path, size, MARGIN, "the copy")
         index |= dict.fromkeys(wanted, Entry(""))
         self._write(index)  # else a process that is killed would leave files that seem to have been made here
         pool = ThreadPoolExecutor(THREADS)

@@ -97,6 +97,14 @@ def remove_folder(path: Path) -> None:
     shutil.rmtree(temporary)
 
 
+def check_space(path: Path, size: int, margin: int, what: str) -> None:
+    """Raise OSError, as a full disk does, if `size` bytes leave less than `margin` free in the folder of `path`."""
+    free = shutil.disk_usage(path.parent).free
+    if free < size + margin:
+        reason = f"{os.strerror(errno.ENOSPC)}: {what} takes {size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free"
+        raise OSError(errno.ENOSPC, reason, str(path))
+
+
 def is_temporary(path: Path) -> bool:
     """Return whether a file or folder was made here; it stays behind if the process is killed."""
     return TEMPORARY.fullmatch(path.name) is not None

@@ -163,7 +163,7 @@ def test_too_little_space_is_seen_before_writing(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage._replace(free=10**6))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**6))
     pretrain(settings(data, tmp_path / "run", save_every=3))
     said = " ".join(capsys.readouterr().err.split())
     assert "no state could be saved (No space left on device: a state takes 0 MB, 1 MB are free); training" in said

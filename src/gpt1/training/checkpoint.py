@@ -11,7 +11,6 @@ whole tensor is the rows of all files, in the order of their numbers. Any number
 import errno
 import itertools
 import json
-import os
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +25,7 @@ from torch import Tensor
 from gpt1.console import say
 from gpt1.errors import UserError, setting
 from gpt1.remote import publish
-from gpt1.storage import atomic, move_folder, open_tensors, remove_folder, save_file, temporary_name
+from gpt1.storage import atomic, check_space, move_folder, open_tensors, remove_folder, save_file, temporary_name
 from gpt1.training import parallel
 from gpt1.training.parallel import ALONE, World
 
@@ -147,10 +146,8 @@ def save(
 
     def write(file: Path) -> None:
         place.mkdir(parents=True, exist_ok=True)
-        size, free = world.size * sum(tensor.nbytes for tensor in tensors.values()), shutil.disk_usage(place).free
-        if free < size + MARGIN:
-            reason = f"{os.strerror(errno.ENOSPC)}: a state takes {size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free"
-            raise OSError(errno.ENOSPC, reason, str(path))
+        size = world.size * sum(tensor.nbytes for tensor in tensors.values())
+        check_space(path, size, MARGIN, "a state")
         with atomic(file) as temporary:
             save_file(tensors, temporary, metadata=metadata)
 
