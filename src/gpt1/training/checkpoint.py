@@ -48,7 +48,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int = 1, shared_out: bool = False) -> None:
         self.folder, self.keep = folder, keep
-        self.world = parallel.current().apart() if shared_out else ALONE
+        self.world = parallel.current().with_own_group() if shared_out else ALONE
         """the processes that write each state together, with messages of the thread's own"""
         self.best: int | None = None
         """update whose state is kept however many newer ones there are"""

@@ -151,7 +151,7 @@ class World:
         parts = iter(received.split([size for one in sizes for size in one]))
         return [[next(parts).view(shape) for shape in one] for one in shapes]
 
-    def apart(self) -> "World":
+    def with_own_group(self) -> "World":
         """Return the same processes with a group of their own, for messages of another thread; all call it together."""
         if self.size == 1:
             return self
