@@ -63,7 +63,7 @@ def test_the_most_probable_comes_first_beside_words_alone() -> None:
     assert "x W_y h = 0.500 the model 75.0% words alone 12.5% y W_y h = 0.250 the model 25.0% words alone 87.5%" in said
     assert "start no extract" in said
     assert "the constant 0.500 add up to 1.500" in said
-    assert "y say words alone" in said
+    assert "y predicted by words alone" in said
 
 
 def test_without_words_alone_nothing_is_said_of_them() -> None:

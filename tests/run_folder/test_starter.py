@@ -47,6 +47,7 @@ def test_commands_take_it(installed: Path, tmp_path: Path) -> None:
         "report starter",
     ):
         assert main(line.split()) == 0, line
+    assert ">starter</h2>" in (tmp_path / "report.html").read_text(encoding="utf-8"), "not where it is installed"
     assert (tmp_path / "copy" / "model.safetensors").read_bytes() == (installed / "model.safetensors").read_bytes()
 
 

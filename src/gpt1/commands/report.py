@@ -61,7 +61,7 @@ def report(settings: Report) -> ReportResult:
     summaries, sections, other_sections = [], [], []
     for anchor, (name, run) in enumerate(runs.items(), 1):
         with _refusing_odd_values(name):
-            sections.append(run_section(find_run(name), f"run-{anchor}", run))
+            sections.append(run_section(name, find_run(name), f"run-{anchor}", run))
             summaries.append(summary(name, f"run-{anchor}", run))
     for anchor, (name, found) in enumerate(others.items(), 1):
         with _refusing_odd_values(name):

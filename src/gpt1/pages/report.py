@@ -55,8 +55,8 @@ def report_page(
     return render("report.html", title=title, summaries=summaries, runs=runs, documents=documents)
 
 
-def run_section(run: Path, anchor: str, results: RunResults) -> dict[str, Any]:
-    """Arrange one run: metadata, scores, curves, samples and settings."""
+def run_section(name: str, run: Path, anchor: str, results: RunResults) -> dict[str, Any]:
+    """Arrange one run, which the user calls `name`: metadata, scores, curves, samples and settings."""
     found, rows = results.metadata, log.read(run)
     metric = f"val_{found.get('selected_by')}"
     losses = FINETUNING if "goal" in found else PRETRAINING
@@ -69,7 +69,7 @@ def run_section(run: Path, anchor: str, results: RunResults) -> dict[str, Any]:
         validation = score_parts(metrics, on, thresholds)
     settings = run / "settings.json"
     return {
-        "name": str(run),
+        "name": name,
         "anchor": anchor,
         "shape": [(key, found[key]) for key in SHAPE if found.get(key) not in (None, "")],
         "tests": [evaluation(test, thresholds) for test in results.tests],
