@@ -168,10 +168,10 @@ WRONG = [
     ("/v1/completions", {"model": "books", "max_tokens": "5"}, "max_tokens: input should be a valid integer"),
     ("/v1/completions", {"model": "books", "logprobs": 6}, "logprobs: input should be less than or equal to 5"),
     ("/v1/completions", {"model": "books", "best_of": 3}, "best_of must equal n"),
-    ("/v1/completions", {"model": "books", "suffix": "a"}, "suffix"),
-    ("/v1/completions", {"model": "books", "presence_penalty": 1}, "presence_penalty"),
+    ("/v1/completions", {"model": "books", "suffix": "a"}, "suffix must be null"),
+    ("/v1/completions", {"model": "books", "presence_penalty": 1}, "presence_penalty must be 0; this server has"),
     ("/v1/completions", {"model": "books", "repetition_penalty": 5e-324}, "repetition_penalty: input should be"),
-    ("/v1/completions", {"model": "books", "logit_bias": {"5": 1}}, "logit_bias"),
+    ("/v1/completions", {"model": "books", "logit_bias": {"5": 1}}, "logit_bias must be empty"),
     ("/v1/completions", {"model": "books", "stream_options": {}}, "stream_options goes only with stream"),
     ("/v1/embeddings", {"model": "books", "input": ""}, "input 0 has no tokens"),
     ("/v1/embeddings", {"model": "books", "input": ["a", ""]}, "input 1 has no tokens"),
@@ -190,6 +190,12 @@ WRONG = [
 ]  # fmt: skip
 
 
+def test_a_client_that_chats_is_told_where_texts_are_continued(server: Running) -> None:
+    answer = server.http.post("/v1/chat/completions", json={"model": "books", "messages": []})
+    assert answer.status_code == 404
+    assert "use /v1/completions" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(("route", "request_body", "sentence"), WRONG, ids=lambda value: str(value)[:50])
 def test_a_wrong_request_gets_one_sentence(server: Running, route: str, request_body: Any, sentence: str) -> None:
     answer = server.http.post(route, json=request_body)
@@ -197,6 +203,7 @@ def test_a_wrong_request_gets_one_sentence(server: Running, route: str, request_
     error = answer.json()["error"]
     assert sentence in error["message"]
     assert "\n" not in error["message"]
+    assert "skip_invalid" not in error["message"], "a setting of the commands"
     assert error["type"] == "invalid_request_error"
 
 
@@ -308,7 +315,7 @@ def test_what_the_command_refuses(books: Path, server: Running, monkeypatch: pyt
         serve(Serve(runs=[str(books)], concurrency=0))
     taken = httpx.URL(server.url).port
     assert taken
-    with one_line(f"port {taken}", "in use", "choose another"):
+    with one_line(f"port {taken}: Address already in use; choose another"):
         serve(Serve(runs=[str(books)], port=taken))
     with one_line("nowhere"):
         serve(Serve(runs=[f"{books}/nowhere"], port=0))

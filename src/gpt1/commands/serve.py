@@ -4,6 +4,7 @@ import os
 import time
 from dataclasses import dataclass
 from ipaddress import ip_address
+from socket import gethostname
 from typing import TYPE_CHECKING
 
 from gpt1.config import Serve
@@ -77,7 +78,8 @@ def serve(settings: Serve) -> ServeResult:
         began = time.perf_counter()
 
         def started() -> None:
-            say(f"serving {', '.join(models)} on {url}; stop with Ctrl-C")
+            others = f" (elsewhere: http://{gethostname()}:{port})" if ip_address(host).is_unspecified else ""
+            say(f"serving {', '.join(models)} on {url}{others}; stop with Ctrl-C")
 
         Server(app, engine, settings.timeout, settings.grace, started).run(sockets=[sock])
     return ServeResult(list(models), url, metrics.total, engine.tokens, time.perf_counter() - began)

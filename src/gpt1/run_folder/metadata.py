@@ -296,7 +296,10 @@ def read_metadata(folder: Path) -> RunMetadata:
             f"{folder} is not a run, it holds {held}; give a folder that `gpt1 pretrain` or `gpt1 finetune` wrote"
         )
     if missing:
-        raise UserError(f"{folder} is not a complete run: {missing[0]} is missing; the job that writes it must finish")
+        raise UserError(
+            f"{folder} is not a complete run: {missing[0]} is missing; wait for the first validation of the job that "
+            "writes it, or for its end"
+        )
     return RunMetadata.from_json(read_json(folder / "gpt1.json"), folder / "gpt1.json")
 
 

@@ -129,7 +129,7 @@ class Api:
             most, tokens = EXPLAINED_CONTEXTS * model.context, len(model.tokenizer.encode(body.text))
             if tokens > most:
                 sentence = f"for {model.name} the text has {tokens:,} tokens; at most {most:,} are explained"
-                raise ApiError(400, sentence, "text")
+                raise ApiError(400, f"{sentence}; shorten it", "text")
             asked = body.text, body.top or 5
         (found,) = await answer(request, self.aside.compute(model.explain, [asked]))
         return JSONResponse(found)

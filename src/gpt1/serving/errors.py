@@ -8,14 +8,19 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from gpt1.data.tables import InvalidRow
 from gpt1.errors import UserError
 from gpt1.tokenizer.tokenizer import replace_surrogates
 
-# What a field of several types may hold; pydantic would complain of each type in turn.
+# What a field may hold where pydantic would complain of each of its types in turn, or name only a bound.
 ALTERNATIVES = {
     "prompt": "a string, a list of strings, a list of token ids, or a list of such lists",
     "input": "a string, a list of strings, a list of token ids, or a list of such lists",
     "stop": "a string or a list of strings",
+    "presence_penalty": "0; this server has repetition_penalty",
+    "frequency_penalty": "0; this server has repetition_penalty",
+    "logit_bias": "empty",
+    "suffix": "null",
 }
 # Seconds after which a client that was refused may try again.
 RETRY_AFTER = "1"
@@ -71,6 +76,8 @@ def as_api_error(error: BaseException) -> ApiError:
     """Return any error as one to answer with; what broke inside is not told to the client."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, InvalidRow):
+        return ApiError(400, error.fault)  # its remedy is a setting of the commands
     if isinstance(error, UserError):
         return ApiError(400, str(error))
     return ApiError(500, "the server failed to answer; its log says why")
@@ -91,8 +98,10 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
+        is_chat = request.url.path.endswith("/chat/completions")
+        chat = "; these models continue a text and do not chat: use /v1/completions" if is_chat else ""
         sentences = {
-            404: f"there is no {request.method} {request.url.path} here; /openapi.json lists what there is",
+            404: f"there is no {request.method} {request.url.path} here; /openapi.json lists what there is{chat}",
             405: f"{request.url.path} does not answer {request.method}",
         }
         message = sentences.get(error.status_code, str(error.detail))

@@ -32,7 +32,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = (getattr(error, "strerror", None) or str(error)).partition(" (while attempting")[0]
         raise UserError(
             f"{setting('host')} {host} {setting('port')} {port}: {reason}; choose another with {setting('port')}"
         ) from None
