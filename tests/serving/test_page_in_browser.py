@@ -117,7 +117,12 @@ def test_read_with_the_keyboard(visit: Visit, served: Running) -> None:
         assert page.evaluate("document.activeElement.getAttribute('aria-selected')") == "true"
         assert f"at={n}" in page.url
         assert page.locator(".panel .row.true .hidden").inner_text() == "actual token"
-        assert f"rank {position['rank']:,}:" in page.locator(".panel").inner_text()
+        told = page.locator(".panel").inner_text()
+        assert f"rank {position['rank']:,}:" in told
+        assert f"is {position['nats']:.2f} nats" in told, "what the sum adds"
+        assert "the actual token" in told
+        assert "\N{OPEN BOX} is a space; " in told
+        assert told.endswith("[end] the end of the document.")
         rows = 10 + (position["id"] not in [one["id"] for one in position["alternatives"]])
         assert page.locator(".panel .row").count() == rows
     assert f"{wanted['bits_per_byte']:.3f}" in page.locator(".cards").first.inner_text()
@@ -273,6 +278,9 @@ def test_classify(visit: Visit, served: Running) -> None:
     assert names(page.locator("p.tokens .special")) == ["start", "delimiter", "extract"]
     rows = {tuple(row.split("\n")[::2]) for row in names(page.locator("[aria-label='The words that decided'] li"))}
     assert rows == {("a (1)", "a"), ("cat", "a"), ("a (2)", "b"), ("dog", "b")}, "a word, and the text it stands in"
+    evidence = page.locator("[aria-label='Evidence of words alone'] .where")
+    of = {text.partition(",")[0] for text in names(evidence)}
+    assert of <= {"a", "b", "both texts"}, "texts are called by their columns"
     page = visit.go("#/classify?run=multiple-choice", "main .note")
     for name, text in (("story", "The cat"), ("answer 0", "sat"), ("answer 1", "a dog")):
         page.get_by_label(name).fill(text)
@@ -287,6 +295,7 @@ def test_classify(visit: Visit, served: Running) -> None:
 def test_compare(visit: Visit) -> None:
     page = visit.go("#/compare?run=books&other=books&text=a+cat")
     assert names(page.locator(".cards b"))[2] == "+0.000"
+    assert "below 0, second text reads it better" in page.locator(".cards").first.inner_text()
     page = visit.go(VIEWS["compare"])
     shown = "".join(page.locator(".tokens").first.locator("[role=option]").all_text_contents())
     assert shown.replace("[end]", "") == TEXT
@@ -359,7 +368,7 @@ def test_errors_are_sentences_in_place(browser: Any, served: Running, books: Pat
     visit = Visit(browser, served.url)
     for address, sentence in {
         "#/read?run=nothing": "No run of the name nothing is served here; there are books",
-        f"#/read?run=books&text={'cat+' * 999}": "at most 256 are explained.",
+        f"#/read?run=books&text={'cat+' * 999}": "at most 256 are explained; shorten it.",
         f"#/write?run=books&text={'cat+' * 99}": "reads 64 at most; shorten it.",
         "#/attend?run=books&layer=9": "layer must be below 2",
         "#/classify?run=entailment&text=a": "reads two texts, not 1",
@@ -367,6 +376,9 @@ def test_errors_are_sentences_in_place(browser: Any, served: Running, books: Pat
         page = visit.go(address, ".error")
         assert sentence.lower() in page.locator(".error").inner_text().lower()
         assert page.locator("nav a").count() == 6
+    page = visit.go("#/read?run=nothing", ".error")
+    page.get_by_label("Run").select_option("books")  # the first one
+    page.wait_for_selector(READY["read"])
     for size, sentence in ((10**5, "bytes"), (10**6, "1,000,000 characters; this page takes 200,000")):
         page = visit.go(VIEWS["read"])
         page.get_by_label("Text to read").evaluate(f"(field) => {{ field.value = 'a'.repeat({size}); }}")

@@ -62,6 +62,7 @@ async function draw() {
   if (isNew) main.focus(); // the link that led here is drawn anew
   if (!run) {
     const names = runs.map((one) => one.id).join(", ");
+    menu.selectedIndex = -1; // else the first one could not be chosen
     main.append(problem({ message: `No run of the name ${params.get("run")} is served here; there are ${names}.` }));
     return;
   }

@@ -59,7 +59,7 @@ export async function show({ place, params, run, go, signal }) {
       { class: "controls" },
       sequences.length > 1 && menu("Sequence ", sequences, found.sequence, (n) => go({ sequence: n, at: null }, true)),
       menu("Block ", blocks, layer, (n) => go({ layer: n }, true)),
-      el("div", { class: "heads", role: "group", "aria-label": "Heads" }, buttons),
+      el("div", { class: "heads", role: "group", "aria-label": "Heads" }, el("span", {}, "Heads"), buttons),
     ),
     found.is_cut ? el("p", { class: "note" }, cutWords(found, run)) : "",
     el(
@@ -67,7 +67,7 @@ export async function show({ place, params, run, go, signal }) {
       { class: "beside" },
       section(
         "From the chosen token back",
-        "Choose a token; the others are coloured by how much it looks at them.",
+        `Choose a token; the others are coloured by how much it looks at them.${run.task ? "" : " [end] stands before every text: where one document ends, the next begins."}`,
         shown,
         legend(["cool least", "0"], ["cool most", "its largest weight"], ["soft", "masked: not read yet"]),
       ),
@@ -75,7 +75,7 @@ export async function show({ place, params, run, go, signal }) {
     ),
     section(
       "All tokens at once",
-      "Each row is a token and shows where it looks: the darker, the more. The triangle above the diagonal is the future, which is masked.",
+      "Each row is a token and shows where it looks: the stronger the colour, the more. The triangle above the diagonal is the future, which is masked.",
       el("div", { class: "labelled" }, tokens.length <= LABELLED && rowNames(tokens), large),
       framed,
     ),
@@ -99,7 +99,7 @@ export async function show({ place, params, run, go, signal }) {
       tokenBars(largest(tokens, weights[head][at]), { label: "Tokens it looks at", marked: at, words: "itself" }),
     );
     enlarge(large, small[head], tokens.length, at);
-    framed.textContent = `Row ${at + 1} of ${tokens.length}, ${alone(tokens[at])}, is framed. Click a row to choose its token.`;
+    framed.textContent = `Row ${at + 1} of ${tokens.length}, \u201c${alone(tokens[at])}\u201d, is framed. Click a row to choose its token.`;
   }
 
   const repaint = () => {

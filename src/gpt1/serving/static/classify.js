@@ -8,7 +8,7 @@ import { alone, inText, legend } from "./tokens.js";
 
 export const title = "Classify";
 export const about =
-  "The input is written as one sequence between special tokens. A linear layer on the hidden state at the last one, extract, gives the scores.";
+  "The input is written as one sequence between special tokens. A linear layer, W_y, makes scores of h, the hidden state at the last one, extract.";
 const MOST_WORDS = 15;
 
 export async function show({ place, params, run, runs, go, signal }) {
@@ -35,7 +35,7 @@ export async function show({ place, params, run, runs, go, signal }) {
   const body = { model: run.id, text: texts[0], more: texts.slice(1), as: "rows" };
   const found = await ask("/v1/explain", body, signal);
   place.append(verdict(found), sequences(found), outputs(found), decisive(found, textNames(run, texts.length)));
-  if (found.words_alone) place.append(wordsAlone(found));
+  if (found.words_alone) place.append(wordsAlone(found, textNames(run, texts.length)));
 }
 
 function label(found, value) {
@@ -51,7 +51,7 @@ function verdict(found) {
     { class: "cards" },
     card(label(found, found.predicted_label), "predicted"),
     best.probability != null && card(percent(best.probability), "its probability"),
-    found.words_alone && card(label(found, found.words_alone.predicted_label), "say words alone"),
+    found.words_alone && card(label(found, found.words_alone.predicted_label), "predicted by words alone"),
   );
 }
 
@@ -73,7 +73,7 @@ function sequences(found) {
           ),
         ),
       ),
-      el("p", { class: "note" }, [`h at extract, ${h.length} numbers; `, wyh(), ` = ${scores.map(number).join(", ")}`]),
+      el("p", { class: "note" }, [`h at extract, ${h.length} numbers, drawn below; the scores, `, wyh(), ` = ${scores.map(number).join(", ")}`]),
       hidden(h),
     ]),
   );
@@ -164,23 +164,26 @@ function decisive(found, names) {
   const together = found.together > 1 ? `, ${found.together} neighbours at a time,` : "";
   return section(
     "Which words decided",
-    `Each word was left out in turn${together} and the row predicted again.`,
+    `Each word was left out in turn${together} and the row predicted again. A bar is how much ${isNumber ? "the score" : `the log-odds of ${about}`} fell without it; below 0 it rose.`,
     texts,
     legend(["cool most", `speaks for ${about}`], ["heat most", "against it"]),
     signedBars(rows, "The words that decided", MOST_WORDS),
   );
 }
 
-function wordsAlone(found) {
+function wordsAlone(found, names) {
+  const named = (of) => ({ "first text": names[0], "second text": names[1] })[of] ?? of;
   const { words_alone: words } = found;
   const rows = words.evidence.map((one) => ({
     name: alone({ token: one.feature }),
-    note: found.texts.length > 1 ? one.of : "",
+    note: found.texts.length > 1 ? `${named(one.of)}, ${one.kind}` : "",
     value: one.contribution,
   }));
+  const isPair = words.evidence.some((one) => one.feature === "cosine" && one.of === "both texts");
+  const likeness = isPair ? " The cosine is how alike both texts are." : "";
   return section(
     "What words alone say",
-    `TF-IDF and a linear model, fitted on the same rows, say ${label(found, words.predicted_label)}. The constant ${number(words.constant)} and all features add up to ${number(words.score)}.`,
+    `TF-IDF of words and of parts of words, and a linear model, fitted on the same rows, say ${label(found, words.predicted_label)}.${likeness} The constant ${number(words.constant)} and all features add up to ${number(words.score)}.`,
     signedBars(rows, "Evidence of words alone"),
   );
 }

@@ -48,7 +48,9 @@ export async function show({ place, params, run, runs, go, signal }) {
       card(
         minus(`${gain > 0 ? "\u2212" : "+"}${number(Math.abs(gain))}`),
         `${names[1]} against ${names[0]}`,
-        one.comparable && two.comparable ? null : "not comparable: a tokenizer loses text",
+        one.comparable && two.comparable
+          ? `bits per byte; below 0, ${names[1]} ${isSame ? "reads it better" : "is easier to read"}`
+          : "not comparable: a tokenizer loses text",
       ),
     ),
   );
@@ -58,7 +60,13 @@ export async function show({ place, params, run, runs, go, signal }) {
       "div",
       { class: "twice" },
       [one, two].map((result, n) =>
-        section(run === other ? capital(names[n]) : names[n], null, reading(result, names[n]), figures(result)),
+        section(
+          run === other ? capital(names[n]) : names[n],
+          null,
+          reading(result, names[n]),
+          legend(["heat least", "expected"], ["heat most", "12 bits of surprise, or more"]),
+          figures(result),
+        ),
       ),
     ),
   );

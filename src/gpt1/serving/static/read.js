@@ -117,9 +117,26 @@ function distribution(positions, n) {
     el(
       "p",
       { class: "note" },
-      `The actual token has rank ${position.rank.toLocaleString("en")}: \u2212log\u2082 ${percent(position.probability)} is ${bits(position.nats).toFixed(1)} bits of surprise.`,
+      `The actual token has rank ${position.rank.toLocaleString("en")}: \u2212log ${percent(position.probability)} is ${position.nats.toFixed(2)} nats, or ${bits(position.nats).toFixed(1)} bits, of surprise.`,
     ),
+    legend(["other", "what may come"], ["actual", "the actual token"]),
+    el("p", { class: "note" }, marks([...shown, ...positions])),
   ];
+}
+
+/** What the marks in tokens mean, of those that occur. */
+function marks(pieces) {
+  const has = (mark) => pieces.some((piece) => alone(piece).includes(mark));
+  const meanings = [
+    ["\u2423", "\u2423 is a space"],
+    ["\\n", "\\n the end of a line"],
+    ["\\x", "\\x and two digits a byte that is no character by itself"],
+    ["[end]", "[end] the end of the document"],
+  ];
+  return `${meanings
+    .filter(([mark]) => has(mark))
+    .map(([, words]) => words)
+    .join("; ")}.`;
 }
 
 /** The product and the sum up to position n. */
@@ -180,7 +197,7 @@ function running(result, n, choose) {
 function windowWords(result) {
   if (result.windows.length < 2)
     return `The model reads at most ${result.context.toLocaleString("en")} tokens at once; this text fits into one window. Paste a longer one to see more.`;
-  return "A longer text is read in windows half a context apart. Each predicts (dark) only the tokens that the one before did not, from those it reads (pale), so that every token is predicted once and all but the first with at least half a context before them.";
+  return "A longer text is read in windows half a context apart. Each predicts only the tokens that the one before did not, from those it reads, so that every token is predicted once and all but the first with at least half a context before them.";
 }
 
 function windowStrips(result, n) {
@@ -202,5 +219,9 @@ function windowStrips(result, n) {
     );
   });
   const left = result.windows.length - rows.length;
-  return [...rows, left > 0 && el("p", { class: "note" }, `and ${count(left, "more window")}`)].filter(Boolean);
+  return [
+    ...rows,
+    left > 0 && el("p", { class: "note" }, `and ${count(left, "more window")}`),
+    legend(["sees", "read"], ["other", "read and predicted"], ["actual", "the chosen token"]),
+  ].filter(Boolean);
 }

@@ -11,6 +11,10 @@ const STEPS = [
   ["top_p", "top-p", "after all but the fewest that add up to p were dropped: the token is drawn from these"],
 ];
 
+/** The steps in a sentence each, which a finger that cannot hover over the headings reads too. */
+export const STEPS_TOLD =
+  "z is the score of a token, h times its embedding. It is divided by the temperature T; softmax makes probabilities of all scores. Top-k drops all but the k most probable tokens, top-p all but the fewest that add up to p; what is left adds up to 1 again, and the token is drawn from it.";
+
 /** A table of candidates; `pick(candidate)` is called for the one to go on with, `chosen` is the id of the one that stands. */
 export function stageTable({ candidates, kept, drawn }, { chosen, pick }) {
   const lowest = Math.min(...candidates.map((one) => one.logit));

@@ -3,7 +3,7 @@
 import { ask, stream } from "./api.js";
 import { el, percent, problem, section } from "./dom.js";
 import { textForm } from "./form.js";
-import { stageTable } from "./stages.js";
+import { STEPS_TOLD, stageTable } from "./stages.js";
 import { alone, inText, legend, surprise, tokenList } from "./tokens.js";
 import { branch, grow, treeList } from "./tree.js";
 
@@ -20,7 +20,7 @@ export async function show({ place, params, run, go, signal }) {
   );
   const text = params.get("text") ?? SAMPLE;
   const send = (value) => go({ text: value, path: null }, true);
-  place.append(textForm({ text, label: "Text to continue", verb: "Begin", send }));
+  place.append(textForm({ text, label: "Text to continue", verb: "Begin anew", send }));
   const prompt = await ask("/v1/next", { model: run.id, prompt: text, top: 1 }, signal);
   const writer = new Writer({ run, go, signal, settings, prompt });
   place.append(
@@ -43,7 +43,7 @@ export async function show({ place, params, run, go, signal }) {
       legend(["soft", "prompt"], ["heat least", "expected"], ["heat most", "surprising"]),
     ),
     writer.draw,
-    section("Branches", "Every way that was gone; choose one to go on from its end.", writer.tree),
+    section("Branches", "Every continuation so far; choose one to go on from its end.", writer.tree),
   );
   await writer.open(params.get("path")?.split(",").map(Number).filter(Number.isInteger) ?? []);
 }
@@ -168,7 +168,9 @@ class Writer {
       const heading = node || drawn ? `How ${alone(node ?? drawn)} was drawn` : "The next draw";
       const table = stageTable(found, { chosen: node?.id, pick: (piece) => this.goTo(grow(before, piece)) });
       const isFocused = this.draw.contains(document.activeElement);
-      this.draw.replaceChildren(section(heading, words.filter(Boolean).join(" "), table));
+      this.draw.replaceChildren(
+        section(heading, words.filter(Boolean).join(" "), table, el("p", { class: "note" }, STEPS_TOLD)),
+      );
       if (isFocused) table.querySelector("button").focus();
       return found;
     } catch (error) {
