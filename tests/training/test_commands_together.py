@@ -44,7 +44,7 @@ def by_three(folder: Path) -> Path:
     return made_by(3, folder)
 
 
-@pytest.fixture(params=["by_two", "by_three"])
+@pytest.fixture(params=["by_two", pytest.param("by_three", marks=pytest.mark.slow)])
 def together(request: pytest.FixtureRequest) -> Path:
     """What 2 or 3 processes make of the same."""
     return request.getfixturevalue(request.param)
