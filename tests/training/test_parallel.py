@@ -50,7 +50,7 @@ def run_jobs(folder: Path, size: int, jobs: dict[str, Job], *more: str, seconds:
     }
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Found]]:
     """By job, what each rank of 2 or 4 processes found."""
     return run_jobs(tmp_path_factory.mktemp("processes"), request.param, JOBS)
