@@ -90,10 +90,10 @@ def test_only_what_has_changed_is_copied(lake: Any) -> None:
     assert sorted(lake.calls) == ["get a", "get c"]
 
 
-def test_folders_to_skip(lake: Any) -> None:
+def test_a_copy_without_folders(lake: Any) -> None:
     put(lake, {"a": "1", "checkpoints/1": "2"})
     mirror = Mirror(ADDRESS)
-    assert mirror.refresh(skip=["checkpoints"])
+    assert mirror.refresh(is_flat=True)
     assert files(mirror) == {"a": "1"}
     mirror.upload()
     assert mirror.refresh()
@@ -354,7 +354,8 @@ def test_the_web_is_read_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_addresses() -> None:
-    assert all(map(is_address, ["s3://b/a", "memory://a b", Path("s3://b/a"), "hf://datasets/a/b"]))
+    assert all(map(is_address, ["s3://b/a", "memory://a b", Path("s3://b/a"), "hf://datasets/a/b", "S3://b/a"]))
+    assert Store("Memory://lake/a").address == "memory://lake/a"
     assert not any(map(is_address, ["a/b", "/a", "C:/a", "c:\\a", "name=s3://b/a", "either / or", "s3:", 3, None]))
     with one_line("foo://b/a: cannot be read (Protocol not known: foo)"):
         Store("foo://b/a")

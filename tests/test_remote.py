@@ -389,6 +389,14 @@ def test_a_run_is_read_without_its_states(memory: Any, cache: Path) -> None:
     assert not list(cache.rglob("step-*"))
 
 
+def test_a_bucket_given_by_mistake_is_not_copied(memory: Any, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("info", "generate", "finetune --train x.csv --out new", "pretrain --out new"):
+        name, *more = command.split()
+        assert main([name, "memory://lake", *more]) == 2
+        assert f"gpt1 {name}: memory://lake" in capsys.readouterr().err
+    assert [path.name for path in cache.glob("lake-*/lake/*")] == ["rows.csv"]
+
+
 def test_a_text_that_begins_like_an_address_is_a_text(memory: Any) -> None:
     settings = gpt1.config.Predict(run="nosuch", input="memory://lake/rows.csv is a file")
     with remote.mirrored(settings) as here:

@@ -75,14 +75,14 @@ class Mirror:
         self.path = self.folder / name
         name_as(str(self.path), self.address)
 
-    def refresh(self, skip: Collection[str] = ()) -> bool:
-        """Make the copy equal to the objects, except those in the folders `skip`; return whether there are any.
+    def refresh(self, is_flat: bool = False) -> bool:
+        """Make the copy equal to the objects, if `is_flat` to those in no folder; return whether there are any.
 
         Files that have changed here and were not uploaded stay. Raises UserError if the objects have changed too.
         """
 
         def is_wanted(name: str) -> bool:
-            return _top_folder(name) not in skip
+            return not (is_flat and "/" in name)
 
         with self._index() as index:
             if not self._changed_here(index):  # then it was no job that removed files, but somebody who tidied up
@@ -240,11 +240,6 @@ def _is_whole(name: str, listed: Collection[str]) -> bool:
     """Return whether an object may be used: not if it is part of a state of which only some parts were uploaded."""
     found = PART.fullmatch(name)
     return found is None or sum(one.startswith(found[1]) for one in listed) == int(found[2])
-
-
-def _top_folder(name: str) -> str:
-    """Return the folder in the copy that an object is in, or its name if it is in none."""
-    return name.partition("/")[0]
 
 
 def _file_name(name: str) -> str:

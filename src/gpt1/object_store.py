@@ -16,7 +16,7 @@ from typing import Any
 from gpt1.errors import RunFailed, UserError
 
 # A single slash too: `pathlib.Path("s3://bucket/a")` is `s3:/bucket/a`. Drives of Windows have one letter.
-ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(.+)", re.DOTALL)
+ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(.+)", re.DOTALL | re.IGNORECASE)
 # The package that gives fsspec a store, if it is not installed with gpt1.
 PACKAGES = {
     "s3": "gpt1[s3]", "s3a": "gpt1[s3]", "gs": "gpt1[gs]", "gcs": "gpt1[gs]",
@@ -172,7 +172,7 @@ def _split_address(address: str | os.PathLike[str]) -> tuple[str, str]:
     rest = found[2].strip("/")
     if not rest or any(part in ("", ".", "..") for part in rest.split("/")):
         raise UserError(f"{address}: give an address like s3://bucket/folder, without empty names, `.` and `..`")
-    return found[1], rest
+    return found[1].lower(), rest
 
 
 def _object_info(info: Mapping[str, Any]) -> ObjectInfo:

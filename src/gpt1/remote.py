@@ -8,7 +8,7 @@ import dataclasses
 import os
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from glob import escape
 from pathlib import Path
@@ -25,12 +25,10 @@ S = TypeVar("S")
 
 # Seconds before an upload that failed is tried again; after the last try it has failed.
 RETRY_DELAYS = (1.0, 4.0)
-# Folders of a run that hold states to continue from, which only the command that writes the run reads.
-STATES = ("checkpoints", "stopped")
 # Kinds of files that a command writes anew, and that it continues.
 REPLACED, CONTINUED = {"a table to write", "vectors to write", "a page to write"}, {"an ablation to write"}
-# Paths that a command reads and that may be runs; their states are not read.
-RUNS = {"a run", "a run, perhaps named", "a pre-trained run", "a fine-tuned run", "a model", "a path"}
+# What is read without the folders in it: the states of a run, or the rest of a bucket whose address was too short.
+FLAT = {"a run", "a run, perhaps named", "a pre-trained run", "a fine-tuned run", "a model", "a path", "prepared data"}
 
 
 class Output:
@@ -89,13 +87,13 @@ def publish(path: Path) -> None:
             output.request()
 
 
-def local_copy(address: str | os.PathLike[str], skip: Collection[str] = STATES) -> Path:
-    """Bring the copy of what an address names up to date and return its path; by default, skip a run's states.
+def local_copy(address: str | os.PathLike[str], is_flat: bool = True) -> Path:
+    """Bring the copy of what an address names up to date and return its path; by default, without folders in it.
 
     Raises UserError if there is nothing, or it cannot be read.
     """
     mirror = Mirror(address)
-    if not mirror.refresh(skip):
+    if not mirror.refresh(is_flat):
         raise UserError(f"{mirror.address}: no such object or folder")
     return mirror.path
 
@@ -204,7 +202,7 @@ def local_path(value: str, kind: str) -> str:
             if not mirror.refresh():
                 raise UserError(f"{value}: no object matches")
             return f"{escape(str(mirror.path))}/{pattern}"
-    return str(local_copy(value, skip=STATES if kind in RUNS else ()))
+    return str(local_copy(value, is_flat=kind in FLAT))
 
 
 def _run(value: str) -> tuple[str, str]:
