@@ -510,6 +510,20 @@ def program(*argv: str | bytes, **how: Any) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_help_is_printed_by_one_of_several_processes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    for words in ([], ["--help"], ["--version"], ["pretrain", "--help"], ["prepare", "--help"]):
+        monkeypatch.setenv("RANK", "0")
+        assert main(words) == 0
+        assert capsys.readouterr().out
+        monkeypatch.setenv("RANK", "1")
+        assert main(words) == 0
+        assert not capsys.readouterr().out
+
+
 def test_help_is_a_command_too(capsys: pytest.CaptureFixture[str]) -> None:
     for words, same in ((["help"], ["--help"]), (["help", "plan"], ["plan", "--help"])):
         assert main(words) == main(same) == 0

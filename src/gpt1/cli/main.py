@@ -142,10 +142,10 @@ def _run(argv: list[str]) -> None:
     if argv[:1] == ["help"]:
         argv = [*argv[1:2], "--help"]
     if not argv or argv[0] in ("-h", "--help"):
-        print(_overview())
+        _print_once(_overview())
         return
     if argv[0] == "--version":
-        print(f"gpt1 {__version__}")
+        _print_once(f"gpt1 {__version__}")
         return
     if argv[0] not in COMMANDS:
         kind, names = ("option", ["--help", "--version"]) if argv[0].startswith("-") else ("command", list(COMMANDS))
@@ -157,7 +157,7 @@ def _run(argv: list[str]) -> None:
             line = arguments.parse(verb.settings, verb.positionals, argv[1:])
             defaults = options.preset_defaults(verb.settings, line.given)
             if line.help:
-                print(arguments.help_text(verb.settings, verb.positionals, f"gpt1 {name}", defaults))
+                _print_once(arguments.help_text(verb.settings, verb.positionals, f"gpt1 {name}", defaults))
                 return
             from gpt1.cli.paths import check_paths  # not for help, since it imports what reads tables
 
@@ -217,6 +217,12 @@ def _print(command: Any, result: Any, as_json: bool) -> None:
         with console.capture() as text:
             console.print(shown)
         print(readable(text.get()), end="")
+
+
+def _print_once(text: str) -> None:
+    """Print what needs no command to run, in the first of several processes only."""
+    if not parallel.is_launched() or os.environ["RANK"] == "0":
+        print(text)
 
 
 def _overview() -> str:
