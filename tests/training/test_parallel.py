@@ -249,7 +249,7 @@ def test_a_signal_to_any_process_stops_all_after_the_same_update(data: Path, tmp
     both[1].send_signal(signal.SIGTERM)
     ended = finish(both)
     assert [code for code, *_ in ended] == [130, 130]
-    (said,) = [line for *_, error in ended for line in error.splitlines()]
+    _, said = [line for *_, error in ended for line in error.splitlines()]
     state = checkpoint.latest(out)
     assert state is not None
     assert f"stopped after update {checkpoint.read_notes(state)['step']:,}; the same command continues" in said
