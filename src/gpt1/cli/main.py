@@ -221,7 +221,7 @@ def _print(command: Any, result: Any, as_json: bool) -> None:
 
 def _print_once(text: str) -> None:
     """Print what needs no command to run, in the first of several processes only."""
-    if not parallel.is_launched() or os.environ["RANK"] == "0":
+    if torchrun.rank() == 0:
         print(text)
 
 
