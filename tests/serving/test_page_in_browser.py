@@ -5,6 +5,7 @@ pictures of the documentation again, of the starter model or another GPT1_RUN.
 """
 
 import os
+import random
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -347,21 +348,46 @@ HOSTILE = [
     "<script>document.title = 'run'</script><img src=x onerror=alert(1)>\u202er\u202c",
     "<|end|><|start|> \x00\x1b[31m\x7f {{7*7}} Z\u0351\u036b\u0343 \U0001f469\u200d\U0001f469" + "w" * 15,
 ]
+# Mixed at random for the slow test.
+HOSTILE_PARTS = [
+    "<script>document.title = 'run'</script>", "<img src=x onerror=\"document.title = 'run'\">",
+    "<svg/onload=document.title='run'>", "</textarea></title></style>--></script>", "<a href=javascript:alert(1)>a</a>",
+    "&lt;script&gt;&#60;b&#62;", "{{7*7}} ${7*7} <%= 7*7 %> #{7*7}", "' OR 1=1 -- \" ; DROP TABLE runs",
+    "../../etc/passwd", "\r\nSet-Cookie: a=b\r\n\r\n", "\x00\x07\x08\x1b[2J\x7f\x9b", "\u202e\u2066\u200f\u061c txet",
+    "\ufeff\u200b\u2028\u2029", "<|start|> <|delimiter|> <|extract|> <|end|> [end]", "Z" + "\u0351\u036b\u0343" * 20,
+    "\U0001f469\u200d\U0001f467 \U000e0041", "w" * 200, "\u05d0\u05d1 \u0627\u0644 \u4e2d", "%00%0a%3Cscript%3E",
+    "__proto__ constructor toString",
+]  # fmt: skip
+
+
+def check_inert(visit: Visit, view: str, text: str) -> None:
+    """Whether a view shows a text as text, within the width of a phone."""
+    run = "classification" if view == "classify" else "books"
+    page = visit.go(f"#/{view}?run={run}&text={quote(text)}", f"{READY[view]}, .error")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE, (view, text)
+    assert page.title().lower().startswith(view)
+    assert not page.locator("main script, main img, main svg[onload], main a[href^=javascript]").count()
 
 
 def test_hostile_texts_are_inert(browser: Any, served: Running) -> None:
     visit = Visit(browser, served.url, PHONE)
     for text in HOSTILE:
         for view in ("read", "attend", "write", "classify", "compare"):
-            run = "classification" if view == "classify" else "books"
-            page = visit.go(f"#/{view}?run={run}&text={quote(text)}", f"{READY[view]}, .error")
-            assert page.evaluate("document.documentElement.scrollWidth") <= PHONE, (view, text)
-            assert page.title().lower().startswith(view)
-            assert not page.locator("main script, main img").count()
+            check_inert(visit, view, text)
     page = visit.go(f"#/read?run=books&text={quote(HOSTILE[1])}")
     assert page.locator(".tokens .special").count() == 1, "text does not forge the end token"
     visit.page.close()
     assert not [text for text in visit.complaints if "status of 400" not in text]
+
+
+@pytest.mark.slow
+def test_a_hundred_hostile_texts_are_inert(browser: Any, served: Running) -> None:
+    visit, draw = Visit(browser, served.url, PHONE), random.Random(1)
+    mixed = (" ".join(draw.sample(HOSTILE_PARTS, draw.randint(2, 4))) for _ in range(99 - len(HOSTILE_PARTS)))
+    for number, text in enumerate([*HOSTILE_PARTS, *mixed, "a" * 1_000_000]):
+        check_inert(visit, ("read", "classify", "write", "attend", "compare")[number % 5], text)
+    visit.page.close()
+    assert not [text for text in visit.complaints if "status of 4" not in text]
 
 
 def test_errors_are_sentences_in_place(browser: Any, served: Running, books: Path) -> None:

@@ -75,12 +75,15 @@ def _in_order(
 ) -> Iterator[Value]:
     """Submit items, at most `ahead()` before the one whose result is yielded next."""
     waiting: deque[Pending] = deque()
-    for item in items:
-        waiting.append(submit(item))
-        while len(waiting) > ahead():
+    try:
+        for item in items:
+            waiting.append(submit(item))
+            while len(waiting) > ahead():
+                yield result(waiting.popleft())
+        while waiting:
             yield result(waiting.popleft())
-    while waiting:
-        yield result(waiting.popleft())
+    finally:
+        waiting.clear()  # an error's traceback keeps this frame, and Ray must not end before its references do
 
 
 # Ray
