@@ -89,7 +89,6 @@ def test_a_killed_process_changes_nothing(data: Path, run: Path, tmp_path: Path)
     ((code, _, error),) = finish([agent])
     assert code == 0, error
     assert "continuing after update" in error
-    assert "another process has ended" in error
     assert "Traceback" not in error
     assert (out / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
 
