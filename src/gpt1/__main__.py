@@ -1,8 +1,6 @@
 """`python -m gpt1` is the same program as `gpt1`."""
 
-import sys
-
-from gpt1.cli.main import main
+from gpt1.cli.main import end
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end()

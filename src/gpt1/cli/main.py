@@ -15,7 +15,7 @@ from importlib import import_module
 from itertools import chain, count
 from pathlib import Path
 from subprocess import list2cmdline
-from typing import Any
+from typing import Any, NoReturn
 
 from gpt1 import __version__, config, options, torchrun
 from gpt1.cli import arguments
@@ -103,6 +103,8 @@ STAGES = {
 }  # fmt: skip
 COMMANDS = {name: verb for stage in STAGES.values() for name, verb in stage.items()}
 
+# Exit code after Ctrl-C, as shells have it.
+INTERRUPTED = 130
 # Errors of the operating system about a path that the user chose.
 WRONG_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
@@ -126,6 +128,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog = f"gpt1 {argv[0]}" if argv and argv[0] in COMMANDS else "gpt1"
         print(f"{prog}: {_message(error)}", file=sys.stderr)
         return _exit_code(error)
+
+
+def end() -> NoReturn:
+    """Run the command of this process's command line, and end the process with its exit code."""
+    code = main()
+    if code == INTERRUPTED and "ray" in sys.modules:
+        # Everything is closed by now, but what an interrupted Ray leaves behind can crash the interpreter as it ends.
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _set_up_streams() -> None:
@@ -278,5 +290,5 @@ def _message(error: BaseException) -> str:
 
 def _exit_code(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
-        return 130
+        return INTERRUPTED
     return 2 if isinstance(error, (UserError, *WRONG_PATH)) else 1
