@@ -106,16 +106,15 @@ def _predict(settings: Predict) -> PredictResult:
         source = _standard_input(settings, predictor, is_flat)
     counts, done, too_long = Counter[str](), 0, 0
     predictions: list[dict[str, Any]] | None = [] if not settings.out or (is_text and not file) else None
+    blocks = iter(lambda: list(islice(source.rows, ROWS_AT_ONCE)), [])
+    with_texts = ((block, [read_texts(row, source.wanted) for row in block]) for block in blocks)
     # Twice, since an engine reads ahead of the block whose predictions it yields.
-    held, blocks = tee(iter(lambda: list(islice(source.rows, ROWS_AT_ONCE)), []))
-    blocks_of_texts = ([read_texts(row, source.wanted) for row in block] for block in blocks)
+    held, ahead = tee(with_texts)
     with engine as mapped, _writer(settings.out, predictions) as write, bar() as progress:
         task = progress.add_task("predict, rows", total=source.total, visible=not is_text)
-        for block, (predictions_NC, cut) in zip(held, mapped(row_predictor, blocks_of_texts), strict=True):
-            found = [
-                predictor.to_columns(prediction_C, read_texts(row, source.wanted))
-                for prediction_C, row in zip(predictions_NC, block, strict=True)
-            ]
+        predicted_blocks = mapped(row_predictor, (texts for _, texts in ahead))
+        for (block, texts), (predictions_NC, cut) in zip(held, predicted_blocks, strict=True):
+            found = [predictor.to_columns(*each) for each in zip(predictions_NC, texts, strict=True)]
             counts.update(label for each in found for label in _labels(each["predicted_label"]))
             new = [_flat(each, source.answers) for each in found] if is_flat else found
             if not done and (taken := [name for name in source.columns if name in new[0]]):
