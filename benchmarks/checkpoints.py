@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gpt1.config import PRESETS, pretrain_defaults
+from gpt1.config import PRESETS, Command, pretrain_defaults
 from gpt1.data.shards import Manifest, ShardWriter, Split, check_content
 from gpt1.data.windows import Ids, Windows
 from gpt1.pretraining.run import build
@@ -31,7 +31,7 @@ def measure(preset: Any, mode: str, updates: int, every: int, folder: Path) -> d
     """Make the updates, with a state saved after each `every` of them; the first two, which warm up, are not timed."""
     settings = pretrain_defaults(preset, data="", out="")
     settings = replace(settings, micro_batch=settings.batch, model=replace(PRESETS[preset], vocabulary=8192))
-    device, dtype = setup_device("cpu")
+    device, dtype = setup_device(Command(device="cpu"))
     model, optimizer = build(settings, 10_000, device, dtype)
     tokens = Ids(np.random.default_rng(1).integers(0, 8192, 1 << 18))
     windows = Windows(tokens, settings.model.context, settings.batch, settings.micro_batch, 1)

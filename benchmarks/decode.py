@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpt1.config import PRESETS, Model
+from gpt1.config import PRESETS, Command, Model
 from gpt1.model.gpt import GPT, INIT_STD
 from gpt1.model.int8 import has_int8, quantize_int8
 from gpt1.model.kv_cache import generate_ids
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", type=int, help="texts written at once (default: 1 16, on a GPU also 256)")
     parser.add_argument("--agree", nargs=2, metavar=("RUN", "TEXT"), help="a trained run and a file it has not read")
     asked = parser.parse_args()
-    device, _ = setup_device(asked.device)
+    device, _ = setup_device(Command(device=asked.device))
     parts = [] if asked.agree else asked.only or list(PARTS)
     rows = asked.rows or ROWS[device.type]
     measured: dict[str, Any] = {part: measure(part, device, rows) for part in parts}

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from gpt1.batch import IGNORE, Batch
-from gpt1.config import Finetune, Optim, Task
+from gpt1.config import Command, Finetune, Optim, Task
 from gpt1.console import quiet
 from gpt1.data.collate import Epochs, collate
 from gpt1.finetuning.defaults import FitOptions, resolve_defaults
@@ -95,7 +95,7 @@ def turns(
     options: FitOptions, examples: TaskExamples, base: LoadedRun, batches: Callable[[int], list[Batch]]
 ) -> Iterator[StepReport]:
     """Fine-tuning as `gpt1 finetune` does it, update by update."""
-    device, dtype = setup_device()
+    device, dtype = setup_device(Command())
     model = build_network(base.body, examples, options).to(device)
     prepare_for_training(model, device, compile=False)
     optimizer = Optimizer(model, Optim(lr=options.lr, warmup=1, decay="linear"), 10_000)

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from gpt1.batch import Batch
-from gpt1.config import PRESETS, RECIPES, Model
+from gpt1.config import PRESETS, RECIPES, Command, Model
 from gpt1.model.gpt import GPT, weights_in_products
 from gpt1.model.kv_cache import generate_ids
 from gpt1.model.objectives import LanguageModel
@@ -90,7 +90,7 @@ def child(recipe: str, shape: Model, updates: int) -> dict[str, Any]:
 
 def training(shape: Model, recipe: str, updates: int) -> dict[str, float]:
     """Measure time, memory and arithmetic of updates on random ids."""
-    device, dtype = setup_device("cpu")
+    device, dtype = setup_device(Command(device="cpu"))
     model = LanguageModel(GPT(shape).init_weights())
     optimizer = Optimizer(model, RECIPES[recipe], WARM_UP + updates)  # type: ignore[index]
     prepare_for_training(model, device, compile=False)
@@ -131,7 +131,7 @@ def muon_flops(shape: Model) -> float:
 
 def decoded(length: int) -> dict[str, float]:
     """Measure seconds a token, with a network of the paper's size, for the last `NEW` before a text has `length`."""
-    device, dtype = setup_device("cpu")
+    device, dtype = setup_device(Command(device="cpu"))
     body = pack(GPT(PRESETS["gpt1"]).init_weights().eval().to(device, dtype))
     prompt = random.Random(length).choices(range(1000), k=max(1, length - NEW))
     times, rounds = [], 3

@@ -96,7 +96,7 @@ def measured(asked: argparse.Namespace, name: str, size: str, system: str, seed:
         valid=str(source / each.valid) if each.valid and size == "all" else None, from_scratch=system == "scratch",
         device=asked.device, threads=asked.threads,
     )  # fmt: skip
-    device, dtype = setup_device(asked.device, threads=asked.threads)
+    device, dtype = setup_device(settings)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as work:
         if size != "all":

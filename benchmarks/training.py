@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from gpt1.batch import Batch
-from gpt1.config import PRESETS, RECIPES, Model
+from gpt1.config import PRESETS, RECIPES, Command, Model
 from gpt1.model import gpt as network
 from gpt1.model.objectives import LanguageModel
 from gpt1.run_folder.hugging_face import to_hf_config
@@ -126,7 +126,7 @@ def builders(asked: argparse.Namespace) -> dict[str, Callable[[Model, torch.devi
 
 def ours(shape: Model, device: torch.device, compiled: bool = False) -> Update:
     """gpt1's own loop, as `gpt1 pretrain` runs it."""
-    _, dtype = setup_device(str(device))
+    _, dtype = setup_device(Command(device=str(device)))
     model = LanguageModel(network.GPT(shape).init_weights()).to(device)
     optimizer = Optimizer(model, RECIPES["paper"], 10_000)
     model = model.to(dtype)

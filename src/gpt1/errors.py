@@ -33,6 +33,19 @@ class RunFailed(Gpt1Error):
     """The work itself broke while running (a lost device, a loss that is not finite): exit code 1."""
 
 
+# Exit code after Ctrl-C, as shells have it.
+INTERRUPTED = 130
+# Errors of the operating system about a path that the user chose.
+WRONG_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the exit code of a process that an error ends: 2 for a wrong request, 130 after Ctrl-C, else 1."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    return 2 if isinstance(error, (UserError, *WRONG_PATH)) else 1
+
+
 class DataWarning(UserWarning):
     """Rows or labels that make a result misleading, such as texts in both training and validation rows."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gpt1.config import Command
 from gpt1.errors import RunFailed, UserError, setting
 from gpt1.training import device
 from gpt1.training.device import choose_device, out_of_memory, preserve_torch_state, setup_device
@@ -16,10 +17,13 @@ from gpt1.training.device import choose_device, out_of_memory, preserve_torch_st
 
 def test_threads_seed_device_and_format_are_set() -> None:
     with preserve_torch_state():
-        assert setup_device("cpu", "fp32", threads=1, seed=7) == (torch.device("cpu"), torch.float32)
+        assert setup_device(Command(device="cpu", dtype="fp32", threads=1, seed=7)) == (
+            torch.device("cpu"),
+            torch.float32,
+        )
         assert torch.get_num_threads() == 1
         first = torch.rand(3)
-        setup_device("cpu", "bf16", threads=2, seed=7)
+        setup_device(Command(device="cpu", dtype="bf16", threads=2, seed=7))
         assert torch.get_num_threads() == 2
         assert torch.equal(torch.rand(3), first)
 
@@ -27,8 +31,8 @@ def test_threads_seed_device_and_format_are_set() -> None:
 def test_threads_and_random_numbers_are_restored_after_an_error_too() -> None:
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     with pytest.raises(UserError), preserve_torch_state():
-        setup_device("cpu", "fp32", threads=threads + 1, seed=123)
-        setup_device("tpu")
+        setup_device(Command(device="cpu", dtype="fp32", threads=threads + 1, seed=123))
+        setup_device(Command(device="tpu"))
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -43,7 +47,7 @@ def test_threads_and_random_numbers_are_restored_after_an_error_too() -> None:
 )  # fmt: skip
 def test_wrong_settings_are_one_line(wrong: dict, message: str) -> None:
     with preserve_torch_state(), pytest.raises(UserError, match=message) as caught:
-        setup_device(**wrong)
+        setup_device(Command(**wrong))
     assert "\n" not in str(caught.value)
 
 
@@ -114,7 +118,8 @@ def test_cores_are_shared_as_joblib_says(share: str, cores: int, monkeypatch: py
 def test_a_forked_process_computes_with_one_thread() -> None:
     """OpenMP's pool of threads, which the first product makes, is missing in the child."""
     script = (
-        "import os, torch; from gpt1.training.device import setup_device, use_threads; setup_device(threads=2)\n"
+        "import os, torch; from gpt1.config import Command\n"
+        "from gpt1.training.device import setup_device, use_threads; setup_device(Command(threads=2))\n"
         "x = torch.ones(512, 512); x @ x\n"
         "if child := os.fork():\n"
         "    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from gpt1 import __version__, config, options, torchrun
 from gpt1.cli import arguments
 from gpt1.console import plain_console, say, settings_as_flags
-from gpt1.errors import Gpt1Error, UserError, readable
+from gpt1.errors import INTERRUPTED, Gpt1Error, UserError, exit_code, readable
 from gpt1.remote import mirrored, with_addresses
 from gpt1.results import Result
 from gpt1.storage import UNENCODABLE
@@ -103,11 +103,6 @@ STAGES = {
 }  # fmt: skip
 COMMANDS = {name: verb for stage in STAGES.values() for name, verb in stage.items()}
 
-# Exit code after Ctrl-C, as shells have it.
-INTERRUPTED = 130
-# Errors of the operating system about a path that the user chose.
-WRONG_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 2 wrong request or data, 130 interrupted."""
@@ -127,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         prog = f"gpt1 {argv[0]}" if argv and argv[0] in COMMANDS else "gpt1"
         print(f"{prog}: {_message(error)}", file=sys.stderr)
-        return _exit_code(error)
+        return exit_code(error)
 
 
 def end() -> NoReturn:
@@ -286,9 +281,3 @@ def _message(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f": {readable(str(error.filename))}" if error.filename else "")
     return str(error).replace("\n", " ")
-
-
-def _exit_code(error: BaseException) -> int:
-    if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED
-    return 2 if isinstance(error, (UserError, *WRONG_PATH)) else 1

@@ -191,7 +191,7 @@ def _fill_table(settings: Ablate, options: FitOptions, text: UnlabelledText, kep
     seeds = range(settings.seed, settings.seed + settings.seeds)
     for size, seed in product(sizes, seeds):
         sample(rows.train, rows.label_type, size, seed)  # refuses an impossible size now, not after an hour
-    device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
+    device, dtype = setup_device(settings)
     base = load_run(settings.run)
     possible = rows.label_type.selection_metrics
     metric = settings.select if settings.select in possible else possible[0]

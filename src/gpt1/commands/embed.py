@@ -55,7 +55,7 @@ def embed(settings: Embed) -> EmbedResult:
     # A first pass over the rows: a wrong one is found before hours of work, and the size of an array is known.
     texts = valid_rows(rows(file, options, only=[column]), lambda row: row.text(column), options, settings.input)
     total = sum(1 for _ in texts)
-    device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
+    device, dtype = setup_device(settings)
     run = load_run(settings.run)
     body, done, tokens = prepare_for_inference(run.body, device, dtype), 0, 0
     source = valid_rows(rows(file, options), lambda row: row.text(column), options)

@@ -141,7 +141,7 @@ def _kind(settings: Evaluate) -> Literal["text", "rows", "pairs", "choices"]:
 
 
 def _zero_shot(settings: Evaluate, kind: Literal["pairs", "choices"]) -> ZeroShotMetrics:
-    device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
+    device, dtype = setup_device(settings)
     run, options = load_run(settings.run), TableOptions.of(settings)
     files = [
         read_pairs(path, settings.good, settings.bad, settings.group, options)
@@ -204,7 +204,7 @@ def _check_unknown_labels(rows: LabelledRows, label_type: LabelType, wanted: Col
 
 
 def _text(settings: Evaluate) -> EvaluateResult:
-    device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
+    device, dtype = setup_device(settings)
     run = load_run(settings.run)
     network, tokenizer = pack(run.body.to(device, dtype)), run.tokenizer
     files: dict[str, TextMetrics] = {}

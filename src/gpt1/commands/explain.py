@@ -56,7 +56,7 @@ def explain(settings: Explain) -> ExplainResult:
         check_page(settings.html, "html")
     if settings.top < 1:
         raise UserError(f"{setting('top')} {settings.top} must be at least 1")
-    device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
+    device, dtype = setup_device(settings)
     # Probabilities on a page should not show bf16's rounding, unless asked to.
     dtype = torch.float32 if settings.dtype == "auto" else dtype
     run, name = load_run(settings.run), Path(settings.run).name

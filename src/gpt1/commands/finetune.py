@@ -113,7 +113,7 @@ def _finetune(settings: Finetune, out: Path) -> None:
             say(f"{out} is fine-tuned with these settings already ({setting('fresh')} starts over)")
             return
         on = Command(device=settings.device, dtype=settings.dtype, threads=settings.threads, seed=settings.seed)
-        setup_device(**vars(on))
+        setup_device(on)
         base, read = load_run(settings.run), None
         rows = read_rows(settings)
         options = resolve_defaults(FitOptions.of(settings), len(rows.train), base.body.config.width)
@@ -127,7 +127,7 @@ def _finetune(settings: Finetune, out: Path) -> None:
                     base, settings.run, text, folder / "read",
                     epochs=settings.read_epochs, lr=settings.read_lr, on=on,
                 )  # fmt: skip
-            device, dtype = setup_device(**vars(on))  # seeds again, so that reading text changes no other draw
+            device, dtype = setup_device(on)  # seeds again, so that reading text changes no other draw
             tuned = fit_best(
                 base, rows, options, seeds=settings.seeds, device=device, dtype=dtype, folder=folder,
                 tracking=Tracking(settings.track, out, flat(settings)) if settings.track else None,

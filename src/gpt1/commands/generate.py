@@ -44,7 +44,7 @@ def generate(settings: Generate) -> GenerateResult:
     options = GenerationOptions(**{one.name: getattr(settings, one.name) for one in fields(GenerationOptions)})
     if settings.num < 1:
         raise UserError(f"{setting('num')} must be at least 1")
-    device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
+    device, dtype = setup_device(settings)
     check_quantize(settings.quantize, device)
     run = load_run(settings.run)
     with out_of_memory(f"lower {setting('num')} or {setting('max_new_tokens')}"):

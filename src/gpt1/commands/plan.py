@@ -90,7 +90,7 @@ def plan(settings: Plan) -> PlanResult:
         raise UserError(
             f"{setting('epochs')} needs the prepared data that it counts; name its folder, or give {setting('steps')}"
         )
-    device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
+    device, dtype = setup_device(settings)
     available = available_memory(device)
     with open_data(Path(settings.data)) if settings.data else nullcontext() as data, out_of_memory(REMEDY):
         chosen = resolve_defaults(settings, data)

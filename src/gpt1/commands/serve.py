@@ -65,7 +65,7 @@ def serve(settings: Serve) -> ServeResult:
     sock = listen(settings.host, settings.port)
     with sock:
         host, port = sock.getsockname()[:2]
-        device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
+        device, dtype = setup_device(settings)
         models = load_models(settings.runs, device, dtype, is_exact=settings.dtype != "bf16")
         engine = Engine({name: model.body for name, model in models.items()}, settings.concurrency, settings.queue)
         metrics = Metrics(engine)

@@ -296,7 +296,7 @@ class TextEstimator(BaseEstimator):
                 text = UnlabelledText.of(_unlabelled(self.read), ReadOptions(), Path(work))
                 base, read = read_first(base, self.run, text, Path(work), epochs=epochs, lr=lr, on=on)
         warn_of_faults(rows.train, rows.valid, rows.label_type.kind)
-        device, dtype = setup_device(on.device, on.dtype, on.threads, on.seed)
+        device, dtype = setup_device(on)
         with out_of_memory(f"lower {setting('batch')}"):
             tuned = fit_best(base, rows, options, device=device, dtype=dtype)
         weights = find_run(self.run) / "model.safetensors"

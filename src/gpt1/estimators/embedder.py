@@ -115,8 +115,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
 
     def _load(self) -> None:
         with isolated():
-            on = Command(device=self.device, dtype=self.dtype, threads=self.threads)
-            device, dtype = setup_device(on.device, on.dtype, on.threads, on.seed)
+            device, dtype = setup_device(Command(device=self.device, dtype=self.dtype, threads=self.threads))
             run = load_run(self.run)
             self._body: GPT = prepare_for_inference(run.body, device, dtype)
             self._tokenizer: Tokenizer = run.tokenizer

@@ -70,7 +70,7 @@ class FittedModel:
             with isolated():
                 # A copy, since the fp32 weights must stay as they are for `save`.
                 run = replace(self.run, body=copy.deepcopy(self.run.body))
-                self._predictor = on, Predictor.of_run(run, *setup_device(on.device, on.dtype, on.threads, on.seed))
+                self._predictor = on, Predictor.of_run(run, *setup_device(on))
         with use_threads(on.threads):
             return self._predictor[1].predict(rows, Predict.batch)[0]
 

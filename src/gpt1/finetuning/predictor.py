@@ -178,7 +178,7 @@ def load_predictor(folder: str | Path, settings: Command) -> Predictor:
     """Load a fine-tuned run onto the device that the settings ask for. Raises UserError if it is only pre-trained."""
     check_finetuned(folder)
     run = load_run(folder)
-    return Predictor.of_run(run, *setup_device(settings.device, settings.dtype, settings.threads, settings.seed))
+    return Predictor.of_run(run, *setup_device(settings))
 
 
 @torch.inference_mode()

@@ -70,7 +70,7 @@ def _pretrain(settings: Pretrain, folder: Path) -> PretrainResult:
     check_trackers(settings.track)
     data_of = open_data(Path(settings.data), check=world.part)
     with parallel.hold(folder), data_of as data, out_of_memory(REMEDY):
-        device, dtype = setup_device(settings.device, settings.dtype, settings.threads, settings.seed)
+        device, dtype = setup_device(settings)
         micro_batch, settings = settings.micro_batch, resolve_defaults(settings, data)
         world.check_batch(settings.batch)
         state = world.from_main(lambda: None if settings.fresh else checkpoint.latest(folder))

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from gpt1 import torchrun
+from gpt1.config import Command
 from gpt1.errors import RunFailed, UserError, setting
 from gpt1.model import fused_cpu
 from gpt1.model.objectives import LanguageModel, TaskModel
@@ -29,19 +30,16 @@ OUT_OF_MEMORY = ("DefaultCPUAllocator", "MPS backend out of memory")
 _process = {"forked": False}
 
 
-def setup_device(
-    device: str = "auto", dtype: str = "auto", threads: int = 0, seed: int = 1
-) -> tuple[torch.device, torch.dtype]:
+def setup_device(settings: Command) -> tuple[torch.device, torch.dtype]:
     """Set torch's threads and seed and the allocator's options; return the device and number format to use.
 
-    The arguments are the settings of `config.Command`. Raises UserError for a device that does not exist, and for
-    threads or a seed out of range.
+    Raises UserError for a device that does not exist, and for threads or a seed out of range.
     """
-    check_threads_and_seed(threads, seed)
+    check_threads_and_seed(settings.threads, settings.seed)
     keep_freed_memory()
-    _set_threads(threads)
-    torch.manual_seed(seed)
-    return choose_device(device, dtype)
+    _set_threads(settings.threads)
+    torch.manual_seed(settings.seed)
+    return choose_device(settings.device, settings.dtype)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpt1 import resume, torchrun
 from gpt1.console import quiet
-from gpt1.errors import Gpt1Error, RunFailed, UserError, setting
+from gpt1.errors import Gpt1Error, RunFailed, UserError, exit_code, setting
 from gpt1.training.rendezvous import MEETING_SECONDS, PATIENCE, choose_gpu, describe, first_line, meet
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ def report_once() -> Iterator[None]:
         yield
     except (Gpt1Error, OSError, KeyboardInterrupt) as error:
         if torchrun.local_rank() > 0:
-            raise SystemExit(_exit_code(error)) from error
+            raise SystemExit(exit_code(error)) from error
         raise
 
 
@@ -272,7 +272,7 @@ def join(device: str) -> Iterator[World]:
                 yield world
         except BaseException as error:
             if not _is_first_to_fail(store, world):
-                raise SystemExit(_exit_code(error)) from error
+                raise SystemExit(exit_code(error)) from error
             if isinstance(error, Gpt1Error) and world.rank > 0:
                 error.args = (f"{error.args[0]} [{describe()}]",)
             raise
@@ -288,12 +288,6 @@ def _is_first_to_fail(store: Any, world: World) -> bool:
             time.sleep(0.05)
         return store.add(key, 1) == 1
     return False
-
-
-def _exit_code(error: BaseException) -> int:
-    if isinstance(error, KeyboardInterrupt):
-        return 130
-    return 2 if isinstance(error, UserError) else 1
 
 
 def _buckets(tensors: Sequence["Tensor"]) -> Iterator[list["Tensor"]]:
