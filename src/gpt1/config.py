@@ -26,31 +26,37 @@ class PathTo:
     """Marks a setting as a path and says what must be there; `cli.paths` checks it before torch is imported."""
 
     what: str
+    written: Literal["", "folder", "continued file", "new file"] = ""
+    """how a command writes it: a folder or a file that it may continue, or a file made anew; empty if it reads it"""
+    is_flat: bool = False
+    """whether a folder that is read is needed without the folders in it, such as the states of a run"""
 
 
+NAMED_RUN, PRETRAINED_RUN = PathTo("a run, perhaps named", is_flat=True), PathTo("a pre-trained run", is_flat=True)
+TABLE_OR_TEXTS, TEXT_FILES = PathTo("a table or texts"), PathTo("text files")
 # Paths that a command reads.
-AnyRun = Annotated[str, PathTo("a run")]
-NamedRun = Annotated[str, PathTo("a run, perhaps named")]
-PretrainedRun = Annotated[str, PathTo("a pre-trained run")]
-FinetunedRun = Annotated[str, PathTo("a fine-tuned run")]
-PreparedFolder = Annotated[str, PathTo("prepared data")]
+AnyRun = Annotated[str, PathTo("a run", is_flat=True)]
+NamedRun = Annotated[str, NAMED_RUN]
+PretrainedRun = Annotated[str, PRETRAINED_RUN]
+FinetunedRun = Annotated[str, PathTo("a fine-tuned run", is_flat=True)]
+PreparedFolder = Annotated[str, PathTo("prepared data", is_flat=True)]
 TrainingTable = Annotated[str, PathTo("a table or splits")]
 Table = Annotated[str, PathTo("a table")]
-TableOrTexts = Annotated[str, PathTo("a table or texts")]
+TableOrTexts = Annotated[str, TABLE_OR_TEXTS]
 TableOrText = Annotated[str, PathTo("a table or text file")]
-Inputs = Annotated[str, PathTo("text files")]
-AnyPath = Annotated[str, PathTo("a path")]  # which the command itself checks
-AnyModel = Annotated[str, PathTo("a model")]
+Inputs = Annotated[str, TEXT_FILES]
+AnyPath = Annotated[str, PathTo("a path", is_flat=True)]  # which the command itself checks
+AnyModel = Annotated[str, PathTo("a model", is_flat=True)]
 # Paths that a command writes: new, or holding an earlier result of the same kind.
-NewFolder = Annotated[str, PathTo("a new folder")]
-DataOut = Annotated[str, PathTo("prepared data to write")]
-PretrainedOut = Annotated[str, PathTo("a pre-trained run to write")]
-FinetunedOut = Annotated[str, PathTo("a fine-tuned run to write")]
-FolderOut = Annotated[str, PathTo("a folder to write")]
-AblationOut = Annotated[str, PathTo("an ablation to write")]
-TableOut = Annotated[str, PathTo("a table to write")]
-VectorsOut = Annotated[str, PathTo("vectors to write")]
-PageOut = Annotated[str, PathTo("a page to write")]
+NewFolder = Annotated[str, PathTo("a new folder", "folder")]
+DataOut = Annotated[str, PathTo("prepared data to write", "folder")]
+PretrainedOut = Annotated[str, PathTo("a pre-trained run to write", "folder")]
+FinetunedOut = Annotated[str, PathTo("a fine-tuned run to write", "folder")]
+FolderOut = Annotated[str, PathTo("a folder to write", "folder")]
+AblationOut = Annotated[str, PathTo("an ablation to write", "continued file")]
+TableOut = Annotated[str, PathTo("a table to write", "new file")]
+VectorsOut = Annotated[str, PathTo("vectors to write", "new file")]
+PageOut = Annotated[str, PathTo("a page to write", "new file")]
 
 
 @dataclass(frozen=True, kw_only=True)

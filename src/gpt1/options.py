@@ -72,8 +72,13 @@ class Option:
     """the text under the field"""
     group: str
     """first line of the docstring of the class that declares it"""
-    path_kind: str = ""
-    """of a path: what must be there, see `config.PathTo`; empty for other settings"""
+    path: config.PathTo | None = None
+    """of a path: what must be there; None for other settings"""
+
+    @property
+    def path_kind(self) -> str:
+        """What must be at a path; empty for other settings."""
+        return self.path.what if self.path else ""
 
     @property
     def flag(self) -> str:
@@ -108,15 +113,15 @@ def options(settings: type, prefix: str = "") -> dict[str, Option]:
         else:
             owner = next(c for c in settings.__mro__ if field.name in inspect.get_annotations(c))
             default = field.default if field.default_factory is MISSING else field.default_factory()
-            path_kind = _path_kind(marked[field.name])
-            found[key] = Option(key, kind, default, _documented(owner)[field.name], summary(owner), path_kind)
+            path = _path_to(marked[field.name])
+            found[key] = Option(key, kind, default, _documented(owner)[field.name], summary(owner), path)
     return found
 
 
-def _path_kind(kind: Any) -> str:
-    """Return `PathTo.what` of a type hint, of a list's items or of a union's members; empty without a PathTo."""
-    marks = [mark.what for mark in getattr(kind, "__metadata__", ()) if isinstance(mark, config.PathTo)]
-    return next(iter([*marks, *filter(None, map(_path_kind, get_args(kind)))]), "")
+def _path_to(kind: Any) -> config.PathTo | None:
+    """Return the PathTo of a type hint, of a list's items or of a union's members; None without one."""
+    marks = [mark for mark in getattr(kind, "__metadata__", ()) if isinstance(mark, config.PathTo)]
+    return next(iter([*marks, *filter(None, map(_path_to, get_args(kind)))]), None)
 
 
 def summary(settings: type) -> str:

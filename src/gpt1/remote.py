@@ -12,29 +12,28 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from glob import escape
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpt1 import torchrun
+from gpt1.config import NAMED_RUN, TABLE_OR_TEXTS, TEXT_FILES, PathTo
 from gpt1.console import quiet, say
 from gpt1.errors import Gpt1Error, RunFailed, UserError, addressed, setting
-from gpt1.mirror import Mirror
 from gpt1.object_store import is_address, split_glob
 from gpt1.options import options
+
+if TYPE_CHECKING:
+    from gpt1.mirror import Mirror
 
 S = TypeVar("S")
 
 # Seconds before an upload that failed is tried again; after the last try it has failed.
 RETRY_DELAYS = (1.0, 4.0)
-# Kinds of files that a command writes anew, and that it continues.
-REPLACED, CONTINUED = {"a table to write", "vectors to write", "a page to write"}, {"an ablation to write"}
-# What is read without the folders in it: the states of a run, or the rest of a bucket whose address was too short.
-FLAT = {"a run", "a run, perhaps named", "a pre-trained run", "a fine-tuned run", "a model", "a path", "prepared data"}
 
 
-class Output:
+class Upload:
     """What a running command writes to an address. Uploads follow its `request`s, in a thread of their own."""
 
-    def __init__(self, mirror: Mirror) -> None:
+    def __init__(self, mirror: "Mirror") -> None:
         self.mirror = mirror
         self._requested, self._stopped = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -77,7 +76,7 @@ class Output:
                 self._failing = True
 
 
-_outputs: list[Output] = []
+_outputs: list[Upload] = []
 
 
 def publish(path: Path) -> None:
@@ -92,32 +91,33 @@ def local_copy(address: str | os.PathLike[str], is_flat: bool = True) -> Path:
 
     Raises UserError if there is nothing, or it cannot be read.
     """
-    mirror = Mirror(address)
+    mirror = _mirror(address)
     if not mirror.refresh(is_flat):
         raise UserError(f"{mirror.address}: no such object or folder")
     return mirror.path
 
 
 @contextmanager
-def output_path(address: str | os.PathLike[str], kind: str = "a folder to write") -> Iterator[Path]:
+def output_path(address: str | os.PathLike[str], written: str = "folder") -> Iterator[Path]:
     """Yield a local path; what the block has written there is uploaded to the address at its end, even after an error.
 
-    A path that is no address is yielded as it is. A folder begins as the store has it. Only the first of several
-    processes uploads. Raises UserError if the address cannot be written, and RunFailed if the upload fails.
+    A path that is no address is yielded as it is. What is `written` there is a folder or a continued file, which begins
+    as the store has it, or a new file (`config.PathTo`). Only the first of several processes uploads. Raises UserError
+    if the address cannot be written, and RunFailed if the upload fails.
     """
     if not is_address(address):
         yield Path(address)
         return
-    mirror, is_main = Mirror(address), torchrun.rank() == 0
-    if kind not in REPLACED:
+    mirror, is_main = _mirror(address), torchrun.rank() == 0
+    if written != "new file":
         mirror.refresh()
     elif is_main:
         mirror.clear()
     if not is_main:
         yield mirror.path
         return
-    mirror.store.check_writable(is_folder=kind not in REPLACED | CONTINUED)
-    _outputs.append(output := Output(mirror))
+    mirror.store.check_writable(is_folder=written == "folder")
+    _outputs.append(output := Upload(mirror))
     try:
         yield mirror.path
     except UserError:
@@ -143,8 +143,8 @@ def mirrored(settings: S) -> Iterator[S]:
 
     Raises UserError for an address that cannot be read or written.
     """
-    kinds = {key: option.path_kind for key, option in options(type(settings)).items() if option.path_kind}
-    given = {key: value for key in kinds if _addresses(kinds[key], value := getattr(settings, key))}
+    paths = {key: option.path for key, option in options(type(settings)).items() if option.path}
+    given = {key: value for key, path in paths.items() if _addresses(path, value := getattr(settings, key))}
     if not given:
         yield settings
         return
@@ -152,13 +152,13 @@ def mirrored(settings: S) -> Iterator[S]:
     with ExitStack() as stack:
         with quiet(torchrun.rank() > 0):
             # What is written comes first: it may be cleared, and then be read.
-            for key in sorted(given, key=lambda key: not _is_output(kinds[key])):
-                value, kind = given[key], kinds[key]
-                if _is_output(kind):
-                    _check_output(value, kind, given.get("inputs", []))
-                    changes[key] = str(stack.enter_context(output_path(value, kind)))
+            for key in sorted(given, key=lambda key: not paths[key].written):
+                value, path = given[key], paths[key]
+                if path.written:
+                    _check_output(value, path.written, given.get("inputs", []))
+                    changes[key] = str(stack.enter_context(output_path(value, path.written)))
                 else:
-                    found = [local_path(one, kind) for one in (value if isinstance(value, list) else [value])]
+                    found = [local_path(one, path) for one in (value if isinstance(value, list) else [value])]
                     changes[key] = found if isinstance(value, list) else found[0]
         yield dataclasses.replace(settings, **changes)  # type: ignore[type-var]
 
@@ -176,33 +176,36 @@ def with_addresses(result: S) -> S:
     return dataclasses.replace(result, **changes) if changes else result  # type: ignore[type-var]
 
 
-def _addresses(kind: str, value: Any) -> list[str]:
+def _addresses(path: PathTo, value: Any) -> list[str]:
     """Return the addresses in the value of a path's setting."""
     named = value if isinstance(value, list) else [value]
-    if kind == "a run, perhaps named":
+    if path == NAMED_RUN:
         named = [_run(one)[1] for one in named]
     # A text may begin like an address; its blanks show that it is none.
-    return [one for one in named if is_address(one) and not (kind == "a table or texts" and len(one.split()) > 1)]
+    return [one for one in named if is_address(one) and not (path == TABLE_OR_TEXTS and len(one.split()) > 1)]
 
 
-def local_path(value: str, kind: str) -> str:
-    """Return the path of the copy of an address, a glob for a glob, and any other path as it is.
-
-    `kind` says what must be there, see `config.PathTo`.
-    """
-    if not _addresses(kind, value):
+def local_path(value: str, path: PathTo) -> str:
+    """Return the path of the copy of an address, a glob for a glob, and any other path as it is."""
+    if not _addresses(path, value):
         return value
-    if kind == "a run, perhaps named":
+    if path == NAMED_RUN:
         name, address = _run(value)
         return name + str(local_copy(address))
-    if kind == "text files":
+    if path == TEXT_FILES:
         address, pattern = split_glob(value)
         if pattern:
-            mirror = Mirror(address, pattern)
+            mirror = _mirror(address, pattern)
             if not mirror.refresh():
                 raise UserError(f"{value}: no object matches")
             return f"{escape(str(mirror.path))}/{pattern}"
-    return str(local_copy(value, is_flat=kind in FLAT))
+    return str(local_copy(value, is_flat=path.is_flat))
+
+
+def _mirror(address: str | os.PathLike[str], pattern: str = "") -> "Mirror":
+    from gpt1.mirror import Mirror  # here, since most commands, and every `--help`, meet no addresses
+
+    return Mirror(address, pattern)
 
 
 def _run(value: str) -> tuple[str, str]:
@@ -211,16 +214,12 @@ def _run(value: str) -> tuple[str, str]:
     return (name + equals, run) if equals and is_address(run) else ("", value)
 
 
-def _is_output(kind: str) -> bool:
-    return kind.endswith("to write") or kind == "a new folder"
-
-
-def _check_output(address: str, kind: str, inputs: list[str]) -> None:
+def _check_output(address: str, written: str, inputs: list[str]) -> None:
     """Raise UserError for an output that lies in a folder that is read, or whose states several machines would read."""
     for one in inputs:
         if is_address(one) and f"{address.rstrip('/')}/".startswith(f"{one.rstrip('/')}/"):
             raise UserError(f"{setting('out')} {address} lies inside the input folder {one}; choose a folder elsewhere")
-    if torchrun.processes() > torchrun.processes_here() and kind not in REPLACED:
+    if torchrun.processes() > torchrun.processes_here() and written != "new file":
         raise UserError(
             f"{setting('out')} {address}: several machines need a folder that all of them share; give "
             "that, and copy it when it is complete"

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from gpt1.config import Command, Finetune, Pretrain, pretrain_defaults
+from gpt1.config import PRETRAINED_RUN, TEXT_FILES, Command, Finetune, Pretrain, pretrain_defaults
 from gpt1.console import say
 from gpt1.data.documents import Corpus, ReadOptions, at_whitespace, blocks, text_files
 from gpt1.data.files import File, sha256_of
@@ -62,7 +62,7 @@ class UnlabelledText:
             raise UserError("there are no texts to train on; give some")
         is_file = [isinstance(texts, str) or isinstance(one, os.PathLike) for one in given]
         if all(is_file):
-            return cls(text_files([local_path(os.fspath(one), "text files") for one in given], options), options)
+            return cls(text_files([local_path(os.fspath(one), TEXT_FILES) for one in given], options), options)
         for number, (one, named) in enumerate(zip(given, is_file, strict=True)):
             if named or not isinstance(one, str):
                 raise TypeError(f"text {number} is {repr(one)[:40]}; give strings, or files as pathlib.Path")
@@ -151,7 +151,7 @@ def continue_pretraining(
     >>> gpt1.Classifier("runs/reviews").fit(texts, labels)
     """
     with TemporaryDirectory() as work, output_path(out) as place:
-        run = Path(local_path(os.fspath(run), "a pre-trained run"))
+        run = Path(local_path(os.fspath(run), PRETRAINED_RUN))
         found = UnlabelledText.of(texts, ReadOptions(text=text, encoding=encoding), Path(work))
         data = Path(work) / "data"
         return pretrain_folder(_prepare(run, found, data, place, epochs, lr, settings))
