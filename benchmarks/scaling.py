@@ -20,7 +20,7 @@ from gpt1.data.prepare import SHARD_TOKENS
 from gpt1.model.cross_entropy import SLICE_BYTES
 from gpt1.model.gpt import count_parameters, flops_per_token
 from gpt1.pretraining.defaults import MICRO_BATCH_TOKENS
-from gpt1.pretraining.memory import ROOM, memory_parts
+from gpt1.pretraining.memory import gradients_fit, memory_parts
 from gpt1.training import parallel
 from growth import muon_flops
 from record import RESULTS, record
@@ -56,8 +56,12 @@ SIZES: dict[str, tuple[Model, int]] = {
 
 def state_bytes(shape: Model, recipe: Recipe = "paper") -> int:
     """Return what a process holds throughout: bfloat16 weights, fp32 masters, gradients and moments."""
-    settings = Pretrain(data="", out="", model=shape, optim=RECIPES[recipe])
-    return sum(memory_parts(settings, torch.bfloat16).values())
+    return sum(state_parts(shape, recipe).values())
+
+
+def state_parts(shape: Model, recipe: Recipe) -> dict[str, int]:
+    """Return the same by part."""
+    return memory_parts(Pretrain(data="", out="", model=shape, optim=RECIPES[recipe]), torch.bfloat16)
 
 
 def saved_bytes(shape: Model, recipe: Recipe = "paper") -> int:
@@ -99,8 +103,7 @@ def peak_bytes(shape: Model, tokens: int, recipe: Recipe = "paper", mask: int = 
 
 def holds_gradients(shape: Model, gpus: int) -> bool:
     """Return whether under FSDP there is room for whole fp32 gradients, so that they are sent once an update."""
-    count = count_parameters(shape)[0]
-    return 4 * count + 16 * count / gpus <= ROOM * CAPACITY
+    return gradients_fit(state_parts(shape, "paper"), gpus, CAPACITY)
 
 
 def fsdp_bytes(shape: Model, tokens: int, gpus: int, mask: int = 1) -> int:

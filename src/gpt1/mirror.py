@@ -237,7 +237,7 @@ def _is_known(entry: Entry | None, listed: ObjectInfo) -> bool:
 
 
 def _is_whole(name: str, listed: Collection[str]) -> bool:
-    """Return whether an object may be used: not if it is part of a state of which only some parts were uploaded."""
+    """Return whether an object may be used: a part of a training state only if all its parts were uploaded."""
     found = PART.fullmatch(name)
     return found is None or sum(one.startswith(found[1]) for one in listed) == int(found[2])
 

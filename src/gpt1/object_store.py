@@ -73,7 +73,7 @@ class Store:
         return {name: _object_info(found[name]) for name in sorted(found) if not is_hidden(name)}
 
     def version(self, name: str) -> str:
-        """Return the version of an object as `list` does; empty if there is none."""
+        """Return the version of an object as `list` does; an empty string if the object does not exist."""
         with self._in_one_line("read"):
             self._fs.invalidate_cache()
             info = self._find(name).get(self._full_path(name))

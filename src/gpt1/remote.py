@@ -181,7 +181,7 @@ def _addresses(path: PathTo, value: Any) -> list[str]:
     named = value if isinstance(value, list) else [value]
     if path == NAMED_RUN:
         named = [_run(one)[1] for one in named]
-    # A text may begin like an address; its blanks show that it is none.
+    # A text may begin like an address, but contains blanks.
     return [one for one in named if is_address(one) and not (path == TABLE_OR_TEXTS and len(one.split()) > 1)]
 
 

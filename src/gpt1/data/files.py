@@ -130,7 +130,7 @@ def find(inputs: Iterable[str]) -> list[File]:
 
 
 def matches(given: str) -> list[str]:
-    """Return the paths that a name or a glob refers to. Raises UserError if there is none."""
+    """Return the paths that a name or a glob refers to. Raises UserError if nothing matches."""
     names = [given] if Path(given).exists() else sorted(glob.glob(given, recursive=True))  # noqa: PTH207
     if not names:
         raise UserError(f"{given}: {'no file matches' if glob.has_magic(given) else 'no such file or folder'}")

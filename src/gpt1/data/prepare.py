@@ -262,7 +262,7 @@ def _map_blocks(work: Callable[[SplitBlock], T], corpus: Corpus, cut: Cut, porti
 
 
 def _with_progress(found: Iterable[list[T]], progress: Progress, name: str, done: int, total: int) -> Iterator[list[T]]:
-    """Yield the results of the portions and show progress, in bytes of text, of which `done` were done earlier."""
+    """Yield the results of the portions and show progress in bytes of text; an earlier call completed `done` bytes."""
     task = progress.add_task(name, total=total / 1e3, completed=done // 1000, done_before=done // 1000)
     for blocks in found:
         yield blocks

@@ -24,7 +24,7 @@ from gpt1.storage import atomic, write_json
 
 FORMAT = 1  # version of the folder's format; a newer one is refused
 UNFINISHED = "unfinished"  # folder inside a prepared folder in which the next result is made
-# Shards that are mapped at once. Each takes a file descriptor, of which many systems give a process 1,024.
+# Shards that are mapped at once. Each takes a file descriptor, and many systems allow a process 1,024.
 MAPPED = 256
 
 SplitName = Literal["train", "val"]

@@ -23,7 +23,7 @@ from gpt1.data.documents import ReadOptions
 from gpt1.data.files import sha256_of
 from gpt1.errors import UserError, setting
 from gpt1.estimators.fitted import FittedModel, isolated
-from gpt1.estimators.inputs import check_length, named_weights, names_of, row_weights, texts_of
+from gpt1.estimators.inputs import check_length, named_weights, names_of, record_names, row_weights, texts_of
 from gpt1.finetuning.defaults import FitOptions, check_base, check_options
 from gpt1.finetuning.examples import TaskRows
 from gpt1.finetuning.sweep import fit_best
@@ -167,8 +167,7 @@ class TextEstimator(BaseEstimator):
         TypeError
             For containers and values of a wrong type.
         """
-        if hasattr(self, "feature_names_in_"):
-            del self.feature_names_in_
+        record_names(self, None)
         texts = self._texts(X)
         check_length(y, "y", texts)
         weights = row_weights(sample_weight, len(texts))
@@ -194,8 +193,7 @@ class TextEstimator(BaseEstimator):
             on = replace(self._parameters(Command), seed=seed)
             rows = TaskRows(self.task, targets.label_type, columns, train, valid)
             self._take(self._fitted(rows, options, on, targets.class_type))
-        if names := names_of(X):
-            self.feature_names_in_: np.ndarray = np.array(names, dtype=object)
+        record_names(self, X)
         return self
 
     def save(self, folder: str | Path) -> None:

@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from gpt1.config import Command
 from gpt1.estimators.fitted import isolated
-from gpt1.estimators.inputs import names_of, texts_of
+from gpt1.estimators.inputs import record_names, texts_of
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.embedding import embed
 from gpt1.run_folder.folder import load_run
@@ -84,10 +84,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         self._load()
         self.n_features_in_ = 1
         self._n_features_out = self._body.config.width
-        if hasattr(self, "feature_names_in_"):
-            del self.feature_names_in_
-        if names := names_of(X):
-            self.feature_names_in_: np.ndarray = np.array(names, dtype=object)
+        record_names(self, X)
         return self
 
     def transform(self, X: Any) -> np.ndarray:

@@ -44,6 +44,14 @@ def names_of(data: Any) -> list[str] | None:
     return names if names and all(isinstance(name, str) for name in names) else None
 
 
+def record_names(estimator: Any, data: Any) -> None:
+    """Set `feature_names_in_` to the column names of a DataFrame; of other data, remove those of an earlier fit."""
+    if names := names_of(data):
+        estimator.feature_names_in_ = np.array(names, dtype=object)
+    elif hasattr(estimator, "feature_names_in_"):
+        del estimator.feature_names_in_
+
+
 def check_length(data: Any, name: str, rows: Sequence[Any]) -> None:
     """Raise ValueError unless `data` has a value for each of the rows, TypeError if it has no length."""
     if data is not None and not hasattr(data, "__len__"):

@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -27,10 +28,14 @@ def choose_parallel(settings: Pretrain, dtype: torch.dtype, device: torch.device
 
 
 def can_hold_gradients(settings: Pretrain, dtype: torch.dtype, device: torch.device) -> bool:
-    """Return whether whole gradients in each process, beside its share of all else, take at most `ROOM`."""
-    parts = memory_parts(settings, dtype)
+    """Return whether, under FSDP, the processes have room for whole gradients."""
+    return gradients_fit(memory_parts(settings, dtype), parallel.current().size, _least_memory(device))
+
+
+def gradients_fit(parts: Mapping[str, int], processes: int, memory: float) -> bool:
+    """Return whether whole gradients in each process, beside its share of all else, take at most `ROOM` of a device."""
     shared_out = sum(parts.values()) - parts["weights"]
-    return parts["gradients"] + shared_out / parallel.current().size <= ROOM * _least_memory(device)
+    return parts["gradients"] + shared_out / processes <= ROOM * memory
 
 
 def _least_memory(device: torch.device) -> float:

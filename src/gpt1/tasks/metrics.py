@@ -279,7 +279,7 @@ def _intervals(
 ) -> Intervals:
     """Return percentile bootstrap intervals: the ends of the middle `level` of each metric's values on resampled rows.
 
-    `draw(rng, d)` measures d resamples, each of which takes `width` numbers.
+    `draw(rng, d)` measures d resamples; each takes `width` numbers.
     """
     rng, at_once = np.random.default_rng(seed), max(1, CHUNK // width)
     parts = [draw(rng, min(at_once, draws - start)) for start in range(0, draws, at_once)]

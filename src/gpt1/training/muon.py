@@ -114,7 +114,7 @@ class Muon:
 
 
 def _split(weight: Tensor, gradient: Tensor, whole_rows: int, parts: int, world: World) -> Iterator[_Matrix]:
-    """Yield the matrices that the rows of one parameter make up: `parts` of equal size, of which we may have no row."""
+    """Yield the matrices in one parameter, `parts` of equal size; this process may hold no rows of some of them."""
     kept = [rows(whole_rows, replace(world, rank=process)) for process in range(world.size)]
     size, here = whole_rows // parts, kept[world.rank]
     for start in range(0, whole_rows, size):

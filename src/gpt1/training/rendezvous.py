@@ -49,7 +49,7 @@ def meet(number: int, is_gpu: bool) -> tuple[Any, Any]:
 
     limit, who, rank, size = timedelta(seconds=MEETING_SECONDS), describe(), torchrun.rank(), torchrun.processes()
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    # torchrun holds the store, through which processes meet, unless it is told not to; else rank 0 does.
+    # Processes meet through a store, which torchrun hosts, or rank 0 if torchrun was told not to.
     is_holder = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     try:
         if not is_holder:

@@ -172,8 +172,8 @@ class Trackers:
     ) -> None:
         """Start or continue the trackers of a training that continues after update `step`.
 
-        `rows` are those of metrics.jsonl, of which those that are not `kept` will be made again. A tracker gets the
-        kept ones that it lacks; of a training that has only begun it makes a new run.
+        `rows` are those of metrics.jsonl; those that are not `kept` will be made again. A tracker gets the kept ones
+        that it lacks; it makes a new run for a training that has only begun.
         """
         self._path = folder / NAME
         self._open: dict[TrackerName, TensorBoard | WandB | Trackio] = {}
