@@ -134,10 +134,35 @@ def checked(
             raise TypeError(f"{who} argument {name!r} must be {wanted}, not {_shown(value)}")
     for key in flat:
         if key not in known:
-            ours = named_elsewhere(key, known)
-            hint = f"; it is {ours.key} here" if ours else nearest(key, [*known, *sections])
-            raise TypeError(f"{who} has no argument {key!r}{hint}")
+            raise unknown_argument(key, known, [*known, *sections], who)
     return {key: check(known[key].kind, value, f"{who} argument {key!r}", key) for key, value in flat.items()}
+
+
+def refuse_unknown(kind: type[Any]) -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """Decorate a constructor so that an unknown argument is a TypeError that names the nearest one.
+
+    `kind` are the settings of the command whose names the constructor shares.
+    """
+
+    def decorate(init: Callable[P, None]) -> Callable[P, None]:
+        names = inspect.signature(init).parameters
+
+        @functools.wraps(init)
+        def call(*args: P.args, **keywords: P.kwargs) -> None:
+            if wrong := [name for name in keywords if name not in names]:
+                known = {key: option for key, option in options(kind).items() if key in names}
+                raise unknown_argument(wrong[0], known, names, f"{type(args[0]).__name__}()")
+            init(*args, **keywords)
+
+        return call
+
+    return decorate
+
+
+def unknown_argument(name: str, known: Mapping[str, Option], names: Iterable[str], who: str) -> TypeError:
+    """Return the error for an argument that is none of `names`; it names ours of that meaning or the nearest."""
+    ours = named_elsewhere(name, known)
+    return TypeError(f"{who} has no argument {name!r}{f'; it is {ours.key} here' if ours else nearest(name, names)}")
 
 
 def check(kind: Any, value: Any, what: str, key: str) -> Any:

@@ -489,6 +489,20 @@ def test_wrong_class_weights(base: str, weights: Any, error: type[Exception], an
         gpt1.Classifier(base, **ONCE, class_weights=weights).fit(TEXTS, MOODS)
 
 
+@pytest.mark.parametrize(
+    ("estimator", "name", "hint"),
+    [
+        (gpt1.Classifier, "class_weight", "; did you mean class_weights?"),
+        (gpt1.Regressor, "batch_size", "; it is batch here"),
+        (gpt1.Embedder, "model", "; it is run here"),
+        (gpt1.MultipleChoice, "oops", ""),
+    ],
+)
+def test_an_unknown_parameter_names_the_nearest(estimator: Any, name: str, hint: str) -> None:
+    with pytest.raises(TypeError, match=rf"^{estimator.__name__}\(\) has no argument '{name}'{re.escape(hint)}$"):
+        estimator("starter", **{name: 8})
+
+
 # What `help` shows
 
 

@@ -394,10 +394,11 @@ def test_few_validation_rows_choose_no_epoch_unless_asked_to(
 ) -> None:
     asked = too_fast(base, tmp_path, out=str(tmp_path / "last"), epochs=8)
     last = finetune(asked)
-    assert last["epoch"] == 8
+    assert (last["epoch"], last["selected_by"]) == (8, "last epoch")
     said = f"only {last['n']} validation rows, too few to select an epoch: keeping the last (or say select pearson)"
     assert said in capsys.readouterr().err
     chosen = finetune(replace(asked, out=str(tmp_path / "best"), select="pearson"))
     found = [row["val_pearson"] for row in log.read(tmp_path / "best") if "val_pearson" in row]
     assert chosen["epoch"] == 1 + int(np.argmax(found)) < 8, "or the seed does not tell the two apart"
+    assert chosen["selected_by"] == "pearson"
     assert "too few" not in capsys.readouterr().err

@@ -52,7 +52,8 @@ class FinetuneResult(Result):
     parameters: int
     """numbers in the model"""
     selected_by: str
-    """the metric that chose the epoch, the learning rate and the seed"""
+    """the metric that selected the epoch, learning rate and seed; `last epoch` if too few rows validate to select an
+    epoch and no other rate or seed was tried"""
     lr: float
     """peak learning rate"""
     seeds: dict[str, Any] | None

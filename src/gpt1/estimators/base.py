@@ -27,7 +27,7 @@ from gpt1.estimators.inputs import check_length, named_weights, names_of, record
 from gpt1.finetuning.defaults import FitOptions, check_base, check_options
 from gpt1.finetuning.examples import TaskRows
 from gpt1.finetuning.sweep import fit_best
-from gpt1.keywords import check, parameter
+from gpt1.keywords import check, parameter, refuse_unknown
 from gpt1.options import convert, options
 from gpt1.pretraining.continued import UnlabelledText, continue_pretraining, read_first
 from gpt1.remote import output_path
@@ -79,6 +79,7 @@ class TextEstimator(BaseEstimator):
     width: ClassVar[int]
     """columns of X"""
 
+    @refuse_unknown(Finetune)
     def __init__(
         self,
         run: str | Path,

@@ -26,6 +26,8 @@ SCRATCH_LR, SCRATCH_MULTIPLES = 2.5e-4, (0.25, 1.0, 4.0)
 # With fewer validation rows than this, chance would choose the epoch, so the last one is kept, as in the paper. Nor is
 # a temperature fitted: if every row happens to be right, the best one would make the model certain of everything.
 MIN_VALID_ROWS = 50
+# What `selected_by` says where the last epoch was kept and no other model was trained.
+LAST_EPOCH = "last epoch"
 # What to advise when memory runs out. A smaller micro-batch does not change the result.
 MEMORY_REMEDY = f"lower {setting('micro_batch')}, or {setting('batch')}"
 

@@ -16,8 +16,10 @@ from gpt1.config import Columns, Optim
 from gpt1.console import say
 from gpt1.data.collate import Epochs
 from gpt1.finetuning.defaults import (
+    LAST_EPOCH,
     MIN_VALID_ROWS,
     FitOptions,
+    keeps_last_epoch,
     resolve_defaults,
     scratch_lrs,
     selected_metric,
@@ -82,9 +84,15 @@ class FineTuned:
     """mean, deviation and values of each metric over the seeds, if there are several"""
 
     @property
-    def selected_by(self) -> str:
-        """The metric that epochs and models are selected by."""
+    def metric(self) -> str:
+        """The metric that epochs and models are compared by."""
         return selected_metric(self.options, self.label_type)
+
+    @property
+    def selected_by(self) -> str:
+        """The metric that selected the epoch, the learning rate or the seed; `last epoch` where nothing was selected."""
+        is_only_one = self.learning_rates is None and self.seeds is None
+        return LAST_EPOCH if is_only_one and keeps_last_epoch(self.options, self.metrics["n"]) else self.metric
 
     def predictor(self, device: torch.device, dtype: torch.dtype) -> Predictor:
         """Return a predictor on a device. The weights are moved there, not copied."""

@@ -89,13 +89,13 @@ def fit_best(
                 words=words, share=share, folder=folder / name if folder else None, keep_end=several, title=title,
                 tracking=tracking and tracking.of_part(name if several else "", seed=seed, lr=lr),
             )  # fmt: skip
-            tried[f"{lr:.3g}"] = found.metrics[found.selected_by]
+            tried[f"{lr:.3g}"] = found.metrics[found.metric]
             best_of_seed = _better(best_of_seed, found)
         assert best_of_seed is not None, "there is at least one learning rate"
         metrics.append(best_of_seed.metrics)
         best = _better(best, replace(best_of_seed, learning_rates=tried if len(tried) > 1 else None))
     assert best is not None, "there is at least one seed"
-    say_if_words_win(best.label_type, best.selected_by, best.metrics["words_alone"], best.metrics, best.share)
+    say_if_words_win(best.label_type, best.metric, best.metrics["words_alone"], best.metrics, best.share)
     return replace(best, seeds=over_seeds(metrics) if seeds > 1 else None)
 
 
@@ -198,5 +198,4 @@ def guess(label_type: LabelType, labels: Sequence[Any], choices: int) -> np.ndar
 
 
 def _better(best: FineTuned | None, found: FineTuned) -> FineTuned:
-    metric = found.selected_by
-    return found if best is None or rank(found.metrics, metric) > rank(best.metrics, metric) else best
+    return found if best is None or rank(found.metrics, found.metric) > rank(best.metrics, found.metric) else best

@@ -58,12 +58,13 @@ def report_page(
 def run_section(name: str, run: Path, anchor: str, results: RunResults) -> dict[str, Any]:
     """Arrange one run, which the user calls `name`: metadata, scores, curves, samples and settings."""
     found, rows = results.metadata, log.read(run)
-    metric = f"val_{found.get('selected_by')}"
+    metrics = found.get("metrics", {})
+    metric = f"val_{next((name for name in (found.get('selected_by'), *SCORES) if name in metrics), '')}"
     losses = FINETUNING if "goal" in found else PRETRAINING
     curves = {name: [(row["step"], row[key]) for row in rows if key in row] for key, name in losses.items()}
     selected = [] if metric in losses else [(row["step"], row[metric]) for row in rows if metric in row]
     thresholds = dict(zip(found.get("labels", ()), found.get("thresholds", ()), strict=False))
-    metrics, validation = found.get("metrics", {}), None
+    validation = None
     if "goal" in found and not results.tests:
         on = f"{metrics.get('n', 0):,} validation rows; slightly too good if they selected epoch, rate or seed"
         validation = score_parts(metrics, on, thresholds)

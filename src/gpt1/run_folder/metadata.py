@@ -211,7 +211,8 @@ class RunMetadata(Section):
     data: PretrainingData | FinetuningData | None = None
     """hashes and sizes of the data; for a fine-tuned run, also of the data its base was pre-trained on"""
     selected_by: str | None = None
-    """fine-tuned: the metric that selected the epoch (given at least 50 validation rows), learning rate and seed"""
+    """fine-tuned: the metric that selected the epoch, learning rate and seed; `last epoch` if too few rows validate to
+    select an epoch and no other rate or seed was tried"""
     metrics: dict[str, Any] = field(default_factory=dict)
     """results of the last validation"""
     learning_rates: dict[str, float] | None = None
