@@ -134,35 +134,28 @@ def checked(
             raise TypeError(f"{who} argument {name!r} must be {wanted}, not {_shown(value)}")
     for key in flat:
         if key not in known:
-            raise unknown_argument(key, known, [*known, *sections], who)
+            raise unknown_argument(key, [*known, *sections], who)
     return {key: check(known[key].kind, value, f"{who} argument {key!r}", key) for key, value in flat.items()}
 
 
-def refuse_unknown(kind: type[Any]) -> Callable[[Callable[P, None]], Callable[P, None]]:
-    """Decorate a constructor so that an unknown argument is a TypeError that names the nearest one.
+def refuse_unknown(init: Callable[P, None]) -> Callable[P, None]:
+    """Decorate a constructor so that an unknown argument is a TypeError that names the nearest one."""
+    names = list(inspect.signature(init).parameters)
 
-    `kind` are the settings of the command whose names the constructor shares.
-    """
+    @functools.wraps(init)
+    def call(*args: P.args, **keywords: P.kwargs) -> None:
+        for name in keywords:
+            if name not in names:
+                raise unknown_argument(name, names, f"{type(args[0]).__name__}()")
+        init(*args, **keywords)
 
-    def decorate(init: Callable[P, None]) -> Callable[P, None]:
-        names = inspect.signature(init).parameters
-
-        @functools.wraps(init)
-        def call(*args: P.args, **keywords: P.kwargs) -> None:
-            if wrong := [name for name in keywords if name not in names]:
-                known = {key: option for key, option in options(kind).items() if key in names}
-                raise unknown_argument(wrong[0], known, names, f"{type(args[0]).__name__}()")
-            init(*args, **keywords)
-
-        return call
-
-    return decorate
+    return call
 
 
-def unknown_argument(name: str, known: Mapping[str, Option], names: Iterable[str], who: str) -> TypeError:
-    """Return the error for an argument that is none of `names`; it names ours of that meaning or the nearest."""
-    ours = named_elsewhere(name, known)
-    return TypeError(f"{who} has no argument {name!r}{f'; it is {ours.key} here' if ours else nearest(name, names)}")
+def unknown_argument(name: str, names: list[str], who: str) -> TypeError:
+    """Return the error for an argument that is none of `names`; it names the one of that meaning, or the nearest."""
+    ours = named_elsewhere(name, names)
+    return TypeError(f"{who} has no argument {name!r}{f'; it is {ours} here' if ours else nearest(name, names)}")
 
 
 def check(kind: Any, value: Any, what: str, key: str) -> Any:

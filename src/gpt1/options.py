@@ -9,7 +9,7 @@ import inspect
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from functools import cache
 from types import NoneType
@@ -21,7 +21,7 @@ from gpt1.errors import UserError, flag, setting
 T = TypeVar("T")
 METAVARS = {int: "N", float: "X"}
 
-# Names that other programs use -> ours; of several, the first that the command has.
+# Names that other programs use -> ours; of several, the first that the command, or the estimator, has.
 OTHER_NAMES = {
     "learning-rate": ("lr", "optim.lr"), "lr": ("optim.lr",), "max-lr": ("lr", "optim.lr"),
     "weight-decay": ("optim.weight_decay",), "warmup-steps": ("optim.warmup",), "warmup-ratio": ("warmup",),
@@ -45,7 +45,7 @@ OTHER_NAMES = {
     "n-head": ("model.heads",), "n-embd": ("model.width",), "hidden-size": ("model.width",),
     "eval-interval": ("eval_every",), "eval-steps": ("eval_every",), "save-steps": ("save_every",),
     "num-workers": ("threads",), "num-threads": ("threads",), "precision": ("dtype",), "random-seed": ("seed",),
-    "overwrite": ("fresh",), "overwrite-output-dir": ("fresh",), "force": ("fresh",),
+    "seed": ("random_state",), "overwrite": ("fresh",), "overwrite-output-dir": ("fresh",), "force": ("fresh",),
 }  # fmt: skip
 
 
@@ -171,11 +171,11 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {found[0]}?" if found else ""
 
 
-def named_elsewhere(name: str, known: Mapping[str, Option]) -> Option | None:
-    """Return the setting that other programs call `name`, be it in a section; None if the command has none such."""
+def named_elsewhere(name: str, known: Container[str]) -> str:
+    """Return the one of our names that other programs call `name`, be it in a section; empty if none of them is."""
     name = name.lstrip("-").replace("_", "-")
     ours = OTHER_NAMES.get(name) or OTHER_NAMES.get(name.rpartition(".")[2], ())
-    return next((known[key] for key in ours if key in known), None)
+    return next((key for key in ours if key in known), "")
 
 
 def convert(kind: Any, value: Any, name: str) -> Any:

@@ -214,7 +214,7 @@ def test_what_a_person_sees(pretrained: Path, finetuned: Path, tmp_path: Path) -
     [
         ("a.txt", None, {}, "a.txt: no such file"),
         ("a.txt", "", {}, "a.txt: an empty file"),
-        ("a.txt", b"fine \xff", {}, "a.txt: byte 5 (0xff) is not utf-8 text"),
+        ("a.txt", b"fine \xff", {}, "a.txt:1: byte 5 (0xff) is not utf-8 text"),
         ("a.txt", "fine", {"encoding": "utf8x"}, "encoding utf8x: no such text encoding"),
         ("a.txt", "fine", {"as_": "rows"}, "a.txt: not a known kind of table"),
         ("a.csv", "text,class\na,9\n", {}, "a.csv: no column stars; the columns are text, class"),

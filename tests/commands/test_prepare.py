@@ -686,8 +686,11 @@ def test_ctrl_c_also_ends_a_cluster_that_was_started_for_it(tmp_path: Path) -> N
         ("blank.txt blank.csv --out out", "blank.txt and 1 more: no text, 3 empty documents"),
         ("a.txt --val blank.txt --out out", "blank.txt: no text, 1 empty documents"),
         ("a.txt --val a.txt --out out", "a.txt: no file left to train on"),
-        ("latin.txt --out out", "latin.txt: byte 1 (0xe9) is not utf-8 text; give the file's encoding with --encoding"),
-        ("binary.bin --out out", "binary.bin: byte 2 is NUL, so this is not utf-8 text"),
+        (
+            "latin.txt --out out",
+            "latin.txt:1: byte 1 (0xe9) is not utf-8 text; give the file's encoding with --encoding",
+        ),
+        ("binary.bin --out out", "binary.bin:1: byte 2 is NUL, so this is not utf-8 text"),
         ("a.txt --encoding utf9 --out out", "--encoding utf9: no such text encoding"),
         ("tiny.txt --out out", "one document of 2 characters is too small to keep 0.01 of it for validation"),
         ("tiny.txt --tokenizer tokenizer.json --out out", "one document of 2 characters is too small"),

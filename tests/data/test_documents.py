@@ -214,13 +214,13 @@ def test_inputs_that_are_not_there(tmp_path: Path) -> None:
 def test_bytes_that_are_not_text(before: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "BLOCK", 4)
     path = tmp_path / "a.txt"
-    good = ("é" * 40).encode()[: 2 * before]
+    good, place = ("é\n" * before).encode(), f":{before + 1}: byte {3 * before}"
     path.write_bytes(good + b"\xe9 t")
-    assert refused(path).startswith(f": byte {2 * before} (0xe9) is not utf-8 text; give the file's encoding")
+    assert refused(path).startswith(f"{place} (0xe9) is not utf-8 text; give the file's encoding")
     path.write_bytes(good + b"\xc3")
-    assert refused(path).startswith(f": byte {2 * before} (0xc3) is not utf-8")
+    assert refused(path).startswith(f"{place} (0xc3) is not utf-8")
     path.write_bytes(good + b"\0\x01")
-    assert refused(path).startswith(f": byte {2 * before} is NUL")
+    assert refused(path).startswith(f"{place} is NUL")
     assert "not utf-16 text" in refused(path, encoding="utf-16")
 
 
@@ -265,7 +265,7 @@ def test_a_mark_tells_the_encoding(encoding: str, packing: str, tmp_path: Path) 
     path.write_bytes(("\ufeff" + text).encode(encoding)[:-1] + b"\xff")
     if encoding == "utf-16-le":
         path.write_bytes(("\ufeffab").encode(encoding) + b"\0\xd8a\0")
-        assert refused(path) == ": byte 6 (0x00) is not utf-16-le text; the file is damaged; save or copy it again"
+        assert refused(path) == ":1: byte 6 (0x00) is not utf-16-le text; the file is damaged; save or copy it again"
 
 
 def test_binary_data_is_called_that(tmp_path: Path) -> None:

@@ -495,7 +495,8 @@ def test_wrong_class_weights(base: str, weights: Any, error: type[Exception], an
         (gpt1.Classifier, "class_weight", "; did you mean class_weights?"),
         (gpt1.Regressor, "batch_size", "; it is batch here"),
         (gpt1.Embedder, "model", "; it is run here"),
-        (gpt1.MultipleChoice, "oops", ""),
+        (gpt1.MultipleChoice, "seed", "; it is random_state here"),
+        (gpt1.Similarity, "oops", ""),
     ],
 )
 def test_an_unknown_parameter_names_the_nearest(estimator: Any, name: str, hint: str) -> None:

@@ -179,6 +179,10 @@ WRONG = [
     ("/v1/embeddings", {"model": "books", "input": "a", "dimensions": 8}, "dimensions must be 32"),
     ("/v1/predict", {"model": "books", "rows": [{"text": "a"}]}, "books is pre-trained, not fine-tuned"),
     ("/v1/predict", {"model": "classification", "rows": []}, "rows: list should have at least 1 item"),
+    (
+        "/v1/predict", {"model": "entailment", "rows": [{"a": "x"}]},
+        "rows:0: column b is missing; a row of entailment has the keys a, b",
+    ),
     ("/v1/predict", {"model": "classification", "rows": [{"text": "a"}, {}]}, "rows:1: column text is missing"),
     ("/v1/predict", {"model": "classification", "rows": [{"text": 5}]}, "rows:0: column text holds 5, not a text"),
     ("/v1/explain", {"model": "books", "text": ""}, "the text has no tokens"),

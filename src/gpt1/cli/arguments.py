@@ -56,8 +56,8 @@ def parse(settings: type, positionals: Sequence[str], argv: Iterable[str]) -> Co
 def _unknown(name: str, known: dict[str, Option], positionals: Sequence[str]) -> str:
     """Return what to say of a flag that the command does not have."""
     if ours := named_elsewhere(name, known):
-        is_flag = ours.key not in positionals
-        return f"{name} is {ours.flag if is_flag else f'the argument {ours.metavar}'} here"
+        named = f"the argument {known[ours].metavar}" if ours in positionals else known[ours].flag
+        return f"{name} is {named} here"
     flags = [option.flag for option in known.values() if option.key not in positionals]
     return f"unknown option {name}{nearest(name, [*flags, '--json', '--config', '--help'])}"
 
@@ -158,7 +158,7 @@ def _from_file(path: str, known: dict[str, Option]) -> dict[str, Any]:
         name = key.replace("-", "_").rstrip("_")
         if name not in names:
             if ours := named_elsewhere(name, known):
-                raise UserError(f"--config {path}: {key} is {ours.key} here")
+                raise UserError(f"--config {path}: {key} is {ours} here")
             raise UserError(f"--config {path}: unknown setting {key}{nearest(name, names)}")
         given[names[name]] = convert(known[names[name]].kind, value, f"--config {path}: {key}")
     return given

@@ -194,8 +194,8 @@ def text_of(path: Path, encoding: str) -> Iterator[str]:
     """Yield the text of a file in blocks, without a byte-order mark and with its line ends.
 
     Where `encoding` is UTF-8, a byte-order mark of UTF-16 or UTF-32, which is not valid UTF-8, takes precedence. Raises
-    UserError for an unknown encoding, for a known binary format, and, with the offset in the decompressed file, for
-    bytes that are not `encoding` and for NUL, which text does not contain.
+    UserError for an unknown encoding, for a known binary format, and, with the line and the offset in the decompressed
+    file, for bytes that are not `encoding` and for NUL, which text does not contain.
     """
     check_encoding(encoding)
     blocks = filter(None, content(path))
@@ -204,18 +204,25 @@ def text_of(path: Path, encoding: str) -> Iterator[str]:
         raise UserError(f"{path}: {other}")
     if codecs.lookup(encoding).name == "utf-8":
         encoding = next((name for mark, name in BOMS.items() if block.startswith(mark)), encoding)
-    decoder, fed, first = codecs.getincrementaldecoder(encoding)(), 0, True
+    decoder, fed, line, first = codecs.getincrementaldecoder(encoding)(), 0, 1, True
     while True:
         fed += len(block)
+        before = decoder.getstate()
         try:
             text = decoder.decode(block, final=not block)
         except UnicodeError as error:
+            if isinstance(error, UnicodeDecodeError):
+                decoder.setstate(before)
+                line += decoder.decode(block[: max(0, error.start - len(before[0]))]).count("\n")
             what = f"{_place(error, fed)} is not {encoding} text"
-            raise UserError(f"{path}: {what}; {_encoding_advice(block, encoding)}") from None
+            raise UserError(f"{path}:{line}: {what}; {_encoding_advice(block, encoding)}") from None
         if "\0" in text:
-            after = len(decoder.getstate()[0]) + len(text[text.index("\0") :].encode(encoding))
+            start = text.index("\0")
+            line += text.count("\n", 0, start)
+            after = len(decoder.getstate()[0]) + len(text[start:].encode(encoding))
             what = f"byte {fed - after:,} is NUL, so this is not {encoding} text"
-            raise UserError(f"{path}: {what}; {_encoding_advice(block, encoding)}")
+            raise UserError(f"{path}:{line}: {what}; {_encoding_advice(block, encoding)}")
+        line += text.count("\n")
         if first and text:
             text, first = text.removeprefix("\ufeff"), False
         if text:

@@ -79,7 +79,7 @@ class TextEstimator(BaseEstimator):
     width: ClassVar[int]
     """columns of X"""
 
-    @refuse_unknown(Finetune)
+    @refuse_unknown
     def __init__(
         self,
         run: str | Path,

@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from gpt1.config import Command, Embed
+from gpt1.config import Command
 from gpt1.estimators.fitted import isolated
 from gpt1.estimators.inputs import record_names, texts_of
 from gpt1.keywords import refuse_unknown
@@ -47,7 +47,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     >>> make_pipeline(gpt1.Embedder("runs/books"), LogisticRegression()).fit(texts, labels)
     """
 
-    @refuse_unknown(Embed)
+    @refuse_unknown
     def __init__(
         self,
         run: str | Path = "starter",

@@ -90,7 +90,7 @@ class FineTuned:
 
     @property
     def selected_by(self) -> str:
-        """The metric that selected the epoch, the learning rate or the seed; `last epoch` where nothing was selected."""
+        """The metric that selected the epoch, learning rate or seed; `last epoch` where nothing was selected."""
         is_only_one = self.learning_rates is None and self.seeds is None
         return LAST_EPOCH if is_only_one and keeps_last_epoch(self.options, self.metrics["n"]) else self.metric
 

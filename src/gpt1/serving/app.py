@@ -12,7 +12,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
 from gpt1 import __version__
-from gpt1.data.tables import Row
+from gpt1.data.tables import InvalidRow, Row
 from gpt1.serving.answers import answer, events, find_model, row_asked
 from gpt1.serving.completions import CompletionJob, Limits, token_lists
 from gpt1.serving.engine import Engine
@@ -116,7 +116,11 @@ class Api:
             raise ApiError(400, f"{model.name} is pre-trained, not fine-tuned: it knows no classes", "model")
         self._check_rows(len(body.rows), "rows")
         columns = model.predictor.columns
-        rows = [read_texts(Row(Path("rows"), n, values), columns) for n, values in enumerate(body.rows)]
+        try:
+            rows = [read_texts(Row(Path("rows"), n, values), columns) for n, values in enumerate(body.rows)]
+        except InvalidRow as error:
+            needed = ", ".join([*columns.texts, *columns.choices])
+            raise ApiError(400, f"{error.fault}; a row of {model.name} has the keys {needed}", "rows") from None
         found = await answer(request, self.engine.compute(model.predict, rows))
         data = [{"index": n} | prediction for n, prediction in enumerate(found)]
         return JSONResponse({"object": "list", "model": model.name, "data": data})
