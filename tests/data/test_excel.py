@@ -10,6 +10,7 @@ import pytest
 from gpt1.config import Columns
 from gpt1.data.tables import columns, rows, table
 from gpt1.errors import UserError
+from gpt1.tasks.columns import ColumnNames, guess_columns
 from gpt1.tasks.rows import read_labelled_rows
 
 SHEETS = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
@@ -65,6 +66,17 @@ def test_the_rows_of_the_first_sheet(tmp_path: Path, capsys: pytest.CaptureFixtu
     with pytest.raises(UserError, match=r"a\.xlsx:5: column label is empty"):
         found[2].label("label")
     assert capsys.readouterr().err == f"{path}: reading the first sheet, Sheet1; not Notes\n"
+
+
+def test_a_title_above_the_header_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("fastexcel", reason="reading .xlsx needs the extra xlsx")
+    for title, number in (([["Moods of 2026"]], 2), ([["Moods"], ["by hand", None], []], 4)):
+        path = write_workbook(tmp_path / f"{number}.xlsx", Sheet1=[*title, ["body", "label"], ["a", 1], ["b", 2]])
+        with pytest.raises(UserError, match=rf"; row {number} looks like the header: delete the rows above it$"):
+            guess_columns(str(path), "classification", ColumnNames())
+    path = write_workbook(tmp_path / "none.xlsx", Sheet1=[["a", None], ["b", 2]])
+    with pytest.raises(UserError, match=r"; the columns are a, __UNNAMED__1$"):
+        guess_columns(str(path), "classification", ColumnNames())
 
 
 def test_a_workbook_and_a_csv_hold_the_same_labelled_rows(tmp_path: Path) -> None:

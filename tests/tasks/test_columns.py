@@ -55,6 +55,8 @@ def test_columns_are_guessed(
     [
         ("a,b,c", "classification", {}, "which column is the text? Name it with text; the columns are a, b, c"),
         ("text,b,c", "classification", {}, "which column is the label? Name it with label; the columns are b, c"),
+        ("It was fun to watch,pos", "classification", {}, "; if the first line is a row already, write the names of"),
+        ("a,b,2", "classification", {"label": "c"}, "no column c; the columns are a, b, 2; if the first line is a row"),
         ("text,label", "classification", {"label": "class"}, "no column class; the columns are text, label"),
         ("text,label", "classification", {"text": "body"}, "no column body; the columns are text, label"),
         ("text", "classification", {}, "there is no column for the label; a row needs a text and a label"),

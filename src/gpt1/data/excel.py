@@ -15,6 +15,7 @@ from gpt1.errors import UserError
 if TYPE_CHECKING:
     import polars
 
+UNNAMED = "__UNNAMED__"  # what fastexcel calls a column without a name, before its number
 ZIP = b"PK\x03\x04"  # begins every workbook
 
 
@@ -28,6 +29,17 @@ def sheet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, values in enumerate(_sheet(path).iter_rows(named=True), 2):  # the header is row 1
         if any(value is not None for value in values.values()):
             yield number, values
+
+
+def header_below(path: Path) -> int | None:
+    """Return the number of the first row with a text in every column, if the first row of all leaves columns unnamed.
+
+    That is so where a title stands above the header. None if there is no such row.
+    """
+    if not any(name.startswith(UNNAMED) for name in sheet_header(path)):
+        return None
+    found = (n for n, values in sheet_rows(path) if all(isinstance(one, str) for one in values.values()))
+    return next(found, None)
 
 
 def _sheet(path: Path) -> "polars.DataFrame":

@@ -41,6 +41,7 @@ SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\1*\s*', re.IGNORECASE)  # the first li
 DECIMAL_COMMA = re.compile(r"\s*([+-]?)(\d+),(\d+)\s*")
 PAGE = re.compile(r"\s*<(!doctype|html|\?xml)", re.IGNORECASE)
 JSON_START = re.compile(r'\s*(\[\s*[{\[]|\[\s*$|\{\s*"|\{\s*$)')
+LONG_NAME = 5  # words from which on the name of a column may be a text
 MAX_FIELD = 2**31 - 1  # characters of a csv field; Python's default is 131,072
 _csv_limit = threading.Lock()
 
@@ -225,8 +226,26 @@ def columns(file: File, options: TableOptions = DEFAULT) -> list[str]:
 def check_column(name: str, there: Sequence[str], file: File, advice: str = "") -> str:
     """Return `name`. Raises UserError, naming the columns that there are, if it is not one of them."""
     if name not in there:
-        raise UserError(f"{file.path}: no column {name}; the columns are {', '.join(there)}{advice}")
+        raise UserError(f"{file.path}: no column {name}; {listed_columns(file, there)}{advice}")
     return name
+
+
+def listed_columns(file: File, there: Sequence[str]) -> str:
+    """Return the columns of a table for a message; and what to do, if the line that names them seems to be another."""
+    listed = f"the columns are {', '.join(there)}"
+    if file.kind == "xlsx":
+        from gpt1.data.excel import header_below
+
+        if number := header_below(file.path):
+            return f"{listed}; row {number} looks like the header: delete the rows above it"
+    if file.kind in ("csv", "tsv", "xlsx") and any(map(_looks_like_value, there)):
+        return f"{listed}; if the first line is a row already, write the names of the columns above it"
+    return listed
+
+
+def _looks_like_value(name: str) -> bool:
+    """Return whether a column's name may be a value: a number, or a text of several words."""
+    return parse_number(name) is not None or len(name.split()) >= LONG_NAME
 
 
 def json_list(value: Any, kind: Any) -> list[Any] | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from gpt1.config import Columns, Evaluate, Finetune, Predict, Task
 from gpt1.console import say
 from gpt1.data.files import File
-from gpt1.data.tables import DEFAULT, TableOptions, check_column, columns, table
+from gpt1.data.tables import DEFAULT, TableOptions, check_column, columns, listed_columns, table
 from gpt1.errors import UserError, setting
 
 PAIR_TASKS = ("entailment", "similarity")
@@ -151,7 +151,7 @@ def _guess_texts(task: Task, available: list[str], file: File) -> list[str]:
         return available
     raise UserError(
         f"{file.path}: which two columns are the pair? Name them with {setting('text')} ONE,OTHER; "
-        f"the columns are {', '.join(available)}"
+        f"{listed_columns(file, available)}"
     )
 
 
@@ -163,7 +163,7 @@ def _guess_choices(available: list[str], file: File) -> list[str]:
         return sorted(numbered, key=lambda name: (len(name), name))
     raise UserError(
         f"{file.path}: which columns are the answers? Name with {setting('choices')} the column that lists them, or "
-        f"one column for each answer, `choice0,choice1`; the columns are {', '.join(available)}"
+        f"one column for each answer, `choice0,choice1`; {listed_columns(file, available)}"
     )
 
 
@@ -179,7 +179,7 @@ def _only(role: str, available: list[str], file: File, advice: str = "") -> list
     if not available:
         raise UserError(f"{file.path}: there is no column for the {role}; a row needs a text and a label{advice}")
     raise UserError(
-        f"{file.path}: which column is the {role}? Name it with {setting(role)}; the columns are {', '.join(available)}"
+        f"{file.path}: which column is the {role}? Name it with {setting(role)}; {listed_columns(file, available)}"
     )
 
 

@@ -16,7 +16,7 @@ import torch
 from gpt1.batch import IGNORE
 from gpt1.console import bar, say
 from gpt1.data.collate import rounded
-from gpt1.data.tables import Row, TableOptions, columns, rows, table
+from gpt1.data.tables import Row, TableOptions, columns, listed_columns, rows, table
 from gpt1.errors import UserError, setting
 from gpt1.model.cross_entropy import token_nats
 from gpt1.model.gpt import GPT
@@ -122,7 +122,7 @@ def read_pairs(path: str, good: str | None, bad: str | None, group: str | None, 
     if not all(names):
         raise UserError(
             f"{file.path}: which columns are the pair? Name them with {setting('good')} and {setting('bad')}; "
-            f"the columns are {', '.join(available)}"
+            f"{listed_columns(file, available)}"
         )
     say(f"{file.path}: the good text is column {names[0]}, the bad one is column {names[1]}")
     return _questions(path, group, options, lambda row: ("", (row.text(names[0]), row.text(names[1])), 0))
