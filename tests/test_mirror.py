@@ -2,10 +2,12 @@
 
 import functools
 import os
+import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
@@ -144,10 +146,13 @@ def test_a_download_that_was_cut_short(lake: Any, monkeypatch: pytest.MonkeyPatc
 
 
 def test_no_space_for_the_copy(lake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(lake, {"a": "1"})
-    monkeypatch.setattr("gpt1.mirror.MARGIN", 1 << 62)
-    with pytest.raises(OSError, match="No space left on device: the copy takes 0 MB"):
-        Mirror(ADDRESS).refresh()
+    put(lake, {"a": "1" * 1_500, "b": "1" * 40})
+    mirror = Mirror(ADDRESS)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=67_110_000))
+    with pytest.raises(OSError, match="No space left") as caught:
+        mirror.refresh()
+    needed = f"the copy in {mirror.folder.parent} takes 1.5 kB, 67.1 MB must stay free, and 67.1 MB are free"
+    assert caught.value.strerror == f"No space left on device: {needed}"
     assert not lake.calls
 
 

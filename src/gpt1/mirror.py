@@ -142,7 +142,7 @@ class Mirror:
     def _download(self, wanted: dict[str, ObjectInfo], index: Index) -> None:
         """Copy objects into files, several at a time."""
         size = sum(listed.size or 0 for listed in wanted.values())
-        check_space(self.path, size, MARGIN, "the copy")
+        check_space(self.path, size, MARGIN, f"the copy in {self.folder.parent}")
         index |= dict.fromkeys(wanted, Entry(""))
         self._write(index)  # else a process that is killed would leave files that seem to have been made here
         pool = ThreadPoolExecutor(THREADS)

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.filesize import decimal
+
 from gpt1.errors import UserError, addressed, setting
 
 if TYPE_CHECKING:
@@ -101,7 +103,8 @@ def check_space(path: Path, size: int, margin: int, what: str) -> None:
     """Raise OSError, as a full disk does, if `size` bytes leave less than `margin` free in the folder of `path`."""
     free = shutil.disk_usage(path.parent).free
     if free < size + margin:
-        reason = f"{os.strerror(errno.ENOSPC)}: {what} takes {size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free"
+        needed = f"{what} takes {decimal(size)}, {decimal(margin)} must stay free, and {decimal(free)} are free"
+        reason = f"{os.strerror(errno.ENOSPC)}: {needed}"
         raise OSError(errno.ENOSPC, reason, str(path))
 
 

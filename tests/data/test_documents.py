@@ -214,7 +214,8 @@ def test_inputs_that_are_not_there(tmp_path: Path) -> None:
 def test_bytes_that_are_not_text(before: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "BLOCK", 4)
     path = tmp_path / "a.txt"
-    good, place = ("é\n" * before).encode(), f":{before + 1}: byte {3 * before}"
+    lines = 4 * before
+    good, place = ("\n" * lines + "é" * before).encode(), f":{lines + 1}: byte {lines + 2 * before}"
     path.write_bytes(good + b"\xe9 t")
     assert refused(path).startswith(f"{place} (0xe9) is not utf-8 text; give the file's encoding")
     path.write_bytes(good + b"\xc3")

@@ -24,11 +24,12 @@ def test_sigterm_ends_a_program_as_ctrl_c_does() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_asks_and_the_second_ends(number: signal.Signals) -> None:
+def test_the_first_signal_asks_and_the_second_ends(number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(KeyboardInterrupt), sigterm_as_ctrl_c(), stop_requested() as is_stopping:
         assert not is_stopping()
         signal.raise_signal(number)
         assert is_stopping()
+        assert capsys.readouterr().err == "stopping after this update; Ctrl-C again stops at once\n"
         signal.raise_signal(number)
 
 
@@ -41,12 +42,13 @@ def test_the_second_may_be_the_other_signal(first: signal.Signals, second: signa
     assert not isinstance(caught.value, Stopped)
 
 
-def test_where_nothing_can_be_lost_a_stop_comes_at_once() -> None:
+def test_where_nothing_can_be_lost_a_stop_comes_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     with stop_requested() as stop:
         with stop.at_once():
             pass
         with pytest.raises(Stopped), stop.at_once():
             signal.raise_signal(signal.SIGTERM)
+        assert not capsys.readouterr().err, "there is nothing to wait for"
         with pytest.raises(Stopped), stop.at_once():
             pytest.fail("it has arrived before")
 

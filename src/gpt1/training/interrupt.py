@@ -4,9 +4,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
+from gpt1.console import say
 from gpt1.training import parallel
 
 # Seconds for which a stop waits for the update in progress; a longer one is given up and made again. Services are often
@@ -87,10 +88,15 @@ class StopRequest:
             self._at_once = False
 
     def arrive(self) -> None:
-        """Note a request."""
-        self._arrived = self._arrived or time.monotonic()
+        """Note a request, and say so if it must wait."""
+        is_first, self._arrived = self._arrived is None, self._arrived or time.monotonic()
         if self._at_once:
             raise Stopped
+        if is_first and parallel.is_main():
+            with suppress(
+                RuntimeError
+            ):  # a signal may come while standard error is written, which cannot be entered twice
+                say("stopping after this update" + ("" if self._is_shared else "; Ctrl-C again stops at once"))
 
 
 @contextmanager
