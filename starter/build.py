@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from gpt1.data.shards import read_manifest
+from gpt1.errors import UserError
 from gpt1.model.gpt import GPT
 from gpt1.pretraining.defaults import open_data
 from gpt1.run_folder.folder import load_run, save_tensors
@@ -24,16 +26,29 @@ def main() -> None:
     parser.add_argument("data", type=Path, nargs="?")
     parser.add_argument("--out", type=Path, default=MODEL, help="folder to write (default: the package's)")
     asked = parser.parse_args()
-    run, out, card = load_run(asked.run), asked.out, asked.out / "README.md"
+    try:
+        build(asked.run, asked.data, asked.out)
+    except UserError as error:
+        parser.error(str(error))
+
+
+def build(run_folder: Path, data: Path | None, out: Path) -> None:
+    """Write the folder `out`. Raises UserError, before anything is written, if `run_folder` or `data` is wrong."""
+    run, card = load_run(run_folder), out / "README.md"
+    if run.metadata.kind != "pretrained":
+        raise UserError(f"{run_folder} is fine-tuned; give a pre-trained run")
+    if data and read_manifest(data).tokenizer != run.tokenizer.hash:
+        raise UserError(f"{data} was prepared with another tokenizer than that of {run_folder}")
+    losses = {"fp32": bits_per_byte(run.body.eval(), data)} if data else {}
     tensors = {name: tensor.bfloat16() for name, tensor in to_hf(run.body).items()}
     text = card.read_text(encoding="utf-8") if card.exists() else ""
     save_tensors(out, run.body.config, tensors, run.tokenizer, run.metadata)
     if text:
         card.write_text(text, encoding="utf-8")
     print(f"{out}: {sum(path.stat().st_size for path in out.iterdir()) / 2**20:.1f} MiB")
-    if asked.data:
-        for name, folder in (("fp32", asked.run), ("bf16", out)):
-            print(f"{name}: {bits_per_byte(load_run(folder).body.eval(), asked.data):.4f} bits per byte")
+    if data:
+        losses["bf16"] = bits_per_byte(load_run(out).body.eval(), data)
+        print("\n".join(f"{name}: {loss:.4f} bits per byte" for name, loss in losses.items()))
 
 
 @torch.inference_mode()

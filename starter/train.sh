@@ -2,6 +2,7 @@
 # The starter's recipe: sh starter/train.sh OUT BOOKS...
 # BOOKS are folders of plain-text books; the six below validate where they are found. Stopped, it continues when repeated.
 set -eu
+[ $# -ge 2 ] || { echo "usage: sh $0 OUT BOOKS..." >&2; exit 2; }
 out=$1; shift
 val=$(find "$@" -name west-rebecca_the-return-of-the-soldier.txt -o -name harraden-beatrice_ships-that-pass-in-the-night.txt \
     -o -name white-william-hale_mark-rutherford-s-deliverance.txt -o -name stanley-g-weinbaum_short-fiction.txt \

@@ -19,7 +19,7 @@ from gpt1.config import Columns, Long, Model, Predict, Task
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import load_run, save_run
 from gpt1.run_folder.metadata import FinetuningData, PretrainingData, RunMetadata, Source, SplitSummary
-from gpt1.run_folder.model_card import PAIRS, TEXTS
+from gpt1.run_folder.model_card import PAIRS, TEXTS, model_card
 from gpt1.tokenizer.train_bpe import train as train_tokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -189,10 +189,11 @@ def test_choices_are_predicted_alike(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_card_names_data_and_scores(tmp_path: Path) -> None:
     corpus = SplitSummary(tokens=5678, documents=1, bytes=9000, sha256=[])
     data = FinetuningData(
+        model=Source(path="/home/me/secret/runs/books/model.safetensors", sha256=""),
         train=Source(path="/home/me/se|cret/rows.csv", sha256="", rows=1234),
         pretraining=PretrainingData(fingerprint="", tokenizer="", train=corpus, val=corpus),
     )
-    metrics = {"accuracy": 0.87654, "per_class": {}}
+    metrics = {"accuracy": 0.87654, "per_class": {}, "loss": 0.5, "task_loss": 0.4, "seconds": 12.5}
     seeds = {"accuracy": {"mean": 0.8, "deviation": 0.01, "values": [0.79, 0.81]}}
     run = saved(tmp_path / "run", "classification", "windows")
     loaded = load_run(run)
@@ -206,9 +207,15 @@ def test_a_card_names_data_and_scores(tmp_path: Path) -> None:
     card = (tmp_path / "card" / "README.md").read_text(encoding="utf-8")
     for line in (
         "| accuracy | 0.8765 |", "| accuracy, 2 seeds | 0.8 ± 0.01 |", "| rows (train) | 1,234 |",
-        "| data (train) | rows.csv |", "| pre-training tokens | 5,678 |",
+        "| data (train) | rows.csv |", "| fine-tuned from | books |", "| pre-training tokens | 5,678 |",
         r"tell these classes apart: x\|y, a &lt;b>, 9.",
         "gpt1 reads all of it in parts and averages, transformers reads only the beginning, so their answers differ",
     ):  # fmt: skip
         assert line in card
     assert "secret" not in card
+    scores, training = card.split("## Training")
+    assert "| loss | 0.5 |" in scores and "| task_loss | 0.4 |\n" in training and "| seconds | 12.5 |\n" in training
+    assert "\n\n\n" not in card
+    card = model_card(replace(loaded.metadata, data=data, from_scratch=True))
+    assert "A GPT-1 with a linear layer on its last token, trained from random weights to tell" in card
+    assert "fine-tuned from" not in card and "pre-training tokens" not in card

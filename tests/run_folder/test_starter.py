@@ -1,6 +1,8 @@
 """`starter` stands for an installed run wherever a run folder is asked for."""
 
 import csv
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,9 @@ def test_commands_take_it(installed: Path, tmp_path: Path) -> None:
         "report starter",
     ):
         assert main(line.split()) == 0, line
+    assert gpt1.load("more").metadata.init == "starter"
+    assert "| started from | starter |" in (tmp_path / "more" / "README.md").read_text(encoding="utf-8")
+    assert gpt1.info("more")["init"] == "starter"
     assert ">starter</h2>" in (tmp_path / "report.html").read_text(encoding="utf-8"), "not where it is installed"
     assert (tmp_path / "copy" / "model.safetensors").read_bytes() == (installed / "model.safetensors").read_bytes()
 
@@ -95,3 +100,22 @@ def test_the_shipped_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
         nats = F.cross_entropy(ours[0, :-1], torch.tensor(ids[1:])).item()
     assert nats < 5, "a uniform guess costs 9.2"
     assert sum(path.stat().st_size for path in folder.iterdir()) < 32 * 2**20
+
+
+def test_what_the_starter_is_built_from(installed: Path, tmp_path: Path) -> None:
+    """A wrong run or wrong data is refused before anything is written over the model that is there."""
+    script, out = Path(__file__).parents[2] / "starter/build.py", tmp_path / "built"
+    for name, text in zip(("text.txt", "val.txt"), topics()[3:5], strict=True):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert main("prepare text.txt --out other --vocabulary 270 --val val.txt".split()) == 0
+    for arguments, error in (
+        (["nosuch"], "nosuch: no such run folder"),
+        ([str(installed), "nosuch"], "nosuch: no manifest.json"),
+        ([str(installed), "other"], "other was prepared with another tokenizer"),
+    ):
+        done = subprocess.run([sys.executable, script, *arguments, "--out", out], capture_output=True, text=True)
+        assert done.returncode == 2 and error in done.stderr and "Traceback" not in done.stderr
+        assert not out.exists()
+    done = subprocess.run([sys.executable, script, installed, "--out", out], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert find_run(out) == out and gpt1.load(out).metadata == gpt1.load(installed).metadata

@@ -54,6 +54,7 @@ def test_columns_are_guessed(
     ("names", "task", "flags", "answer"),
     [
         ("a,b,c", "classification", {}, "which column is the text? Name it with text; the columns are a, b, c"),
+        ("premise,hypothesis,label", "classification", {}, "premise, hypothesis; for pairs say task entailment or sim"),
         ("text,b,c", "classification", {}, "which column is the label? Name it with label; the columns are b, c"),
         ("It was fun to watch,pos", "classification", {}, "; if the first line is a row already, write the names of"),
         ("a,b,2", "classification", {"label": "c"}, "no column c; the columns are a, b, 2; if the first line is a row"),

@@ -34,7 +34,7 @@ SHAPE = {
 }  # fmt: skip
 # Keys of gpt1.json that are copied to the result.
 FROM_METADATA = (
-    "preset", "recipe", "seed", "steps", "of_steps", "tokens_seen", "lm_coef", "columns", "metrics", "data",
+    "preset", "recipe", "seed", "steps", "of_steps", "tokens_seen", "init", "lm_coef", "columns", "metrics", "data",
 )  # fmt: skip
 
 
@@ -86,6 +86,8 @@ class InfoResult(Result):
     """pre-trained: updates planned"""
     tokens_seen: int | None = None
     """pre-trained: tokens read"""
+    init: str | None = None
+    """pre-trained: the run whose weights it started from"""
     lm_coef: float | None = None
     """fine-tuned: lambda"""
     columns: dict[str, Any] | None = None

@@ -177,6 +177,7 @@ class PretrainingRun:
             steps=step,
             of_steps=self.optimizer.steps,
             tokens_seen=step * settings.batch * settings.model.context,
+            init=None if settings.init is None else str(settings.init),
             data=PretrainingData.of(self.data.manifest),
             metrics=metrics or {},
         )

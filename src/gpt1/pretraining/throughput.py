@@ -69,7 +69,8 @@ class Throughput:
             range(1, MAX_UPDATES), seconds, key=lambda steps: self.seconds(steps, eval_every, save_every)
         )
         if fit < MIN_UPDATES:
-            say(f"{seconds / 60:.2g} minutes are too short; {MIN_UPDATES} updates will be made")
+            least = self.seconds(MIN_UPDATES, eval_every, save_every)
+            say(f"the time is too short: {MIN_UPDATES} updates will be made, which take about {least / 60:.2g} minutes")
         return max(MIN_UPDATES, fit)
 
 
@@ -83,7 +84,7 @@ def steps_in_time(
     left = max(0.0, seconds - (time.perf_counter() - started))
     steps = speed.steps(left, settings.eval_every, settings.save_every)
     steps = parallel.current().from_main(lambda: steps)
-    say(f"{speed.update:.3f} seconds an update: {steps:,} updates in {settings.minutes:g} minutes")
+    say(f"{speed.update:.3f} seconds an update: {steps:,} updates will be made")
     return steps
 
 

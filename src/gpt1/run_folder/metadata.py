@@ -206,6 +206,8 @@ class RunMetadata(Section):
     """pre-trained: updates planned; a run with fewer `steps` is still training"""
     tokens_seen: int | None = None
     """pre-trained: tokens trained on"""
+    init: str | None = None
+    """pre-trained: the run whose weights it started from, as given; the tokens that run had seen are not counted"""
     converted_from: str | None = None
     """converted by `gpt1 convert`: the kind of source and where it was"""
     data: PretrainingData | FinetuningData | None = None

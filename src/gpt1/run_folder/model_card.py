@@ -8,6 +8,7 @@ from typing import Any
 
 from gpt1.errors import readable
 from gpt1.run_folder.metadata import FinetuningData, RunMetadata, SplitSummary
+from gpt1.run_folder.starter import PACKAGE, STARTER
 from gpt1.tasks.metrics import words_rows
 
 CARD = """---
@@ -31,9 +32,7 @@ With gpt1: `{command}`. With transformers:
 ```python
 {code}```
 
-{notes}
-
-## Intended use and limits
+{notes}## Intended use and limits
 
 {use}
 
@@ -81,6 +80,8 @@ TRAINING = (
     "converted_from", "parameters", "context", "vocabulary", "preset", "recipe", "steps", "tokens_seen", "lm_coef",
     "lr", "seed",
 )  # fmt: skip
+# Metrics of a run that say how it was trained, not how good it is.
+OF_TRAINING = ("task_loss", "lm_loss", "epoch", "temperature", "seconds", "tokens_per_second")
 LONG = {
     "head": "gpt1 reads the beginning; transformers does too, with `truncation=True`",
     "tail": "gpt1 reads the end; transformers does too, with `truncation=True`",
@@ -154,7 +155,10 @@ def model_card(metadata: RunMetadata) -> str:
     what = LANGUAGE_MODEL
     if goal:
         predicts = PREDICTS[goal].format(names=", ".join(map(_cell, metadata.labels or ())))
-        what = f"A pre-trained GPT-1 with a linear layer on its last token, fine-tuned to {predicts}."
+        network, trained = "A pre-trained GPT-1", "fine-tuned"
+        if metadata.from_scratch:
+            network, trained = "A GPT-1", "trained from random weights"
+        what = f"{network} with a linear layer on its last token, {trained} to {predicts}."
         if metadata.words and metadata.words.weight:
             notes.append(WITH_WORDS.format(weight=metadata.words.weight))
         notes.append(f"Of a text longer than the context, {LONG[metadata.long or 'head']}.")
@@ -163,10 +167,10 @@ def model_card(metadata: RunMetadata) -> str:
         title=f"GPT-1 for {metadata.task}" if goal else "GPT-1 language model",
         what=what,
         scores=SCORES.format(unit="rows" if goal else "text", table=_table(scores)) if scores else "",
-        training=_table({name: getattr(metadata, name) for name in TRAINING} | _data(metadata)),
+        training=_table(_training(metadata)),
         command=PREDICT_COMMAND if goal else GENERATE_COMMAND,
         code=_code(metadata),
-        notes="\n\n".join(notes),
+        notes="".join(f"{note}\n\n" for note in notes),
         use=CLASSIFIER_USE if goal else LANGUAGE_MODEL_USE,
         made="Converted" if metadata.converted_from else "Trained",
     )
@@ -188,11 +192,18 @@ def _code(metadata: RunMetadata) -> str:
 
 def _scores(metadata: RunMetadata) -> dict[str, Any]:
     """Return the metrics that are numbers, and over several seeds their mean and deviation."""
-    found = {name: value for name, value in metadata.metrics.items() if not isinstance(value, dict | list)}
+    shown = {name: value for name, value in metadata.metrics.items() if name not in OF_TRAINING}
+    found = {name: value for name, value in shown.items() if not isinstance(value, dict | list)}
     found |= words_rows(metadata.metrics.get("words_alone", {}))
     for name, over in (metadata.seeds or {}).items():
         found[f"{name}, {len(over['values'])} seeds"] = f"{over['mean']:.4g} ± {over['deviation']:.2g}"
     return found
+
+
+def _training(metadata: RunMetadata) -> dict[str, Any]:
+    """Return how the run was trained, and on what."""
+    settings = {name: getattr(metadata, name) for name in TRAINING} | {"started from": _file_name(metadata.init)}
+    return settings | {name: metadata.metrics.get(name) for name in OF_TRAINING} | _data(metadata)
 
 
 def _data(metadata: RunMetadata) -> dict[str, Any]:
@@ -201,8 +212,12 @@ def _data(metadata: RunMetadata) -> dict[str, Any]:
     if data is None:
         return {}
     found: dict[str, Any] = {}
-    if isinstance(data, FinetuningData) and data.pretraining:
-        found["pre-training tokens"] = data.pretraining.train.tokens
+    if isinstance(data, FinetuningData) and not metadata.from_scratch:
+        if data.model and data.model.path:
+            run = PureWindowsPath(data.model.path).parent
+            found["fine-tuned from"] = STARTER if run.parent.name == PACKAGE else run.name or None
+        if data.pretraining:
+            found["pre-training tokens"] = data.pretraining.train.tokens
     if isinstance(data, FinetuningData) and data.read:
         names = (_file_name(file.path) for file in data.read.files)
         found |= {"data (read)": ", ".join(filter(None, names)) or None, "tokens (read)": data.read.tokens}
@@ -216,7 +231,7 @@ def _data(metadata: RunMetadata) -> dict[str, Any]:
 
 
 def _file_name(path: str | None) -> str | None:
-    """Return the name of a file. PureWindowsPath knows both separators, so a path of either system is cut."""
+    """Return the name of a file or folder. PureWindowsPath knows both separators, so a path of either system is cut."""
     return PureWindowsPath(path).name if path else None
 
 

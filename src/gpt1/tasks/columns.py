@@ -113,7 +113,8 @@ def text_column(file: File, available: Sequence[str], requested: str | None) -> 
 
     Raises UserError for a column that does not exist, for several columns, and if no column is the likely one.
     """
-    found = named_columns(requested, available, file) or _guess_texts("classification", list(available), file)
+    found = named_columns(requested, available, file) or _usual(TEXT_NAMES, available)
+    found = found or _only("text", list(available), file)
     if len(found) > 1:
         raise UserError(f"{file.path}: {setting('text')} {requested} names {len(found)} columns; name one")
     say(f"{file.path}: reading the text from {_listed(found)}")
@@ -141,14 +142,14 @@ def _check_count(task: Task, found: Columns, file: File) -> None:
 
 
 def _guess_texts(task: Task, available: list[str], file: File) -> list[str]:
-    if task not in PAIR_TASKS:
-        return _usual(TEXT_NAMES, available) or _only("text", available, file)
     by_lower_case = {name.lower(): name for name in reversed(available)}
-    for one, other in PAIR_NAMES:
-        if one in by_lower_case and other in by_lower_case:
-            return [by_lower_case[one], by_lower_case[other]]
-    if len(available) == 2:
-        return available
+    pairs = ([by_lower_case[name] for name in pair] for pair in PAIR_NAMES if by_lower_case.keys() >= {*pair})
+    pair = next(pairs, [])
+    if task not in PAIR_TASKS:
+        advice = f"; for pairs say {setting('task')} entailment or similarity" if pair else ""
+        return _usual(TEXT_NAMES, available) or _only("text", available, file, advice)
+    if pair or len(available) == 2:
+        return pair or available
     raise UserError(
         f"{file.path}: which two columns are the pair? Name them with {setting('text')} ONE,OTHER; "
         f"{listed_columns(file, available)}"
@@ -180,6 +181,7 @@ def _only(role: str, available: list[str], file: File, advice: str = "") -> list
         raise UserError(f"{file.path}: there is no column for the {role}; a row needs a text and a label{advice}")
     raise UserError(
         f"{file.path}: which column is the {role}? Name it with {setting(role)}; {listed_columns(file, available)}"
+        + advice
     )
 
 
