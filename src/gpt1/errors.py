@@ -46,6 +46,12 @@ def exit_code(error: BaseException) -> int:
     return 2 if isinstance(error, (UserError, *WRONG_PATH)) else 1
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of a library's message, without the line of C++ that raised it; else the error's class."""
+    line = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+    return re.sub(r"^\[\S+:\d+\] ", "", line)
+
+
 class DataWarning(UserWarning):
     """Rows or labels that make a result misleading, such as texts in both training and validation rows."""
 

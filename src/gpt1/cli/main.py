@@ -8,8 +8,8 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import chain, count
@@ -21,11 +21,8 @@ from gpt1 import __version__, config, options, torchrun
 from gpt1.cli import arguments
 from gpt1.console import plain_console, say, settings_as_flags
 from gpt1.errors import INTERRUPTED, Gpt1Error, UserError, exit_code, readable
-from gpt1.remote import mirrored, with_addresses
 from gpt1.results import Result
 from gpt1.storage import UNENCODABLE
-from gpt1.training import parallel
-from gpt1.training.interrupt import sigterm_as_ctrl_c
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _set_up_streams()
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        with sigterm_as_ctrl_c(), settings_as_flags():
+        with settings_as_flags():
             _run(argv)
         sys.stdout.flush()  # report a full disk here, not at interpreter shutdown
         return 0
@@ -159,22 +156,27 @@ def _run(argv: list[str]) -> None:
         hint = options.nearest(argv[0], names) or f"; the commands are {', '.join(COMMANDS)}"
         raise UserError(f"unknown {kind} {argv[0]}{hint}")
     name, verb = argv[0], COMMANDS[argv[0]]
-    with ExitStack() as stack:
-        with parallel.report_once():
-            line = arguments.parse(verb.settings, verb.positionals, argv[1:])
-            defaults = options.preset_defaults(verb.settings, line.given)
-            if line.help:
-                _print_once(arguments.help_text(verb.settings, verb.positionals, f"gpt1 {name}", defaults))
-                return
-            from gpt1.cli.paths import check_paths  # not for help, since it imports what reads tables
+    with _report_once():
+        line = arguments.parse(verb.settings, verb.positionals, argv[1:])
+        defaults = options.preset_defaults(verb.settings, line.given)
+    if line.help:
+        _print_once(arguments.help_text(verb.settings, verb.positionals, f"gpt1 {name}", defaults))
+        return
+    # Not for help, since these import what reads tables.
+    from gpt1.cli.paths import check_paths
+    from gpt1.remote import mirrored, with_addresses
+    from gpt1.training.interrupt import sigterm_as_ctrl_c
 
-            settings = stack.enter_context(mirrored(_settings(verb, defaults, line)))
-            check_paths(settings)
-        command = import_module(f"gpt1.commands.{name}")
-        result = with_addresses(getattr(command, name)(settings))
-    if parallel.is_main():
-        _print(command, result, line.json)
-        _say_next(verb, settings)
+    with sigterm_as_ctrl_c():
+        with ExitStack() as stack:
+            with _report_once():
+                settings = stack.enter_context(mirrored(_settings(verb, defaults, line)))
+                check_paths(settings)
+            command = import_module(f"gpt1.commands.{name}")
+            result = with_addresses(getattr(command, name)(settings))
+        if torchrun.rank() == 0:
+            _print(command, result, line.json)
+            _say_next(verb, settings)
 
 
 def _settings(verb: Verb, defaults: dict[str, Any], line: arguments.CommandLine) -> Any:
@@ -224,6 +226,20 @@ def _print(command: Any, result: Any, as_json: bool) -> None:
         with console.capture() as text:
             console.print(shown)
         print(readable(text.get()), end="")
+
+
+@contextmanager
+def _report_once() -> Iterator[None]:
+    """Let one process on each machine report an error of the block, before all have met; the others just end.
+
+    They end so too if `torchrun` stops them, because one has failed.
+    """
+    try:
+        yield
+    except (Gpt1Error, OSError, KeyboardInterrupt) as error:
+        if torchrun.local_rank() > 0:
+            raise SystemExit(exit_code(error)) from error
+        raise
 
 
 def _print_once(text: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import RenderableType
@@ -23,6 +23,7 @@ from gpt1.finetuning.examples import (
     TaskRows,
     check_read,
     input_hashes,
+    joint_hash,
     read_rows,
     source_files,
     text_to_read,
@@ -31,7 +32,6 @@ from gpt1.finetuning.examples import (
 from gpt1.finetuning.sweep import VARIANTS, Cell, CellKey, fit_cell, guess, sample
 from gpt1.keywords import command
 from gpt1.pages.report import HEADINGS
-from gpt1.pretraining.continued import UnlabelledText, joint_hash, read_first
 from gpt1.remote import publish
 from gpt1.results import Result
 from gpt1.resume import RUNTIME_SETTINGS, Record
@@ -43,6 +43,9 @@ from gpt1.tasks.metrics import over_seeds
 from gpt1.tasks.rows import LabelledRows, check_labels, read_labelled_rows, warn_of_overlap
 from gpt1.training import checkpoint, parallel
 from gpt1.training.device import out_of_memory, setup_device
+
+if TYPE_CHECKING:
+    from gpt1.pretraining.continued import UnlabelledText
 
 # Settings that may change when a table is continued: those that add models, and names of files, which are
 # compared by content.
@@ -106,7 +109,7 @@ def ablate(settings: Ablate) -> AblateResult:
         options = _checked_options(settings)
         with parallel.hold(settings.out, file=True) if settings.out else nullcontext():
             text = text_to_read(settings)
-            kept = world.from_main(lambda: _open_table(settings, text.sources()))
+            kept = world.from_main(lambda: _open_table(settings, text.sources() if text else []))
             return _fill_table(settings, options, text, kept)
 
 
@@ -183,7 +186,7 @@ def _open_table(settings: Ablate, read: list[Source]) -> _KeptTable:
     return _KeptTable(settings, data, {cell.key: cell for cell in cells})
 
 
-def _fill_table(settings: Ablate, options: FitOptions, text: UnlabelledText, kept: _KeptTable) -> AblateResult:
+def _fill_table(settings: Ablate, options: FitOptions, text: "UnlabelledText | None", kept: _KeptTable) -> AblateResult:
     """Fit and score the models that are not kept yet, after reading the unlabelled text; return the table."""
     rows = read_rows(settings)
     scored = _scored_rows(settings, rows)
@@ -196,7 +199,9 @@ def _fill_table(settings: Ablate, options: FitOptions, text: UnlabelledText, kep
     possible = rows.label_type.selection_metrics
     metric = settings.select if settings.select in possible else possible[0]
     keys: list[CellKey] = list(product(sizes, VARIANTS, seeds))
-    if text.files and not kept.cells.keys() >= set(keys):
+    if text and not kept.cells.keys() >= set(keys):
+        from gpt1.pretraining.continued import read_first  # here, since it imports all that pre-trains
+
         on = Command(device=settings.device, dtype=settings.dtype, threads=settings.threads, seed=settings.seed)
         world = parallel.current()
         with TemporaryDirectory() as own:

@@ -21,7 +21,6 @@ from gpt1.finetuning.sweep import fit_best
 from gpt1.keywords import command
 from gpt1.model.objectives import LabelKind
 from gpt1.options import flat
-from gpt1.pretraining.continued import read_first
 from gpt1.results import INLINE, Result
 from gpt1.resume import RUNTIME_SETTINGS, Record
 from gpt1.run_folder.folder import load_run, read_metadata
@@ -109,7 +108,7 @@ def _finetune(settings: Finetune, out: Path) -> None:
     with parallel.hold(out):
         text = text_to_read(settings)
         sources = world.from_main(lambda: source_files(settings.run, settings.train, settings.valid))
-        inputs = world.from_main(lambda: input_hashes(sources, text.sources()))
+        inputs = world.from_main(lambda: input_hashes(sources, text.sources() if text else ()))
         if world.from_main(lambda: _is_done(settings, inputs)):
             say(f"{out} is fine-tuned with these settings already ({setting('fresh')} starts over)")
             return
@@ -123,7 +122,9 @@ def _finetune(settings: Finetune, out: Path) -> None:
         record = Record.of(settings, inputs)
         # `_states` must be the inner context: it keeps the states of a training that runs out of memory.
         with out_of_memory(MEMORY_REMEDY), _states(out, record, settings.fresh) as folder:
-            if text.files:
+            if text:
+                from gpt1.pretraining.continued import read_first  # here, since it imports all that pre-trains
+
                 base, read = read_first(
                     base, settings.run, text, folder / "read",
                     epochs=settings.read_epochs, lr=settings.read_lr, on=on,

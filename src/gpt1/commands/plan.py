@@ -17,10 +17,10 @@ from gpt1.errors import UserError, setting
 from gpt1.keywords import command
 from gpt1.model.gpt import count_parameters, flops_per_token
 from gpt1.pretraining.budget import fit_to_minutes, is_open
-from gpt1.pretraining.defaults import PreparedData, epoch_steps, open_data, resolve_defaults
+from gpt1.pretraining.defaults import MEMORY_REMEDY, PreparedData, epoch_steps, open_data, resolve_defaults
 from gpt1.pretraining.memory import available_memory, memory_parts, peak_memory
 from gpt1.pretraining.run import build, is_long, resolve_compile
-from gpt1.pretraining.throughput import PAIR, REMEDY, SCHEDULE_STEPS, measure, update_pairs
+from gpt1.pretraining.throughput import PAIR, SCHEDULE_STEPS, measure, update_pairs
 from gpt1.results import Result
 from gpt1.tokenizer.tokenizer import Tokenizer, bpe_tokenizer
 from gpt1.training.checkpoint import copy_to_host
@@ -92,7 +92,7 @@ def plan(settings: Plan) -> PlanResult:
         )
     device, dtype = setup_device(settings)
     available = available_memory(device)
-    with open_data(Path(settings.data)) if settings.data else nullcontext() as data, out_of_memory(REMEDY):
+    with open_data(Path(settings.data)) if settings.data else nullcontext() as data, out_of_memory(MEMORY_REMEDY):
         chosen = resolve_defaults(settings, data)
         if is_open(chosen):
             chosen, why = fit_to_minutes(chosen, _streams(data, chosen)[0], device, dtype)
@@ -187,7 +187,7 @@ def _verdict(result: PlanResult) -> str:
         return f"{memory}, but it would take {_duration(3600 * result.hours)}; choose a smaller one of {shorter}"
     if result.fits:
         return f"this run fits: {_of_available(result)}"
-    return f"this run does not fit: it takes {_of_available(result)}; {REMEDY}"
+    return f"this run does not fit: it takes {_of_available(result)}; {MEMORY_REMEDY}"
 
 
 def _of_available(result: PlanResult) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt1.data.files import INFO, dataset_files, read_key
-from gpt1.errors import UserError
+from gpt1.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import polars
@@ -65,8 +65,7 @@ def arrow_frames(path: Path, only: Sequence[str] = ()) -> Iterator["polars.DataF
             if is_empty:
                 yield frame(b"")
         except (PolarsError, PanicException, OSError, struct.error, IndexError, EOFError) as error:
-            first_line = str(error).split("\n")[0]
-            raise UserError(f"{part}: damaged or truncated ({first_line}); save or copy it again") from None
+            raise UserError(f"{part}: damaged or truncated ({first_line(error)}); save or copy it again") from None
 
 
 def _messages(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 from gpt1 import __version__
 from gpt1.config import EngineName
-from gpt1.errors import Gpt1Error, RunFailed, UserError, setting
+from gpt1.errors import Gpt1Error, RunFailed, UserError, first_line, setting
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -126,7 +126,7 @@ def _connect() -> None:
     except (ConnectionError, RuntimeError) as error:
         place = os.environ.get("RAY_ADDRESS") or "this machine"
         raise RunFailed(
-            f"no Ray cluster at {place}: {_first_line(error)}; start one with `ray start --head`, or set RAY_ADDRESS"
+            f"no Ray cluster at {place}: {first_line(error)}; start one with `ray start --head`, or set RAY_ADDRESS"
         ) from None
     finally:
         if threading.current_thread() is threading.main_thread():
@@ -166,7 +166,7 @@ def _ray_map(threads: int, gpu: bool, function: Callable[[Item], Value], items: 
             ) from None
         raise error.cause from None
     except ray.exceptions.RayError as error:
-        raise RunFailed(f"Ray failed, though it tries everything {RETRIES + 1} times: {_first_line(error)}") from None
+        raise RunFailed(f"Ray failed, though it tries everything {RETRIES + 1} times: {first_line(error)}") from None
 
 
 def _work(shared: list[Any], item: Item, threads: int, version: str) -> Any:
@@ -193,7 +193,3 @@ def _function(reference: Any) -> Callable[[Any], Any]:
     import ray
 
     return ray.get(reference)
-
-
-def _first_line(error: Exception) -> str:
-    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)

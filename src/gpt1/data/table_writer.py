@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 from gpt1.data.tables import Row
-from gpt1.errors import UserError, setting
+from gpt1.errors import UserError, first_line, setting
 from gpt1.storage import UNENCODABLE, atomic, check_folder, is_utf8
 
 ENDINGS = (".jsonl", ".csv", ".tsv", ".parquet")
@@ -116,7 +116,7 @@ def _parquet(out: str, path: Path) -> Iterator[Write]:
             with path.open("wb") as file:
                 polars.concat(blocks, how="diagonal_relaxed").sink_parquet(file)
         except (polars.exceptions.PolarsError, TypeError) as error:
-            first_line = str(error).split("\n")[0]
-            raise UserError(f"{out}: a column holds different kinds of values ({first_line}); write .jsonl") from None
+            mixed = f"a column holds different kinds of values ({first_line(error)})"
+            raise UserError(f"{out}: {mixed}; write .jsonl") from None
         except UnicodeEncodeError as error:
             raise UserError(f"{out}: {error.object[:40]!r} is not Unicode text; write .jsonl") from None

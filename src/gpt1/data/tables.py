@@ -30,7 +30,7 @@ from gpt1.data.files import (
     lines_of,
     text_of,
 )
-from gpt1.errors import UserError, setting
+from gpt1.errors import UserError, first_line, setting
 from gpt1.tokenizer.tokenizer import replace_surrogates
 
 PARQUET_ROWS = 4096  # rows that are read at a time
@@ -386,10 +386,10 @@ def _parquet_errors(file: File) -> Iterator[None]:
     try:
         yield
     except (PolarsError, OSError) as error:
-        first_line = str(error).split("\n")[0]
         head = next(content(file.path), b"")
         other = "" if head.startswith(b"PAR1") else identify_binary(head)
-        raise UserError(f"{file.path}: {other or f'not readable as parquet ({first_line}); copy it again'}") from None
+        damaged = f"not readable as parquet ({first_line(error)}); copy it again"
+        raise UserError(f"{file.path}: {other or damaged}") from None
 
 
 @contextmanager

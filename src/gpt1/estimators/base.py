@@ -19,7 +19,6 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from gpt1.config import Columns, Command, Finetune, Long, Select, Task
-from gpt1.data.documents import ReadOptions
 from gpt1.data.files import sha256_of
 from gpt1.errors import UserError, setting
 from gpt1.estimators.fitted import FittedModel, isolated
@@ -29,7 +28,6 @@ from gpt1.finetuning.examples import TaskRows
 from gpt1.finetuning.sweep import fit_best
 from gpt1.keywords import check, parameter, refuse_unknown
 from gpt1.options import convert, options
-from gpt1.pretraining.continued import UnlabelledText, continue_pretraining, read_first
 from gpt1.remote import output_path
 from gpt1.run_folder.folder import load_run
 from gpt1.run_folder.metadata import Source
@@ -262,6 +260,8 @@ class TextEstimator(BaseEstimator):
         estimator
             A new one, not fitted, whose `run` is `out`; this one stays as it is.
         """
+        from gpt1.pretraining.continued import continue_pretraining  # here, since few estimators pre-train
+
         with isolated(self.verbose):
             on = asdict(self._parameters(Command)) | {"seed": self._seed()}
             continue_pretraining(self.run, _unlabelled(texts), out, epochs=epochs, **(on | settings))
@@ -290,6 +290,9 @@ class TextEstimator(BaseEstimator):
         """Do what `gpt1 finetune` does, without its files."""
         base, read = load_run(self.run), None
         if self.read is not None:
+            from gpt1.data.documents import ReadOptions
+            from gpt1.pretraining.continued import UnlabelledText, read_first
+
             epochs, lr = (convert(float, getattr(self, name), name) for name in ("read_epochs", "read_lr"))
             with TemporaryDirectory() as work:
                 text = UnlabelledText.of(_unlabelled(self.read), ReadOptions(), Path(work))

@@ -1,20 +1,19 @@
 """The labelled rows of a fine-tuning: read from files, and built into examples for the network."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
 
 from gpt1.config import Columns, Finetune, Task
 from gpt1.console import quiet, say, warn
-from gpt1.data.documents import ReadOptions, text_files
 from gpt1.data.files import choose_splits, sha256_of
 from gpt1.data.tables import TableOptions, table
 from gpt1.errors import UserError, setting
 from gpt1.finetuning.defaults import FitOptions, keeps_last_epoch, selected_metric
 from gpt1.finetuning.predictor import Examples, RowEncoder
-from gpt1.pretraining.continued import UnlabelledText, joint_hash
 from gpt1.run_folder.folder import LoadedRun
 from gpt1.run_folder.metadata import Source
 from gpt1.run_folder.starter import find_run
@@ -28,6 +27,9 @@ from gpt1.tasks.rows import (
     split_train_valid,
     warn_of_faults,
 )
+
+if TYPE_CHECKING:
+    from gpt1.pretraining.continued import UnlabelledText
 
 FinetuneSettings = TypeVar("FinetuneSettings", bound=Finetune)
 
@@ -83,6 +85,11 @@ def input_hashes(sources: Mapping[str, Source], read: Sequence[Source] = ()) -> 
     return hashes | ({"read": joint_hash(read)} if read else {})
 
 
+def joint_hash(sources: Iterable[Source]) -> str:
+    """Return one sha256 of several sources, in their order."""
+    return hashlib.sha256("".join(source.sha256 for source in sources).encode()).hexdigest()
+
+
 def check_read(settings: Finetune) -> None:
     """Raise UserError for settings of unlabelled text that cannot work."""
     if not settings.read_epochs > 0:
@@ -94,13 +101,17 @@ def check_read(settings: Finetune) -> None:
         raise UserError(f"{setting('from_scratch')} starts from random weights, so {setting('read')} has no effect")
 
 
-def text_to_read(settings: Finetune) -> UnlabelledText:
-    """Return the unlabelled text that the settings name; of tables like the labelled rows, the same text columns.
+def text_to_read(settings: Finetune) -> "UnlabelledText | None":
+    """Return the unlabelled text that the settings name, if any; of tables like the labelled rows, the same columns.
 
     Warns if the validation rows are among it. Raises UserError for a file that does not exist.
     """
     if not settings.read:
-        return UnlabelledText([], ReadOptions())
+        return None
+    # Here, since most fine-tunings read no text and so neither prepare data nor pre-train.
+    from gpt1.data.documents import ReadOptions, text_files
+    from gpt1.pretraining.continued import UnlabelledText
+
     how = TableOptions.of(settings)
     with quiet():  # `read_rows` prints the columns
         columns = guess_columns(settings.train, settings.task, ColumnNames.of(settings), how)

@@ -4,7 +4,6 @@ Its tokenizer and recipe stay. The text is read a few times, at a learning rate 
 pre-training on a task's own text before fine-tuning: Howard and Ruder 2018, section 3.2; Gururangan et al. 2020.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -91,11 +90,6 @@ class UnlabelledText:
         if size < MIN_CHARACTERS:
             names = ", ".join(file.path.name for file in self.files)
             raise UserError(f"{names}: {size} characters of text are too few to train on; give more text")
-
-
-def joint_hash(sources: Iterable[Source]) -> str:
-    """Return one sha256 of several sources, in their order."""
-    return hashlib.sha256("".join(source.sha256 for source in sources).encode()).hexdigest()
 
 
 def continue_pretraining(

@@ -19,6 +19,8 @@ from gpt1.training import checkpoint
 # Tokens in one forward pass, unless `micro_batch` is given.
 MICRO_BATCH_TOKENS = 4096
 DEFAULT_EPOCHS = 1.0
+# What to advise when memory runs out.
+MEMORY_REMEDY = f"lower {setting('micro_batch')}, {setting('model.context')} or the size of the model"
 # Mutually exclusive settings.
 LENGTHS = ("steps", "epochs", "minutes")
 MINIMUM = {

@@ -11,10 +11,10 @@ from gpt1.config import Model, Pretrain
 from gpt1.console import say
 from gpt1.errors import setting
 from gpt1.options import flat
-from gpt1.pretraining.budget import fit_to_minutes, is_open
 from gpt1.pretraining.defaults import (
     BEGUN,
     MAY_CHANGE,
+    MEMORY_REMEDY,
     PreparedData,
     begun_record,
     epoch_steps,
@@ -24,7 +24,6 @@ from gpt1.pretraining.defaults import (
     resume_settings,
 )
 from gpt1.pretraining.run import PretrainingRun, build, is_long, resolve_compile
-from gpt1.pretraining.throughput import REMEDY, steps_in_time
 from gpt1.results import Result
 from gpt1.run_folder.metadata import read_json, read_metadata
 from gpt1.run_folder.places import check_pretrained_place
@@ -69,7 +68,7 @@ def _pretrain(settings: Pretrain, folder: Path) -> PretrainResult:
     check_pretrained_place(folder)
     check_trackers(settings.track)
     data_of = open_data(Path(settings.data), check=world.part)
-    with parallel.hold(folder), data_of as data, out_of_memory(REMEDY):
+    with parallel.hold(folder), data_of as data, out_of_memory(MEMORY_REMEDY):
         device, dtype = setup_device(settings)
         micro_batch, settings = settings.micro_batch, resolve_defaults(settings, data)
         world.check_batch(settings.batch)
@@ -125,10 +124,14 @@ def _begin(
     steps = settings.steps or epoch_steps(settings, len(data.train))
     settings = replace(settings, compile=resolve_compile(settings.compile, is_long(settings, steps), device))
     asked = settings
-    if is_open(settings):
-        settings, why = fit_to_minutes(settings, data.train, device, dtype)
-        say(why)
     if settings.minutes:
+        # Here, since other runs measure nothing.
+        from gpt1.pretraining.budget import fit_to_minutes, is_open
+        from gpt1.pretraining.throughput import steps_in_time
+
+        if is_open(settings):
+            settings, why = fit_to_minutes(settings, data.train, device, dtype)
+            say(why)
         steps = steps_in_time(settings, data, device, dtype, started)
     settings = replace(settings, steps=steps, epochs=None, minutes=None)
 

@@ -17,9 +17,7 @@ from gpt1.errors import RunFailed, UserError, setting
 from gpt1.model.gpt import GPT, flops_per_token
 from gpt1.model.objectives import LanguageModel
 from gpt1.pretraining.defaults import PreparedData
-from gpt1.pretraining.memory import can_hold_gradients, choose_parallel
 from gpt1.run_folder.folder import load_run, save_run
-from gpt1.run_folder.generation import Generation, GenerationOptions, generate_texts
 from gpt1.run_folder.metadata import PretrainingData, RunMetadata
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.training import checkpoint, log, parallel
@@ -205,10 +203,13 @@ def build(settings: Pretrain, steps: int, device: torch.device, dtype: torch.dty
     else:
         body = GPT(settings.model).init_weights(torch.Generator().manual_seed(settings.seed))
     model = LanguageModel(body)
-    if parallel.current().size > 1 and choose_parallel(settings, dtype, device) == "fsdp":
-        prepare_for_training(model, device, compile=settings.compile == "on")
-        sharding = shard(model, device, dtype, can_hold_gradients(settings, dtype, device))
-        return model, Optimizer(model, settings.optim, steps, sharding)
+    if parallel.current().size > 1:
+        from gpt1.pretraining.memory import can_hold_gradients, choose_parallel  # here: one process has no choice
+
+        if choose_parallel(settings, dtype, device) == "fsdp":
+            prepare_for_training(model, device, compile=settings.compile == "on")
+            sharding = shard(model, device, dtype, can_hold_gradients(settings, dtype, device))
+            return model, Optimizer(model, settings.optim, steps, sharding)
     model.to(device)
     optimizer = Optimizer(model, settings.optim, steps)  # copies its fp32 masters before the weights lose precision
     prepare_for_training(model, device, compile=settings.compile == "on")
@@ -232,6 +233,8 @@ def validation_likelihood(body: GPT, val: Stream, end_id: int, step: int, window
 
 def sample(body: GPT, tokenizer: Tokenizer, prompt: str, seed: int) -> str:
     """Return the prompt and a short continuation."""
+    from gpt1.run_folder.generation import Generation, GenerationOptions, generate_texts  # training needs none of it
+
     options = GenerationOptions(max_new_tokens=SAMPLE_TOKENS, seed=seed)
     text = Generation(tokenizer, prompt, 0, options, body.config.context)
     with torch.compiler.set_stance("force_eager"):

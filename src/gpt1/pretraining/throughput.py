@@ -13,7 +13,6 @@ import torch
 from gpt1.config import Pretrain
 from gpt1.console import say
 from gpt1.data.windows import Stream, Windows, strided_count
-from gpt1.errors import setting
 from gpt1.model.objectives import LanguageModel
 from gpt1.pretraining.defaults import PreparedData
 from gpt1.pretraining.run import (
@@ -38,7 +37,6 @@ SCHEDULE_STEPS = 10_000
 # Updates of one micro-batch and of two alternate. The first pair warms up; at least `MIN_PAIRS` more are measured.
 PAIR, MIN_PAIRS = 2, 3
 MIN_UPDATES, MAX_UPDATES = 10, 10**9
-REMEDY = f"lower {setting('micro_batch')}, {setting('model.context')} or the size of the model"
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,6 @@ from gpt1.model.gpt import GPT
 from gpt1.options import check_threads_and_seed, options
 from gpt1.run_folder.hugging_face import CHOICE_BIAS, HEAD, TensorFile, from_hf, to_hf, to_hf_config
 from gpt1.run_folder.metadata import STAGED, RunMetadata, Versions, read_json, read_metadata
-from gpt1.run_folder.model_card import model_card
 from gpt1.run_folder.shape import read_shape
 from gpt1.run_folder.starter import find_run
 from gpt1.storage import atomic, save_file, write_json, write_text
@@ -214,6 +213,8 @@ def save_tensors(
     words: "WordsModel | None" = None,
 ) -> None:
     """Write a run folder as `save_run` does, from Hugging Face's tensors, head included."""
+    from gpt1.run_folder.model_card import model_card  # here, since loading a run needs none
+
     special_ids = {"first": tokenizer.first_id, "end": tokenizer.end_id, "pad": tokenizer.pad_id}
     config = to_hf_config(model, special_ids, metadata.goal, metadata.labels or ())
     if metadata.goal:

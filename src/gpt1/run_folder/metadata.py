@@ -9,13 +9,15 @@ RunMetadata(kind="pretrained")          # enough for save_run, which fills in wh
 import json
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from gpt1.config import Columns, Long, Preset, Recipe, Task
-from gpt1.data.shards import Manifest, Split
 from gpt1.errors import UserError
 from gpt1.options import without_none
 from gpt1.run_folder.starter import find_run
+
+if TYPE_CHECKING:
+    from gpt1.data.shards import Manifest, Split
 
 # Version of gpt1.json; a newer one is refused.
 FORMAT = 1
@@ -81,10 +83,10 @@ class PretrainingData(Section):
     """the validation split"""
 
     @classmethod
-    def of(cls, manifest: Manifest) -> Self:
+    def of(cls, manifest: "Manifest") -> Self:
         """Summarize prepared data."""
 
-        def summary(split: Split) -> SplitSummary:
+        def summary(split: "Split") -> SplitSummary:
             hashes = [shard.sha256 for shard in split.shards]
             return SplitSummary(tokens=split.tokens, documents=split.documents, bytes=split.bytes, sha256=hashes)
 

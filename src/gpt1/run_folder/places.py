@@ -8,10 +8,6 @@ from gpt1.errors import UserError, setting
 from gpt1.resume import LOCK
 from gpt1.run_folder.metadata import STAGED, STOPPED, read_json, read_metadata
 from gpt1.storage import check_folder, is_temporary
-from gpt1.training.trackers import EVENTS
-
-# What `gpt1 finetune` itself leaves in its folder before there is a model.
-OWN_FILES = {STOPPED, STAGED, LOCK, EVENTS}
 
 
 def check_pretrained(run: str | Path) -> None:
@@ -44,6 +40,8 @@ def check_pretrained_place(out: Path) -> None:
 
 def check_finetuned_place(out: Path) -> None:
     """Raise UserError if a fine-tuned run may not be written to the folder, because it holds something else."""
+    from gpt1.training.trackers import EVENTS  # here, since no other check is about trackers
+
     check_folder(out)
     another = f"choose another {setting('out')}"
     if (out / "gpt1.json").exists():
@@ -52,7 +50,8 @@ def check_finetuned_place(out: Path) -> None:
         return
     if not out.exists() or (out / STAGED).exists():  # where a process was killed while it moved a model's files
         return
-    if others := sorted(path.name for path in out.iterdir() if path.name not in OWN_FILES):
+    own = {STOPPED, STAGED, LOCK, EVENTS}  # what `gpt1 finetune` leaves there before there is a model
+    if others := sorted(path.name for path in out.iterdir() if path.name not in own):
         raise UserError(f"{out} holds {others[0]}, which `gpt1 finetune` did not write; {another}")
 
 

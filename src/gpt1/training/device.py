@@ -11,15 +11,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from gpt1 import torchrun
 from gpt1.config import Command
 from gpt1.errors import RunFailed, UserError, setting
-from gpt1.model import fused_cpu
-from gpt1.model.objectives import LanguageModel, TaskModel
 from gpt1.options import check_threads_and_seed
+
+if TYPE_CHECKING:
+    from gpt1.model.objectives import LanguageModel, TaskModel
 
 CGROUPS = Path("/sys/fs/cgroup")
 DEVICE_TYPES = ("cpu", "cuda", "mps")
@@ -93,13 +95,15 @@ def choose_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
     return chosen, formats[dtype]
 
 
-def prepare_for_training(model: LanguageModel | TaskModel, device: torch.device, compile: bool) -> None:
+def prepare_for_training(model: "LanguageModel | TaskModel", device: torch.device, compile: bool) -> None:
     """Make a model train fast on `device`, in place; its parameters and the names in its state dict stay the same.
 
     On a CPU, `model.fused_cpu` replaces parts of the network, with compiled kernels if `compile`; elsewhere `compile`
     compiles each block. Compiling takes seconds at the first update of each shape.
     """
     if device.type == "cpu":
+        from gpt1.model import fused_cpu  # here, since most programs that set up a device train nothing
+
         fused_cpu.fuse(model, compile)
     elif compile:
         for block in model.body.blocks:

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpt1 import resume, torchrun
 from gpt1.console import quiet
-from gpt1.errors import Gpt1Error, RunFailed, UserError, exit_code, setting
-from gpt1.training.rendezvous import MEETING_SECONDS, PATIENCE, choose_gpu, describe, first_line, meet
+from gpt1.errors import Gpt1Error, RunFailed, UserError, exit_code, first_line, setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +30,8 @@ T = TypeVar("T")
 REPORT_SECONDS = 1.0
 # Words in the errors of torch's backends when a process cannot be reached.
 BACKENDS = ("gloo", "nccl", "distbackenderror", "connection", "timed out")
+# Seconds for which processes that were started again wait for those before them to end.
+RESTART_SECONDS = 60.0
 # Numbers in one message of gradients: 100 MB, which fills any network and is a small copy beside a model.
 BUCKET = 25_000_000
 
@@ -157,6 +158,8 @@ class World:
             return self
         import torch
 
+        from gpt1.training.rendezvous import PATIENCE
+
         return replace(self, group=torch.distributed.new_group(backend="gloo", timeout=PATIENCE))
 
 
@@ -181,7 +184,7 @@ class _State:
 
     current: World = ALONE
     last: World = ALONE
-    """the one that was joined last, also after `join`"""
+    """the one that was joined last, also `within` another"""
     meetings: int = 0
     """how often this process has joined others"""
     kept: Any = None
@@ -207,7 +210,7 @@ def within(world: World) -> Iterator[None]:
 
 
 def is_main() -> bool:
-    """Return whether this process writes files and, also after `join`, the result."""
+    """Return whether this process writes files, also in work in which others have no part."""
     return _state.last.rank == 0
 
 
@@ -218,7 +221,7 @@ def hold(place: str | Path, *, file: bool = False) -> Iterator[None]:
     Processes that were started again wait a while for those before them to end.
     """
     with ExitStack() as stack:
-        wait = MEETING_SECONDS if torchrun.restarts() else 0.0
+        wait = RESTART_SECONDS if torchrun.restarts() else 0.0
         current().from_main(lambda: stack.enter_context(resume.hold(place, file=file, wait=wait)))
         yield
 
@@ -236,20 +239,6 @@ def remembered(name: str) -> int:
 
 
 @contextmanager
-def report_once() -> Iterator[None]:
-    """Let one process on each machine report an error of the block, which comes before `join`; the others just end.
-
-    They end so too if `torchrun` stops them, because one has failed.
-    """
-    try:
-        yield
-    except (Gpt1Error, OSError, KeyboardInterrupt) as error:
-        if torchrun.local_rank() > 0:
-            raise SystemExit(exit_code(error)) from error
-        raise
-
-
-@contextmanager
 def join(device: str) -> Iterator[World]:
     """Meet the other processes that `torchrun` has started, work with them within the block, and yield their world.
 
@@ -261,6 +250,8 @@ def join(device: str) -> Iterator[World]:
         yield current()
         return
     import torch
+
+    from gpt1.training.rendezvous import choose_gpu, describe, meet
 
     world, is_gpu = World(torchrun.rank(), torchrun.processes()), choose_gpu(device)
     _state.meetings += 1

@@ -1,7 +1,6 @@
 """How the processes that `torchrun` has started meet: they reach one store, and form torch's process group."""
 
 import os
-import re
 import socket
 import time
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from gpt1 import torchrun
-from gpt1.errors import RunFailed, UserError, setting
+from gpt1.errors import RunFailed, UserError, first_line, setting
 
 # Seconds in which all processes must have met, and their first sum must have arrived.
 MEETING_SECONDS = 60.0
@@ -120,8 +119,3 @@ def describe() -> str:
 
 def _listed(ranks: Sequence[int]) -> str:
     return ", ".join(map(str, ranks[:8])) + (" ..." if len(ranks) > 8 else "")
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, without the line of C++ that raised it."""
-    return re.sub(r"^\[\S+:\d+\] ", "", (str(error) or type(error).__name__).splitlines()[0])
