@@ -474,7 +474,7 @@ def test_a_crash_loses_what_came_after_the_last_state(
     whole, out = tmp_path / "whole", tmp_path / "stopped"
     finetune(settings(base, train, whole, **usual))
     clock = itertools.count(0, epochs.SAVE_SECONDS / 5)
-    monkeypatch.setattr(epochs.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: next(clock))
     with monkeypatch.context() as patch, pytest.raises(RunFailed, match="out of memory"):
         ended_at(patch, update, crash)
         finetune(settings(base, train, out, **usual))

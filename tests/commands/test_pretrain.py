@@ -203,15 +203,15 @@ def test_a_stop_between_an_update_and_the_next_is_heard(
     """It waits for the next update, or, if that takes too long, this one is given up and the last one saved."""
     whole, out, changes = tmp_path / "whole", tmp_path / "run", {"eval_every": 100, "save_every": 100}
     pretrain(settings(data, whole, **changes))
-    real = run.PretrainingRun._log_update
+    real = run.UpdateLog.add
 
-    def note(self: run.PretrainingRun, report: Any) -> None:
-        real(self, report)
+    def note(self: run.UpdateLog, report: Any, at_once: bool) -> None:
+        real(self, report, at_once)
         if report.step == 2:
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match=f"stopped after update {step}; the"):
-        patch.setattr(run.PretrainingRun, "_log_update", note)
+        patch.setattr(run.UpdateLog, "add", note)
         if urgent:
             patch.setattr(interrupt, "PATIENCE", -1.0)
         pretrain(settings(data, out, **changes))
@@ -513,40 +513,11 @@ def test_the_same_minutes_continue(data: Path, tmp_path: Path, monkeypatch: pyte
     assert in_effect(tmp_path / "again")["steps"] == steps
 
 
-# Runs of earlier versions
-
-
-def test_a_run_of_an_earlier_version_resumes(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It recorded its request in settings.json and in the state, the length beside the number of steps."""
-    whole, out = tmp_path / "whole", tmp_path / "run"
-    paper = {"optim": Optim(warmup=2), "recipe": "paper"}
-    pretrain(settings(data, whole, **paper))
-    stopped(data, out, monkeypatch, **paper)
-    state = checkpoint.latest(out)
-    assert state is not None
-    fingerprint = json.loads((data / "manifest.json").read_text())["fingerprint"]
-    checkpoint.save(
-        out, 3, {name: value.clone() for name, value in checkpoint.load(state).items()}, {"data": fingerprint}
-    )
-    (out / checkpoint.FOLDER / "begun.json").unlink()
-    (out / "settings.json").write_text(json.dumps(in_effect(out) | {"epochs": 2.0}), encoding="utf-8")
-    with one_line("seed 1, not 2"):
-        pretrain(settings(data, out, **paper, seed=2))
-    pretrain(settings(data, out, **paper))
-    assert weights(out) == weights(whole)
-    (out / "settings.json").write_text("{")
-    with one_line("settings.json is damaged", "fresh"):
-        pretrain(settings(data, out, **paper))
-
-
-def test_momentum_kept_by_shape_is_refused(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_without_its_record_is_refused(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "run"
     stopped(data, out, monkeypatch)
-    state = checkpoint.latest(out)
-    assert state is not None
-    old = {name: value.clone() for name, value in checkpoint.load(state).items() if not name.startswith("muon.")}
-    checkpoint.save(out, 3, old | {"muon.32x32": torch.zeros(8, 32, 32), "muon.32x128": torch.zeros(4, 32, 128)}, {})
-    with one_line("earlier version of gpt1; start over with fresh"):
+    (out / checkpoint.FOLDER / "begun.json").unlink()
+    with one_line("begun.json is missing; start over with fresh"):
         pretrain(settings(data, out))
 
 

@@ -1,7 +1,7 @@
 """The epochs of one fine-tuning: updates, a validation after each epoch, and states to resume from."""
 
 import math
-import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from gpt1.model.objectives import TaskModel
 from gpt1.training import checkpoint, parallel
 from gpt1.training.interrupt import Stopped, StopRequest, stop_requested
 from gpt1.training.log import Log
-from gpt1.training.loop import LoopState, train
+from gpt1.training.loop import LoopState, StepReport, train
 from gpt1.training.optimizer import Optimizer
 from gpt1.training.trackers import Tracking
 
@@ -73,6 +73,15 @@ class EpochTrainer:
         metrics = label_type.metrics(self.examples.valid_labels, predictions_NC).to_json()
         return Validation(epoch, scores_NC, metrics | {"loss": loss})
 
+    def updates(self, progress: "Progress", stop: StopRequest) -> Iterator[StepReport]:
+        """Make the updates that remain, see `loop.train`."""
+        options, optimizer = self.options, self.optimizer
+        return train(
+            self.model, self.batches, optimizer, weights={"task": 1.0, "lm": options.lm_coef}, steps=optimizer.steps,
+            start=progress.step, seed=options.seed, device=self.device, state=progress.loop,
+            largest=() if self.device.type == "cpu" else self.batches.largest(), give_up=stop.is_urgent,
+        )  # fmt: skip
+
     def score_valid(self) -> np.ndarray:
         """Return scores_NC of the validation examples."""
         examples, batches = self.examples.valid.examples, self.batches
@@ -114,8 +123,15 @@ class Progress:
     """epochs that were validated"""
     loop: LoopState = field(default_factory=LoopState)
 
-    def save(self, states: checkpoint.Checkpoints, optimizer: Optimizer, *, required: bool) -> None:
+    def add(self, update: StepReport) -> None:
+        """Count an update and its losses."""
+        self.step = update.step
+        for name, loss in update.losses.items():
+            self.losses[name] = self.losses.get(name, 0.0) + loss
+
+    def save(self, states: checkpoint.Checkpoints, optimizer: Optimizer, log: Log, *, required: bool = False) -> None:
         """Save everything that the rest of the training needs; once it is over, only the best epoch."""
+        log.flush()  # what a state continues from has been logged
         tensors = {} if self.is_over else optimizer.state()
         tensors |= {BEST_WEIGHTS + name: weight for name, weight in self.weights.items()}
         notes: dict[str, Any] = {name: getattr(self, name) for name in ("is_over", "losses", "spread", "validated")}
@@ -126,7 +142,7 @@ class Progress:
         states.save(self.step, tensors, notes, required=required)
 
     @classmethod
-    def resume(cls, folder: Path, optimizer: Optimizer, per_epoch: int) -> "Progress":
+    def resume(cls, folder: Path, optimizer: Optimizer) -> "Progress":
         """Continue from the last state in the folder, or start at the beginning."""
         if not (path := parallel.current().from_main(lambda: checkpoint.latest(folder))):
             return cls()
@@ -141,20 +157,13 @@ class Progress:
             optimizer.load(tensors)
             say(f"continuing after update {notes['step']:,} of {optimizer.steps:,}")
         return cls(
-            notes["step"], notes["losses"], best, weights, notes["is_over"], notes.get("spread", 0.0),
-            # A state of an earlier version was saved after the validation of an epoch that it ends.
-            notes.get("validated", notes["step"] // per_epoch), LoopState(**notes.get("loop", {})),
+            notes["step"], notes["losses"], best, weights, notes["is_over"], notes["spread"],
+            notes["validated"], LoopState(**notes["loop"]),
         )  # fmt: skip
 
 
 def train_epochs(
-    trainer: EpochTrainer,
-    folder: Path,
-    title: str,
-    *,
-    resumable: bool,
-    keep_end: bool,
-    tracking: Tracking | None = None,
+    trainer: EpochTrainer, folder: Path, title: str, *, resumable: bool, keep_end: bool, tracking: Tracking | None
 ) -> Progress:
     """Make the updates that remain, validate after each epoch, and return the best epoch.
 
@@ -165,53 +174,34 @@ def train_epochs(
     random weights, whose learning rate is searched.
     """
     optimizer, per_epoch = trainer.optimizer, trainer.batches.per_epoch
-    progress = Progress.resume(folder, optimizer, per_epoch) if resumable else Progress()
+    progress = Progress.resume(folder, optimizer) if resumable else Progress()
     if progress.is_over:
         return progress
     if progress.step == 0 and trainer.options.lr > PAPER_LR and not trainer.options.from_scratch:
         progress.spread = trainer.spread(trainer.score_valid())
+    is_validated = progress.step // per_epoch <= progress.validated  # unless an earlier process ended before it
     with ExitStack() as stack:
         stop = stack.enter_context(stop_requested()) if resumable else StopRequest()
         states = stack.enter_context(checkpoint.Checkpoints(folder))
-        validated = progress.step // per_epoch <= progress.validated
-        log = stack.enter_context(Log(folder, progress.step, validated, tracking))
+        log = stack.enter_context(Log(folder, progress.step, is_validated, tracking))
         shown = stack.enter_context(bar("{task.fields[state]}"))
-        task = shown.add_task(
-            title, total=optimizer.steps, completed=progress.step, done_before=progress.step, state=""
-        )
-        saved = time.monotonic()
-        updates = train(
-            trainer.model, trainer.batches, optimizer, weights={"task": 1.0, "lm": trainer.options.lm_coef},
-            steps=optimizer.steps, start=progress.step, seed=trainer.options.seed, device=trainer.device,
-            state=progress.loop, largest=() if trainer.device.type == "cpu" else trainer.batches.largest(),
-            give_up=stop.is_urgent,
-        )  # fmt: skip
-
-        def save(*, required: bool) -> None:
-            nonlocal saved
-            log.flush()
-            progress.save(states, optimizer, required=required)
-            saved = time.monotonic()
-
+        done = progress.step
+        task = shown.add_task(title, total=optimizer.steps, completed=done, done_before=done, state="")
         try:
-            if progress.step // per_epoch > progress.validated:  # an earlier process ended before this validation
+            if not is_validated:
                 _end_epoch(trainer, progress, log, stop)
-            for update in () if progress.is_over else updates:
+            for update in () if progress.is_over else trainer.updates(progress, stop):
                 stop.agree()
-                progress.step = update.step
-                for name, loss in update.losses.items():
-                    progress.losses[name] = progress.losses.get(name, 0.0) + loss
+                progress.add(update)
                 log.add(update.step, **update.losses, **update.measured)
                 losses = "  ".join(f"{name} {loss:.3f}" for name, loss in update.losses.items())
                 speed = f"{update.tokens / update.seconds:,.0f} tokens/s"
                 shown.update(task, completed=update.step, state=f"{losses}  {speed}")
-                age = time.monotonic() - saved
-                if update.step % per_epoch == 0:
-                    if resumable and age > EPOCH_SECONDS:
-                        save(required=False)
+                is_epoch = update.step % per_epoch == 0
+                if resumable and states.age > (EPOCH_SECONDS if is_epoch else SAVE_SECONDS):
+                    progress.save(states, optimizer, log)
+                if is_epoch:
                     _end_epoch(trainer, progress, log, stop)
-                elif resumable and age > SAVE_SECONDS:
-                    save(required=False)
                 if progress.is_over:
                     break
                 if stop():
@@ -220,9 +210,9 @@ def train_epochs(
             if stop() and (keep_end or not progress.is_over):
                 raise Stopped
             if keep_end:
-                save(required=False)
+                progress.save(states, optimizer, log)
         except Stopped:
-            save(required=True)
+            progress.save(states, optimizer, log, required=True)
             parallel.current().barrier()  # for the one that saves: it says what can be continued
             raise KeyboardInterrupt(f"stopped after update {progress.step:,} of {optimizer.steps:,}") from None
     return progress

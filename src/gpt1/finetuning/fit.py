@@ -163,41 +163,27 @@ def fit(
     batch out, and all return the same model. Raises UserError for options that do not go with the rows, and RunFailed
     if a gradient or loss is not finite.
     """
-    width, world = base.body.config.width, parallel.current()
+    width = base.body.config.width
     options = resolve_defaults(options, len(rows.train), width)
     if not options.lr:
         options = replace(options, lr=scratch_lrs(width)[1])
     examples = examples or build_examples(base, rows, options)
-    pad_id = examples.encoder.tokenizer.pad_id
-    batches = Epochs(examples.train.examples, options.batch, options.micro_batch, pad_id, options.seed, world.part)
-    steps = options.epochs * batches.per_epoch
-    assert options.warmup is not None, "options are resolved"
-    model = build_network(base.body, examples, options).to(device)
-    optim = Optim(
-        lr=options.lr, warmup=max(1, round(options.warmup * steps)), decay="linear",
-        # Weight decay would shrink the frozen rows of the token matrix.
-        weight_decay=0.0 if options.freeze else Optim.weight_decay,
-    )  # fmt: skip
-    # The optimizer copies its fp32 masters before the weights lose precision.
-    optimizer = Optimizer(model, optim, steps)
-    prepare_for_training(model, device, compile=False)  # each sequence length would be compiled separately
-    trainer = EpochTrainer(options, examples, batches, model.to(dtype), optimizer, device)
-    with nullcontext(folder) if folder else TemporaryDirectory() as place:
-        resumable = folder is not None
-        try:
-            progress = train_epochs(
-                trainer, Path(place), title, resumable=resumable, keep_end=resumable and keep_end, tracking=tracking
-            )
-        except Collapsed as error:
-            options = replace(options, lr=options.lr / 4)
-            say(f"{error.args[0]}: beginning again with {options.lr:g}")
-            again = f"lr-{options.lr:.3g}"
-            return fit(
-                base, rows, options, device=device, dtype=dtype, examples=examples, words=words, share=share,
-                folder=folder / again if folder else None, keep_end=keep_end, title=title,
-                tracking=tracking and tracking.of_part(f"{tracking.part}/{again}".strip("/"), lr=options.lr),
-            )  # fmt: skip
-        curves = world.from_main((Path(place) / log.NAME).read_bytes)
+    with nullcontext(folder) if folder else TemporaryDirectory() as work:
+        place, resumable = Path(work), folder is not None
+        while True:
+            trainer = build_trainer(base.body, examples, options, device, dtype)
+            try:
+                progress = train_epochs(
+                    trainer, place, title, resumable=resumable, keep_end=resumable and keep_end, tracking=tracking
+                )
+                break
+            except Collapsed as error:
+                options = replace(options, lr=options.lr / 4)
+                say(f"{error.args[0]}: beginning again with {options.lr:g}")
+                place /= f"lr-{options.lr:.3g}"
+                if tracking:
+                    tracking = tracking.of_part(f"{tracking.part}/{place.name}".strip("/"), lr=options.lr)
+        curves = parallel.current().from_main((place / log.NAME).read_bytes)
     words = words or fit_words_alone(rows, options, examples)
     return _calibrated(trainer, progress, curves, rows, base.metadata, words, share)
 
@@ -208,6 +194,28 @@ def fit_words_alone(rows: TaskRows, options: FitOptions, examples: TaskExamples)
     return parallel.current().from_main(
         lambda: fit_words(rows.task, rows.label_type, rows.train, rows.valid, metric, weights_C)
     )
+
+
+def build_trainer(
+    base: GPT, examples: TaskExamples, options: FitOptions, device: torch.device, dtype: torch.dtype
+) -> EpochTrainer:
+    """Return a training with resolved options before its first update: network, optimizer and batches."""
+    pad_id = examples.encoder.tokenizer.pad_id
+    batches = Epochs(
+        examples.train.examples, options.batch, options.micro_batch, pad_id, options.seed, parallel.current().part
+    )
+    steps = options.epochs * batches.per_epoch
+    assert options.warmup is not None, "options are resolved"
+    model = build_network(base, examples, options).to(device)
+    optim = Optim(
+        lr=options.lr, warmup=max(1, round(options.warmup * steps)), decay="linear",
+        # Weight decay would shrink the frozen rows of the token matrix.
+        weight_decay=0.0 if options.freeze else Optim.weight_decay,
+    )  # fmt: skip
+    # The optimizer copies its fp32 masters before the weights lose precision.
+    optimizer = Optimizer(model, optim, steps)
+    prepare_for_training(model, device, compile=False)  # each sequence length would be compiled separately
+    return EpochTrainer(options, examples, batches, model.to(dtype), optimizer, device)
 
 
 def build_network(base: GPT, examples: TaskExamples, options: FitOptions) -> TaskModel:
@@ -274,7 +282,6 @@ def _calibrated(
     """
     examples, best, options = trainer.examples, progress.best, trainer.options
     assert best is not None, "there is at least one epoch"
-    weights = {name: weight.cpu() for name, weight in progress.weights.items()}
     label_type, temperature = examples.label_type, 1.0
     labels = [examples.valid_labels[row] for row in examples.valid.rows_N]
     enough = len(examples.valid_labels) >= MIN_VALID_ROWS
@@ -295,22 +302,12 @@ def _calibrated(
         metrics["loss"] = mean_loss(label_type, scores_NC, labels)
     predictions_NC = examples.valid.mean_by_row(label_type.predictions(scores_NC))
     metrics |= label_type.metrics(examples.valid_labels, predictions_NC).to_json()
+    weights = {name.removeprefix("body."): weight.cpu() for name, weight in progress.weights.items()}
     # The head is divided here, so that every program that loads the run gives calibrated probabilities.
     head_CD = weights.pop("head.weight") / temperature
-    weights = {name.removeprefix("body."): weight for name, weight in weights.items()}
-    body = GPT.from_weights(trainer.model.body.config, weights)
+    body = GPT.from_weights(trainer.model.body.config, weights).eval()
     return FineTuned(
-        body=body.eval(),
-        head_CD=head_CD,
-        encoder=examples.encoder,
-        label_type=label_type,
-        columns=rows.columns,
-        options=options,
-        base=base,
-        train_rows=len(rows.train),
-        steps=progress.step,
-        metrics=metrics,
-        curves=curves,
-        words=words,
-        share=share,
-    )
+        body=body, head_CD=head_CD, encoder=examples.encoder, label_type=label_type, columns=rows.columns,
+        options=options, base=base, train_rows=len(rows.train), steps=progress.step, metrics=metrics, curves=curves,
+        words=words, share=share,
+    )  # fmt: skip

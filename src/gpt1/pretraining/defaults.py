@@ -1,6 +1,5 @@
 """The settings of a pre-training: defaults that depend on the data, checks, and what may change when a run resumes."""
 
-import json
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -14,7 +13,6 @@ from gpt1.resume import RUNTIME_SETTINGS, Record
 from gpt1.run_folder.metadata import read_metadata
 from gpt1.run_folder.shape import read_shape
 from gpt1.tokenizer.tokenizer import Tokenizer
-from gpt1.training import checkpoint
 
 # Tokens in one forward pass, unless `micro_batch` is given.
 MICRO_BATCH_TOKENS = 4096
@@ -160,17 +158,6 @@ def epoch_steps(settings: Pretrain, tokens: int) -> int:
 def begun_record(settings: Pretrain, data: PreparedData) -> Record:
     """Return the record of a run with resolved settings."""
     return Record.of(settings, {"data": data.manifest.fingerprint})
-
-
-def read_record(folder: Path, state: Path) -> Record:
-    """Return the record of the run whose newest training state is `state`. Raises UserError if it is damaged."""
-    if (found := Record.read(folder / checkpoint.FOLDER / BEGUN)) is not None:
-        return found
-    path = folder / "settings.json"  # a run of an earlier version, which kept the record there and in the state
-    try:
-        return Record(json.loads(path.read_text(encoding="utf-8")), {"data": checkpoint.read_notes(state)["data"]})
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is damaged ({error}); start over with {setting('fresh')}") from None
 
 
 def resume_settings(settings: Pretrain, record: Record, tokens: int, is_finished: bool) -> Pretrain:

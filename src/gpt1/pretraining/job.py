@@ -9,7 +9,7 @@ import torch
 
 from gpt1.config import Model, Pretrain
 from gpt1.console import say
-from gpt1.errors import setting
+from gpt1.errors import UserError, setting
 from gpt1.options import flat
 from gpt1.pretraining.defaults import (
     BEGUN,
@@ -19,12 +19,12 @@ from gpt1.pretraining.defaults import (
     begun_record,
     epoch_steps,
     open_data,
-    read_record,
     resolve_defaults,
     resume_settings,
 )
 from gpt1.pretraining.run import PretrainingRun, build, is_long, resolve_compile
 from gpt1.results import Result
+from gpt1.resume import Record
 from gpt1.run_folder.metadata import read_json, read_metadata
 from gpt1.run_folder.places import check_pretrained_place
 from gpt1.storage import write_json
@@ -78,7 +78,9 @@ def _pretrain(settings: Pretrain, folder: Path) -> PretrainResult:
         if state is None:
             settings = _begin(settings, data, device, dtype, started)
         else:
-            record = read_record(folder, state)
+            path = folder / checkpoint.FOLDER / BEGUN
+            if (record := Record.read(path)) is None:
+                raise UserError(f"{path} is missing; start over with {setting('fresh')}")
             record.check(begun_record(settings, data), folder, MAY_CHANGE)
             result = world.from_main(lambda: _finished(folder, record.settings["steps"]))
             settings = resume_settings(settings, record, len(data.train), is_finished=result is not None)
@@ -92,7 +94,7 @@ def _pretrain(settings: Pretrain, folder: Path) -> PretrainResult:
                     f"{setting('init')} {folder} and another {setting('out')} ({setting('fresh')} starts over)"
                 )
                 return result
-            settings = _resume_compile(settings, record.settings.get("compile", "off"), device)
+            settings = _resume_compile(settings, record.settings["compile"], device)
             world.from_main(lambda: write_json(folder / "settings.json", dataclasses.asdict(settings)))
         steps = settings.steps or 0
         model, optimizer = build(settings, steps, device, dtype)

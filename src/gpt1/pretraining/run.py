@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from rich.progress import Progress
 
 from gpt1.config import Pretrain
 from gpt1.console import bar, say
@@ -33,6 +34,8 @@ VALIDATIONS = 10
 # Windows that an interim validation reads; the last one reads all of the validation text.
 VALIDATION_WINDOWS = 64
 SAMPLE_TOKENS = 40
+# The speed that is shown is the median of so many updates.
+SHOWN_SPEEDS = 20
 # Minutes, or floating-point operations, from which a run is long enough to repay half a minute of compiling.
 LONG_MINUTES, LONG_WORK = 5.0, 3e14
 
@@ -70,19 +73,7 @@ class PretrainingRun:
                 device=self.device, state=self.loop, largest=() if self.device.type == "cpu" else windows(start),
                 give_up=stop.is_urgent,
             )  # fmt: skip
-            task = progress.add_task("pretrain", total=steps, completed=start, done_before=start, state="")
-            # A GPU is still working on an update when its report comes: log it one update later instead of waiting.
-            lag = 0 if self.device.type == "cpu" else 1
-            pending: list[StepReport] = []
-            speeds: list[float] = []
-
-            def log_pending(keep: int) -> None:
-                while len(pending) > keep:
-                    report = pending.pop(0)
-                    self._log_update(report)
-                    speeds.append(report.tokens / report.seconds)
-                    state = f"loss {report.losses['lm']:.3f}  {statistics.median(speeds[-20:]):,.0f} tokens/s"
-                    progress.update(task, completed=report.step, state=state)
+            updates = UpdateLog(self, progress, start)
 
             def validate() -> None:
                 scores[step] = self.validate(step, stop, VALIDATION_WINDOWS)["val_nats_per_token"]
@@ -95,10 +86,9 @@ class PretrainingRun:
                 for report in reports:
                     stop.agree()
                     step, stopping = report.step, stop()  # a request that comes later waits for the next update
-                    pending.append(report)
                     is_validation = step % eval_every == 0 and step < steps
                     is_due = is_validation or step % save_every == 0 or step == steps or stopping
-                    log_pending(0 if is_due else lag)
+                    updates.add(report, at_once=is_due)
                     if is_due:
                         self.save_state(step, required=stopping)
                         saved = step
@@ -109,7 +99,7 @@ class PretrainingRun:
                     if stopping:
                         raise Stopped
                 if stop() and saved < step:  # an update was given up
-                    log_pending(0)
+                    updates.write()
                     self.save_state(step, required=True)
                 return self.validate(steps, stop)
             except Stopped:
@@ -190,10 +180,34 @@ class PretrainingRun:
         rows = [row for row in log.read(self.folder) if "val_nats_per_token" in row]
         return {row["step"]: row["val_nats_per_token"] for row in rows if row["step"] < self.optimizer.steps}
 
-    def _log_update(self, report: StepReport) -> None:
-        optim = self.settings.optim
-        lr = optim.lr * learning_rate(report.step - 1, self.optimizer.steps, optim)
-        self.log.add(report.step, lm=report.losses["lm"], lr=lr, **report.measured)
+
+class UpdateLog:
+    """Log and show the updates of a run, on a GPU one update late: it is still working on one when its report comes."""
+
+    def __init__(self, run: PretrainingRun, progress: Progress, start: int) -> None:
+        self.run, self.progress = run, progress
+        self.task = progress.add_task(
+            "pretrain", total=run.optimizer.steps, completed=start, done_before=start, state=""
+        )
+        self.lag = 0 if run.device.type == "cpu" else 1
+        self.waiting: list[StepReport] = []
+        self.speeds: list[float] = []
+
+    def add(self, report: StepReport, at_once: bool) -> None:
+        """Log what is ready; with `at_once` wait for this update too."""
+        self.waiting.append(report)
+        self.write(0 if at_once else self.lag)
+
+    def write(self, keep: int = 0) -> None:
+        """Log the updates that wait, except the last `keep`."""
+        optim, steps = self.run.settings.optim, self.run.optimizer.steps
+        while len(self.waiting) > keep:
+            report = self.waiting.pop(0)
+            lr = optim.lr * learning_rate(report.step - 1, steps, optim)
+            self.run.log.add(report.step, lm=report.losses["lm"], lr=lr, **report.measured)
+            self.speeds = [*self.speeds, report.tokens / report.seconds][-SHOWN_SPEEDS:]
+            state = f"loss {report.losses['lm']:.3f}  {statistics.median(self.speeds):,.0f} tokens/s"
+            self.progress.update(self.task, completed=report.step, state=state)
 
 
 def build(settings: Pretrain, steps: int, device: torch.device, dtype: torch.dtype) -> tuple[LanguageModel, Optimizer]:

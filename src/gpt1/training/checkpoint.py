@@ -13,6 +13,7 @@ import itertools
 import json
 import shutil
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
@@ -54,8 +55,14 @@ class Checkpoints:
         """update whose state is kept however many newer ones there are"""
         self.is_writer = parallel.is_main()
         """whether this process writes what is not shared out"""
+        self._saved = time.monotonic()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+
+    @property
+    def age(self) -> float:
+        """Seconds since the last state was saved, or since the beginning."""
+        return time.monotonic() - self._saved
 
     def save(self, step: int, state: dict[str, Tensor], notes: dict[str, Any], *, required: bool = False) -> None:
         """Copy the state after update `step`, and begin to write it with a few JSON values.
@@ -70,6 +77,7 @@ class Checkpoints:
         self.start(
             lambda: save(self.folder, step, copies, written, self.keep, best, self.world), "state", required=required
         )
+        self._saved = time.monotonic()
 
     def start(self, write: Callable[[], object], what: Literal["state", "model"], *, required: bool = False) -> None:
         """Call `write` in the background once the earlier write is done; errors are handled as those of `save`."""
