@@ -16,7 +16,6 @@ from conftest import NOT_UTF8, one_line, only_linux_names
 from gpt1.config import Columns, Model
 from gpt1.errors import UserError
 from gpt1.model.gpt import GPT
-from gpt1.run_folder import folder as run_folder
 from gpt1.run_folder.folder import load_run, save_run
 from gpt1.run_folder.metadata import FILES, FORMAT, RunMetadata
 from gpt1.tokenizer.tokenizer import Tokenizer
@@ -192,9 +191,9 @@ def test_a_full_disk_leaves_the_old_model(
     def full_disk(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    for step in ("save_file", "model_card"):
+    for step in ("folder.save_file", "model_card.model_card"):
         with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
-            patch.setattr(run_folder, step, full_disk)
+            patch.setattr(f"gpt1.run_folder.{step}", full_disk)
             save_run(run, body, tokenizer, OTHER)
         assert load_run(run).metadata.steps == 7
         assert not list(run.glob(".*"))

@@ -70,7 +70,7 @@ class AblationLine(Result):
     """training rows"""
     guess: dict[str, Any]
     """metrics of always guessing the most frequent class, or the mean"""
-    words_alone: dict[str, Any] | None
+    words_alone: dict[str, Any]
     """mean, deviation and values of each metric of words alone: TF-IDF and a linear model, fitted on the same rows"""
     full: VariantScores
     """fine-tuned as `gpt1 finetune` does"""
@@ -121,13 +121,17 @@ def show(result: AblateResult) -> RenderableType:
         out.add_column(name, justify="right", no_wrap=True)
     for line in result.table:
         each = [_mean(line[variant].metrics[metric]) for variant in VARIANTS]
-        words = _mean(line.words_alone[metric]) if line.words_alone else ""
+        words = _mean(line.words_alone[metric])
         out.add_row(f"{line.rows:,}", f"{line.guess[metric]:.3f}", words, *each, f"{line.from_scratch.lr:.3g}")
     out.caption = (
         f"on {result.n:,} rows of {result.scored_on}; {result.seeds} seed{'s' * (result.seeds > 1)}; "
         "guess: always the most frequent; words alone: TF-IDF and a linear model"
     )
-    if won := [f"{line.rows:,}" for line in result.table if _words_win(line, metric)]:
+    if won := [
+        f"{line.rows:,}"
+        for line in result.table
+        if line.words_alone[metric]["mean"] > line.full.metrics[metric]["mean"]
+    ]:
         out.caption += f", which do better than full on {', '.join(won)} training rows"
     return out
 
@@ -305,13 +309,9 @@ def _line(rows: TaskRows, scored: LabelledRows, size: int, cells: Sequence[Cell]
     for variant in VARIANTS:
         found = [cell for cell in cells if cell.variant == variant]
         variants[variant] = VariantScores(found[0].lr, over_seeds([cell.metrics for cell in found]))
-    alone = [cell.words_alone for cell in cells if cell.words_alone]  # none in a table that an older version began
+    alone = [cell.words_alone for cell in cells if cell.words_alone]
     guesses = {name: guessed[name] for name in cells[0].metrics}
-    return AblationLine(size, guesses, over_seeds(alone) if alone else None, **variants)
-
-
-def _words_win(line: AblationLine, metric: str) -> bool:
-    return bool(line.words_alone and line.words_alone[metric]["mean"] > line.full.metrics[metric]["mean"])
+    return AblationLine(size, guesses, over_seeds(alone), **variants)
 
 
 def _mean(found: dict[str, Any]) -> str:

@@ -51,6 +51,18 @@ random_state : int, RandomState or None, default 1
 verbose : bool, default False
     Print progress on standard error.
 """
+# What `fit` sets besides the attributes that an estimator's own docstring names; `{width}` is that of X.
+ATTRIBUTES = """\
+n_features_in_ : int
+    Columns of X: {width}.
+feature_names_in_ : ndarray of str
+    Names of the columns, if X was a DataFrame.
+metrics_ : dict
+    Metrics on the validation rows after the epoch that is kept; `words_alone` holds those of TF-IDF with a linear
+    model on the same rows.
+model_ : FittedModel
+    The fine-tuned model: weights, tokenizer, metadata.
+"""
 
 
 @dataclass(frozen=True)
@@ -130,11 +142,16 @@ class TextEstimator(BaseEstimator):
         self.verbose = verbose
 
     def __init_subclass__(cls, **more: Any) -> None:
-        """Put the documentation of the parameters before the attributes in the docstring of an estimator."""
+        """Add the parameters, and the attributes that all have, to the docstring of an estimator."""
         super().__init_subclass__(**more)
-        head, attributes, rest = (inspect.getdoc(cls) or "").partition("Attributes\n----------\n")
-        if attributes and "Parameters\n" not in head:
-            cls.__doc__ = f"{head}Parameters\n----------\n{_parameters_doc()}\n\n{attributes}{rest}"
+        if "task" not in vars(cls):  # a base of estimators
+            return
+        intro, *sections = re.split(r"\n\n(?=[A-Z][A-Za-z ]+\n---)", inspect.getdoc(cls) or "")
+        title, own = "Attributes\n----------\n", ""
+        if sections and sections[0].startswith(title):
+            own = sections.pop(0).removeprefix(title) + "\n"
+        attributes = title + own + ATTRIBUTES.format(width=cls.width).rstrip()
+        cls.__doc__ = "\n\n".join([intro, f"Parameters\n----------\n{_parameters_doc()}", attributes, *sections])
 
     def fit(self, X: Any, y: Any, X_valid: Any = None, y_valid: Any = None, sample_weight: Any = None) -> Self:
         """Fine-tune the run; keep the epoch that is best on the validation rows.

@@ -23,7 +23,7 @@ from gpt1.estimators.inputs import (
     score_values,
     texts_of,
 )
-from gpt1.tasks.labels import ChoiceLabels, ClassLabels, LabelSets, ScoreLabels, most_common, sorted_names
+from gpt1.tasks.labels import ClassLabels, LabelSets, ScoreLabels, infer_label_type, most_common, sorted_names
 from gpt1.tasks.rows import Texts
 
 
@@ -101,15 +101,6 @@ class Classifier(_Classes, _OneText):
     ----------
     classes_ : ndarray of shape (C,)
         The classes in order, of the type that y had.
-    n_features_in_ : int
-        Columns of X: 1.
-    feature_names_in_ : ndarray of str
-        Names of the columns, if X was a DataFrame.
-    metrics_ : dict
-        Metrics on the validation rows after the epoch that is kept; `words_alone` holds those of TF-IDF with a linear
-        model on the same rows.
-    model_ : FittedModel
-        The fine-tuned model: weights, tokenizer, metadata.
 
     See Also
     --------
@@ -141,15 +132,6 @@ class Entailment(_Classes, _Pair):
     ----------
     classes_ : ndarray of shape (C,)
         The classes in order, of the type that y had.
-    n_features_in_ : int
-        Columns of X: 2.
-    feature_names_in_ : ndarray of str
-        Names of the columns, if X was a DataFrame.
-    metrics_ : dict
-        Metrics on the validation rows after the epoch that is kept; `words_alone` holds those of TF-IDF with a linear
-        model on the same rows.
-    model_ : FittedModel
-        The fine-tuned model: weights, tokenizer, metadata.
 
     See Also
     --------
@@ -180,15 +162,6 @@ class Similarity(_Pair):
     ----------
     classes_ : ndarray of shape (C,)
         The classes in order, of the type that y had; only if y held classes.
-    n_features_in_ : int
-        Columns of X: 2.
-    feature_names_in_ : ndarray of str
-        Names of the columns, if X was a DataFrame.
-    metrics_ : dict
-        Metrics on the validation rows after the epoch that is kept; `words_alone` holds those of TF-IDF with a linear
-        model on the same rows.
-    model_ : FittedModel
-        The fine-tuned model: weights, tokenizer, metadata.
 
     See Also
     --------
@@ -278,18 +251,6 @@ class Regressor(RegressorMixin, _OneText):
 
     X holds N texts, y their numbers, which the model learns standardised. `score` is R^2.
 
-    Attributes
-    ----------
-    n_features_in_ : int
-        Columns of X: 1.
-    feature_names_in_ : ndarray of str
-        Names of the columns, if X was a DataFrame.
-    metrics_ : dict
-        Metrics on the validation rows after the epoch that is kept; `words_alone` holds those of TF-IDF with a linear
-        model on the same rows.
-    model_ : FittedModel
-        The fine-tuned model: weights, tokenizer, metadata.
-
     See Also
     --------
     Classifier : A class of a text.
@@ -333,18 +294,6 @@ class MultipleChoice(TextEstimator):
 
     X holds N rows `(context, [answer, ...])`, which may differ in their number of answers, two or more; y holds the
     number of the right answer, from 0. `score` is the accuracy.
-
-    Attributes
-    ----------
-    n_features_in_ : int
-        Columns of X: 2.
-    feature_names_in_ : ndarray of str
-        Names of the columns, if X was a DataFrame.
-    metrics_ : dict
-        Metrics on the validation rows after the epoch that is kept; `words_alone` holds those of TF-IDF with a linear
-        model on the same rows.
-    model_ : FittedModel
-        The fine-tuned model: weights, tokenizer, metadata.
 
     Examples
     --------
@@ -408,7 +357,7 @@ class MultipleChoice(TextEstimator):
 
     def _targets(self, y: Any, rows: Sequence[Texts]) -> Targets:
         labels = choice_values(y, [len(row) - 1 for row in rows]).tolist()
-        return Targets(ChoiceLabels(most_common([[str(label)] for label in labels])), labels)
+        return Targets(infer_label_type("choice", labels, "y"), labels)
 
     def _labels(self, y: Any, rows: Sequence[Texts], targets: Targets) -> list[Any]:
         return self._targets(y, rows).labels
@@ -425,15 +374,6 @@ class MultiLabelClassifier(ClassifierMixin, _OneText):
     ----------
     classes_ : ndarray of shape (C,)
         The labels: the numbers or names of y's columns, or the names in order.
-    n_features_in_ : int
-        Columns of X: 1.
-    feature_names_in_ : ndarray of str
-        Names of the columns, if X was a DataFrame.
-    metrics_ : dict
-        Metrics on the validation rows after the epoch that is kept; `words_alone` holds those of TF-IDF with a linear
-        model on the same rows.
-    model_ : FittedModel
-        The fine-tuned model: weights, tokenizer, metadata.
 
     See Also
     --------
@@ -550,10 +490,8 @@ def _known_labels(y: Any, targets: Targets) -> list[str]:
 
 
 def _score_targets(y: Any) -> Targets:
-    values = score_values(y)
-    if (scale := float(np.std(values))) == 0:
-        raise ValueError(f"y holds only the number {values[0]:g}; there is nothing to learn")
-    return Targets(ScoreLabels(float(np.mean(values)), scale), values.tolist())
+    values = score_values(y).tolist()
+    return Targets(infer_label_type("score", values, "y"), values)
 
 
 def _in_terms_of(classes: np.ndarray, y: Any) -> list[frozenset[Any]]:

@@ -156,12 +156,8 @@ def train(
     """
     weights, world = {name: weight for name, weight in weights.items() if weight}, parallel.current()
     state, skip_spikes = state or LoopState(), optimizer.settings.skip_spikes
-    if optimizer.sharding and (rows := parallel.remembered(ROWS)):
-        state.rows = min(state.rows or rows, rows)
-        say(f"out of memory before the restart: micro-batches of {rows}; the batch of an update stays the same")
     previous: StepReport | None = None
-    if largest:
-        _try_memory(model, optimizer, largest, weights, device, state)
+    _fit_memory(model, optimizer, largest, weights, device, state)
     micro_batches = batches(start) if start < steps else []
     for step in range(start, steps):
         started = Timer(device)
@@ -252,11 +248,19 @@ def _passes(
     return losses
 
 
-def _try_memory(
+def _fit_memory(
     model: Objective, optimizer: Optimizer, largest: Sequence[Batch], weights: dict[str, float], device: torch.device,
     state: LoopState,
 ) -> None:  # fmt: skip
-    """Run the largest micro-batches forward and backward, beside the moments that the first update will create."""
+    """Limit the examples of a micro-batch to what fits: what did before a restart, then what the largest ones show.
+
+    These run forward and backward beside the moments that the first update will create.
+    """
+    if optimizer.sharding and (rows := parallel.remembered(ROWS)):
+        state.rows = min(state.rows or rows, rows)
+        say(f"out of memory before the restart: micro-batches of {rows}; the batch of an update stays the same")
+    if not largest:
+        return
     counts = dict.fromkeys(weights, 1.0)
     model.train()
     moments = optimizer.reserve_moments()
