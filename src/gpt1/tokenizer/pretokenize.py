@@ -123,6 +123,12 @@ def split_piece_2018(piece: str) -> tuple[str, ...]:
     return _cached_split(piece) if len(piece) <= CACHED_LENGTH else _split(piece)
 
 
+def clear_cache_2018() -> None:
+    """Drop all cached words, spaCy's own included."""
+    _cached_split.cache_clear()
+    _english.cache_clear()
+
+
 def _split(piece: str) -> tuple[str, ...]:
     with _spacy_lock:
         if len(_english().vocab.strings) > CACHED_STRINGS:
