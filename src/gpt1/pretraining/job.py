@@ -78,24 +78,9 @@ def _pretrain(settings: Pretrain, folder: Path) -> PretrainResult:
         if state is None:
             settings = _begin(settings, data, device, dtype, started)
         else:
-            path = folder / checkpoint.FOLDER / BEGUN
-            if (record := Record.read(path)) is None:
-                raise UserError(f"{path} is missing; start over with {setting('fresh')}")
-            record.check(begun_record(settings, data), folder, MAY_CHANGE)
-            result = world.from_main(lambda: _finished(folder, record.settings["steps"]))
-            settings = resume_settings(settings, record, len(data.train), is_finished=result is not None)
-            in_effect = read_json(folder / "settings.json")  # differ from the request if a budget chose the size
-            settings = replace(
-                settings, model=Model(**in_effect["model"]), micro_batch=micro_batch or in_effect["micro_batch"]
-            )
+            result, settings = _resume(settings, data, state, micro_batch, device)
             if result is not None:
-                say(
-                    f"{folder} is complete: all {result.steps:,} updates are done; to train further, give "
-                    f"{setting('init')} {folder} and another {setting('out')} ({setting('fresh')} starts over)"
-                )
                 return result
-            settings = _resume_compile(settings, record.settings["compile"], device)
-            world.from_main(lambda: write_json(folder / "settings.json", dataclasses.asdict(settings)))
         steps = settings.steps or 0
         model, optimizer = build(settings, steps, device, dtype)
         if sharding := optimizer.sharding:
@@ -146,12 +131,36 @@ def _begin(
     return parallel.current().from_main(write)
 
 
-def _resume_compile(settings: Pretrain, before: str, device: torch.device) -> Pretrain:
-    """Return the settings with `compile` resolved: as the run was begun, unless "on" or "off" is requested now."""
-    now = resolve_compile(settings.compile, before == "on", device)
-    if now != before:
+def _resume(
+    settings: Pretrain, data: PreparedData, state: Path, micro_batch: int, device: torch.device
+) -> tuple[PretrainResult | None, Pretrain]:
+    """Return the result of a run that is complete, if it is, and the settings in effect to continue from its `state`.
+
+    `micro_batch` is the one that is asked for; 0: as before. `compile` too stays as before unless it is asked for.
+    Raises UserError for a request that the run was not begun with.
+    """
+    folder, world = Path(settings.out), parallel.current()
+    path = folder / checkpoint.FOLDER / BEGUN
+    if (record := Record.read(path)) is None:
+        raise UserError(f"{path} is missing; start over with {setting('fresh')}")
+    record.check(begun_record(settings, data), folder, MAY_CHANGE)
+    result = world.from_main(lambda: _finished(folder, record.settings["steps"]))
+    settings = resume_settings(settings, record, len(data.train), is_finished=result is not None)
+    if result is not None:
+        say(
+            f"{folder} is complete: all {result.steps:,} updates are done; to train further, give "
+            f"{setting('init')} {folder} and another {setting('out')} ({setting('fresh')} starts over)"
+        )
+        return result, settings
+    before = record.settings["compile"]
+    if (now := resolve_compile(settings.compile, before == "on", device)) != before:
         say(f"the run was begun with {setting('compile')} {before}; with {now} its numbers differ by rounding")
-    return replace(settings, compile=now)
+    in_effect = read_json(folder / "settings.json")  # differ from the request if a budget chose the size
+    settings = replace(
+        settings, model=Model(**in_effect["model"]), micro_batch=micro_batch or in_effect["micro_batch"], compile=now
+    )
+    world.from_main(lambda: write_json(folder / "settings.json", dataclasses.asdict(settings)))
+    return None, settings
 
 
 def _finished(folder: Path, steps: int) -> PretrainResult | None:
