@@ -110,5 +110,5 @@ class FittedModel:
         weights = {name: torch.tensor(array) for name, array in state["weights"].items()}
         body = GPT.from_weights(state["config"], weights)
         tokenizer, head_CD = Tokenizer(json.loads(state["tokenizer"])), torch.tensor(state["head"])
-        self.run = LoadedRun(body.eval(), tokenizer, state["metadata"], head_CD, state.get("words"))
+        self.run = LoadedRun(body.eval(), tokenizer, state["metadata"], head_CD, state["words"])
         self.settings, self.curves, self._predictor = state["settings"], state["curves"], None

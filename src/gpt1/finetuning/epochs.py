@@ -179,7 +179,8 @@ def train_epochs(
         return progress
     if progress.step == 0 and trainer.options.lr > PAPER_LR and not trainer.options.from_scratch:
         progress.spread = trainer.spread(trainer.score_valid())
-    is_validated = progress.step // per_epoch <= progress.validated  # unless an earlier process ended before it
+    # False if an earlier process ended between an epoch and its validation.
+    is_validated = progress.step // per_epoch <= progress.validated
     with ExitStack() as stack:
         stop = stack.enter_context(stop_requested()) if resumable else StopRequest()
         states = stack.enter_context(checkpoint.Checkpoints(folder))

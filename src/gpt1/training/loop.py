@@ -196,8 +196,8 @@ def _backward(
     """Add the gradients of an update to the optimizer's and return the summed losses of each micro-batch.
 
     If memory runs out, in any process, drop them, halve the most examples of a micro-batch and return None. Raises the
-    allocator's error if a single example does not fit, or if the others, which wait for weights of this process
-    (`sharding`), cannot begin again; those that `torchrun` starts in their place have half the examples.
+    allocator's error if a single example does not fit, and with a `sharding`, where the other processes wait for the
+    weights of this one: those that `torchrun` starts in their place have half the examples.
     """
     parts = [part for batch in micro_batches for part in batch.split(state.rows or len(batch.tokens_NKT))]
     largest, rows = max((len(part.tokens_NKT) for part in parts), default=0), math.inf
