@@ -221,6 +221,23 @@ def test_a_stop_between_an_update_and_the_next_is_heard(
     assert weights(out) == weights(whole)
 
 
+def test_updates_that_are_logged_one_late_are_all_logged(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, which is still working on an update when its report comes."""
+    whole, out, real = tmp_path / "whole", tmp_path / "late", run.UpdateLog.__init__
+
+    def late(self: run.UpdateLog, *given: Any) -> None:
+        real(self, *given)
+        self.lag = 1
+
+    pretrain(settings(data, whole))
+    monkeypatch.setattr(run.UpdateLog, "__init__", late)
+    pretrain(settings(data, out))
+    for one, two in zip(log.read(out), log.read(whole), strict=True):
+        assert {**one, "seconds": 0} == {**two, "seconds": 0}
+
+
 def test_the_newest_states_and_the_best_are_kept(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     losses, real = iter([3.0, 2.0, 2.5, 2.75, 2.6, 9.0]), run.likelihood
     monkeypatch.setattr(run, "likelihood", lambda *args: replace(real(*args), nats=next(losses), tokens=1))
