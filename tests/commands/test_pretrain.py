@@ -18,7 +18,7 @@ from conftest import is_open, one_line, temporary_folders
 from gpt1.cli.main import main
 from gpt1.commands.prepare import prepare
 from gpt1.commands.pretrain import pretrain
-from gpt1.config import Columns, Model, Optim, Prepare, Pretrain, pretrain_defaults
+from gpt1.config import Columns, Model, Optim, Prepare, Pretrain, preset_shape, pretrain_defaults
 from gpt1.data.docstrings import topics
 from gpt1.errors import RunFailed, UserError
 from gpt1.pretraining import job, run
@@ -103,10 +103,13 @@ def test_what_the_run_learns_is_logged(data: Path, tmp_path: Path) -> None:
     assert json.loads((out / "settings.json").read_text())["steps"] == 60
 
 
-def test_init_goes_on_from_a_model(data: Path, tmp_path: Path) -> None:
+def test_init_goes_on_from_a_model(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pretrain(settings(data, tmp_path / "first", steps=30, batch=16, micro_batch=16))
+    assert "keeps its size" not in capsys.readouterr().err
     changes: dict[str, Any] = {"init": str(tmp_path / "first"), "preset": "small", "steps": 1}
-    pretrain(settings(data, tmp_path / "second", **changes))
+    pretrain(settings(data, tmp_path / "second", model=preset_shape("small"), **changes))
+    told = " ".join(capsys.readouterr().err.split())
+    assert "first keeps its size, 2 blocks of width 32; of preset small only the recipe and the batch are used" in told
     start = next(row["lm"] for row in log.read(tmp_path / "second") if "lm" in row)
     end = [row["lm"] for row in log.read(tmp_path / "first") if "lm" in row][-1]
     assert abs(start - end) < 0.5
@@ -114,6 +117,13 @@ def test_init_goes_on_from_a_model(data: Path, tmp_path: Path) -> None:
     changes["model"] = replace(SIZE, width=64, inner=256)
     with pytest.raises(UserError, match=r"first has model.width 32, which further training keeps; it cannot become 64"):
         pretrain(settings(data, tmp_path / "third", **changes))
+
+
+def test_a_warm_up_longer_than_the_run_is_named(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pretrain(settings(data, tmp_path / "run", steps=2, optim=Optim(warmup=3)))
+    assert "warning: the learning rate rises during 3 updates, but only 2 will be made" in capsys.readouterr().err
+    pretrain(settings(data, tmp_path / "other", steps=3, optim=Optim(warmup=3)))
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_minutes_fix_a_number_of_steps(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -260,7 +261,10 @@ def test_ablate_has_them_in_every_line(folder: Path, tmp_path: Path) -> None:
         console.print(ablation.show(result))
     text = " ".join(captured.get().split())
     assert f"{whole['accuracy']['mean']:.3f} ± 0.000" in text
-    assert "which do better than full on" in text
+    assert "which do better than full on" in text and "added to its own" not in text
+    with console.capture() as captured:
+        console.print(ablation.show(replace(result, with_words=True)))
+    assert "each other model with the scores of words alone added to its own" in " ".join(captured.get().split())
     for content in (lambda found: found, lambda found: {name: found[name] for name in found if name != "result"}):
         kept = json.loads(Path(asked.out).read_text(encoding="utf-8"))
         (tmp_path / "drawn.json").write_text(json.dumps(content(kept)))

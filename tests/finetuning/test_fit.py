@@ -12,7 +12,7 @@ import torch
 from conftest import save_random_run
 from gpt1.commands.finetune import finetune
 from gpt1.config import Finetune, Model
-from gpt1.finetuning.defaults import FitOptions, scratch_lrs
+from gpt1.finetuning.defaults import FitOptions, scratch_lrs, usual_lr
 from gpt1.finetuning.epochs import EpochTrainer
 from gpt1.finetuning.examples import TaskExamples, TaskRows, read_rows
 from gpt1.finetuning.fit import build_network, fit
@@ -130,6 +130,14 @@ def test_a_collapsed_training_begins_again_at_a_lower_rate(
     assert predictions_NC.std(0).max() > 0.1
     resumable = fit(base, rows, options, folder=tmp_path / "states", keep_end=True)
     assert torch.equal(resumable.head_CD, found.head_CD)
+
+
+def test_a_rate_far_above_the_usual_is_warned_of(settings: Finetune, capsys: pytest.CaptureFixture[str]) -> None:
+    base, rows = known(settings)
+    usual = usual_lr(base.body.config.width)
+    for lr, is_said in ((10 * usual, True), (9 * usual, False), (0.0, False)):
+        fit_best(base, rows, FitOptions(epochs=1, lr=lr))
+        assert (f"lr {lr:g} is far above {usual:.2g}, the default" in capsys.readouterr().err) == is_said
 
 
 def test_random_weights_that_collapse_are_left_to_the_sweep(settings: Finetune) -> None:

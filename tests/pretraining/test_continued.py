@@ -111,7 +111,14 @@ def test_too_little_text_is_refused_before_anything_is_written(base: Path, tmp_p
     out = tmp_path / "run"
     with one_line("empty.txt: no text to read"):
         continue_pretraining(base, [tmp_path / "good.txt", tmp_path / "empty.txt"], out)
-    for texts, words in ((["too short"], "9 characters of text are too few to train on"), ([], "no texts")):
+    for texts, words in (
+        (["too short"], "9 characters of text are too few to train on"),
+        (
+            ["notes.txt"],
+            "'notes.txt': 9 characters of text are too few to train on; give more, or files as",
+        ),
+        ([], "no texts"),
+    ):
         with one_line(words):
             continue_pretraining(base, texts, out)
     wide = save_random_run(tmp_path / "wide", TEXTS, 300, Model(context=400, width=16, depth=1, heads=2, inner=64))

@@ -92,6 +92,8 @@ class AblateResult(Result):
     """rows that are scored"""
     seeds: int
     """models per cell of the table"""
+    with_words: bool
+    """whether each model adds the scores of words alone"""
     table: list[AblationLine]
     """a line for each number of training rows"""
 
@@ -133,6 +135,8 @@ def show(result: AblateResult) -> RenderableType:
         if line.words_alone[metric]["mean"] > line.full.metrics[metric]["mean"]
     ]:
         out.caption += f", which do better than full on {', '.join(won)} training rows"
+    if result.with_words:
+        out.caption += "; each other model with the scores of words alone added to its own"
     return out
 
 
@@ -229,7 +233,9 @@ def _fill_table(settings: Ablate, options: FitOptions, text: "UnlabelledText | N
             kept.add(cell)
         lrs.setdefault((size, variant), cell.lr)
     lines = [_line(rows, scored, size, [kept.cells[key] for key in keys if key[0] == size]) for size in sizes]
-    result = AblateResult(metric, settings.test or "validation", len(scored), settings.seeds, lines)
+    result = AblateResult(
+        metric, settings.test or "validation", len(scored), settings.seeds, settings.with_words, lines
+    )
     kept.write(result)
     return result
 

@@ -17,7 +17,14 @@ from gpt1.errors import UserError, setting
 from gpt1.keywords import command
 from gpt1.model.gpt import count_parameters, flops_per_token
 from gpt1.pretraining.budget import fit_to_minutes, is_open
-from gpt1.pretraining.defaults import MEMORY_REMEDY, PreparedData, epoch_steps, open_data, resolve_defaults
+from gpt1.pretraining.defaults import (
+    MEMORY_REMEDY,
+    PreparedData,
+    epoch_steps,
+    open_data,
+    resolve_defaults,
+    warn_of_warmup,
+)
 from gpt1.pretraining.memory import available_memory, memory_parts, peak_memory
 from gpt1.pretraining.run import build, is_long, resolve_compile
 from gpt1.pretraining.throughput import PAIR, SCHEDULE_STEPS, measure, update_pairs
@@ -140,6 +147,7 @@ def plan(settings: Plan) -> PlanResult:
         threads=torch.get_num_threads(),
     )
     say(_verdict(result))
+    warn_of_warmup(chosen, steps)
     return result
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from gpt1.console import quiet, say
+from gpt1.console import quiet, say, warn
 from gpt1.errors import UserError, setting
-from gpt1.finetuning.defaults import MIN_VALID_ROWS, FitOptions, rank, resolve_defaults, scratch_lrs
+from gpt1.finetuning.defaults import MIN_VALID_ROWS, FitOptions, rank, resolve_defaults, scratch_lrs, usual_lr
 from gpt1.finetuning.examples import TaskRows, build_examples
 from gpt1.finetuning.fit import CPU, FineTuned, fit, fit_words_alone
 from gpt1.finetuning.words_alone import choose_share
@@ -21,6 +21,8 @@ from gpt1.tasks.rows import LabelledRows
 from gpt1.tasks.words import WordsShare, say_if_words_win
 from gpt1.training.trackers import Tracking
 
+# Learning rates that are this many times the default are warned of.
+HIGH = 10
 # The variants of an ablation, by what they change.
 VARIANTS: dict[str, dict[str, Any]] = {
     "full": {},
@@ -69,6 +71,11 @@ def fit_best(
     """
     width = base.body.config.width
     options = resolve_defaults(options, len(rows.train), width)
+    if not options.from_scratch and options.lr >= HIGH * usual_lr(width):
+        warn(
+            f"{setting('lr')} {options.lr:g} is far above {usual_lr(width):.2g}, the default for this network, and may "
+            "destroy what pre-training taught it"
+        )
     examples = build_examples(base, rows, options)
     words = fit_words_alone(rows, options, examples)
     share = _cross_fitted_share(base, rows, options, device, dtype) if options.with_words else None

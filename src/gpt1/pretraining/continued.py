@@ -67,6 +67,10 @@ class UnlabelledText:
                 raise TypeError(f"text {number} is {repr(one)[:40]}; give strings, or files as pathlib.Path")
         if all(map(os.path.isfile, given)):  # Path.is_file raises OSError for a long text
             raise TypeError(f"{given[0]} is the name of a file, not a text; give files as pathlib.Path")
+        if (size := len("".join(map(str, given)))) < MIN_CHARACTERS:
+            raise UserError(
+                f"{given[0]!r}: {size} characters of text are too few to train on; give more, or files as pathlib.Path"
+            )
         path = work / "texts.jsonl"
         write_text(path, "".join(json.dumps({options.text: text}) + "\n" for text in given))
         return cls([File(path, named=True)], replace(options, columns=()))

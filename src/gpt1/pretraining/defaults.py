@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gpt1.config import Model, Pretrain, preset_shape
+from gpt1.console import say, warn
 from gpt1.data.shards import Manifest, TokenStream, check_content, read_manifest
 from gpt1.errors import UserError, setting
 from gpt1.options import flat
@@ -142,6 +143,11 @@ def _shape_of_init(settings: Pretrain, data: PreparedData | None) -> Model:
                 f"{setting('init')} {init} has {setting(f'model.{name}')} {there}, which further training keeps; "
                 f"it cannot become {wanted}"
             )
+    if settings.preset != "auto" and (model.width, model.depth) != (shape.width, shape.depth):
+        say(
+            f"{setting('init')} {init} keeps its size, {shape.depth} blocks of width {shape.width}; of "
+            f"{setting('preset')} {settings.preset} only the recipe and the batch are used"
+        )
     return replace(
         shape,
         embedding_dropout=model.embedding_dropout,
@@ -153,6 +159,15 @@ def _shape_of_init(settings: Pretrain, data: PreparedData | None) -> Model:
 def epoch_steps(settings: Pretrain, tokens: int) -> int:
     """Return the number of updates in the requested epochs (one by default) over `tokens` training tokens."""
     return max(1, round((settings.epochs or DEFAULT_EPOCHS) * tokens / (settings.batch * settings.model.context)))
+
+
+def warn_of_warmup(settings: Pretrain, steps: int) -> None:
+    """Warn of a warm-up that is longer than the run of `steps` updates."""
+    if (warmup := settings.optim.warmup) > steps:
+        warn(
+            f"the learning rate rises during {warmup:,} updates, but only {steps:,} will be made, so it never reaches "
+            f"its peak; lower {setting('optim.warmup')}, or train longer"
+        )
 
 
 def begun_record(settings: Pretrain, data: PreparedData) -> Record:

@@ -21,6 +21,7 @@ from gpt1.pretraining.defaults import (
     open_data,
     resolve_defaults,
     resume_settings,
+    warn_of_warmup,
 )
 from gpt1.pretraining.run import PretrainingRun, build, is_long, resolve_compile
 from gpt1.results import Result
@@ -120,6 +121,7 @@ def _begin(
             settings, why = fit_to_minutes(settings, data.train, device, dtype)
             say(why)
         steps = steps_in_time(settings, data, device, dtype, started)
+    warn_of_warmup(settings, steps)
     settings = replace(settings, steps=steps, epochs=None, minutes=None)
 
     def write() -> Pretrain:
