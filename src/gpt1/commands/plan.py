@@ -147,7 +147,8 @@ def plan(settings: Plan) -> PlanResult:
         threads=torch.get_num_threads(),
     )
     say(_verdict(result))
-    warn_of_warmup(chosen, steps)
+    if result.fits:
+        warn_of_warmup(chosen, steps)
     return result
 
 
