@@ -24,6 +24,7 @@ import numpy as np
 
 from gpt1.commands.finetune import finetune
 from gpt1.config import Finetune, Task
+from gpt1.console import quiet
 from gpt1.data.files import sha256_of
 from gpt1.finetuning.examples import read_rows
 from gpt1.finetuning.predictor import Predictor
@@ -125,7 +126,8 @@ def scores(predictor: Predictor, rows: LabelledRows, metric: str) -> dict[str, f
 
 def sampled(settings: Finetune, size: str, work: Path) -> str:
     """Write a sample of the training rows, another for each seed, and return its path."""
-    found = read_rows(replace(settings, valid=settings.train))
+    with quiet():  # the rows validate here only because some must
+        found = read_rows(replace(settings, valid=settings.train))
     order = np.random.default_rng(settings.seed).permutation(len(found.train)).tolist()
     if int(size) == FEW and found.label_type.kind == "classes":
         by_class: dict[str, list[int]] = {}
