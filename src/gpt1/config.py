@@ -52,7 +52,7 @@ NewFolder = Annotated[str, PathTo("a new folder", "folder")]
 DataOut = Annotated[str, PathTo("prepared data to write", "folder")]
 PretrainedOut = Annotated[str, PathTo("a pre-trained run to write", "folder")]
 FinetunedOut = Annotated[str, PathTo("a fine-tuned run to write", "folder")]
-FolderOut = Annotated[str, PathTo("a folder to write", "folder")]
+DemoOut = Annotated[str, PathTo("a demo to write", "folder")]
 AblationOut = Annotated[str, PathTo("an ablation to write", "continued file")]
 TableOut = Annotated[str, PathTo("a table to write", "new file")]
 VectorsOut = Annotated[str, PathTo("vectors to write", "new file")]
@@ -524,7 +524,7 @@ class Report(Command):
 class Demo(Command):
     """Run everything in minutes, without a download: prepare, pre-train, generate, fine-tune, compare, report."""
 
-    out: FolderOut = "gpt1-demo"
+    out: DemoOut = "gpt1-demo"
     """folder to write"""
     minutes: float = 2.0
     """minutes of pre-training"""

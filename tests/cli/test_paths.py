@@ -40,7 +40,7 @@ WRONG = {
     "a model": {"nosuch": "no such folder", "a.txt": "this is a file"},
     "a new folder": {"a.txt": "is a file", "pretrained": "holds something else"},
     "prepared data to write": {"a.txt": "is a file", "a.txt/x": "a.txt is a file"},
-    "a folder to write": {"a.txt": "is a file"},
+    "a demo to write": {"a.txt": "is a file", "data": "holds something else than a demo"},
     "a pre-trained run to write": {"finetuned": "holds a fine-tuned run", "data": "not empty and holds no run"},
     "a fine-tuned run to write": {"pretrained": "holds a pre-trained run", "data": "which `gpt1 finetune` did not"},
     "an ablation to write": {"finetuned/gpt1.json": "was not written by `gpt1 ablate`", "a.txt": "damaged"},

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from conftest import one_line
 from gpt1.commands import demo as module
 from gpt1.commands.demo import SEEDS, demo, show
 from gpt1.config import Demo, Evaluate, Finetune
+from gpt1.resume import hold
+from gpt1.run_folder.places import DEMO_FILE
 
 
 @pytest.fixture
@@ -35,7 +38,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
 
     for name in results:
         monkeypatch.setattr(module, name, recorded(name))
-    monkeypatch.setattr(module, "write_files", lambda folder: folder.mkdir())
+    monkeypatch.setattr(module, "write_files", lambda folder: None)
     return found
 
 
@@ -99,3 +102,16 @@ def test_the_life_cycle(calls: list[tuple[str, Any]], tmp_path: Path) -> None:
     assert result.endings == {"scratch": 0.505, "pretrained": 0.61, "zero_shot": 0.59, "words_alone": 0.625}
     assert "best: words alone (TF-IDF)" in shown.get(), "it says so where the GPT does not win"
     assert result.report == str(out / "report.html")
+
+
+def test_a_folder_that_holds_something_else_is_refused(calls: list[tuple[str, Any]], tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("mine")
+    with one_line("holds something else than a demo (train.csv); choose an empty or a new folder"):
+        demo(out=tmp_path)
+    (tmp_path / DEMO_FILE).touch()
+    with hold(tmp_path), one_line(f"{tmp_path} is in use by process"):
+        demo(out=tmp_path)
+    assert (tmp_path / "train.csv").read_text() == "mine"
+    assert not calls
+    demo(out=tmp_path)
+    assert calls[-1][0] == "report"

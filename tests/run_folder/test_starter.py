@@ -64,13 +64,17 @@ def test_python_takes_it(installed: Path) -> None:
     assert set(fitted.predict(["a b"])) <= {"x", "y"}
 
 
-def test_a_run_of_that_name_has_precedence(installed: Path, tmp_path: Path) -> None:
+def test_a_run_of_that_name_has_precedence(installed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert find_run("starter") == installed
     (tmp_path / "starter").mkdir()
     assert find_run("starter") == installed  # any other folder of that name
     assert find_run("./starter") == Path("starter")  # a path, not the name
     save_random_run(tmp_path / "starter", topics()[:3], 280, SIZE)
-    assert find_run("starter") == Path("starter")
+    assert not capsys.readouterr().err
+    for _ in range(3):
+        assert find_run("starter") == Path("starter")
+    hidden = "the starter model is hidden by it until you rename that folder"
+    assert capsys.readouterr().err == f"starter is the run in {tmp_path / 'starter'}; {hidden}\n", "once"
     assert find_run(tmp_path / "other") == tmp_path / "other"
 
 

@@ -19,6 +19,7 @@ from gpt1.options import options
 from gpt1.pages.render import check_page
 from gpt1.run_folder.metadata import read_metadata
 from gpt1.run_folder.places import (
+    check_demo_place,
     check_finetuned,
     check_finetuned_place,
     check_new_folder,
@@ -87,7 +88,7 @@ CHECKS: dict[str, Callable[[str], object]] = {
     "a model": _model,
     "a new folder": lambda path: check_new_folder(Path(path)),
     "prepared data to write": lambda path: check_folder(Path(path)),
-    "a folder to write": lambda path: check_folder(Path(path)),
+    "a demo to write": lambda path: check_demo_place(Path(path)),
     "a pre-trained run to write": lambda path: check_pretrained_place(Path(path)),
     "a fine-tuned run to write": lambda path: check_finetuned_place(Path(path)),
     "an ablation to write": _ablation,

@@ -24,6 +24,8 @@ from gpt1.console import say
 from gpt1.data.docstrings import Docstring, docstrings, endings, labelled, topics
 from gpt1.keywords import command
 from gpt1.results import Result
+from gpt1.resume import hold
+from gpt1.run_folder.places import DEMO_FILE, check_demo_place
 from gpt1.storage import atomic, write_json, write_text
 
 CLASSES, TRAIN, TEST, SEEDS = 6, 16, 60, 3
@@ -73,9 +75,18 @@ class DemoResult(Result):
 
 @command(Demo)
 def demo(settings: Demo) -> DemoResult:
-    """Prepare, pre-train, generate, fine-tune on few labels with and without pre-training, and write a report."""
-    began = time.perf_counter()
+    """Prepare, pre-train, generate, fine-tune on few labels with and without pre-training, and write a report.
+
+    Raises UserError for a folder that holds something else, or in which another process is working.
+    """
     folder = Path(settings.out)
+    check_demo_place(folder)
+    with hold(folder):
+        return _demo(settings, folder)
+
+
+def _demo(settings: Demo, folder: Path) -> DemoResult:
+    began = time.perf_counter()
     model, on = str(folder / "model"), _device_settings(settings)
     write_files(folder)
     say(f"1/5 prepare: the docstrings of this Python are the corpus ({folder / 'corpus.jsonl'})")
@@ -154,12 +165,12 @@ def write_files(folder: Path) -> None:
     held_out, sentences = {d.text for d in test}, [f"{one.context} {one.choices[one.label]}" for one in ends_test]
     texts = [d.text for d in found if d.text not in held_out] + topics()
     texts = [text for text in texts if not _holds_any(text, sentences)]  # a sentence may be in several docstrings
+    for name, rows in ((DEMO_FILE, ends_train), ("endings-test.jsonl", ends_test)):
+        lines = [{"context": one.context, "choices": one.choices, "label": one.label} for one in rows]
+        write_text(folder / name, "".join(json.dumps(line) + "\n" for line in lines))
     write_text(folder / "corpus.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in texts))
     _write_rows(folder / "train.csv", train)
     _write_rows(folder / "test.csv", test)
-    for name, rows in (("train", ends_train), ("test", ends_test)):
-        lines = [{"context": one.context, "choices": one.choices, "label": one.label} for one in rows]
-        write_text(folder / f"endings-{name}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def _holds_any(text: str, sentences: list[str]) -> bool:
@@ -193,7 +204,7 @@ def _test_endings(settings: Demo, folder: Path, start: str) -> EvaluateResult:
     run, on = str(folder / f"endings-{start}"), _device_settings(settings)
     finetune(
         Finetune(
-            run=str(folder / "model"), train=str(folder / "endings-train.jsonl"), out=run, task="multiple-choice",
+            run=str(folder / "model"), train=str(folder / DEMO_FILE), out=run, task="multiple-choice",
             from_scratch=start == "scratch", seed=settings.seed, fresh=settings.fresh, **on,
         )
     )  # fmt: skip

@@ -9,6 +9,9 @@ from gpt1.resume import LOCK
 from gpt1.run_folder.metadata import STAGED, STOPPED, read_json, read_metadata
 from gpt1.storage import check_folder, is_temporary
 
+# The first file that `gpt1 demo` writes into its folder.
+DEMO_FILE = "endings-train.jsonl"
+
 
 def check_pretrained(run: str | Path) -> None:
     """Raise UserError if `run` is not a pre-trained run."""
@@ -61,6 +64,18 @@ def check_new_folder(out: Path) -> None:
     if out.is_dir() and (held := sorted(path.name for path in out.iterdir())):
         raise UserError(
             f"{setting('out')} {out} holds something else ({', '.join(held[:3])}); choose an empty or a new folder"
+        )
+
+
+def check_demo_place(out: Path) -> None:
+    """Raise UserError if the folder holds something, and that is no earlier demo."""
+    check_folder(out)
+    there = out.iterdir() if out.is_dir() else ()
+    held = sorted(path.name for path in there if path.name != LOCK and not is_temporary(path))
+    if held and DEMO_FILE not in held:
+        raise UserError(
+            f"{setting('out')} {out} holds something else than a demo ({', '.join(held[:3])}); choose an empty or a "
+            "new folder"
         )
 
 

@@ -1,9 +1,11 @@
 """The starter model: a pre-trained run that is installed as a package of its own, `gpt1-starter`."""
 
 import os
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from gpt1.console import say
 from gpt1.errors import UserError
 from gpt1.object_store import is_address
 from gpt1.remote import local_copy
@@ -11,6 +13,11 @@ from gpt1.remote import local_copy
 # Stands for the installed run wherever a run folder is asked for.
 STARTER = "starter"
 PACKAGE = "gpt1_starter"
+
+
+@cache
+def _say_it_hides_the_model(folder: Path) -> None:
+    say(f"{STARTER} is the run in {folder}; the starter model is hidden by it until you rename that folder")
 
 
 def find_run(run: str | Path) -> Path:
@@ -24,7 +31,10 @@ def find_run(run: str | Path) -> Path:
     folder = Path(run)
     if is_address(run):
         return local_copy(run)
-    if str(run) != STARTER or (folder / "gpt1.json").exists():
+    if str(run) != STARTER:
+        return folder
+    if (folder / "gpt1.json").exists():
+        _say_it_hides_the_model(folder.resolve())
         return folder
     if (spec := find_spec(PACKAGE)) is None or spec.origin is None:
         raise UserError(

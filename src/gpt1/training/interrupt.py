@@ -93,9 +93,8 @@ class StopRequest:
         if self._at_once:
             raise Stopped
         if is_first and parallel.is_main():
-            with suppress(
-                RuntimeError
-            ):  # a signal may come while standard error is written, which cannot be entered twice
+            # If the signal came while a line was being written, Python refuses to write another one.
+            with suppress(RuntimeError):
                 say("stopping after this update" + ("" if self._is_shared else "; Ctrl-C again stops at once"))
 
 
