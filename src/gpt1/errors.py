@@ -64,7 +64,7 @@ def setting(name: str) -> str:
 def spell(message: str, flags: bool = False) -> str:
     """Return a message to show: readable, with its settings named as in Python or as command-line flags."""
     named = re.sub(f"{MARK}([^{MARK}]+){MARK}", lambda found: flag(found[1]) if flags else found[1], message)
-    return readable(named)
+    return readable(re.sub(r"\\udc([89a-f][0-9a-f])", r"\\x\1", named))  # which is how `repr` writes such a byte
 
 
 def readable(text: str) -> str:

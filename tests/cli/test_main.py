@@ -571,7 +571,7 @@ def test_such_a_name_everywhere_a_person_reads_it(tmp_path: Path) -> None:
     assert (done.returncode, "caf\\xe9/no.txt: no such" in done.stderr) == (2, True)
     for text in (done.stdout, done.stderr):
         assert "udce9" not in text
-    assert str(UserError(f"{NOT_UTF8}: wrong")).startswith("caf\\xe9: wrong")
+    assert str(UserError(f"{NOT_UTF8}: wrong, {NOT_UTF8!r} too")) == "caf\\xe9: wrong, 'caf\\xe9' too"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="standard streams are closed differently there")

@@ -12,13 +12,13 @@ import pytest
 import torch
 from rich.table import Table
 
-from conftest import RayNodes, one_line
+from conftest import NOT_UTF8, RayNodes, one_line
 from gpt1.cli.main import main
 from gpt1.commands import predict as job
 from gpt1.commands.predict import predict, show
 from gpt1.config import Columns, Model, Predict
 from gpt1.data.tables import rows, table
-from gpt1.errors import RunFailed, UserError
+from gpt1.errors import RunFailed, UserError, readable
 from gpt1.finetuning.predictor import Predictor, RowPredictor
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import load_run, save_run
@@ -318,6 +318,11 @@ def test_a_text_itself_gets_what_it_gets_in_a_file(
     p = sorted(expected[0]["probabilities"].values(), reverse=True)
     assert list(shown.columns[1].cells) == [f"{one:.1%}" for one in p]
     assert capsys.readouterr().out == ""
+
+
+def test_bytes_of_a_text_that_are_not_utf8_are_replaced(run: str) -> None:
+    found = predict(Predict(run=run, input=NOT_UTF8, out="-", dtype="fp32", threads=1))
+    assert json.loads(str(readable(show(found))))["review"] == "caf\ufffd"
 
 
 def test_a_text_can_be_written_to_a_file(run: str, tmp_path: Path) -> None:

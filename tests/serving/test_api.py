@@ -179,6 +179,7 @@ WRONG = [
     ("/v1/embeddings", {"model": "books", "input": "a", "dimensions": 8}, "dimensions must be 32"),
     ("/v1/predict", {"model": "books", "rows": [{"text": "a"}]}, "books is pre-trained, not fine-tuned"),
     ("/v1/predict", {"model": "classification", "rows": []}, "rows: list should have at least 1 item"),
+    ("/v1/predict", {"model": "classification", "rows": [{}, "a"]}, "rows:1: input should be a JSON object"),
     (
         "/v1/predict", {"model": "entailment", "rows": [{"a": "x"}]},
         "rows:0: column b is missing; a row of entailment has the keys a, b",
@@ -319,8 +320,10 @@ def test_what_the_command_refuses(books: Path, server: Running, monkeypatch: pyt
         serve(Serve(runs=[str(books)], concurrency=0))
     taken = httpx.URL(server.url).port
     assert taken
-    with one_line(f"port {taken}: Address already in use; choose another"):
+    with one_line(f"port {taken}: Address already in use; choose another with port"):
         serve(Serve(runs=[str(books)], port=taken))
+    with one_line("port 0: ", "; choose another with host"):
+        serve(Serve(runs=[str(books)], host="192.0.2.1", port=0, token="a-secret"))
     with one_line("nowhere"):
         serve(Serve(runs=[f"{books}/nowhere"], port=0))
     monkeypatch.setitem(sys.modules, "uvicorn", None)

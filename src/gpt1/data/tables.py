@@ -226,12 +226,12 @@ def columns(file: File, options: TableOptions = DEFAULT) -> list[str]:
 def check_column(name: str, there: Sequence[str], file: File, advice: str = "") -> str:
     """Return `name`. Raises UserError, naming the columns that there are, if it is not one of them."""
     if name not in there:
-        raise UserError(f"{file.path}: no column {name}; {listed_columns(file, there)}{advice}")
+        raise UserError(f"{file.path}: no column {name}; {listed_columns(file, there, advice)}")
     return name
 
 
-def listed_columns(file: File, there: Sequence[str]) -> str:
-    """Return the columns of a table for a message; and what to do, if the line that names them seems to be another."""
+def listed_columns(file: File, there: Sequence[str], advice: str = "") -> str:
+    """Return the columns of a table for a message, then advice: other advice where their line seems to be no header."""
     listed = f"the columns are {', '.join(there)}"
     if file.kind == "xlsx":
         from gpt1.data.excel import header_below
@@ -240,7 +240,7 @@ def listed_columns(file: File, there: Sequence[str]) -> str:
             return f"{listed}; row {number} looks like the header: delete the rows above it"
     if file.kind in ("csv", "tsv", "xlsx") and any(map(_looks_like_value, there)):
         return f"{listed}; if the first line is a row already, write the names of the columns above it"
-    return listed
+    return listed + advice
 
 
 def _looks_like_value(name: str) -> bool:
@@ -279,7 +279,9 @@ def jsonl_rows(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[Row]:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}:{number}: not JSON ({error}); a line must hold one object") from None
+            # The place that Python names counts lines within this one.
+            what = f"{error.msg} at column {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else error
+            raise UserError(f"{path}:{number}: not JSON ({what}); a line must hold one object") from None
         if not isinstance(value, dict):
             raise UserError(f'{path}:{number}: not a JSON object; a line must look like {{"text": "..."}}')
         if "\\ud" in line.lower():  # JSON can escape a lone surrogate, which cannot be encoded

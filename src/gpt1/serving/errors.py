@@ -122,5 +122,6 @@ def _validation_error(error: RequestValidationError) -> ApiError:
         return ApiError(400, f"you must provide a {field} parameter", field, "missing_required_parameter")
     if field in ALTERNATIVES:
         return ApiError(400, f"{field} must be {ALTERNATIVES[field]}", field)
-    message = str(first["msg"]).removeprefix("Value error, ")
-    return ApiError(400, f"{field}: {message[:1].lower()}{message[1:]}", field)
+    message = str(first["msg"]).removeprefix("Value error, ").replace("a valid dictionary", "a JSON object")
+    place = replace_surrogates(":".join(where))
+    return ApiError(400, f"{place}: {message[:1].lower()}{message[1:]}", field)

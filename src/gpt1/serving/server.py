@@ -1,6 +1,7 @@
 """The server process: its socket, its connections, its signals."""
 
 import asyncio
+import errno
 import json
 import math
 import signal
@@ -33,8 +34,10 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
         reason = (getattr(error, "strerror", None) or str(error)).partition(" (while attempting")[0]
+        is_host = isinstance(error, socket.gaierror) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL
+        another = setting("host") if is_host else setting("port")
         raise UserError(
-            f"{setting('host')} {host} {setting('port')} {port}: {reason}; choose another with {setting('port')}"
+            f"{setting('host')} {host} {setting('port')} {port}: {reason}; choose another with {another}"
         ) from None
 
 

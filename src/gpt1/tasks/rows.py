@@ -117,8 +117,9 @@ def read_labelled_rows(
     """
     file = table(path)
     available = columns(file, options)
-    for name in (*wanted.texts, *wanted.choices, *wanted.label):
-        check_column(name, available, file)
+    needed = [*wanted.texts, *wanted.choices, *wanted.label]
+    for name in needed:
+        check_column(name, available, file, f"; the columns needed are {', '.join(needed)}")
     found = LabelledRows([], [], [], [])
 
     def read(row: Row) -> tuple[Texts, Any]:

@@ -8,6 +8,7 @@ from gpt1.config import Columns, Task
 from gpt1.data.tables import Row, jsonl_rows
 from gpt1.errors import UserError
 from gpt1.tasks.columns import PAIR_TASKS
+from gpt1.tokenizer.tokenizer import replace_surrogates
 
 STANDARD_INPUT = Path("standard input")
 
@@ -28,6 +29,7 @@ def row_of_texts(texts: Sequence[str], task: Task, trained: Columns) -> tuple[Ro
         raise UserError(f"{task} reads {needs}, not {len(texts)}{more}")
     if not all(text.strip() for text in texts):
         raise UserError("an empty text: there is nothing to predict")
+    texts = [replace_surrogates(text) for text in texts]  # bytes of a command line that are not UTF-8
     if task == "multiple-choice":
         columns = Columns(trained.texts[:1], trained.label, trained.choices[:1])
         return Row(Path("text"), 1, {columns.texts[0]: texts[0], columns.choices[0]: list(texts[1:])}), columns
