@@ -217,7 +217,12 @@ def test_what_a_person_sees(pretrained: Path, finetuned: Path, tmp_path: Path) -
         ("a.txt", b"fine \xff", {}, "a.txt:1: byte 5 (0xff) is not utf-8 text"),
         ("a.txt", "fine", {"encoding": "utf8x"}, "encoding utf8x: no such text encoding"),
         ("a.txt", "fine", {"as_": "rows"}, "a.txt: not a known kind of table"),
-        ("a.csv", "text,class\na,9\n", {}, "a.csv: no column stars; the columns are text, class"),
+        (
+            "a.csv",
+            "text,class\na,9\n",
+            {},
+            "a.csv: no column stars; the columns are text, class; the columns needed are text, stars",
+        ),
         ("a.csv", "body,stars\na,9\n", {}, "a.csv: no column text; the columns are body, stars"),
         ("a.csv", "text,stars\na,9\nb,\n", {}, "a.csv:3: column stars is empty; give it a label"),
         ("a.csv", "text,stars\n", {}, "a.csv: no rows"),

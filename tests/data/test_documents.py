@@ -230,7 +230,7 @@ def test_bytes_that_are_not_text(before: int, tmp_path: Path, monkeypatch: pytes
     [
         ('{"txt": "a", "n": 1}', ":3: no field text; it has txt, n: choose one with text"),
         ("{}", ":3: no field text; it has none"),
-        ('{"text": "a"', ":3: not JSON ("),
+        ('{"text": "a", n}', ":3: not JSON (Expecting property name enclosed in double quotes at column 15); a line"),
         ("plain", ":3: not JSON ("),
         ('["a"]', ':3: not a JSON object; a line must look like {"text": "..."}'),
         ('{"text": 5}', ":3: the field text holds 5, not a text"),

@@ -282,6 +282,7 @@ def test_class_weights_find_rare_classes(base: Path, tmp_path: Path) -> None:
     ("changes", "answer"),
     [
         ({"class_weights": "rare"}, "class_weights rare: write NAME=WEIGHT with one of common, rare, or auto"),
+        ({"class_weights": "balance"}, "with one of common, rare, or auto; did you mean balanced?"),
         ({"class_weights": "rare=2,other=1"}, "class_weights other=1: write NAME=WEIGHT with one of common, rare"),
         ({"class_weights": "rare=-2"}, "class_weights rare=-2: the weight must be a number above 0"),
         ({"class_weights": "rare=2,rare=3"}, "class_weights rare=2,rare=3: rare is named twice"),

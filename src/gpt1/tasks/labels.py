@@ -28,6 +28,7 @@ from gpt1.console import formatted
 from gpt1.data.collate import Label
 from gpt1.errors import UserError, setting
 from gpt1.model.objectives import LabelKind
+from gpt1.options import nearest
 from gpt1.tasks import calibration, metrics
 from gpt1.tasks.metrics import ChoiceMetrics, ClassificationMetrics, Intervals, LabelSetMetrics, ScoreMetrics
 
@@ -305,6 +306,7 @@ def _parsed_weights(requested: str, names: list[str]) -> dict[str, float]:
         if name not in names:
             raise UserError(
                 f"{setting('class_weights')} {part}: write NAME=WEIGHT with one of {', '.join(names)}, or auto"
+                f"{nearest(part, ('auto', 'balanced', 'none'))}"
             )
         if name in weights:
             raise UserError(f"{setting('class_weights')} {requested}: {name} is named twice")
