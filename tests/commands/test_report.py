@@ -165,6 +165,15 @@ def test_classes_are_drawn(tmp_path: Path) -> None:
         assert words in " ".join(page.text.split()), words
 
 
+def test_where_the_last_epoch_was_kept_the_usual_metric_is_drawn(tmp_path: Path) -> None:
+    run = tuned(tmp_path / "run", metrics={"n": 7, "accuracy": 0.5}, selected_by="last epoch")
+    rows = [{"step": step, "val_accuracy": step / 4} for step in (1, 2)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = " ".join(parsed(tmp_path / "page.html", run).text.split())
+    assert "validation accuracy" in text
+    assert "selected_by last epoch" in text
+
+
 def test_a_final_test_counts_if_there_is_one(tmp_path: Path) -> None:
     """Its numbers, its intervals and its name stand where those of validation did; whatever way the run is spelt."""
     run = tuned(tmp_path / "run", metrics={"n": 7, "accuracy": 0.123456, "majority": 0.5}, seed=1)

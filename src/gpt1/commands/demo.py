@@ -86,6 +86,7 @@ def demo(settings: Demo) -> DemoResult:
 
 
 def _demo(settings: Demo, folder: Path) -> DemoResult:
+    """Run all stages in the folder."""
     began = time.perf_counter()
     model, on = str(folder / "model"), _device_settings(settings)
     write_files(folder)

@@ -23,8 +23,8 @@ def _say_it_hides_the_model(folder: Path) -> None:
 def find_run(run: str | Path) -> Path:
     """Return the folder of a run: `run` itself, the copy of an address, or the starter model for the name `starter`.
 
-    A run folder of that name has precedence. Raises UserError if the starter is asked for and not installed, TypeError
-    for anything but a path.
+    A run folder of that name has precedence, and a line says so once. Raises UserError if the starter is asked for and
+    not installed, TypeError for anything but a path.
     """
     if not isinstance(run, str | os.PathLike):
         raise TypeError(f"run must be the path of a folder, not {repr(run)[:40]} ({type(run).__name__})")
