@@ -13,13 +13,15 @@ from rich.console import Console
 
 from conftest import one_line, save_random_run
 from gpt1.commands import ablate as ablation
+from gpt1.commands import explain as explanation
 from gpt1.commands.ablate import ablate
 from gpt1.commands.convert import convert
 from gpt1.commands.evaluate import evaluate
+from gpt1.commands.explain import explain
 from gpt1.commands.finetune import finetune, show
 from gpt1.commands.predict import predict
 from gpt1.commands.report import report
-from gpt1.config import Ablate, Command, Convert, Evaluate, Finetune, Model, Predict, Report
+from gpt1.config import Ablate, Command, Convert, Evaluate, Explain, Finetune, Model, Predict, Report
 from gpt1.errors import UserError
 from gpt1.finetuning import sweep, words_alone
 from gpt1.finetuning.predictor import Predictor, load_predictor
@@ -272,6 +274,15 @@ def test_ablate_has_them_in_every_line(folder: Path, tmp_path: Path) -> None:
         page = (tmp_path / "page.html").read_text(encoding="utf-8")
         assert page.count("words alone") >= 2, "in the chart and in the table"
         assert f"{whole['accuracy']['mean']:.3f} ± 0.000" in page
+
+
+def test_explain_says_that_they_are_added(both: Path) -> None:
+    found = explain(Explain(run=str(both), text="the dog loves figs", **FP32))
+    console = Console(width=160)
+    with console.capture() as captured:
+        console.print(explanation.show(found))
+    weight = load_predictor(both, Command(**FP32)).share.weight
+    assert f"by W_y and {weight:g} times the scores of words alone, to probabilities:" in captured.get()
 
 
 def test_report_shows_them_beside_each_metric(both: Path, folder: Path, tmp_path: Path) -> None:

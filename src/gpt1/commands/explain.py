@@ -125,11 +125,12 @@ def _show_row(found: RowExplanation) -> Group:
         outputs.add_row(Text(_with_answer(output.name, found), style), f"{output.score:.3f}", *cells)
     measure = "the number" if is_number else f"the log-odds of {_with_answer(found.about, found)}"
     words = numbered([one.word for one in found.words])
+    also = f" and {found.words_weight:g} times the scores of words alone" if found.words_weight else ""
     parts: list[RenderableType] = [
         Text(f"{found.task}: {_with_answer(label_text(found.predicted_label), found)}", style="bold"),
         Text(f"\nWhat the model reads{' (a part of it)' if found.is_cut else ''}:"),
         *(Text(describe_sequence(sequence)) for sequence in found.sequences[:MOST_SEQUENCES]),
-        Text(f"\nFrom h at the extract token, by W_y, to {'a number' if is_number else 'probabilities'}:"),
+        Text(f"\nFrom h at the extract token, by W_y{also}, to {'a number' if is_number else 'probabilities'}:"),
         outputs,
         Text(f"Which words decide: {measure} with a word, less that without it"),
         _signed_table(list(zip(words, (one.change for one in found.words), strict=True))),
