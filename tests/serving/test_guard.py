@@ -186,7 +186,6 @@ def test_a_thousand_slow_clients_keep_nobody_out(guarded: Running) -> None:
         ({"host": "0.0.0.0"}, None),
         ({"host": "0.0.0.0", "allow_host": ["a.b"]}, {"localhost", "127.0.0.1", "[::1]", "0.0.0.0", "a.b"}),
     ],
-    ids=str,
 )
 def test_which_names_a_server_has(settings: dict, hosts: set[str] | None) -> None:
     from gpt1.commands.serve import _hosts
