@@ -281,7 +281,7 @@ def test_binary_data_is_called_that(tmp_path: Path) -> None:
         (b"%PDF-1.7 ...", "a PDF document; extract its text"),
         (b"PK\x03\x04 a.txt", "a zip archive; unpack it"),
         (b"PK\x03\x04 word/document.xml", "a Word document; save it as text"),
-        (gzip.compress(b"text"), "compressed by gzip; name it .gz"),
+        (gzip.compress(b"text", mtime=0), "compressed by gzip; name it .gz"),
         (zstandard.compress(b"text"), "compressed by zstandard; name it .zst"),
         (b"a.txt" + bytes(252) + b"ustar", "a tar archive; unpack it"),
     ],
@@ -365,7 +365,7 @@ def test_small_files_come_together_and_a_large_one_alone(tmp_path: Path, monkeyp
     sizes = [4, 4, 4, 4, 30, 9, 9, 9, 40, 50, 1]
     for number, size in enumerate(sizes):
         (tmp_path / f"{number:02d}.txt").write_text("x" * size)
-    (tmp_path / "11.txt.gz").write_bytes(gzip.compress(b""))  # 20 bytes, about 80 of text
+    (tmp_path / "11.txt.gz").write_bytes(gzip.compress(b"", mtime=0))  # 20 bytes, about 80 of text
     found = [[file.path.stat().st_size for file in group] for group in groups(find([str(tmp_path)]))]
     assert found[:-1] == [[4, 4, 4], [4], [30], [9, 9], [9], [40], [50], [1]]
     assert len(found[-1]) == 1
