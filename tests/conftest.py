@@ -36,7 +36,17 @@ only_linux_names = pytest.mark.skipif(sys.platform != "linux", reason="file name
 # Gives the test cluster of Ray a number of nodes; returns what kills one of them.
 RayNodes = Callable[[int], Callable[[], None]]
 
+# Processes that test at once with `-n auto`, at most: each may need a gigabyte.
+MOST_WORKERS = 4
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many processes `-n auto` starts: one for each core that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_WORKERS)
 
 
 @pytest.fixture(scope="session")

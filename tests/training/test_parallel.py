@@ -213,7 +213,7 @@ def pretrain(data: Path, out: Path, *more: str) -> list[str]:
 
 def test_one_process_writes_and_an_error_is_said_once(data: Path, tmp_path: Path) -> None:
     (code, out, error), (other, nothing, silence) = finish(
-        start(pretrain(data, tmp_path / "run", "--steps", "4", "--json"), 2)
+        start(pretrain(data, tmp_path / "run", "--steps", "4", "--optim.warmup", "1", "--json"), 2)
     )
     assert (code, other) == (0, 0), error
     assert json.loads(out)["steps"] == 4
