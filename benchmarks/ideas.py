@@ -11,7 +11,6 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -83,7 +82,7 @@ def main() -> None:
 
 
 def measured(asked: argparse.Namespace, data: PreparedData, idea: Idea, seed: int) -> dict[str, float]:
-    """Pre-train once and return validation bits per byte and seconds."""
+    """Pre-train once and return validation bits per byte."""
     settings = Pretrain(
         data=str(asked.data), out="", preset=asked.preset, seed=seed, threads=asked.threads, compile="on",
         model=PRESETS[asked.preset], batch=DEFAULT_BATCH[asked.preset], optim=replace(RECIPES["fast"], **idea.optim),
@@ -101,17 +100,15 @@ def measured(asked: argparse.Namespace, data: PreparedData, idea: Idea, seed: in
         set_dropout(model, idea.dropout[0] if step >= idea.dropout[1] * len(plan) else 0.0)
         return [with_random_inputs(part, idea.masked, settings.model.vocabulary, generator) for part in windows(number)]
 
-    began = time.perf_counter()
     for report in train(model, batches, optimizer, weights={"lm": 1.0}, steps=len(plan), seed=seed, device=device):
         if idea.ema:
             update_mean(mean, weights, min(idea.ema, report.step / (report.step + 10)))
-    seconds = time.perf_counter() - began
     with torch.no_grad():
         for name, value in (mean or weights).items():
             optimizer.weights[name].copy_(value)
     found = validation_likelihood(model.body, data.val, data.tokenizer.end_id, len(plan))
     bits = found.bits_per_byte(data.manifest.val.tokens / data.manifest.val.bytes)
-    return {"bits_per_byte": bits, "seconds": seconds, "updates": len(plan)}
+    return {"bits_per_byte": bits, "updates": len(plan)}
 
 
 def schedule(idea: Idea, settings: Pretrain, updates: int, data: PreparedData) -> list[tuple[Windows, int]]:
@@ -151,16 +148,14 @@ def update_mean(mean: dict[str, Tensor], weights: dict[str, nn.Parameter], decay
 
 def table(found: dict[str, dict[str, dict[str, float]]]) -> str:
     """Format mean and deviation of each idea, and its difference from `BASE` with the same seeds."""
-    lines = ["| idea | seeds | bits per byte | against `fast` | time |", "|---|---|---|---|---|"]
+    lines = ["| idea | seeds | bits per byte | against `fast` |", "|---|---|---|---|"]
     base = found.get(BASE, {})
     means = {name: statistics.mean(one["bits_per_byte"] for one in by_seed.values()) for name, by_seed in found.items()}
     for name in sorted(means, key=means.__getitem__):
         by_seed = found[name]
         pairs = [one["bits_per_byte"] - base[seed]["bits_per_byte"] for seed, one in by_seed.items() if seed in base]
-        times = [one["seconds"] / base[seed]["seconds"] for seed, one in by_seed.items() if seed in base]
         against = f"{statistics.mean(pairs):+.4f} ± {statistics.pstdev(pairs):.4f}" if pairs else ""
-        time_ratio = f"{statistics.median(times):.2f}" if times else ""
-        lines.append(f"| {name} | {len(by_seed)} | {means[name]:.4f} | {against} | {time_ratio} |")
+        lines.append(f"| {name} | {len(by_seed)} | {means[name]:.4f} | {against} |")
     return "\n".join(lines)
 
 
