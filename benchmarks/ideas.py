@@ -8,9 +8,6 @@ data's fingerprint, preset and updates, and are not measured again.
 """
 
 import argparse
-import json
-import statistics
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +22,7 @@ from gpt1.pretraining.defaults import PreparedData, open_data, resolve_defaults
 from gpt1.pretraining.run import build, validation_likelihood
 from gpt1.training.device import setup_device
 from gpt1.training.loop import train
-from record import RESULTS, record
+from recipes import fill, table
 
 
 @dataclass(frozen=True)
@@ -68,17 +65,11 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(IDEAS))
     parser.add_argument("--threads", type=int, default=0)
     asked = parser.parse_args()
-    known = RESULTS / "ideas.json"
-    result = json.loads(known.read_text(encoding="utf-8"))["result"] if known.exists() else {}
     with open_data(asked.data) as data:
-        found = result.setdefault(f"{data.manifest.fingerprint[:12]} {asked.preset} {asked.updates}", {})
-        for seed in range(1, asked.seeds + 1):
-            for name in asked.only.split(","):
-                if str(seed) not in (scores := found.setdefault(name, {})):
-                    scores[str(seed)] = measured(asked, data, IDEAS[name], seed)
-                    print(name, seed, scores[str(seed)], file=sys.stderr)
-                    record("ideas", "python benchmarks/ideas.py DATA", result)
-    print(table(found))
+        group = f"{data.manifest.fingerprint[:12]} {asked.preset} {asked.updates}"
+        names = asked.only.split(",")
+        found = fill("ideas", group, names, asked.seeds, lambda name, seed: measured(asked, data, IDEAS[name], seed))
+    print(table(found, BASE))
 
 
 def measured(asked: argparse.Namespace, data: PreparedData, idea: Idea, seed: int) -> dict[str, float]:
@@ -144,19 +135,6 @@ def update_mean(mean: dict[str, Tensor], weights: dict[str, nn.Parameter], decay
     """Move the average of each weight towards its value now."""
     for name, value in weights.items():
         mean[name] = value.detach().clone() if name not in mean else mean[name].lerp_(value, 1 - decay)
-
-
-def table(found: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Format mean and deviation of each idea, and its difference from `BASE` with the same seeds."""
-    lines = ["| idea | seeds | bits per byte | against `fast` |", "|---|---|---|---|"]
-    base = found.get(BASE, {})
-    means = {name: statistics.mean(one["bits_per_byte"] for one in by_seed.values()) for name, by_seed in found.items()}
-    for name in sorted(means, key=means.__getitem__):
-        by_seed = found[name]
-        pairs = [one["bits_per_byte"] - base[seed]["bits_per_byte"] for seed, one in by_seed.items() if seed in base]
-        against = f"{statistics.mean(pairs):+.4f} ± {statistics.pstdev(pairs):.4f}" if pairs else ""
-        lines.append(f"| {name} | {len(by_seed)} | {means[name]:.4f} | {against} |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

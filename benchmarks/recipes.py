@@ -14,6 +14,7 @@ import json
 import statistics
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -68,18 +69,30 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--work", type=Path)
     asked = parser.parse_args()
-    known = RESULTS / "recipes.json"
+    group = f"{read_manifest(Path(asked.data)).fingerprint[:12]} {asked.preset} {asked.updates}"
+
+    def measure(name: str, seed: int) -> dict[str, float]:
+        with nullcontext(asked.work) if asked.work else tempfile.TemporaryDirectory() as work:
+            out = Path(work) / f"{asked.preset}-{asked.updates}-{name}-{seed}"
+            return measured(asked, RECIPES[name], seed, out)
+
+    print(table(fill("recipes", group, asked.only.split(","), asked.seeds, measure), BASE))
+
+
+def fill(
+    benchmark: str, group: str, names: Sequence[str], seeds: int, measure: Callable[[str, int], dict[str, float]]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Measure what results/BENCHMARK.json lacks of a group, keep each result at once, and return the whole group."""
+    known = RESULTS / f"{benchmark}.json"
     result = json.loads(known.read_text(encoding="utf-8"))["result"] if known.exists() else {}
-    found = result.setdefault(f"{read_manifest(Path(asked.data)).fingerprint[:12]} {asked.preset} {asked.updates}", {})
-    for seed in range(1, asked.seeds + 1):
-        for name in asked.only.split(","):
+    found: dict[str, dict[str, dict[str, float]]] = result.setdefault(group, {})
+    for seed in range(1, seeds + 1):
+        for name in names:
             if str(seed) not in (scores := found.setdefault(name, {})):
-                with nullcontext(asked.work) if asked.work else tempfile.TemporaryDirectory() as work:
-                    out = Path(work) / f"{asked.preset}-{asked.updates}-{name}-{seed}"
-                    scores[str(seed)] = measured(asked, RECIPES[name], seed, out)
+                scores[str(seed)] = measure(name, seed)
                 print(name, seed, scores[str(seed)], file=sys.stderr)
-                record("recipes", "python benchmarks/recipes.py DATA", result)
-    print(table(found))
+                record(benchmark, f"python benchmarks/{benchmark}.py DATA", result)
+    return found
 
 
 def measured(asked: argparse.Namespace, recipe: dict[str, Any], seed: int, out: Path) -> dict[str, float]:
@@ -99,12 +112,12 @@ def measured(asked: argparse.Namespace, recipe: dict[str, Any], seed: int, out: 
     return {"bits_per_byte": trained.val_bits_per_byte, "seconds": trained.seconds, "updates": trained.steps}
 
 
-def table(found: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Format mean and deviation of each recipe, and its difference from `BASE` with the same seeds."""
-    lines = ["| recipe | seeds | bits per byte | against decay 0.01 |", "|---|---|---|---|"]
+def table(found: dict[str, dict[str, dict[str, float]]], base: str) -> str:
+    """Format the mean of each recipe over its seeds, and its difference from `base` with the same seeds."""
+    lines = [f"| recipe | seeds | bits per byte | against {base} |", "|---|---|---|---|"]
     scores = {name: {seed: each["bits_per_byte"] for seed, each in seeds.items()} for name, seeds in found.items()}
     for name, by_seed in sorted(scores.items(), key=lambda item: statistics.mean(item[1].values())):
-        pairs = [value - scores[BASE][seed] for seed, value in by_seed.items() if seed in scores.get(BASE, {})]
+        pairs = [value - scores[base][seed] for seed, value in by_seed.items() if seed in scores.get(base, {})]
         difference = f"{statistics.mean(pairs):+.4f} ± {statistics.pstdev(pairs):.4f}" if pairs else ""
         lines.append(f"| {name} | {len(by_seed)} | {statistics.mean(by_seed.values()):.4f} | {difference} |")
     return "\n".join(lines)

@@ -153,7 +153,7 @@ def refuse_unknown(init: Callable[P, None]) -> Callable[P, None]:
 
 
 def unknown_argument(name: str, names: list[str], who: str) -> TypeError:
-    """Return the error for an argument that is none of `names`; it names the one of that meaning, or the nearest."""
+    """Return the error for an argument that is not in `names`; it suggests a name with that meaning, or the nearest."""
     ours = named_elsewhere(name, names)
     return TypeError(f"{who} has no argument {name!r}{f'; it is {ours} here' if ours else nearest(name, names)}")
 

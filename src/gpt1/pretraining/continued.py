@@ -67,7 +67,7 @@ class UnlabelledText:
                 raise TypeError(f"text {number} is {repr(one)[:40]}; give strings, or files as pathlib.Path")
         if all(map(os.path.isfile, given)):  # Path.is_file raises OSError for a long text
             raise TypeError(f"{given[0]} is the name of a file, not a text; give files as pathlib.Path")
-        if (size := len("".join(map(str, given)))) < MIN_CHARACTERS:
+        if (size := sum(len(str(text)) for text in given)) < MIN_CHARACTERS:
             raise UserError(
                 f"{given[0]!r}: {size} characters of text are too few to train on; give more, or files as pathlib.Path"
             )
@@ -120,7 +120,7 @@ def continue_pretraining(
     out : str or Path
         Run folder to write.
     epochs : float, default 3.0
-        Passes over the texts, of which a hundredth is held out to measure the loss.
+        Passes over the texts; one hundredth of them is held out to measure the loss.
     lr : float, default 0.0
         Peak learning rate, which falls to 0; 0: a fifth of the recipe's.
     text : str, default "text"

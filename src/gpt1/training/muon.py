@@ -126,7 +126,7 @@ def _split(weight: Tensor, gradient: Tensor, whole_rows: int, parts: int, world:
 
 
 def _updates(momenta_IJ: Sequence[Tensor]) -> list[Tensor]:
-    """Orthogonalise matrices of one shape, some of which may be transposed, in one batch."""
+    """Orthogonalise a batch of matrices of one shape; some may be transposed."""
     if not momenta_IJ:
         return []
     are_tall = [x_IJ.shape[0] > x_IJ.shape[1] for x_IJ in momenta_IJ]
