@@ -158,6 +158,25 @@ def test_without_torchrun_nothing_is_joined() -> None:
     subprocess.run([sys.executable, "-c", script], env=plain, check=True, timeout=60)
 
 
+LEAVE_NOTHING = """
+from pathlib import Path
+from gpt1.training import parallel
+
+with parallel.join("cpu") as world:
+    import torch._dynamo
+    world.barrier()
+print(sorted(path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux lists a process's threads as files")
+def test_the_threads_of_a_process_group_end_with_it() -> None:
+    """Those that are left as the interpreter ends can abort it."""
+    ended = finish(start(["-c", LEAVE_NOTHING], 2))
+    assert [code for code, *_ in ended] == [0, 0], ended
+    assert not [out for _, out, _ in ended if "gloo" in out]
+
+
 def test_dropout_depends_on_seed_step_and_rank() -> None:
     assert parallel.World().seed(1, 2) == hash((1, 2))
     assert len({parallel.World(rank, 4).seed(1, step) for rank in range(4) for step in range(9)}) == 36

@@ -125,11 +125,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def end() -> NoReturn:
     """Run the command of this process's command line, and end the process with its exit code."""
     code = main()
-    if (code == 0 and torchrun.is_launched()) or (code == INTERRUPTED and "ray" in sys.modules):
-        # Everything is closed by now, but threads of a process group, or of an interrupted Ray, can crash the
-        # interpreter as it ends. (After an error, rank 0 ends slowly: the others ask its store who reports it.)
+    if code == INTERRUPTED and "ray" in sys.modules:
+        # Everything is closed by now, but what an interrupted Ray leaves behind can crash the interpreter as it ends.
         sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
 

@@ -46,6 +46,10 @@ def meet(number: int, is_gpu: bool) -> tuple[Any, Any]:
     import torch
     import torch.distributed as dist
 
+    # Its default arguments are the process group that exists when it is first imported, which torch.compile may do. A
+    # group that is never freed leaves threads behind, which can crash the interpreter as it ends.
+    import torch.distributed.nn.functional
+
     limit, who, rank, size = timedelta(seconds=MEETING_SECONDS), describe(), torchrun.rank(), torchrun.processes()
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     # Processes meet through a store, which torchrun hosts, or rank 0 if torchrun was told not to.
