@@ -25,8 +25,8 @@ from gpt1.training.loop import LoopState, StepReport, train
 from gpt1.training.optimizer import Optimizer
 from gpt1.training.trackers import Tracking
 
-# Seconds between two saved states, and the age of a state at which another is saved before a validation; a killed
-# process loses no more. A state is as large as four models.
+# A state is saved once the last one is SAVE_SECONDS old, at the end of an epoch already when it is EPOCH_SECONDS old: a
+# killed process loses no more than that. It is not saved more often, since it is as large as four models.
 SAVE_SECONDS, EPOCH_SECONDS = 300.0, 30.0
 # Tensors of a state besides the optimizer's: the weights of the best epoch (a prefix), and its validation scores_NC.
 BEST_WEIGHTS, BEST_SCORES = "kept.", "scores"
@@ -92,17 +92,6 @@ class EpochTrainer:
         if self.examples.label_type.kind == "choice":
             return float(np.nanstd(np.where(np.isfinite(scores_NC), scores_NC, np.nan), axis=1).mean())
         return float(scores_NC.std(0).max())
-
-    def copy_weights(self) -> dict[str, Tensor]:
-        """Return a copy of the current fp32 weights."""
-        return {name: master.detach().clone() for name, master in self.optimizer.masters.items()}
-
-    def is_better(self, found: Validation, best: Validation) -> bool:
-        """Return whether a later validation replaces the best so far."""
-        if keeps_last_epoch(self.options, len(self.examples.valid_labels)):
-            return True
-        metric = selected_metric(self.options, self.examples.label_type)
-        return rank(found.metrics, metric) > rank(best.metrics, metric)
 
 
 @dataclass
@@ -224,12 +213,12 @@ def _end_epoch(trainer: EpochTrainer, progress: Progress, log: Log, stop: StopRe
 
     If a stop is requested before the validation is done, raises Stopped and leaves the progress as it was.
     """
-    epoch = progress.step // trainer.batches.per_epoch
+    options, epoch = trainer.options, progress.step // trainer.batches.per_epoch
     try:
         with stop.at_once():
             found = trainer.validate(epoch)
         if trainer.spread(found.scores_NC) < COLLAPSE * progress.spread:
-            lower = f"lower {setting('lr')}, {trainer.options.lr:g}"
+            lower = f"lower {setting('lr')}, {options.lr:g}"
             raise Collapsed(f"after epoch {epoch} every row gets the same scores; {lower}")
     except RunFailed as error:
         if progress.best is None:
@@ -241,14 +230,16 @@ def _end_epoch(trainer: EpochTrainer, progress: Progress, log: Log, stop: StopRe
     losses = {name: total / trainer.batches.per_epoch for name, total in progress.losses.items()}
     progress.losses.clear()
     found.metrics.update({f"{name}_loss": loss for name, loss in losses.items()})
-    metric = selected_metric(trainer.options, trainer.examples.label_type)
+    metric = selected_metric(options, trainer.examples.label_type)
     shown = {name: found.metrics[name] for name in dict.fromkeys((metric, "loss"))}
     say(f"epoch {epoch}: training {_listed(losses)}; validation {_listed(shown)}")
     log.add(progress.step, **{f"val_{name}": value for name, value in shown.items()})
     log.flush()
-    if progress.best is None or trainer.is_better(found, progress.best):
-        progress.best, progress.weights = found, trainer.copy_weights()
-    elif trainer.options.patience and epoch - progress.best.epoch >= trainer.options.patience and not progress.is_over:
+    keeps_last = keeps_last_epoch(options, len(trainer.examples.valid_labels))
+    if progress.best is None or keeps_last or rank(found.metrics, metric) > rank(progress.best.metrics, metric):
+        progress.best = found
+        progress.weights = {name: master.detach().clone() for name, master in trainer.optimizer.masters.items()}
+    elif options.patience and epoch - progress.best.epoch >= options.patience and not progress.is_over:
         say(f"no better validation since epoch {progress.best.epoch}; stopped after epoch {epoch}")
         progress.is_over = True
 

@@ -31,8 +31,8 @@ WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 USUAL_WEIGHT = 1.0
 # Maximum number of n-grams of each kind, and of weights (n-grams times classes), which lowers it for many classes.
 MOST_GRAMS, MOST_WEIGHTS = 50_000, 2**20
-# Maximum characters of text for word and character n-grams: these take about 200 bytes of memory per character, those a
-# fifth of that.
+# Maximum characters of text for n-grams of words and for those of characters, which take about 200 bytes of memory per
+# character of text, five times as much as words.
 MOST_TEXT, MOST_TEXT_BY_CHARACTER = 2**25, 2**22
 # The score, in nats, of a class or label that no training row has; that of a label on every row is -NEVER.
 NEVER = -10.0
@@ -165,7 +165,11 @@ def _linear(
     weights = dict(enumerate(class_weights_C.tolist())) if class_weights_C is not None else {}
     by_row_N = None if rows.weights is None else np.array(rows.weights)
     if label_type.kind == "score":
-        found = _scores(x_MF, targets, strength, by_row_N)
+        from sklearn.linear_model import Ridge
+
+        with _one_thread():
+            model = Ridge(alpha=1 / strength).fit(x_MF, targets, sample_weight=by_row_N)
+        found = model.coef_[None], np.array([model.intercept_])
     elif label_type.kind == "choice":
         found = _choices(x_MF, [len(texts) - 1 for texts in rows.texts], targets, strength, by_row_N)
     elif label_type.kind == "labels":
@@ -177,17 +181,6 @@ def _linear(
     else:
         found = _classes(x_MF, targets, label_type.outputs, strength, weights or None, by_row_N)
     return found[0].astype(np.float32), found[1].astype(np.float32)
-
-
-def _scores(
-    x_NF: "csr_matrix", targets_N: np.ndarray, strength: float, by_row_N: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return weights_1F and bias_1 of ridge regression."""
-    from sklearn.linear_model import Ridge
-
-    with _one_thread():
-        model = Ridge(alpha=1 / strength).fit(x_NF, targets_N, sample_weight=by_row_N)
-    return model.coef_[None], np.array([model.intercept_])
 
 
 def _classes(
