@@ -20,8 +20,8 @@ from gpt1.commands.evaluate import evaluate
 from gpt1.commands.finetune import finetune
 from gpt1.config import Ablate, Evaluate, Finetune, Model
 from gpt1.errors import UserError
-from gpt1.finetuning import epochs, sweep
-from gpt1.finetuning.sweep import Cell, CellKey
+from gpt1.finetuning import ablation, epochs
+from gpt1.finetuning.ablation import Cell, CellKey
 from gpt1.resume import hold
 
 GOOD, BAD = ("loves", "adores", "enjoys"), ("hates", "fears", "loathes")
@@ -130,7 +130,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[CellKey]:
 
     def fit_cell(base: Any, rows: Any, scored: Any, options: Any, key: CellKey, **where: Any) -> Cell:
         made_now.append(key)
-        return sweep.fit_cell(base, rows, scored, options, key, **where)
+        return ablation.fit_cell(base, rows, scored, options, key, **where)
 
     monkeypatch.setattr(job, "fit_cell", fit_cell)
     return made_now

@@ -14,10 +14,11 @@ import numpy as np
 from rich.console import RenderableType
 from rich.table import Table
 
-from gpt1.config import Ablate, Command, Predict
+from gpt1.config import Ablate
 from gpt1.console import say, warn
 from gpt1.data.tables import TableOptions
 from gpt1.errors import UserError, setting
+from gpt1.finetuning.ablation import VARIANTS, Cell, CellKey, fit_cell, guess, sample
 from gpt1.finetuning.defaults import MEMORY_REMEDY, FitOptions, check_base, check_options
 from gpt1.finetuning.examples import (
     TaskRows,
@@ -29,7 +30,6 @@ from gpt1.finetuning.examples import (
     text_to_read,
     with_splits,
 )
-from gpt1.finetuning.sweep import VARIANTS, Cell, CellKey, fit_cell, guess, sample
 from gpt1.keywords import command
 from gpt1.pages.report import HEADINGS
 from gpt1.remote import publish
@@ -210,12 +210,11 @@ def _fill_table(settings: Ablate, options: FitOptions, text: "UnlabelledText | N
     if text and not kept.cells.keys() >= set(keys):
         from gpt1.pretraining.continued import read_first  # here, since it imports all that pre-trains
 
-        on = Command(device=settings.device, dtype=settings.dtype, threads=settings.threads, seed=settings.seed)
         world = parallel.current()
         with TemporaryDirectory() as own:
             work = Path(world.from_main(lambda: own))
             base, _ = read_first(
-                base, settings.run, text, work, epochs=settings.read_epochs, lr=settings.read_lr, on=on
+                base, settings.run, text, work, epochs=settings.read_epochs, lr=settings.read_lr, on=settings
             )
             world.barrier()  # for those that still load what was trained there
     lrs: dict[tuple[int, str], float] = {}
@@ -224,10 +223,7 @@ def _fill_table(settings: Ablate, options: FitOptions, text: "UnlabelledText | N
         if (cell := kept.cells.get(key)) is None:
             at_lr = dataclasses.replace(options, lr=lrs.get((size, variant), options.lr))
             with out_of_memory(MEMORY_REMEDY), _resumable(kept):
-                cell = fit_cell(
-                    base, rows, scored, at_lr, key,
-                    batch=Predict.batch, device=device, dtype=dtype, folder=kept.states(*key),
-                )  # fmt: skip
+                cell = fit_cell(base, rows, scored, at_lr, key, device=device, dtype=dtype, folder=kept.states(*key))
             shown = f"{metric} {cell.metrics[metric]:.4f}"
             say(f"{number} of {len(keys)}: {size:,} rows, {HEADINGS[variant]}, seed {seed}: {shown}")
             kept.add(cell)

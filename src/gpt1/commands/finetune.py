@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from gpt1.config import Command, Finetune
+from gpt1.config import Finetune
 from gpt1.console import say, table
 from gpt1.errors import RunFailed, UserError, setting
 from gpt1.finetuning.defaults import MEMORY_REMEDY, FitOptions, check_base, check_options, resolve_defaults
@@ -112,8 +112,7 @@ def _finetune(settings: Finetune, out: Path) -> None:
         if world.from_main(lambda: _is_done(settings, inputs)):
             say(f"{out} is fine-tuned with these settings already ({setting('fresh')} starts over)")
             return
-        on = Command(device=settings.device, dtype=settings.dtype, threads=settings.threads, seed=settings.seed)
-        setup_device(on)
+        setup_device(settings)
         base, read = load_run(settings.run), None
         rows = read_rows(settings)
         options = resolve_defaults(FitOptions.of(settings), len(rows.train), base.body.config.width)
@@ -127,9 +126,9 @@ def _finetune(settings: Finetune, out: Path) -> None:
 
                 base, read = read_first(
                     base, settings.run, text, folder / "read",
-                    epochs=settings.read_epochs, lr=settings.read_lr, on=on,
+                    epochs=settings.read_epochs, lr=settings.read_lr, on=settings,
                 )  # fmt: skip
-            device, dtype = setup_device(on)  # seeds again, so that reading text changes no other draw
+            device, dtype = setup_device(settings)  # seeds again, so that reading text changes no other draw
             tuned = fit_best(
                 base, rows, options, seeds=settings.seeds, device=device, dtype=dtype, folder=folder,
                 tracking=Tracking(settings.track, out, flat(settings)) if settings.track else None,

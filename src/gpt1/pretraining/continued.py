@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -167,11 +167,13 @@ def read_first(
 ) -> tuple[LoadedRun, ReadSummary]:
     """Return `base`, the pre-trained run `run`, trained further on unlabelled text, and what was read.
 
+    Of the settings `on`, only those that every command has are used: device, number format, threads and seed.
     A training that was stopped continues from the states in `folder`. Raises UserError for text that cannot be read or
     is too short, before anything is trained.
     """
     out, from_main = folder / "run", parallel.current().from_main
-    settings = from_main(lambda: _prepare(Path(run), text, folder / "data", out, epochs, lr, asdict(on)))
+    machine = {one.name: getattr(on, one.name) for one in fields(Command)}
+    settings = from_main(lambda: _prepare(Path(run), text, folder / "data", out, epochs, lr, machine))
     tokens = read_manifest(folder / "data").train.tokens
     if not from_main(lambda: (out / "gpt1.json").exists() and read_metadata(out).metrics):  # else it is complete
         say(f"reading {tokens:,} tokens of unlabelled text, {epochs:g} times")

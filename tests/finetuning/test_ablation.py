@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt1.errors import UserError
-from gpt1.finetuning.sweep import guess, sample
+from gpt1.finetuning.ablation import guess, sample
 from gpt1.tasks.labels import ChoiceLabels, ClassLabels, LabelSets, ScoreLabels
 from gpt1.tasks.rows import LabelledRows
 
