@@ -14,7 +14,7 @@ import torch
 
 from gpt1.config import PRESETS
 from gpt1.model.gpt import GPT
-from gpt1.model.kv_cache import generate_ids, slide
+from gpt1.model.kv_cache import Decoder, slide
 from gpt1.model.sampling import Sampling
 
 SLIDES = 3
@@ -27,8 +27,12 @@ def main() -> None:
         body = GPT(model).init_weights(torch.Generator().manual_seed(1)).eval()
         cycle = slide(model.context)
         prompt = [number % 100 for number in range(model.context + 1 - cycle)]
-        texts = generate_ids(body, [prompt], Sampling(temperature=0), [random.Random(1)], (SLIDES + 1) * cycle, True)
-        times = [time.process_time() for _ in texts]
+        decoder, new = Decoder(body), (SLIDES + 1) * cycle
+        decoder.join([prompt], [Sampling(temperature=0)], [random.Random(1)], [new])
+        times = [time.process_time()]
+        for _ in range(1, new):
+            decoder.step()
+            times.append(time.process_time())
         within = (cycle - 1) / (times[cycle - 1] - times[0])  # the first time includes the prompt
         beyond = SLIDES * cycle / (times[-1] - times[cycle - 1])
         print(f"| {preset} | {model.context} | {within:.1f} | {beyond:.1f} | {beyond / within:.2f} |", flush=True)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from gpt1.config import PRESETS, Command, Model
 from gpt1.model.gpt import GPT, INIT_STD
 from gpt1.model.int8 import has_int8, quantize_int8
-from gpt1.model.kv_cache import generate_ids
+from gpt1.model.kv_cache import Decoder
 from gpt1.model.packed import pack
 from gpt1.model.sampling import Sampling
 from gpt1.run_folder.folder import load_run
@@ -144,9 +144,10 @@ def gpt2(model: Model) -> Any:
 
 def _ours(body: GPT, sampling: Sampling) -> Writer:
     def write(rows: int, prompt: int, new: int) -> None:
-        streams = [random.Random(row) for row in range(rows)]
-        for _ in generate_ids(body, [_prompt(prompt)] * rows, sampling, streams, new):
-            pass
+        decoder, streams = Decoder(body), [random.Random(row) for row in range(rows)]
+        decoder.join([_prompt(prompt)] * rows, [sampling] * rows, streams, [new] * rows)
+        for _ in range(1, new):
+            decoder.step()
 
     return write
 

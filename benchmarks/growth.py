@@ -24,7 +24,7 @@ import torch
 from gpt1.batch import Batch
 from gpt1.config import PRESETS, RECIPES, Command, Model
 from gpt1.model.gpt import GPT, weights_in_products
-from gpt1.model.kv_cache import generate_ids
+from gpt1.model.kv_cache import Decoder
 from gpt1.model.objectives import LanguageModel
 from gpt1.model.packed import pack
 from gpt1.model.sampling import Sampling
@@ -136,11 +136,11 @@ def decoded(length: int) -> dict[str, float]:
     prompt = random.Random(length).choices(range(1000), k=max(1, length - NEW))
     times, rounds = [], 3
     for _ in range(rounds):
-        writing = generate_ids(body, [prompt], Sampling(temperature=0), [random.Random(1)], NEW + 1)
-        next(writing)  # reads the prompt
+        decoder = Decoder(body)
+        decoder.join([prompt], [Sampling(temperature=0)], [random.Random(1)], [NEW + 1])
         for _ in range(NEW):
             began = time.perf_counter()
-            next(writing)
+            decoder.step()
             times.append(time.perf_counter() - began)
     return {"length": length, "seconds_per_token": statistics.median(times)}
 

@@ -2,14 +2,15 @@
 
 import json
 import os
+import random
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -20,6 +21,10 @@ from gpt1.data.docstrings import topics
 from gpt1.errors import UserError
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.tokenizer.train_bpe import train
+
+if TYPE_CHECKING:
+    from gpt1.model.gpt import GPT
+    from gpt1.model.sampling import Sampling
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -190,3 +195,33 @@ def temporary_folders(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
     monkeypatch.setattr(tempfile.TemporaryDirectory, "cleanup", look)
     return closed
+
+
+def generate_ids(
+    body: "GPT",
+    prompts: Sequence[Sequence[int]],
+    sampling: "Sampling",
+    streams: Sequence[random.Random],
+    steps: int,
+    beyond: bool = False,
+) -> Iterator[list[int]]:
+    """Yield the next id of each prompt, `steps` times or until every context is full.
+
+    Each prompt has 1 .. context ids and draws from its own stream of random numbers. Ids yielded for a prompt whose
+    context is full are meaningless; with `beyond` its window slides, and it goes on, see `Decoder.step`.
+    """
+    from gpt1.model.kv_cache import Decoder  # here, since it imports torch, which many tests do not need
+
+    rooms = [steps if beyond else min(steps, body.config.context - len(prompt) + 1) for prompt in prompts]
+    decoder, owners = Decoder(body), list(range(len(prompts)))  # owners: the prompt of each row
+    ids = decoder.join(prompts, [sampling] * len(prompts), streams, rooms).tokens
+    yield list(ids)
+    for count in range(1, max(rooms)):
+        for n in reversed(range(len(owners))):
+            if rooms[owners[n]] == count:
+                decoder.leave(n)
+                owners[n] = owners[-1]
+                owners.pop()
+        for owner, token in zip(owners, decoder.step().tokens, strict=True):
+            ids[owner] = token
+        yield list(ids)

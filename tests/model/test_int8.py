@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from conftest import generate_ids
 from gpt1.config import Model
 from gpt1.model.gpt import GPT
 from gpt1.model.int8 import Int8Linear, has_int8, quantize_int8
-from gpt1.model.kv_cache import generate_ids
 from gpt1.model.sampling import Sampling
 
 pytestmark = pytest.mark.skipif(not has_int8(), reason="this CPU has no 8-bit product")

@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import generate_ids
 from gpt1.config import Model
 from gpt1.model.gpt import GPT
-from gpt1.model.kv_cache import Decoder, generate_ids, slide
+from gpt1.model.kv_cache import Decoder, slide
 from gpt1.model.sampling import Sampling, draw, nucleus_floor, penalised, probabilities, sorted_nucleus_floor
 
 TINY = Model(context=24, width=32, depth=2, heads=4, inner=128, vocabulary=50)
@@ -142,12 +143,6 @@ def test_texts_that_join_and_leave_are_those_alone(body: GPT, seed: int) -> None
         alone = [ids[0] for ids in generate_ids(body, [prompt], sampling, stream, len(new), True)]
         assert alone == new
     assert len(ended) == 12
-
-
-def test_closing_the_generator_stops_the_work(body: GPT) -> None:
-    steps = generate_ids(body, [[1]], GREEDY, [random.Random(1)], 10)
-    assert len(next(steps)) == 1
-    steps.close()
 
 
 logits = st.lists(st.floats(-30, 30, width=32), min_size=2, max_size=40)

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from conftest import generate_ids
 from gpt1.config import Model
 from gpt1.model.gpt import GPT
-from gpt1.model.kv_cache import generate_ids
 from gpt1.model.packed import InferenceGPT, PackedLinear, can_pack, pack
 from gpt1.model.sampling import Sampling
 

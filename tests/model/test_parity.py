@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from conftest import generate_ids
 from gpt1.batch import IGNORE, Batch
 from gpt1.config import Columns, Model
 from gpt1.data.collate import Example, collate
 from gpt1.model.gpt import GPT
-from gpt1.model.kv_cache import generate_ids
 from gpt1.model.objectives import LanguageModel, TaskModel
 from gpt1.model.sampling import Sampling, penalised, probabilities
 from gpt1.run_folder.folder import load_run, save_run

@@ -10,7 +10,7 @@ d = D / H, V vocabulary.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -196,31 +196,3 @@ def slide(context: int) -> int:
     Sliding by one token would read the whole window again for each; by more would leave each less to be predicted from.
     """
     return max(1, context // 4)
-
-
-def generate_ids(
-    body: GPT,
-    prompts: Sequence[Sequence[int]],
-    sampling: Sampling,
-    streams: Sequence[random.Random],
-    steps: int,
-    beyond: bool = False,
-) -> Iterator[list[int]]:
-    """Yield the next id of each prompt, `steps` times or until every context is full; close the iterator to stop.
-
-    Each prompt has 1 .. context ids and draws from its own stream of random numbers. Ids yielded for a prompt whose
-    context is full are meaningless; with `beyond` its window slides, and it goes on, see `Decoder.step`.
-    """
-    rooms = [steps if beyond else min(steps, body.config.context - len(prompt) + 1) for prompt in prompts]
-    decoder, owners = Decoder(body), list(range(len(prompts)))  # owners: the prompt of each row
-    ids = decoder.join(prompts, [sampling] * len(prompts), streams, rooms).tokens
-    yield list(ids)
-    for count in range(1, max(rooms)):
-        for n in reversed(range(len(owners))):
-            if rooms[owners[n]] == count:
-                decoder.leave(n)
-                owners[n] = owners[-1]
-                owners.pop()
-        for owner, token in zip(owners, decoder.step().tokens, strict=True):
-            ids[owner] = token
-        yield list(ids)
