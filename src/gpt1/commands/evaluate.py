@@ -23,14 +23,7 @@ from gpt1.results import INLINE, Result
 from gpt1.run_folder.folder import load_run, read_metadata
 from gpt1.tasks.columns import ColumnNames, select_columns
 from gpt1.tasks.labels import ClassLabels, LabelSets, LabelType, ScoreLabels
-from gpt1.tasks.metrics import (
-    ChoiceMetrics,
-    ClassificationMetrics,
-    Intervals,
-    LabelSetMetrics,
-    ScoreMetrics,
-    words_rows,
-)
+from gpt1.tasks.metrics import Intervals, TaskMetrics, words_rows
 from gpt1.tasks.rows import LabelledRows, check_labels, read_labelled_rows
 from gpt1.tasks.words import say_if_words_win
 from gpt1.tasks.zero_shot import ZeroShotMetrics, question_kind, read_choices, read_pairs, score_zero_shot
@@ -68,10 +61,10 @@ class TextMetrics(Result):
 class RowMetrics(Result):
     """How well a fine-tuned run predicts labelled rows."""
 
-    metrics: ClassificationMetrics | LabelSetMetrics | ScoreMetrics | ChoiceMetrics = field(metadata=INLINE)
+    metrics: TaskMetrics = field(metadata=INLINE)
     intervals: Intervals
     """`[low, high]` of each metric: the middle 95 % over resamples of the rows"""
-    words_alone: ClassificationMetrics | LabelSetMetrics | ScoreMetrics | ChoiceMetrics | None = None
+    words_alone: TaskMetrics | None = None
     """the same metrics of words alone: TF-IDF and a linear model, fitted on the same rows"""
 
     @classmethod

@@ -27,7 +27,14 @@ from gpt1.run_folder.folder import load_run, read_metadata
 from gpt1.run_folder.metadata import STOPPED, FinetuningData, RunMetadata, read_json
 from gpt1.run_folder.places import check_finetuned_place
 from gpt1.run_folder.shape import read_shape
-from gpt1.tasks.metrics import ChoiceMetrics, ClassificationMetrics, LabelSetMetrics, ScoreMetrics, words_rows
+from gpt1.tasks.metrics import (
+    ChoiceMetrics,
+    ClassificationMetrics,
+    LabelSetMetrics,
+    ScoreMetrics,
+    TaskMetrics,
+    words_rows,
+)
 from gpt1.training import checkpoint, parallel
 from gpt1.training.device import out_of_memory, setup_device
 from gpt1.training.loop import Diverged
@@ -59,8 +66,8 @@ class FinetuneResult(Result):
     """mean, deviation and values of each metric, if there are several seeds"""
     learning_rates: dict[str, float] | None
     """the selecting metric at each learning rate, if several were tried"""
-    metrics: ClassificationMetrics | LabelSetMetrics | ScoreMetrics | ChoiceMetrics = field(metadata=INLINE)
-    words_alone: ClassificationMetrics | LabelSetMetrics | ScoreMetrics | ChoiceMetrics | None
+    metrics: TaskMetrics = field(metadata=INLINE)
+    words_alone: TaskMetrics | None
     """the same metrics of words alone: TF-IDF and a linear model, fitted on the same rows"""
     words_weight: float | None
     """`with_words`: the weight of their scores in the sum with those of the network"""

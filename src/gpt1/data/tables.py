@@ -39,6 +39,7 @@ DELIMITERS = ",;\t|"  # what may separate the columns of csv, the usual one firs
 AUTO, TAB = "auto", "tab"  # values of the setting `delimiter` that are not the character itself
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\1*\s*', re.IGNORECASE)  # the first line that tells Excel the delimiter
 DECIMAL_COMMA = re.compile(r"\s*([+-]?)(\d+),(\d+)\s*")
+THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2}(,\d{3})+\s*")  # 1,234, which may be a thousand
 PAGE = re.compile(r"\s*<(!doctype|html|\?xml)", re.IGNORECASE)
 JSON_START = re.compile(r'\s*(\[\s*[{\[]|\[\s*$|\{\s*"|\{\s*$)')
 LONG_NAME = 5  # words from which on the name of a column may be a text
@@ -117,7 +118,7 @@ class Row:
         value = self._value(column, "a number")
         number = parse_number(value)
         found = f"{self.where}: column {column} holds {repr(value)[:40]}"
-        if not self.decimal_comma and isinstance(value, str) and _may_be_thousands(value):
+        if not self.decimal_comma and isinstance(value, str) and THOUSANDS.fullmatch(value):
             raise InvalidRow(f"{found}, which may be {number:g} or {value.replace(',', '')}", "write it without comma")
         if number is not None and abs(number) <= MAX_NUMBER:
             return number
@@ -141,10 +142,6 @@ def parse_number(value: Any) -> float | None:
         return float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-
-
-def _may_be_thousands(text: str) -> bool:
-    return bool(re.fullmatch(r"\s*[+-]?[1-9]\d{0,2}(,\d{3})+\s*", text))
 
 
 DEFAULT = TableOptions()

@@ -159,8 +159,8 @@ def train_epochs(
     `folder` receives metrics.jsonl, whose rows `tracking` sends to trackers too. If the training is `resumable`, the
     folder also receives a state every few minutes, before a validation, and when a stop is requested, which raises
     KeyboardInterrupt; with `keep_end` also the best epoch at the end. Raises RunFailed if the gradient or the loss of
-    the first epoch is not finite, and Collapsed if that epoch ends so at a learning rate above the paper's; not from
-    random weights, whose learning rate is searched.
+    the first epoch is not finite, and Collapsed if the scores collapse in that epoch, at a learning rate above the
+    paper's. Random weights do not count as collapsed, since several learning rates are tried for them.
     """
     optimizer, per_epoch = trainer.optimizer, trainer.batches.per_epoch
     progress = Progress.resume(folder, optimizer) if resumable else Progress()

@@ -20,7 +20,7 @@ from gpt1.training.trackers import Tracking
 
 # Learning rates that are this many times the default are warned of.
 HIGH = 10
-# Parts in which few training rows are held out by turns, and how many rows are few.
+# Folds of the cross-validation that chooses the weight of words, and the numbers of training rows for which it is done.
 FOLDS, MIN_CROSS_ROWS, MAX_CROSS_ROWS = 3, 20, 1_000
 
 
@@ -80,7 +80,7 @@ def fit_best(
 def _cross_fitted_share(
     base: LoadedRun, rows: TaskRows, options: FitOptions, device: torch.device, dtype: torch.dtype
 ) -> tuple[WordsShare, LabelType] | None:
-    """Choose what words add where few rows validate: on the training rows, each scored by models that did not read it.
+    """Choose what words add by cross-validation on the training rows, since too few rows validate.
 
     Returns None if enough rows validate, or too few or too many train.
     """

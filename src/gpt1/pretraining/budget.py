@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import torch
 
-from gpt1.config import Model, Pretrain, preset_shape
+from gpt1.config import Pretrain, preset_shape
 from gpt1.data.windows import Stream
 from gpt1.model.gpt import weights_in_products
 from gpt1.pretraining.defaults import MICRO_BATCH_TOKENS
@@ -30,7 +30,7 @@ SECONDS = 2.0
 
 
 def is_open(settings: Pretrain) -> bool:
-    """Return whether the size is left to the budget: minutes are given, and nothing that says how large."""
+    """Return whether the time decides the size: `minutes` are given, but no preset, starting run or shape."""
     shape = replace(preset_shape(settings.preset), vocabulary=settings.model.vocabulary)
     return settings.preset == "auto" and bool(settings.minutes) and not settings.init and settings.model == shape
 
@@ -42,16 +42,21 @@ def fit_to_minutes(
 
     The rate of arithmetic is measured on a few updates of one size; it differs little between sizes.
     """
-    tried = sized(settings, SIZES[3])
+    minutes, tried = settings.minutes or 0, sized(settings, SIZES[3])
     model, optimizer = build(tried, SCHEDULE_STEPS, device, dtype)
     reports = update_pairs(model, optimizer, tried, stream, device)
-    update = seconds_per_update(reports, tried, min(SECONDS, 0.6 * (settings.minutes or 0)))
+    update = seconds_per_update(reports, tried, min(SECONDS, 0.6 * minutes))
     update = parallel.current().from_main(lambda: update)
-    work = 60 * (settings.minutes or 0) * tried.batch * tried.model.context / update * weights_in_products(tried.model)
-    chosen = min((sized(settings, size) for size in SIZES), key=lambda one: _misfit(work, one.model))
+    work = 60 * minutes * tried.batch * tried.model.context / update * weights_in_products(tried.model)
+
+    def misfit(one: Pretrain) -> float:
+        """Return by which factor, as a logarithm, the tokens per weight miss the best."""
+        return abs(math.log(work / weights_in_products(one.model) ** 2 / TOKENS_PER_WEIGHT))
+
+    chosen = min((sized(settings, size) for size in SIZES), key=misfit)
     weights, shape = weights_in_products(chosen.model), chosen.model
     why = (
-        f"{settings.minutes:g} minutes are about {work / weights:,.0f} tokens for {weights:,} weights here, so the "
+        f"{minutes:g} minutes are about {work / weights:,.0f} tokens for {weights:,} weights here, so the "
         f"network is {shape.width} wide and {shape.depth} deep"
     )
     return chosen, why
@@ -62,8 +67,3 @@ def sized(settings: Pretrain, size: tuple[int, int, int]) -> Pretrain:
     width, depth, context = size
     model = replace(settings.model, width=width, depth=depth, context=context, heads=width // 64, inner=4 * width)
     return replace(settings, model=model, micro_batch=min(settings.micro_batch, max(1, MICRO_BATCH_TOKENS // context)))
-
-
-def _misfit(work: float, model: Model) -> float:
-    """Return by which factor, as a logarithm, the tokens per weight miss the best."""
-    return abs(math.log(work / weights_in_products(model) ** 2 / TOKENS_PER_WEIGHT))

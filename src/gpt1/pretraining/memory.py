@@ -39,7 +39,7 @@ def gradients_fit(parts: Mapping[str, int], processes: int, memory: float) -> bo
 
 
 def _least_memory(device: torch.device) -> float:
-    """Return the bytes of the process with the least memory, free or not: every start of a run decides alike."""
+    """Return the bytes of memory of the process that has least: in total, as what is free differs between starts."""
     if device.type == "cuda":
         size = torch.cuda.get_device_properties(device).total_memory
     else:

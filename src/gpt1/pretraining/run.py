@@ -182,7 +182,7 @@ class PretrainingRun:
 
 
 class UpdateLog:
-    """Log and show the updates of a run, on a GPU one update late: it is still working on one when its report comes."""
+    """Log and show the updates of a run. On a GPU this lags one update behind, so as not to wait for numbers."""
 
     def __init__(self, run: PretrainingRun, progress: Progress, start: int) -> None:
         self.run, self.progress = run, progress

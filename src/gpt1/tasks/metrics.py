@@ -143,6 +143,10 @@ class ChoiceMetrics(Result):
     """the reliability diagram"""
 
 
+# The metrics of a task, by its kind of label.
+TaskMetrics = ClassificationMetrics | LabelSetMetrics | ScoreMetrics | ChoiceMetrics
+
+
 def classification_metrics(
     true: Sequence[str], predicted: Sequence[str], names: Sequence[str]
 ) -> ClassificationMetrics:

@@ -95,10 +95,10 @@ def infer_label_kind(
     if target != "auto":
         return "score" if target == "score" else "classes"
     found = valid_rows(rows(table(path), options), lambda row: row.label(columns_read.label[0]), options)
-    labels = {label for _, label in found}
-    if not any(map(_has_fraction, labels)):
+    numbers = {label: parse_number(label) for label in {label for _, label in found}}
+    if all(number is None or not math.isfinite(number) or number.is_integer() for number in numbers.values()):
         return "classes"
-    if names := sorted(label for label in labels if parse_number(label) is None):
+    if names := sorted(label for label, number in numbers.items() if number is None):
         warn(
             f"label {names[0]!r} is not a number, so all labels count as classes; "
             f"if they are scores, set {setting('target')} score"
@@ -274,7 +274,7 @@ def _warn_of_names(train: LabelledRows, counts: Counter[str], kind: LabelKind) -
     """Warn of names that may not be those of labels; `counts` is how many training rows have each."""
     spellings: dict[str, list[str]] = {}
     for name in sorted(counts):
-        spellings.setdefault(_folded(name), []).append(name)
+        spellings.setdefault(" ".join(name.split()).casefold(), []).append(name)
     for folded, names in spellings.items():
         if len(names) > 1:
             warn(
@@ -375,12 +375,3 @@ def _flag(row: Row, name: str) -> bool:
     if (number := row.number(name)) not in (0, 1):
         raise InvalidRow(f"{row.where}: column {name} holds {number:g}", "it must be 1 where the label applies, else 0")
     return number == 1
-
-
-def _folded(name: str) -> str:
-    return " ".join(name.split()).casefold()
-
-
-def _has_fraction(label: str) -> bool:
-    number = parse_number(label)
-    return number is not None and math.isfinite(number) and not number.is_integer()

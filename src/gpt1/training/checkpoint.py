@@ -262,7 +262,7 @@ def _joined(files: Sequence[Any], name: str, rows: Callable[[int], slice] | None
 
 
 def _files(path: Path) -> list[Path]:
-    """Return the files of a state; of a folder, every part that their names count, even one that is missing."""
+    """Return the files of a state: of a folder, all parts that the names of its files say there are, missing or not."""
     if not path.is_dir():
         return [path]
     count = max((int(file.stem[-5:]) for file in path.glob(f"part-*-of-{'[0-9]' * 5}{SUFFIX}")), default=1)

@@ -52,7 +52,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Whether Ctrl-C or SIGTERM has arrived: `stop()` says so.
+    """A request to stop, by Ctrl-C or SIGTERM; `stop()` returns whether one has arrived.
 
     Several processes must stop at the same update, so a request counts in none of them before `agree`, and waits for
     the update or the validation in progress.
@@ -100,9 +100,9 @@ class StopRequest:
 
 @contextmanager
 def stop_requested() -> Iterator[StopRequest]:
-    """Yield what tells whether Ctrl-C or SIGTERM has arrived; a second one ends the program at once.
+    """Yield a StopRequest for Ctrl-C and SIGTERM in the block; a second signal ends the program at once.
 
-    Several processes ignore a second one, since a terminal and `torchrun` both pass Ctrl-C on.
+    Several processes ignore the second one, since a terminal and `torchrun` both pass Ctrl-C on.
     """
     stop, numbers = StopRequest(), (signal.SIGINT, signal.SIGTERM)
 

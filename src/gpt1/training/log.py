@@ -18,9 +18,9 @@ NAME = "metrics.jsonl"
 class Log:
     """Append measurements to a run's metrics.jsonl, and send them to trackers, as a context manager.
 
-    Opening it at update `step` drops the rows of later updates, which will be made again; so will be the validation
-    after this one, unless it is `validated`. Close it before its folder is moved or removed, which Windows refuses
-    while a file in it is open. Of several processes, the first one writes.
+    Opening it at update `step` drops the rows of later updates, which will be made again. Unless that update is
+    `validated`, its validation is dropped too. Close the log before its folder is moved or removed, which Windows
+    refuses while a file in it is open. Of several processes, the first one writes.
     """
 
     def __init__(self, folder: Path, step: int, validated: bool = True, tracking: Tracking | None = None) -> None:

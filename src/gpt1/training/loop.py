@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 MAX_SKIPPED = 10
 # A loss is a spike if it is so many standard deviations above the mean of that many updates before it.
 SPIKE, SPIKE_WINDOW = 6.0, 128
-# Under this name, processes that ran out of memory leave to their successors how many examples a micro-batch may have.
+# Name of the number that processes out of memory leave to those started in their place: most examples in a micro-batch.
 ROWS = "rows"
 
 
@@ -109,7 +109,7 @@ class StepReport:
 
 @dataclass
 class LoopState:
-    """What one update hands to the next besides weights and moments: JSON values, which a state keeps with these."""
+    """What the loop carries from update to update besides weights and moments; a state keeps it as JSON."""
 
     losses: list[float] = field(default_factory=list)
     """the weighted loss of the last `SPIKE_WINDOW` updates"""
@@ -195,9 +195,9 @@ def _backward(
 ) -> list[dict[str, Tensor]] | None:  # fmt: skip
     """Add the gradients of an update to the optimizer's and return the summed losses of each micro-batch.
 
-    If memory runs out, in any process, drop them, halve the most examples of a micro-batch and return None. Raises the
-    allocator's error if a single example does not fit, and with a `sharding`, where the other processes wait for the
-    weights of this one: those that `torchrun` starts in their place have half the examples.
+    If memory runs out in any process, drop the gradients, halve the number of examples in a micro-batch and return
+    None. Raises the allocator's error if a single example does not fit. With a `sharding` it is raised in any case,
+    since the other processes wait for weights of this one; those that `torchrun` starts next use half the examples.
     """
     parts = [part for batch in micro_batches for part in batch.split(state.rows or len(batch.tokens_NKT))]
     largest, rows = max((len(part.tokens_NKT) for part in parts), default=0), math.inf
@@ -252,9 +252,10 @@ def _fit_memory(
     model: Objective, optimizer: Optimizer, largest: Sequence[Batch], weights: dict[str, float], device: torch.device,
     state: LoopState,
 ) -> None:  # fmt: skip
-    """Limit the examples of a micro-batch to what fits: what did before a restart, then what the largest ones show.
+    """Limit the examples of a micro-batch to what fits into memory.
 
-    These run forward and backward beside the moments that the first update will create.
+    The first limit is that of the processes before a restart. Then the largest micro-batches run forward and backward,
+    beside as much memory as the moments take that the first update will create.
     """
     if optimizer.sharding and (rows := parallel.remembered(ROWS)):
         state.rows = min(state.rows or rows, rows)

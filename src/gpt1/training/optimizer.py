@@ -68,7 +68,7 @@ class Optimizer:
         weight.grad = None
 
     def reserve_moments(self) -> list[Tensor]:
-        """Return as much memory as the moments take that the first update creates."""
+        """Allocate and return as much memory as the moments take that the first update creates."""
         masters = [master for group in self.adam.param_groups for master in group["params"]]
         return [torch.empty_like(master) for master in masters if master not in self.adam.state for _ in range(2)]
 

@@ -67,8 +67,8 @@ def shard(model: LanguageModel, device: torch.device, dtype: torch.dtype, hold_g
 
 
 def rows(count: int, world: parallel.World) -> slice:
-    """Return the rows of `count` that a process keeps: consecutive ones, as many as the others, at the end fewer."""
-    each = -(-count // world.size)  # as FSDP divides them
+    """Return which of `count` rows a process keeps, as FSDP divides them: equal blocks, the last may be shorter."""
+    each = -(-count // world.size)
     return slice(min(count, world.rank * each), min(count, (world.rank + 1) * each))
 
 
