@@ -260,26 +260,18 @@ def _overview() -> str:
 def _say_next(verb: Verb, settings: Any) -> None:
     """Say on standard error where the result is, and the command that uses it, ready to paste."""
     is_run = getattr(settings, "to", "run") == "run"  # else OpenAI's layout
-    if verb.then and is_run:
-        sys.stdout.flush()
-        out = str(settings.out)
-        then = FINETUNED if _is_finetuned(settings.out) else verb.then
-        then = then.format(out=quoted(out), run=quoted(str(_new_run(Path(out).resolve().name))))
-        say(f"{out} is ready; next: gpt1 {then}")
-
-
-def _is_finetuned(out: str) -> bool:
-    """Return whether a folder is a fine-tuned run; `convert` writes both kinds."""
+    if not verb.then or not is_run:
+        return
     from gpt1.run_folder.metadata import read_metadata  # not for help
 
-    return (Path(out) / "gpt1.json").exists() and read_metadata(Path(out)).kind == "finetuned"
-
-
-def _new_run(name: str) -> Path:
-    """Return `runs/<name>`, or with a number if that exists."""
-    folder = Path("runs") / name
-    names = chain([name], (f"{name}-{number}" for number in count(2)))
-    return next(one for one in map(folder.with_name, names) if not one.exists())
+    sys.stdout.flush()
+    out = Path(settings.out)
+    is_finetuned = (out / "gpt1.json").exists() and read_metadata(out).kind == "finetuned"  # `convert` writes both
+    name = out.resolve().name
+    runs = (Path("runs") / one for one in chain([name], (f"{name}-{number}" for number in count(2))))
+    new_run = next(run for run in runs if not run.exists())
+    then = FINETUNED if is_finetuned else verb.then
+    say(f"{settings.out} is ready; next: gpt1 {then.format(out=quoted(str(settings.out)), run=quoted(str(new_run)))}")
 
 
 def quoted(word: str) -> str:

@@ -57,11 +57,6 @@ def _table_or_texts(given: str) -> None:
         table(given)
 
 
-def _model(path: str) -> None:
-    if not is_hub_id(path):
-        kind_of(path)
-
-
 def _table_out(path: str) -> None:
     if path != "-":  # standard output
         check_ending(path)
@@ -85,7 +80,7 @@ CHECKS: dict[str, Callable[[str], object]] = {
     "a table or texts": _table_or_texts,
     "a table or text file": text_or_table,
     "text files": matches,
-    "a model": _model,
+    "a model": lambda path: is_hub_id(path) or kind_of(path),
     "a new folder": lambda path: check_new_folder(Path(path)),
     "prepared data to write": lambda path: check_folder(Path(path)),
     "a demo to write": lambda path: check_demo_place(Path(path)),

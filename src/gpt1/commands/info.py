@@ -15,7 +15,7 @@ from gpt1.config import Info
 from gpt1.console import formatted, say
 from gpt1.conversion.source import is_release
 from gpt1.data.files import File, content, identify_binary
-from gpt1.data.shards import UNFINISHED, Split, read_manifest
+from gpt1.data.shards import UNFINISHED, read_manifest
 from gpt1.data.tables import header, table
 from gpt1.errors import UserError
 from gpt1.keywords import command
@@ -204,18 +204,14 @@ def _run(folder: Path) -> InfoResult:
 
 def _data(folder: Path) -> InfoResult:
     manifest = read_manifest(folder)
-
-    def counts(split: Split) -> dict[str, int]:
-        return {"tokens": split.tokens, "documents": split.documents, "bytes": split.bytes}
-
     return InfoResult(
         kind="data",
         path=str(folder),
         tokenizer=manifest.kind,
         vocabulary=manifest.vocabulary,
         lossless=manifest.lossless,
-        train=counts(manifest.train),
-        val=counts(manifest.val),
+        train=manifest.train.totals,
+        val=manifest.val.totals,
         inputs=[file["path"] for file in manifest.inputs],
     )
 

@@ -30,7 +30,10 @@ def dataset_rows(path: Path, only: Sequence[str] = ()) -> Iterator[dict[str, Any
 
     `only` names the columns that the caller needs, if not all. Raises UserError for a class number without a name.
     """
-    to_names, number = _class_names(path), 0
+    info = (path if path.is_dir() else path.parent) / INFO
+    features = read_key(info, "features", dict) if info.is_file() else {}
+    to_names = {name: found for name, feature in features.items() if (found := _to_names(feature))}
+    number = 0
     for frame in arrow_frames(path, only):
         for values in frame.iter_rows(named=True):
             number += 1
@@ -105,14 +108,8 @@ def _message_header(metadata: bytes) -> tuple[int, int]:
     return metadata[table + kind_at] if kind_at else 0, body
 
 
-def _class_names(path: Path) -> dict[str, ToNames]:
-    """Return, for each column of class numbers (or lists of them), the function that replaces them by names."""
-    info = (path if path.is_dir() else path.parent) / INFO
-    features = read_key(info, "features", dict) if info.is_file() else {}
-    return {name: to_names for name, feature in features.items() if (to_names := _to_names(feature))}
-
-
 def _to_names(feature: Any) -> ToNames | None:
+    """Return what replaces class numbers, or lists of them, by names; None for a column that holds something else."""
     if isinstance(feature, list) and len(feature) == 1:  # how older versions wrote lists
         feature = {"feature": feature[0]}
     if not isinstance(feature, dict):

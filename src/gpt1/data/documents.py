@@ -103,7 +103,9 @@ def gather(found: Iterable[Piece], cut: Cut) -> Iterator[TextBlock]:
             held, is_continued = [], False
         if size >= BLOCK:
             rest = "".join(held)
-            at = _cut(rest, cut)
+            at = cut(rest)
+            if not at or rest[:at].isspace():  # white space alone waits: the document may turn out to be empty
+                at = len(rest) if len(rest) >= MAX_HELD else 0
             if texts or at:
                 block = TextBlock(texts + [rest[:at]] * (at > 0), at > 0, empty, html)
                 yield block
@@ -112,14 +114,6 @@ def gather(found: Iterable[Piece], cut: Cut) -> Iterator[TextBlock]:
             held, size = [rest] if rest else [], len(rest)
     if texts or empty:
         yield TextBlock(texts, False, empty, html)
-
-
-def _cut(text: str, cut: Cut) -> int:
-    # White space alone waits: the document may turn out to be empty.
-    at = cut(text)
-    if at and not text[:at].isspace():
-        return at
-    return len(text) if len(text) >= MAX_HELD else 0
 
 
 def at_whitespace(text: str) -> int:

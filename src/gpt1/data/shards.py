@@ -61,6 +61,11 @@ class Split:
     def bytes(self) -> int:
         return sum(shard.bytes for shard in self.shards)
 
+    @property
+    def totals(self) -> dict[str, int]:
+        """The three sums by name."""
+        return {"tokens": self.tokens, "documents": self.documents, "bytes": self.bytes}
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -92,8 +97,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json`. It is written last, so a folder that has it is complete."""
     value = {"format": FORMAT, **asdict(manifest)}
     for name, split in (("train", manifest.train), ("val", manifest.val)):
-        totals = {"tokens": split.tokens, "documents": split.documents, "bytes": split.bytes}
-        value[name] = totals | value[name]
+        value[name] = split.totals | value[name]
     write_json(folder / "manifest.json", value)
 
 

@@ -235,14 +235,12 @@ def listed_columns(file: File, there: Sequence[str], advice: str = "") -> str:
 
         if number := header_below(file.path):
             return f"{listed}; row {number} looks like the header: delete the rows above it"
-    if file.kind in ("csv", "tsv", "xlsx") and any(map(_looks_like_value, there)):
+    # A number or a text of several words may be a value.
+    if file.kind in ("csv", "tsv", "xlsx") and any(
+        parse_number(name) is not None or len(name.split()) >= LONG_NAME for name in there
+    ):
         return f"{listed}; if the first line is a row already, write the names of the columns above it"
     return listed + advice
-
-
-def _looks_like_value(name: str) -> bool:
-    """Return whether a column's name may be a value: a number, or a text of several words."""
-    return parse_number(name) is not None or len(name.split()) >= LONG_NAME
 
 
 def json_list(value: Any, kind: Any) -> list[Any] | None:
@@ -317,7 +315,8 @@ def _records(file: File, options: TableOptions) -> Iterator[tuple[int, list[str]
     dialect: dict[str, Any] = {"quoting": csv.QUOTE_NONE}
     if file.kind == "csv":
         given = "\t" if options.delimiter in (TAB, r"\t") else options.delimiter
-        delimiter = (declared or _delimiter(start[-1])) if given == AUTO else given
+        without_quoted = re.sub('"[^"]*"', "", start[-1])  # of several marks that are as frequent, the first
+        delimiter = (declared or max(DELIMITERS, key=without_quoted.count)) if given == AUTO else given
         dialect = {"strict": True}
     reader = csv.reader(chain(start, lines), delimiter=delimiter, **dialect)
     is_first, begins = True, 1
@@ -336,11 +335,6 @@ def _records(file: File, options: TableOptions) -> Iterator[tuple[int, list[str]
         if "unexpected end" in str(error):  # found at the end of the file, but the quote may be far above
             raise UserError(f"{file.path}:{begins}: a quote that opens in this row is never closed") from None
         raise UserError(f"{where}: not {file.kind} ({error}); check its quotes") from None
-
-
-def _delimiter(names: str) -> str:
-    """Return the delimiter that occurs most often in the header of a csv outside of quotes; a comma if none does."""
-    return max(DELIMITERS, key=re.sub('"[^"]*"', "", names).count)
 
 
 def _next_record(reader: Iterator[list[str]]) -> list[str] | None:

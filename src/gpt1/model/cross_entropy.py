@@ -48,7 +48,8 @@ def cross_entropy(
         # Selecting rows would need their number on the host, which would have to wait for the GPU.
         weights_M, targets_M = weights_M * real_M, targets_M.clamp(min=0)
     elif len(kept_M := real_M.nonzero().squeeze(1)) < len(targets_M):
-        kept_M, weights_M = _pad(kept_M, weights_M[kept_M])
+        missing = -len(kept_M) % MULTIPLE
+        kept_M, weights_M = F.pad(kept_M, (0, missing)), F.pad(weights_M[kept_M], (0, missing))  # padded with weight 0
         h_MD, targets_M = h_MD[kept_M], targets_M[kept_M].clamp(min=0)
     loss: Tensor = _SlicedCrossEntropy.apply(h_MD, matrix_VD, targets_M, weights_M, transpose)
     return loss
@@ -64,12 +65,6 @@ def token_nats(h_NTD: Tensor, matrix_VD: Tensor, targets_NT: Tensor) -> Tensor:
         for h_mD, targets_m in slices
     ]
     return torch.cat(nats).view_as(targets_NT)
-
-
-def _pad(kept_M: Tensor, weights_M: Tensor) -> tuple[Tensor, Tensor]:
-    """Pad row numbers and weights to a multiple of MULTIPLE; the padding has weight 0."""
-    missing = -len(kept_M) % MULTIPLE
-    return F.pad(kept_M, (0, missing)), F.pad(weights_M, (0, missing))
 
 
 def _slices(columns: int, h_MD: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -255,22 +255,17 @@ def replacing_run(folder: Path) -> Iterator[Path]:
     staged.mkdir(parents=True)
     try:
         yield staged
-        _move_into(folder, staged)
+        marker = folder / "gpt1.json"
+        if marker.exists():  # a folder that held another model is incomplete until its marker, the last file, has moved
+            old, new = read_json(marker), read_json(staged / marker.name)
+            if any(old.get(key) != new.get(key) for key in IDENTITY):
+                marker.unlink()
+        for path in sorted(staged.iterdir(), key=lambda path: path.name == marker.name):
+            path.replace(folder / path.name)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
         if is_new and not any(folder.iterdir()):
             folder.rmdir()
-
-
-def _move_into(folder: Path, staged: Path) -> None:
-    """Move staged files to their places, gpt1.json last. Until then a folder that held another model is incomplete."""
-    marker = folder / "gpt1.json"
-    if marker.exists():
-        old, new = read_json(marker), read_json(staged / marker.name)
-        if any(old.get(key) != new.get(key) for key in IDENTITY):
-            marker.unlink()
-    for path in sorted(staged.iterdir(), key=lambda path: path.name == marker.name):
-        path.replace(folder / path.name)
 
 
 def load_run(path: str | Path) -> LoadedRun:

@@ -150,6 +150,8 @@ TEXTS, PAIRS = '["A text.", "Another text."]', '[{"text": "A premise.", "text_pa
 def model_card(metadata: RunMetadata) -> str:
     """Return the card, Markdown with the front matter that Hugging Face reads."""
     goal, scores, notes = metadata.goal, _scores(metadata), []
+    training = {name: getattr(metadata, name) for name in TRAINING} | {"started from": _file_name(metadata.init)}
+    training |= {name: metadata.metrics.get(name) for name in OF_TRAINING}
     if metadata.tokenizer_kind == "openai2018":
         notes.append(WORDS_OF_2018)
     what = LANGUAGE_MODEL
@@ -167,7 +169,7 @@ def model_card(metadata: RunMetadata) -> str:
         title=f"GPT-1 for {metadata.task}" if goal else "GPT-1 language model",
         what=what,
         scores=SCORES.format(unit="rows" if goal else "text", table=_table(scores)) if scores else "",
-        training=_table(_training(metadata)),
+        training=_table(training | _data(metadata)),
         command=PREDICT_COMMAND if goal else GENERATE_COMMAND,
         code=_code(metadata),
         notes="".join(f"{note}\n\n" for note in notes),
@@ -198,12 +200,6 @@ def _scores(metadata: RunMetadata) -> dict[str, Any]:
     for name, over in (metadata.seeds or {}).items():
         found[f"{name}, {len(over['values'])} seeds"] = f"{over['mean']:.4g} ± {over['deviation']:.2g}"
     return found
-
-
-def _training(metadata: RunMetadata) -> dict[str, Any]:
-    """Return how the run was trained, and on what."""
-    settings = {name: getattr(metadata, name) for name in TRAINING} | {"started from": _file_name(metadata.init)}
-    return settings | {name: metadata.metrics.get(name) for name in OF_TRAINING} | _data(metadata)
 
 
 def _data(metadata: RunMetadata) -> dict[str, Any]:

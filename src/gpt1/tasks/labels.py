@@ -273,28 +273,24 @@ def class_weights(requested: str | Mapping[str, float], label_type: LabelType, t
         return None
     if not isinstance(label_type, ClassLabels | LabelSets):
         raise UserError(f"{setting('class_weights')} {requested}: this task has no classes; leave it out")
+    names = label_type.names
+    if isinstance(requested, str) and requested not in ("auto", "balanced"):
+        requested = _parsed_weights(requested, names)
     if isinstance(requested, Mapping):
-        return _weights_of(requested, label_type.names)
-    if requested not in ("auto", "balanced"):
-        return _weights_of(_parsed_weights(requested, label_type.names), label_type.names)
+        for name, weight in requested.items():
+            wrong = f"{setting('class_weights')} {name!r}"
+            if name not in names:
+                raise UserError(f"{wrong}: there is no such class; the classes are {', '.join(names)}")
+            if isinstance(weight, bool) or not isinstance(weight, Real) or not 0 < weight < math.inf:
+                raise UserError(f"{wrong}: the weight must be a number above 0, not {weight!r}")
+        return torch.tensor([float(requested.get(name, 1.0)) for name in names])
     if isinstance(label_type, ClassLabels):
-        counts_C = np.bincount(np.array(targets), minlength=len(label_type.names))
-        weights_C = len(targets) / (len(label_type.names) * counts_C.clip(1))
+        counts_C = np.bincount(np.array(targets), minlength=len(names))
+        weights_C = len(targets) / (len(names) * counts_C.clip(1))
         return torch.tensor(weights_C, dtype=torch.float32).clamp(max=LARGEST_WEIGHT)
     counts_C = np.array(targets).sum(0)
     weights_C = (len(targets) - counts_C) / counts_C.clip(1)
     return torch.tensor(weights_C, dtype=torch.float32).clamp(1 / LARGEST_WEIGHT, LARGEST_WEIGHT)
-
-
-def _weights_of(requested: Mapping[str, float], names: list[str]) -> Tensor:
-    """Return weights_C of the weights that some classes have by name."""
-    for name, weight in requested.items():
-        if name not in names:
-            known = f"there is no such class; the classes are {', '.join(names)}"
-            raise UserError(f"{setting('class_weights')} {name!r}: {known}")
-        if isinstance(weight, bool) or not isinstance(weight, Real) or not 0 < weight < math.inf:
-            raise UserError(f"{setting('class_weights')} {name!r}: the weight must be a number above 0, not {weight!r}")
-    return torch.tensor([float(requested.get(name, 1.0)) for name in names])
 
 
 def _parsed_weights(requested: str, names: list[str]) -> dict[str, float]:

@@ -21,6 +21,8 @@ Intervals = dict[str, list[float]]
 Measure = Callable[[np.ndarray], dict[str, np.ndarray]]
 # Numbers that the bootstrap holds in memory at once.
 CHUNK = 2**20
+# Equal bins of the joint histogram, between the lowest and the highest of all scores.
+BINS = 16
 # Metrics that depend on the labels alone, so they are the same for every model.
 OF_LABELS = ("majority", "mean_baseline_rmse")
 
@@ -216,7 +218,10 @@ def score_metrics(true_N: np.ndarray, predicted_N: np.ndarray) -> ScoreMetrics:
     """Return the metrics of predicted scores."""
     true_N, predicted_N = np.asarray(true_N, dtype=np.float64), np.asarray(predicted_N, dtype=np.float64)
     values = {name: float(value_D[0]) for name, value_D in _scores(true_N[None], predicted_N[None]).items()}
-    joint = joint_histogram(true_N, predicted_N)
+    both_N = np.concatenate([true_N, predicted_N])
+    span = float(both_N.min()), float(both_N.max())
+    counts = np.histogram2d(true_N, predicted_N, bins=BINS, range=(span, span))[0]
+    joint = JointHistogram(*span, counts.astype(int).tolist())
     return ScoreMetrics(n=len(true_N), **values, mean_baseline_rmse=float(np.std(true_N)), joint=joint)
 
 
@@ -232,14 +237,6 @@ def score_intervals(
         return _scores(true_N[rows_DN], predicted_N[rows_DN])
 
     return _intervals(draw, n, seed, draws, level)
-
-
-def joint_histogram(true_N: np.ndarray, predicted_N: np.ndarray, bins: int = 16) -> JointHistogram:
-    """Count rows by true and predicted score, in equal bins between the lowest and the highest of all these scores."""
-    both = np.concatenate([true_N, predicted_N]).astype(np.float64)
-    span = float(both.min()), float(both.max())
-    counts = np.histogram2d(true_N, predicted_N, bins=bins, range=(span, span))[0]
-    return JointHistogram(*span, counts.astype(int).tolist())
 
 
 def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
