@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt1.config import Model
+from gpt1.config import PRESETS
 from gpt1.conversion.external import tensor_shapes
 from gpt1.conversion.openai_release import MERGES, PARTS, SHAPES, VOCABULARY, release_shape
 from gpt1.model.gpt import count_parameters
@@ -54,7 +54,7 @@ def main() -> None:
 def write_random(folder: Path, vocabulary: Path) -> None:
     """A release with random weights, written as its authors might have: one array, cut in ten."""
     folder.mkdir()
-    model, generator = Model(), np.random.default_rng(1)
+    model, generator = PRESETS["gpt1"], np.random.default_rng(1)
     row = generator.standard_normal(count_parameters(model)[0], dtype=np.float32) * np.float32(0.02)
     start = 0
     for name, shape in tensor_shapes(model):

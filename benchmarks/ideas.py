@@ -76,7 +76,8 @@ def measured(asked: argparse.Namespace, data: PreparedData, idea: Idea, seed: in
     """Pre-train once and return validation bits per byte."""
     settings = Pretrain(
         data=str(asked.data), out="", preset=asked.preset, seed=seed, threads=asked.threads, compile="on",
-        model=PRESETS[asked.preset], batch=DEFAULT_BATCH[asked.preset], optim=replace(RECIPES["fast"], **idea.optim),
+        model=replace(PRESETS[asked.preset], vocabulary=data.tokenizer.vocabulary), batch=DEFAULT_BATCH[asked.preset],
+        optim=replace(RECIPES["fast"], **idea.optim),
     )  # fmt: skip
     settings = resolve_defaults(settings, data)
     device, dtype = setup_device(settings)

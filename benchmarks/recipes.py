@@ -97,13 +97,13 @@ def fill(
 
 def measured(asked: argparse.Namespace, recipe: dict[str, Any], seed: int, out: Path) -> dict[str, float]:
     """Pre-train once and return validation bits per byte and seconds."""
-    times, model = recipe.get("batch", 1), PRESETS[asked.preset]
-    vocabulary = Tokenizer.load(Path(asked.data)).vocabulary
-    own = weights_in_products(replace(model, vocabulary=vocabulary))
+    times, vocabulary = recipe.get("batch", 1), Tokenizer.load(Path(asked.data)).vocabulary
+    model = replace(PRESETS[asked.preset], vocabulary=vocabulary)
+    own = weights_in_products(model)
     if "size" in recipe:
         width, depth = recipe["size"]
         model = replace(model, width=width, depth=depth, heads=width // 64, inner=4 * width)
-    ratio = own / weights_in_products(replace(model, vocabulary=vocabulary))
+    ratio = own / weights_in_products(model)
     trained = gpt1.pretrain(
         asked.data, out=out, preset=asked.preset, recipe=recipe.get("recipe", "fast"), seed=seed, threads=asked.threads,
         compile="on", steps=round(asked.updates * ratio / times), eval_every=10**9, save_every=500, model=model,

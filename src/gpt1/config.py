@@ -5,7 +5,7 @@ sections (`--model.width 384`, `--optim.lr 1e-3`). `PRESETS` are sizes of the ne
 recipe never changes the network.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 Preset = Literal["auto", "gpt1", "small", "tiny"]
@@ -73,8 +73,8 @@ class Model:
     """attention heads per block; must divide the width"""
     inner: int = 3072
     """size of the feed-forward layer in each block; 4 times the width, as in the paper"""
-    vocabulary: int = 40_478
-    """vocabulary size; set by the tokenizer of the prepared data"""
+    vocabulary: int = 0
+    """vocabulary size; 0: that of the prepared data, whose tokenizer decides it; without data GPT-1's, 40,478"""
     embedding_dropout: float = 0.1
     """dropout on the sum of token and position embeddings"""
     residual_dropout: float = 0.1
@@ -544,14 +544,15 @@ class Columns:
     """multiple choice: the column that lists the answers, or one column for each answer"""
 
 
+GPT1_VOCABULARY = 40_478
 PRESETS: dict[Preset, Model] = {
-    "gpt1": Model(),
+    "gpt1": Model(vocabulary=GPT1_VOCABULARY),
     "small": Model(
-        context=256, width=384, depth=6, heads=6, inner=1536,
+        context=256, width=384, depth=6, heads=6, inner=1536, vocabulary=GPT1_VOCABULARY,
         embedding_dropout=0.0, residual_dropout=0.0, attention_dropout=0.0,
     ),
     "tiny": Model(
-        context=128, width=192, depth=4, heads=3, inner=768,
+        context=128, width=192, depth=4, heads=3, inner=768, vocabulary=GPT1_VOCABULARY,
         embedding_dropout=0.0, residual_dropout=0.0, attention_dropout=0.0,
     ),
 }  # fmt: skip
@@ -575,7 +576,8 @@ def preset_shape(preset: Preset) -> Model:
 def pretrain_defaults(preset: Preset = "auto", recipe: Recipe | None = None, *, data: str, out: str) -> Pretrain:
     """Return pre-training settings with the defaults of a preset and a recipe (default: the preset's recipe)."""
     recipe = recipe or DEFAULT_RECIPE[preset]
+    model = replace(preset_shape(preset), vocabulary=0)  # the prepared data decide it
     return Pretrain(
         data=data, out=out, preset=preset, recipe=recipe,
-        model=preset_shape(preset), optim=RECIPES[recipe], batch=DEFAULT_BATCH[preset],
+        model=model, optim=RECIPES[recipe], batch=DEFAULT_BATCH[preset],
     )  # fmt: skip

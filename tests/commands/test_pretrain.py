@@ -108,7 +108,7 @@ def test_init_goes_on_from_a_model(data: Path, tmp_path: Path, capsys: pytest.Ca
     pretrain(settings(data, tmp_path / "first", steps=30, batch=16, micro_batch=16))
     assert "keeps its size" not in capsys.readouterr().err
     changes: dict[str, Any] = {"init": str(tmp_path / "first"), "preset": "small", "steps": 1}
-    pretrain(settings(data, tmp_path / "second", model=preset_shape("small"), **changes))
+    pretrain(settings(data, tmp_path / "second", model=replace(preset_shape("small"), vocabulary=0), **changes))
     told = " ".join(capsys.readouterr().err.split())
     assert "first keeps its size, 2 blocks of width 32; of preset small only the recipe and the batch are used" in told
     start = next(row["lm"] for row in log.read(tmp_path / "second") if "lm" in row)
@@ -303,6 +303,7 @@ def test_killed_in_the_middle_goes_on(data: Path, tmp_path: Path) -> None:
         ({"batch": 0}, "batch 0 must be at least 1"),
         ({"batch": 4, "micro_batch": 5}, "micro_batch 5 is more than batch 4"),
         ({"model": replace(SIZE, vocabulary=301)}, "model.vocabulary 301 is not that of .*, 300,"),
+        ({"model": preset_shape("tiny")}, "model.vocabulary 40478 is not that of .*, 300,"),
         ({"device": "cuda:77"}, "no such device"),
         ({"init": "nowhere"}, "nowhere"),
     ],

@@ -68,6 +68,20 @@ def test_the_rows_of_the_first_sheet(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == f"{path}: reading the first sheet, Sheet1; not Notes\n"
 
 
+def test_blank_rows_above_the_header_count(tmp_path: Path) -> None:
+    pytest.importorskip("fastexcel", reason="reading .xlsx needs the extra xlsx")
+    for blank in ([[]], [[], [None, None], []]):
+        path = write_workbook(tmp_path / f"{len(blank)}.xlsx", Sheet1=[*blank, *LINES])
+        lines = [line + len(blank) for line in (2, 3, 5)]
+        assert columns(table(path)) == ["text", "stars", "label"]
+        assert [row.line for row in rows(table(path))] == lines
+        with pytest.raises(UserError, match=rf"\.xlsx:{lines[-1]}: column label is empty"):
+            read_labelled_rows(str(path), Columns(["text"], ["label"]), "classes")
+    title = [[], ["Moods of 2026"], ["body", "label"], ["a", 1]]
+    with pytest.raises(UserError, match="; row 3 looks like the header"):
+        guess_columns(str(write_workbook(tmp_path / "title.xlsx", Sheet1=title)), "classification", ColumnNames())
+
+
 def test_a_title_above_the_header_is_named(tmp_path: Path) -> None:
     pytest.importorskip("fastexcel", reason="reading .xlsx needs the extra xlsx")
     for title, number in (([["Moods of 2026"]], 2), ([["Moods"], ["by hand", None], []], 4)):

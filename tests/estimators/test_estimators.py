@@ -244,11 +244,14 @@ def test_words_are_added(with_words: tuple[TextEstimator, list[Any], list[Any]],
     assert not np.array_equal(found, without._predictions(X))
     metric = model.model_.metadata.selected_by
     assert model.metrics_[metric] > model.metrics_["words_alone"][metric] - 0.05
+    assert model.metrics_["words_weight"] == model.model_.metadata.words.weight > 0
+    assert without.metrics_["words_weight"] == 0
     for again in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
         assert np.array_equal(again._predictions(X), found)
     model.save(tmp_path / "run")
     read = type(model).load(tmp_path / "run")
     assert np.array_equal(read._predictions(X), found)
+    assert read.metrics_ == model.metrics_
     assert read.with_words is True
     assert clone(read).get_params() == read.get_params()
 

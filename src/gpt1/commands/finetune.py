@@ -70,7 +70,7 @@ class FinetuneResult(Result):
     words_alone: TaskMetrics | None
     """the same metrics of words alone: TF-IDF and a linear model, fitted on the same rows"""
     words_weight: float | None
-    """`with_words`: the weight of their scores in the sum with those of the network"""
+    """weight of their scores in the sum with those of the network; 0 unless `with_words`"""
     loss: float
     """L2 on the validation rows, in nats a row"""
     task_loss: float

@@ -20,13 +20,14 @@ ZIP = b"PK\x03\x04"  # begins every workbook
 
 
 def sheet_header(path: Path) -> list[str]:
-    """Return the column names: the cells of the first row."""
-    return list(_sheet(path).columns)
+    """Return the column names: the cells of the first row that is not blank."""
+    return list(_sheet(path)[0].columns)
 
 
 def sheet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the number in the sheet and the values of each row; rows without a value are left out."""
-    for number, values in enumerate(_sheet(path).iter_rows(named=True), 2):  # the header is row 1
+    frame, header = _sheet(path)
+    for number, values in enumerate(frame.iter_rows(named=True), header + 1):
         if any(value is not None for value in values.values()):
             yield number, values
 
@@ -42,14 +43,17 @@ def header_below(path: Path) -> int | None:
     return next(found, None)
 
 
-def _sheet(path: Path) -> "polars.DataFrame":
+def _sheet(path: Path) -> "tuple[polars.DataFrame, int]":
     found = path.stat()
     return _read(path, found.st_mtime_ns, found.st_size)  # keys of the cache, so that a changed file is read again
 
 
 @lru_cache(maxsize=2)
-def _read(path: Path, _modified: int, _size: int) -> "polars.DataFrame":
-    """Return the first sheet, and print its name if there are others. Raises UserError for what cannot be read."""
+def _read(path: Path, _modified: int, _size: int) -> "tuple[polars.DataFrame, int]":
+    """Return the first sheet and the number of its header, which is the first row with a value.
+
+    Prints the sheet's name if there are others. Raises UserError for what cannot be read.
+    """
     import polars
 
     try:
@@ -63,13 +67,15 @@ def _read(path: Path, _modified: int, _size: int) -> "polars.DataFrame":
             f"{path}: {identify_binary(data) or 'not an Excel workbook; if it is a text table, name it .csv'}"
         )
     try:
-        names = fastexcel.read_excel(data).sheet_names
+        book = fastexcel.read_excel(data)
+        names = book.sheet_names
         frame = polars.read_excel(
             data, sheet_id=1, engine="calamine", infer_schema_length=None, drop_empty_rows=False, raise_if_empty=False
         )
+        height = book.load_sheet(0, header_row=None, skip_rows=0).total_height  # with the blank rows above the header
     except Exception as error:  # fastexcel's own, of many kinds
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"{path}: not readable as an Excel workbook ({reason}); save it again") from None
     if len(names) > 1:
         say(f"{path}: reading the first sheet, {names[0]}; not {', '.join(names[1:])}")
-    return frame
+    return frame, height - frame.height

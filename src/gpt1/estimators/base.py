@@ -59,7 +59,7 @@ feature_names_in_ : ndarray of str
     Names of the columns, if X was a DataFrame.
 metrics_ : dict
     Metrics on the validation rows after the epoch that is kept; `words_alone` holds those of TF-IDF with a linear
-    model on the same rows.
+    model on the same rows, and `words_weight` is the weight of their scores in the sum, 0 unless `with_words`.
 model_ : FittedModel
     The fine-tuned model: weights, tokenizer, metadata.
 """
@@ -329,7 +329,8 @@ class TextEstimator(BaseEstimator):
     def _take(self, model: FittedModel) -> None:
         """Store the fine-tuned model and set the attributes of a fitted estimator."""
         self.model_ = model
-        self.metrics_ = model.metadata.metrics
+        words = model.metadata.words
+        self.metrics_ = model.metadata.metrics | ({"words_weight": words.weight} if words else {})
         self.n_features_in_ = self.width
 
     def _predictions(self, X: Any) -> np.ndarray:

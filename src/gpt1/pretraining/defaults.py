@@ -5,7 +5,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gpt1.config import Model, Pretrain, preset_shape
+from gpt1.config import GPT1_VOCABULARY, Model, Pretrain, preset_shape
 from gpt1.console import say, warn
 from gpt1.data.shards import Manifest, TokenStream, check_content, read_manifest
 from gpt1.errors import UserError, setting
@@ -72,17 +72,17 @@ def open_data(folder: Path, check: slice | None = None) -> Iterator[PreparedData
 def resolve_defaults(settings: Pretrain, data: PreparedData | None) -> Pretrain:
     """Fill in the settings that follow from the prepared data or from a starting model (`init`), and check them all.
 
-    Without data the vocabulary stays as it is. Raises UserError if the settings cannot work.
+    Without data the vocabulary is the one asked for, else GPT-1's. Raises UserError if the settings cannot work.
     """
-    _check_ranges(settings)
-    model = settings.model
-    if data is not None:
-        if model.vocabulary not in (data.tokenizer.vocabulary, preset_shape(settings.preset).vocabulary):
-            raise UserError(
-                f"{setting('model.vocabulary')} {model.vocabulary} is not that of {settings.data}, "
-                f"{data.tokenizer.vocabulary}, which its tokenizer decides; leave it out"
-            )
-        model = replace(model, vocabulary=data.tokenizer.vocabulary)
+    asked = settings.model.vocabulary
+    vocabulary = data.tokenizer.vocabulary if data is not None else asked or GPT1_VOCABULARY
+    if asked not in (0, vocabulary):
+        raise UserError(
+            f"{setting('model.vocabulary')} {asked} is not that of {settings.data}, {vocabulary}, which its tokenizer "
+            "decides; leave it out"
+        )
+    model = replace(settings.model, vocabulary=vocabulary)
+    _check_ranges(replace(settings, model=model))
     if settings.init:
         model = _shape_of_init(settings, data)
     micro_batch = settings.micro_batch or min(settings.batch, max(1, MICRO_BATCH_TOKENS // model.context))
