@@ -19,7 +19,6 @@ from gpt1.finetuning.examples import check_read, input_hashes, read_rows, source
 from gpt1.finetuning.fit import save_finetuned
 from gpt1.finetuning.sweep import fit_best
 from gpt1.keywords import command
-from gpt1.model.objectives import LabelKind
 from gpt1.options import flat
 from gpt1.results import INLINE, Result
 from gpt1.resume import RUNTIME_SETTINGS, Record
@@ -27,23 +26,13 @@ from gpt1.run_folder.folder import load_run, read_metadata
 from gpt1.run_folder.metadata import STOPPED, FinetuningData, RunMetadata, read_json
 from gpt1.run_folder.places import check_finetuned_place
 from gpt1.run_folder.shape import read_shape
-from gpt1.tasks.metrics import (
-    ChoiceMetrics,
-    ClassificationMetrics,
-    LabelSetMetrics,
-    ScoreMetrics,
-    TaskMetrics,
-    words_rows,
-)
+from gpt1.tasks.metrics import METRICS, TaskMetrics, words_rows
 from gpt1.training import checkpoint, parallel
 from gpt1.training.device import out_of_memory, setup_device
 from gpt1.training.loop import Diverged
 from gpt1.training.trackers import Tracking, check_trackers
 
 BEGUN = "begun.json"  # records the settings and inputs of the states beside it
-METRICS: dict[LabelKind, Any] = {
-    "classes": ClassificationMetrics, "labels": LabelSetMetrics, "score": ScoreMetrics, "choice": ChoiceMetrics,
-}  # fmt: skip
 MAY_CHANGE = RUNTIME_SETTINGS | {"run", "train", "valid", "read"}  # files are compared by content, not by name
 
 

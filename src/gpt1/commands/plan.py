@@ -105,12 +105,7 @@ def plan(settings: Plan) -> PlanResult:
             chosen, why = fit_to_minutes(chosen, _streams(data, chosen)[0], device, dtype)
             say(why)
         parts = memory_parts(chosen, dtype)
-        if 0 < available < (held := sum(parts.values())):  # 0: unknown
-            sizes = ", ".join(map(setting, ("preset", "model.width", "model.depth", "model.vocabulary")))
-            raise UserError(
-                f"this run cannot fit: weights and optimizer alone take {_size(held)} of the {_size(available)} "
-                f"available; choose a smaller one of {sizes}"
-            )
+        _check_memory(sum(parts.values()), available)
         steps = settings.steps or (epoch_steps(chosen, len(data.train)) if data else STEPS_WITHOUT_DATA)
         chosen = replace(chosen, compile=resolve_compile(chosen.compile, is_long(chosen, steps), device))
         if device.type == "cuda":
@@ -181,6 +176,16 @@ def _streams(data: PreparedData | None, settings: Pretrain) -> tuple[Stream, Str
     vocabulary, count = settings.model.vocabulary, max(2**14, 2 * settings.model.context)
     ids = Ids(np.random.default_rng(settings.seed).integers(0, vocabulary, count))
     return ids, ids, bpe_tokenizer("bytes", {str(i): i for i in range(vocabulary - 2)}, [])  # end and pad are added
+
+
+def _check_memory(held: int, available: int) -> None:
+    """Raise UserError if the bytes held at all times exceed the available ones; 0 available: unknown."""
+    if 0 < available < held:
+        sizes = ", ".join(map(setting, ("preset", "model.width", "model.depth", "model.vocabulary")))
+        raise UserError(
+            f"this run cannot fit: weights and optimizer alone take {_size(held)} of the {_size(available)} available; "
+            f"choose a smaller one of {sizes}"
+        )
 
 
 def _verdict(result: PlanResult) -> str:

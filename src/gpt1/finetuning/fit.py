@@ -236,7 +236,11 @@ def build_network(base: GPT, examples: TaskExamples, options: FitOptions) -> Tas
         weights["tokens.weight"] = torch.cat([weights["tokens.weight"], new_VD])
         body.load_state_dict(body.state_dict() | weights)
     if options.freeze:
-        _freeze(body, options.freeze, base.config.vocabulary)
+        for name, weight in body.named_parameters():
+            if name != "tokens.weight" and _block_of(name) < options.freeze:
+                weight.requires_grad_(False)
+        known = base.config.vocabulary  # rows of the token matrix; only those of new tokens are trained
+        body.tokens.weight.register_hook(lambda g_VD: torch.cat([torch.zeros_like(g_VD[:known]), g_VD[known:]]))
     label_type = examples.label_type
     model = TaskModel(body, label_type.outputs, label_type.kind, options.head_dropout, examples.class_weights_C)
     return model.init_head(generator)
@@ -254,16 +258,6 @@ def save_finetuned(folder: Path, run: LoadedRun, settings: dict[str, Any], curve
 def _block_of(name: str) -> int:
     """Return the number of a weight's block; -1 for the embeddings beneath block 0."""
     return int(name.split(".")[1]) if name.startswith("blocks.") else -1
-
-
-def _freeze(body: GPT, blocks: int, known_tokens: int) -> None:
-    """Freeze the embeddings, except the rows of new tokens, and the first blocks."""
-    for name, weight in body.named_parameters():
-        if name != "tokens.weight" and _block_of(name) < blocks:
-            weight.requires_grad_(False)
-    body.tokens.weight.register_hook(
-        lambda g_VD: torch.cat([torch.zeros_like(g_VD[:known_tokens]), g_VD[known_tokens:]])
-    )
 
 
 def _calibrated(

@@ -147,6 +147,9 @@ class ChoiceMetrics(Result):
 
 # The metrics of a task, by its kind of label.
 TaskMetrics = ClassificationMetrics | LabelSetMetrics | ScoreMetrics | ChoiceMetrics
+METRICS: dict[str, type[Any]] = {
+    "classes": ClassificationMetrics, "labels": LabelSetMetrics, "score": ScoreMetrics, "choice": ChoiceMetrics,
+}  # fmt: skip
 
 
 def classification_metrics(
