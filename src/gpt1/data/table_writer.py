@@ -55,7 +55,7 @@ def _json(value: Any) -> str:
 
 def _separated(file: IO[str], out: str) -> Write:
     header: list[str] = []
-    line = _tsv_line(file, out) if _ending(out) == ".tsv" else _csv_line(file)
+    line = _tsv_line(file) if _ending(out) == ".tsv" else _csv_line(file)
 
     def write(rows: list[Row]) -> None:
         if not header:
@@ -83,7 +83,7 @@ def _csv_line(file: IO[str]) -> Callable[[str, list[Any]], None]:
     return line
 
 
-def _tsv_line(file: IO[str], out: str) -> Callable[[str, list[Any]], None]:
+def _tsv_line(file: IO[str]) -> Callable[[str, list[Any]], None]:
     def line(where: str, fields: list[Any]) -> None:
         texts = ["" if field is None else str(field) for field in fields]
         if wrong := [text for text in texts if not {"\t", "\r", "\n"}.isdisjoint(text)]:

@@ -195,21 +195,7 @@ class Similarity(_Pair):
         predictions_NC = self._predictions(X)
         return self.classes_[predictions_NC.argmax(-1)] if hasattr(self, "classes_") else predictions_NC[:, 0]
 
-    @available_if(lambda self: hasattr(self, "classes_"))
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Return the calibrated probability of each class.
-
-        Parameters
-        ----------
-        X : sequence of length N
-            Rows as in `fit`.
-
-        Returns
-        -------
-        ndarray of float of shape (N, C)
-            Columns as in `classes_`; a row adds up to 1.
-        """
-        return self._predictions(X)
+    predict_proba = available_if(lambda self: hasattr(self, "classes_"))(_Classes.predict_proba)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return R^2 of numbers, accuracy of classes.

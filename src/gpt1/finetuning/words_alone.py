@@ -56,7 +56,7 @@ def fit_words(
     best: WordsModel | None = None
     best_rank, best_scores_NC = (-np.inf, -np.inf), np.empty(0)
     enough = len(valid) >= MIN_VALID_ROWS
-    for grams in _vocabularies(task, label_type, train, several=enough):
+    for grams in _vocabularies(label_type, train, several=enough):
         x_MF = features(task, grams, items(task, train.texts))
         if not enough:
             usual = USUAL_RIDGE_STRENGTH if label_type.kind == "score" else USUAL_STRENGTH
@@ -145,7 +145,7 @@ def _characters(rows: LabelledRows) -> int:
     return sum(map(len, {text for texts in rows.texts for text in texts}))
 
 
-def _vocabularies(task: Task, label_type: LabelType, train: LabelledRows, several: bool) -> Iterator[list[Grams]]:
+def _vocabularies(label_type: LabelType, train: LabelledRows, several: bool) -> Iterator[list[Grams]]:
     """Yield the n-grams of the training texts: words, then words and characters; if not `several`, only the last."""
     texts = list(dict.fromkeys(text for row in train.texts for text in row))
     most = max(1, min(MOST_GRAMS, MOST_WEIGHTS // label_type.outputs))
