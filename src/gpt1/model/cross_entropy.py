@@ -16,10 +16,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gpt1.batch import IGNORE
-from gpt1.model.kernels import Kernels
 
 Transpose = Callable[[Tensor, Tensor], Tensor]
-PLAIN = Kernels(compiled=False)
 
 # Largest size of the logits held at once, in bytes. Fewer slices make larger, faster products.
 SLICE_BYTES = 2**28
@@ -30,17 +28,22 @@ MULTIPLE = 64
 COLUMNS = 4096
 
 
+def transpose_contiguous(x_MD: Tensor, scale: Tensor) -> Tensor:
+    """Return scale x^T in contiguous memory, written in one pass."""
+    return torch.mul(x_MD.T, scale, out=x_MD.new_empty(x_MD.shape[::-1]))
+
+
 def cross_entropy(
     h_NTD: Tensor,
     matrix_VD: Tensor,
     targets_NT: Tensor,
     weights_NT: Tensor,
-    transpose: Transpose = PLAIN.transpose_contiguous,
+    transpose: Transpose = transpose_contiguous,
 ) -> Tensor:
     """Return the weighted sum of -log softmax(h W^T)[target], a scalar in nats (float32; float64 for float64 input).
 
-    Targets equal to IGNORE are left out, whatever their weight. Weights get no gradient. `transpose(x, scale)` returns
-    scale x^T in contiguous memory.
+    Targets equal to IGNORE are left out, whatever their weight. Weights get no gradient. `transpose` does what
+    `transpose_contiguous` does; `model.fused_cpu` gives a compiled one.
     """
     h_MD, targets_M, weights_M = h_NTD.flatten(0, 1), targets_NT.flatten(), weights_NT.flatten()
     real_M = targets_M != IGNORE
