@@ -66,7 +66,7 @@ def fit_words(
         for strength in STRENGTHS:
             weights_CF, bias_C = _linear(label_type, x_MF, train, strength, class_weights_C)
             scores_NC = by_row(label_type.kind, linear(valid_MF, weights_CF, bias_C), valid.texts)
-            found = _rank(label_type, scores_NC, valid.labels, label_type.predictions(scores_NC), valid.labels, metric)
+            found = _rank(label_type, scores_NC, np.arange(len(valid)), valid.labels, metric)
             if best is None or found > best_rank:
                 best = WordsModel(task, label_type.kind, strength, grams, weights_CF, bias_C)
                 best_rank, best_scores_NC = found, scores_NC
@@ -97,8 +97,7 @@ def choose_share(
             judged, temperature = _calibrated(label_type, share.add(network_NC, words_NC), of_examples)
             share = WordsShare(weight, temperature)
         scores_NC = share.add(network_NC, words_NC)
-        predictions_NC = mean_by_row(judged.predictions(scores_NC), rows_N)
-        found = _rank(judged, scores_NC, of_examples, predictions_NC, labels, metric)
+        found = _rank(judged, scores_NC, rows_N, labels, metric)
         if found > best_rank:
             best_rank, best = found, (share, judged)
     return best
@@ -111,16 +110,11 @@ def usual_share(label_type: LabelType) -> WordsShare:
 
 
 def _rank(
-    label_type: LabelType,
-    scores_NC: np.ndarray,
-    of_examples: list[Any],
-    predictions_NC: np.ndarray,
-    labels: list[Any],
-    metric: str,
+    label_type: LabelType, scores_NC: np.ndarray, rows_N: np.ndarray, labels: list[Any], metric: str
 ) -> tuple[float, float]:
     """Return a sort key that is larger for the better scores, as for the epochs of the network."""
-    found = label_type.metrics(labels, predictions_NC)
-    return rank({**found, "loss": mean_loss(label_type, scores_NC, of_examples)}, metric)
+    found = label_type.metrics(labels, mean_by_row(label_type.predictions(scores_NC), rows_N))
+    return rank({**found, "loss": mean_loss(label_type, scores_NC, [labels[row] for row in rows_N])}, metric)
 
 
 def _calibrated(label_type: LabelType, sum_NC: np.ndarray, labels: list[Any]) -> tuple[LabelType, float]:
