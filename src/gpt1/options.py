@@ -21,7 +21,7 @@ from gpt1.errors import UserError, flag, setting
 T = TypeVar("T")
 METAVARS = {int: "N", float: "X"}
 
-# Names that other programs use -> ours; of several, the first that the command, or the estimator, has.
+# Names that other programs use -> ours; if there are several, the first that the command, or the estimator, has.
 OTHER_NAMES = {
     "learning-rate": ("lr", "optim.lr"), "lr": ("optim.lr",), "max-lr": ("lr", "optim.lr"),
     "weight-decay": ("optim.weight_decay",), "warmup-steps": ("optim.warmup",), "warmup-ratio": ("warmup",),

@@ -160,7 +160,7 @@ class _KeptTable:
         self.remove_states()
 
     def remove_states(self) -> None:
-        """Remove the training states of all models; of several processes, the first one does."""
+        """Remove the training states of all models; with several processes, only rank 0 does."""
         if parallel.is_main() and (folder := self.states()):
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -80,7 +80,7 @@ def predict(settings: Predict) -> PredictResult:
 
 
 def _predict(settings: Predict) -> PredictResult:
-    """Do what `predict` says; of several processes, every one does."""
+    """Do what `predict` says, in every process."""
     if settings.batch < 1:
         raise UserError(f"{setting('batch')} {settings.batch} must be at least 1")
     file = None if settings.out in (None, "", STANDARD) else settings.out
@@ -139,7 +139,7 @@ def _map_by_turns(function: Callable[[Item], Value], items: Iterable[Item]) -> I
 
 
 def show(result: PredictResult) -> RenderableType | None:
-    """Say where the rows are; return None if they went to standard output, of a text itself its prediction."""
+    """Say where the rows are: None if they went to standard output. For a text itself, show its prediction."""
     if result.predictions is not None:
         (row,) = result.predictions
         return _shown(row) if sys.stdout.isatty() else json.dumps(row, ensure_ascii=False)
@@ -213,7 +213,7 @@ def _shown(row: dict[str, Any]) -> Table:
 def _writer(out: str | None, predictions: list[dict[str, Any]] | None) -> Iterator[Write]:
     """Yield a function that takes the next rows: to the file or standard output, or to the list `predictions`.
 
-    Of several processes, the first one writes.
+    With several processes, only rank 0 writes.
     """
     if predictions is not None:
         yield lambda found: predictions.extend(row.values for row in found)

@@ -305,7 +305,7 @@ def lines_of(texts: Iterable[str]) -> Iterator[str]:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file as hex digits; of a saved dataset, that of its rows and column descriptions."""
+    """Return the sha256 of a file as hex digits; for a saved dataset, that of its rows and column descriptions."""
     if path.is_dir():
         files = [*dataset_files(path), *(file for file in [path / INFO] if file.exists())]
         return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()

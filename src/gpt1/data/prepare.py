@@ -50,7 +50,7 @@ CUT_WINDOW = 1000  # characters on either side of a possible cut that are encode
 MAX_CUTS_TRIED = 100  # most places of each kind that are tested
 
 BEGUN, STATE = "begun.json", "state.json"  # files in `unfinished`: the request, and how far it is done
-# Recorded settings that do not decide the result by themselves: of files and tokenizers, the content does.
+# Recorded settings that do not decide the result by themselves; the content of files and tokenizers does.
 MAY_CHANGE = RUNTIME_SETTINGS | {"inputs", "val", "dtype", "words"}
 LOCAL: Engine = nullcontext(map_ahead)  # encodes in this process
 

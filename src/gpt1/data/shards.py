@@ -187,8 +187,8 @@ class ShardWriter:
 class TokenStream:
     """The tokens of a split as one long sequence, memory-mapped, so that only what is read is loaded.
 
-    Up to `MAPPED` shards are mapped at once; of more, those that were read last. Raises UserError, naming the file, if
-    a shard is missing or its size is not that in the manifest.
+    At most `MAPPED` shards are mapped at once, those that were read last. Raises UserError, naming the file, if a shard
+    is missing or its size is not that in the manifest.
     """
 
     def __init__(self, folder: str | Path, split: SplitName) -> None:

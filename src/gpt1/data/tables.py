@@ -193,7 +193,7 @@ def rows(file: File, options: TableOptions = DEFAULT, only: Sequence[str] = ()) 
 
 
 def header(file: File, options: TableOptions = DEFAULT) -> list[str]:
-    """Return the column names of a table; of jsonl, which has no header, the keys of the first row."""
+    """Return the column names of a table; for jsonl, which has no header, the keys of the first row."""
     if file.kind == "parquet":
         import polars
 

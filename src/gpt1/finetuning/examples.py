@@ -102,7 +102,7 @@ def check_read(settings: Finetune) -> None:
 
 
 def text_to_read(settings: Finetune) -> "UnlabelledText | None":
-    """Return the unlabelled text that the settings name, if any; of tables like the labelled rows, the same columns.
+    """Return the unlabelled text that the settings name, if any; in tables, the same columns as in the labelled rows.
 
     Warns if the validation rows are among it. Raises UserError for a file that does not exist.
     """

@@ -137,7 +137,7 @@ class Predictor:
         return examples, scores_NC
 
     def to_columns(self, prediction_C: np.ndarray, row: Texts) -> dict[str, Any]:
-        """Return `predicted_label` and `probabilities` of a row; of a choice, only those of the row's own answers."""
+        """Return `predicted_label` and `probabilities` of a row; for a choice, only those of the row's own answers."""
         answers = len(row) - 1 if self.label_type.kind == "choice" else len(prediction_C)
         return self.label_type.to_columns(prediction_C[:answers])
 

@@ -118,7 +118,7 @@ def _rank(
 
 
 def _calibrated(label_type: LabelType, sum_NC: np.ndarray, labels: list[Any]) -> tuple[LabelType, float]:
-    """Return the label type calibrated on the sum, and its temperature; of numbers, the one with the least error."""
+    """Return the label type calibrated on the sum, and its temperature; for scores, the one with the least error."""
     if label_type.kind != "score":
         return label_type.calibrated(sum_NC, labels)
     agreement = float(sum_NC[:, 0] @ [label_type.target(label) for label in labels])

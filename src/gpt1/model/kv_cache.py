@@ -48,7 +48,7 @@ class Step:
     logits_NV: Tensor
     """scores that the tokens were drawn from, fp32, before temperature and penalty"""
     h_NTD: Tensor
-    """hidden states of the tokens that were read; of a prompt of t tokens, those at the first t"""
+    """hidden states of the tokens that were read; for a prompt of t tokens, the first t"""
 
 
 @dataclass

@@ -167,7 +167,7 @@ def read_first(
 ) -> tuple[LoadedRun, ReadSummary]:
     """Return `base`, the pre-trained run `run`, trained further on unlabelled text, and what was read.
 
-    Of the settings `on`, only those that every command has are used: device, number format, threads and seed.
+    `on` says on which device and with how many threads to train, in which number format and from which seed.
     A training that was stopped continues from the states in `folder`. Raises UserError for text that cannot be read or
     is too short, before anything is trained.
     """

@@ -76,7 +76,7 @@ def _machine_memory() -> int:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the peak memory so far in bytes: of tensors on a GPU, of the process on a CPU; 0 if unknown."""
+    """Return the peak memory so far, in bytes: that of tensors on a GPU, that of the process on a CPU; 0 if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if device.type == "mps":

@@ -316,7 +316,7 @@ def _parsed_weights(requested: str, names: list[str]) -> dict[str, float]:
 
 
 def most_common(labels: Sequence[list[str]]) -> list[str]:
-    """Return the most common of labels, each as a list of names; of several, the first in alphabetical order."""
+    """Return the most common of labels, each as a list of names; on a tie, the first in alphabetical order."""
     counts = Counter(tuple(label) for label in labels)
     return list(min(counts.items(), key=lambda item: (-item[1], item[0]))[0])
 

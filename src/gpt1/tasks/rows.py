@@ -343,7 +343,7 @@ def _canonical(name: str) -> str:
 
 
 def _canonical_names(labels: Sequence[Any]) -> list[str]:
-    """Return the names in classes or label sets; of those with the same canonical form, the shortest."""
+    """Return the names in classes or label sets: one for each canonical form, the shortest."""
     names = {name for label in labels for name in _names_in(label)}
     return list({_canonical(name): name for name in sorted(names, key=lambda name: (-len(name), name))}.values())
 

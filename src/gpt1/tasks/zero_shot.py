@@ -1,4 +1,4 @@
-"""Zero-shot scoring (the paper, section 5): of several texts, predict the one that the language model finds likeliest.
+"""Zero-shot scoring (the paper, section 5): predict the text that the language model finds most likely.
 
 A minimal pair is a good text and a bad one; a choice is a context with several answers, only one of them right. Nothing
 is trained. A text is read after an end token, as documents are in pre-training; it need not be a whole document, so no

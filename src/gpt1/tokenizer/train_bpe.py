@@ -170,7 +170,7 @@ def learn_merges(symbols: Ints, lengths: Ints, counts: Ints, names: list[str], s
     Stops early when no pair occurs `MIN_PAIR_COUNT` times. Two merges that spell the same string share its id.
 
     This is byte-pair encoding (Sennrich et al. 2016, algorithm 1), with the merges of `tokenizers.trainers.BpeTrainer`:
-    the most frequent pair first; of equally frequent ones, the one with the smaller ids. That trainer takes texts only,
+    the most frequent pair first; on a tie, the one with the smaller ids. That trainer takes texts only,
     and splits every occurrence of a word again; this takes each distinct word once. All words lie in one array, as
     doubly linked lists of symbols, and a merge visits only the places of its pair, all at once. Time and memory grow
     with the number of symbols, about half a microsecond and 40 bytes each, and hardly with the number of merges.
@@ -246,7 +246,7 @@ class _PairTable:
         self._add(new, symbol[right[followed]], followed)
 
     def _remaining(self, places: Ints, a: int, b: int) -> Ints:
-        """Return those of `places` that still hold `a b`; of overlapping ones (a a a) every other, from the first."""
+        """Return those of `places` that still hold `a b`; if they overlap (a a a), every other one from the first."""
         symbol, right = self.symbol, self.right
         places = places[symbol[places] == a]
         following = right[places]

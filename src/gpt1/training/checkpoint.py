@@ -43,7 +43,7 @@ class Checkpoints:
     """Save a run's states in the background, as a context manager, keeping the newest and the best.
 
     One write is under way at a time; the next one waits for it. Leaving the block waits too, except on
-    KeyboardInterrupt: what a second Ctrl-C interrupts leaves no file under a final name. Of several processes, rank 0
+    KeyboardInterrupt: what a second Ctrl-C interrupts leaves no file under a final name. With several processes, rank 0
     writes; with `shared_out` each writes its part, and all construct this and call `save` together.
     """
 
@@ -237,7 +237,7 @@ def read_notes(path: Path) -> dict[str, Any]:
 
 
 def load(path: Path, rows: Callable[[int], slice] | None = None) -> dict[str, Tensor]:
-    """Return the tensors of a state, on the CPU; of each tensor the rows `rows(number of rows)`, or all.
+    """Return the tensors of a state, on the CPU: all rows of each, or those in `rows(number of rows)`.
 
     Whole tensors of a file are mapped from it: copy what must outlive it.
     """
@@ -262,7 +262,7 @@ def _joined(files: Sequence[Any], name: str, rows: Callable[[int], slice] | None
 
 
 def _files(path: Path) -> list[Path]:
-    """Return the files of a state: of a folder, all parts that the names of its files say there are, missing or not."""
+    """Return the files of a state; for a folder, all parts that its files' names say there are, missing or not."""
     if not path.is_dir():
         return [path]
     count = max((int(file.stem[-5:]) for file in path.glob(f"part-*-of-{'[0-9]' * 5}{SUFFIX}")), default=1)
@@ -270,7 +270,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _step(path: Path) -> int:
-    """Return the update of a state; -1 of anything else with such a name."""
+    """Return the update of a state; -1 for anything else with such a name."""
     number = path.name.removesuffix(SUFFIX).removeprefix("step-")
     return int(number) if number.isdecimal() else -1
 

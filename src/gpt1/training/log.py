@@ -20,7 +20,7 @@ class Log:
 
     Opening it at update `step` drops the rows of later updates, which will be made again. Unless that update is
     `validated`, its validation is dropped too. Close the log before its folder is moved or removed, which Windows
-    refuses while a file in it is open. Of several processes, the first one writes.
+    refuses while a file in it is open. With several processes, only rank 0 writes.
     """
 
     def __init__(self, folder: Path, step: int, validated: bool = True, tracking: Tracking | None = None) -> None:

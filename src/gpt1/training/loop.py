@@ -73,7 +73,7 @@ class StepReport:
     tokens: int
     """targets in this update"""
     sums: list[dict[str, Tensor]]
-    """summed losses in nats by name, for each micro-batch; of several processes, one sum over all"""
+    """summed losses in nats by name, for each micro-batch; with several processes, one sum over all"""
     counts: dict[str, float]
     """terms of each sum, or their weights, over all micro-batches of all processes"""
     norm: Tensor
@@ -146,7 +146,7 @@ def train(
     not computed, and a count of 0 divides nothing. Random numbers (dropout) depend on (seed, step) alone, so a run that
     stops and resumes equals one that did not stop, if `state` is kept with weights and moments.
 
-    Of several processes, each gives the micro-batches of its part of the batch. Losses and counts are those of the
+    With several processes, each gives the micro-batches of its part of the batch. Losses and counts are those of the
     whole batch; random numbers depend on the rank too.
 
     If memory runs out, the micro-batches are halved from then on; `largest` are tried before the first update, so that
@@ -281,7 +281,7 @@ def _counts(model: Objective, batches: Sequence[Batch], weights: dict[str, float
 
 
 def _summed(sums: list[dict[str, Tensor]], weights: dict[str, float], device: torch.device) -> list[dict[str, Tensor]]:
-    """Return the losses of an update: of several processes, their sums over all micro-batches of all."""
+    """Return the losses of an update; with several processes, one sum over all micro-batches of all processes."""
     world = parallel.current()
     if world.size == 1:
         return sums

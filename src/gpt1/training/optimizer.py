@@ -95,7 +95,7 @@ class Optimizer:
         return norm
 
     def _global_norm(self) -> Tensor:
-        """Return the norm of all gradients; of several processes, of their sums, which each process then has."""
+        """Return the norm of all gradients, which several processes first replace by their sums."""
         norms, world = list(self.norms.values()), parallel.current()
         if world.size > 1:
             trained = [gradient for name, gradient in self.gradients.items() if self.weights[name].requires_grad]
