@@ -277,25 +277,25 @@ def _calibrated(
     examples, best, options = trainer.examples, progress.best, trainer.options
     assert best is not None, "there is at least one epoch"
     label_type, temperature = examples.label_type, 1.0
-    labels = [examples.valid_labels[row] for row in examples.valid.rows_N]
-    enough = len(examples.valid_labels) >= MIN_VALID_ROWS
+    labels, rows_N = examples.valid_labels, examples.valid.rows_N
+    of_examples = [labels[row] for row in rows_N]
+    enough = len(labels) >= MIN_VALID_ROWS
     if enough:
-        label_type, temperature = label_type.calibrated(best.scores_NC, labels)
+        label_type, temperature = label_type.calibrated(best.scores_NC, of_examples)
+    scores_NC, share = best.scores_NC / temperature, WordsShare()
     metrics = best.metrics | {"epoch": best.epoch, "temperature": temperature}
     alone, words_NC = words.label_type(label_type), words.scores(rows.valid.texts)
-    metrics["words_alone"] = alone.metrics(rows.valid.labels, alone.predictions(words_NC)).to_json()
-    scores_NC, share = best.scores_NC / temperature, WordsShare()
-    words_NC = words_NC[examples.valid.rows_N]
+    metrics["words_alone"] = alone.metrics(labels, alone.predictions(words_NC)).to_json()
     if options.with_words and enough:
-        metric, rows_N = selected_metric(options, label_type), examples.valid.rows_N
-        share, label_type = choose_share(label_type, scores_NC, words_NC, rows_N, rows.valid.labels, metric)
+        metric = selected_metric(options, label_type)
+        share, label_type = choose_share(label_type, scores_NC, words_NC[rows_N], rows_N, labels, metric)
     elif options.with_words:
         share, label_type = given or (usual_share(label_type), label_type)
     if share.weight:
-        scores_NC = share.add(scores_NC, words_NC)
-        metrics["loss"] = mean_loss(label_type, scores_NC, labels)
+        scores_NC = share.add(scores_NC, words_NC[rows_N])
+        metrics["loss"] = mean_loss(label_type, scores_NC, of_examples)
     predictions_NC = examples.valid.mean_by_row(label_type.predictions(scores_NC))
-    metrics |= label_type.metrics(examples.valid_labels, predictions_NC).to_json()
+    metrics |= label_type.metrics(labels, predictions_NC).to_json()
     weights = {name.removeprefix("body."): weight.cpu() for name, weight in progress.weights.items()}
     # The head is divided here, so that every program that loads the run gives calibrated probabilities.
     head_CD = weights.pop("head.weight") / temperature
