@@ -22,7 +22,7 @@ from gpt1.commands.pretrain import pretrain
 from gpt1.config import Columns, Model, Optim, Prepare, Pretrain, preset_shape, pretrain_defaults
 from gpt1.data.docstrings import topics
 from gpt1.errors import RunFailed, UserError
-from gpt1.pretraining import job, run
+from gpt1.pretraining import defaults, job, run
 from gpt1.run_folder.folder import read_metadata, read_shape
 from gpt1.run_folder.metadata import RunMetadata
 from gpt1.training import checkpoint, interrupt, log
@@ -420,10 +420,10 @@ def test_a_compiled_run_repeats_itself_and_learns_the_same(data: Path, tmp_path:
 
 
 def test_a_compiler_that_does_not_work(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "compiler_error", lambda device: "InvalidCxxCompiler: none")
+    monkeypatch.setattr(defaults, "compiler_error", lambda device: "InvalidCxxCompiler: none")
     with pytest.raises(UserError, match=r"compile on: .*none.*; use compile off"):
         pretrain(settings(data, tmp_path / "on", compile="on"))
-    monkeypatch.setattr(run, "LONG_WORK", 1)
+    monkeypatch.setattr(defaults, "LONG_WORK", 1)
     pretrain(settings(data, tmp_path / "auto"))
     assert json.loads((tmp_path / "auto" / "settings.json").read_text())["compile"] == "off"
 
@@ -470,7 +470,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each model that was built was to be compiled; none is."""
     asked: list[bool] = []
     monkeypatch.setattr(run, "prepare_for_training", lambda model, device, compile: asked.append(compile))
-    monkeypatch.setattr(run, "compiler_error", lambda device: "")
+    monkeypatch.setattr(defaults, "compiler_error", lambda device: "")
     return asked
 
 
@@ -499,7 +499,7 @@ def test_a_compiled_run_continues_where_no_compiler_works(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     stopped(data, tmp_path / "run", monkeypatch, compile="on")
-    monkeypatch.setattr(run, "compiler_error", lambda device: "InvalidCxxCompiler: none")
+    monkeypatch.setattr(defaults, "compiler_error", lambda device: "InvalidCxxCompiler: none")
     with one_line("compile on: the compiler does not work here (InvalidCxxCompiler: none); use compile off"):
         pretrain(settings(data, tmp_path / "run", compile="on"))
     assert pretrain(settings(data, tmp_path / "run"))["steps"] == 6

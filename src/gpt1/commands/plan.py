@@ -21,12 +21,14 @@ from gpt1.pretraining.defaults import (
     MEMORY_REMEDY,
     PreparedData,
     epoch_steps,
+    is_long,
     open_data,
+    resolve_compile,
     resolve_defaults,
     warn_of_warmup,
 )
 from gpt1.pretraining.memory import available_memory, memory_parts, peak_memory
-from gpt1.pretraining.run import build, is_long, resolve_compile
+from gpt1.pretraining.run import build
 from gpt1.pretraining.throughput import PAIR, SCHEDULE_STEPS, measure, update_pairs
 from gpt1.results import Result
 from gpt1.tokenizer.tokenizer import Tokenizer, bpe_tokenizer

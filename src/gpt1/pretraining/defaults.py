@@ -4,22 +4,29 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
+
+import torch
 
 from gpt1.config import GPT1_VOCABULARY, Model, Pretrain, preset_shape
 from gpt1.console import say, warn
 from gpt1.data.shards import Manifest, TokenStream, check_content, read_manifest
 from gpt1.errors import UserError, setting
+from gpt1.model.gpt import flops_per_token
 from gpt1.options import flat
 from gpt1.resume import RUNTIME_SETTINGS, Record
 from gpt1.run_folder.metadata import read_metadata
 from gpt1.run_folder.shape import read_shape
 from gpt1.tokenizer.tokenizer import Tokenizer
+from gpt1.training.device import compiler_error
 
 # Tokens in one forward pass, unless `micro_batch` is given.
 MICRO_BATCH_TOKENS = 4096
 DEFAULT_EPOCHS = 1.0
 # What to advise when memory runs out.
 MEMORY_REMEDY = f"lower {setting('micro_batch')}, {setting('model.context')} or the size of the model"
+# Minutes, or floating-point operations, from which a run is long enough to repay half a minute of compiling.
+LONG_MINUTES, LONG_WORK = 5.0, 3e14
 # Mutually exclusive settings.
 LENGTHS = ("steps", "epochs", "minutes")
 MINIMUM = {
@@ -159,6 +166,30 @@ def _shape_of_init(settings: Pretrain, data: PreparedData | None) -> Model:
 def epoch_steps(settings: Pretrain, tokens: int) -> int:
     """Return the number of updates in the requested epochs (one by default) over `tokens` training tokens."""
     return max(1, round((settings.epochs or DEFAULT_EPOCHS) * tokens / (settings.batch * settings.model.context)))
+
+
+def is_long(settings: Pretrain, steps: int) -> bool:
+    """Return whether a run of `steps` updates is long enough for compiled kernels to repay their compilation."""
+    if settings.minutes:
+        return settings.minutes >= LONG_MINUTES
+    return flops_per_token(settings.model) * steps * settings.batch * settings.model.context >= LONG_WORK
+
+
+def resolve_compile(requested: Literal["auto", "on", "off"], auto: bool, device: torch.device) -> Literal["on", "off"]:
+    """Return whether to compile, which `auto` decides where the request is "auto" and the compiler works.
+
+    Raises UserError if "on" is requested and the compiler does not work.
+    """
+    if requested == "off" or (requested == "auto" and not auto):
+        return "off"
+    if not (error := compiler_error(device)):
+        return "on"
+    if requested == "on":
+        raise UserError(
+            f"{setting('compile')} on: the compiler does not work here ({error}); use {setting('compile')} off"
+        )
+    say(f"training without compiled kernels: the compiler does not work here ({error})")
+    return "off"
 
 
 def warn_of_warmup(settings: Pretrain, steps: int) -> None:

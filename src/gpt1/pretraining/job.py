@@ -18,12 +18,14 @@ from gpt1.pretraining.defaults import (
     PreparedData,
     begun_record,
     epoch_steps,
+    is_long,
     open_data,
+    resolve_compile,
     resolve_defaults,
     resume_settings,
     warn_of_warmup,
 )
-from gpt1.pretraining.run import PretrainingRun, build, is_long, resolve_compile
+from gpt1.pretraining.run import PretrainingRun, build
 from gpt1.results import Result
 from gpt1.resume import Record
 from gpt1.run_folder.metadata import read_json, read_metadata

@@ -6,7 +6,6 @@ import time
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 from rich.progress import Progress
@@ -14,15 +13,15 @@ from rich.progress import Progress
 from gpt1.config import Pretrain
 from gpt1.console import bar, say
 from gpt1.data.windows import Stream, Windows
-from gpt1.errors import RunFailed, UserError, setting
-from gpt1.model.gpt import GPT, flops_per_token
+from gpt1.errors import RunFailed, setting
+from gpt1.model.gpt import GPT
 from gpt1.model.objectives import LanguageModel
 from gpt1.pretraining.defaults import PreparedData
 from gpt1.run_folder.folder import load_run, save_run
 from gpt1.run_folder.metadata import PretrainingData, RunMetadata
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.training import checkpoint, log, parallel
-from gpt1.training.device import compiler_error, prepare_for_training
+from gpt1.training.device import prepare_for_training
 from gpt1.training.interrupt import Stopped, StopRequest, stop_requested
 from gpt1.training.likelihood import Likelihood, likelihood
 from gpt1.training.loop import LoopState, StepReport, train
@@ -36,8 +35,6 @@ VALIDATION_WINDOWS = 64
 SAMPLE_TOKENS = 40
 # The speed that is shown is the median of so many updates.
 SHOWN_SPEEDS = 20
-# Minutes, or floating-point operations, from which a run is long enough to repay half a minute of compiling.
-LONG_MINUTES, LONG_WORK = 5.0, 3e14
 
 
 @dataclass(frozen=True)
@@ -288,27 +285,3 @@ def intervals(steps: int, eval_every: int, save_every: int) -> tuple[int, int]:
     """Return the updates between validations and between checkpoints; 0 stands for the default."""
     eval_every = eval_every or max(1, math.ceil(steps / VALIDATIONS))
     return eval_every, save_every or eval_every
-
-
-def is_long(settings: Pretrain, steps: int) -> bool:
-    """Return whether a run of `steps` updates is long enough for compiled kernels to repay their compilation."""
-    if settings.minutes:
-        return settings.minutes >= LONG_MINUTES
-    return flops_per_token(settings.model) * steps * settings.batch * settings.model.context >= LONG_WORK
-
-
-def resolve_compile(requested: Literal["auto", "on", "off"], auto: bool, device: torch.device) -> Literal["on", "off"]:
-    """Return whether to compile, which `auto` decides where the request is "auto" and the compiler works.
-
-    Raises UserError if "on" is requested and the compiler does not work.
-    """
-    if requested == "off" or (requested == "auto" and not auto):
-        return "off"
-    if not (error := compiler_error(device)):
-        return "on"
-    if requested == "on":
-        raise UserError(
-            f"{setting('compile')} on: the compiler does not work here ({error}); use {setting('compile')} off"
-        )
-    say(f"training without compiled kernels: the compiler does not work here ({error})")
-    return "off"
