@@ -21,13 +21,13 @@ import gpt1
 from conftest import one_line, save_random_run
 from gpt1 import remote
 from gpt1.cli.main import main
+from gpt1.commands.predict import RowPredictor
 from gpt1.config import Model
 from gpt1.data import documents
 from gpt1.data import prepare as making
 from gpt1.data.docstrings import topics
 from gpt1.errors import RunFailed
 from gpt1.finetuning import epochs
-from gpt1.finetuning.predictor import RowPredictor
 from gpt1.run_folder.metadata import read_metadata
 from gpt1.training import checkpoint
 

@@ -15,11 +15,11 @@ from rich.table import Table
 from conftest import NOT_UTF8, RayNodes, one_line
 from gpt1.cli.main import main
 from gpt1.commands import predict as job
-from gpt1.commands.predict import predict, show
+from gpt1.commands.predict import RowPredictor, predict, show
 from gpt1.config import Columns, Model, Predict
 from gpt1.data.tables import rows, table
 from gpt1.errors import RunFailed, UserError, readable
-from gpt1.finetuning.predictor import Predictor, RowPredictor
+from gpt1.finetuning.predictor import Predictor
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.folder import load_run, save_run
 from gpt1.run_folder.metadata import RunMetadata

@@ -3,13 +3,15 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain, islice, tee
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import RenderableType
 from rich.table import Table
 
@@ -20,15 +22,16 @@ from gpt1.data.engine import Item, Value, engine_of
 from gpt1.data.files import File, is_path
 from gpt1.data.table_writer import Write, check_ending, table_writer, write_jsonl
 from gpt1.data.tables import Row, TableOptions, columns, rows, table
-from gpt1.errors import UserError, setting
-from gpt1.finetuning.predictor import Predictor, RowPredictor
+from gpt1.errors import UserError, addressed, setting
+from gpt1.finetuning.predictor import Predictor, load_predictor
 from gpt1.keywords import command
 from gpt1.results import Result
 from gpt1.tasks.columns import ColumnNames, select_columns
 from gpt1.tasks.labels import label_text
-from gpt1.tasks.rows import LABEL_SEPARATOR, read_texts, valid_rows
+from gpt1.tasks.rows import LABEL_SEPARATOR, Texts, read_texts, valid_rows
 from gpt1.tasks.typed_rows import STANDARD_INPUT, row_of_texts, rows_of_lines
 from gpt1.training import parallel
+from gpt1.training.device import out_of_memory
 
 # Rows held in memory; among them, texts of similar length share a batch.
 ROWS_AT_ONCE = 2048
@@ -127,6 +130,27 @@ def _predict(settings: Predict) -> PredictResult:
         say(f"{too_long:,} of {done:,} rows are longer than the model reads; their {kept} was read")
     predicted = {name: counts[name] for name in getattr(predictor.label_type, "names", sorted(counts))}
     return PredictResult(done, file, predicted, predictions)
+
+
+class RowPredictor:
+    """Predicts rows. Pickled without its model: each process loads the run folder."""
+
+    def __init__(self, settings: Predict) -> None:
+        self.settings = settings
+
+    def __getstate__(self) -> dict[str, Any]:
+        run = addressed(str(Path(self.settings.run).absolute()))  # each node copies what is at an address
+        return {"settings": replace(self.settings, run=run)}
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """The model, loaded when it is first used."""
+        return load_predictor(self.settings.run, self.settings)
+
+    def __call__(self, rows: Sequence[Texts]) -> tuple[np.ndarray, int]:
+        """Return predictions_NC of rows and how many are longer than the context. Raises RunFailed if memory is out."""
+        with out_of_memory(f"lower {setting('batch')}"):
+            return self.predictor.predict(rows, self.settings.batch)
 
 
 def _map_by_turns(function: Callable[[Item], Value], items: Iterable[Item]) -> Iterator[Value]:

@@ -4,8 +4,7 @@ Axes: N rows or examples, C classes, labels or answers.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gpt1.config import Columns, Command, Long, Predict, Task
+from gpt1.config import Columns, Command, Long, Task
 from gpt1.data.collate import Example, Label, by_length, collate
-from gpt1.errors import addressed, setting
 from gpt1.model.gpt import GPT
 from gpt1.model.objectives import TaskModel, task_loss
 from gpt1.model.packed import pack
@@ -27,7 +25,7 @@ from gpt1.tasks.rows import Texts
 from gpt1.tasks.words import WordsModel, WordsShare
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.training import parallel
-from gpt1.training.device import out_of_memory, setup_device
+from gpt1.training.device import setup_device
 
 
 @dataclass(frozen=True)
@@ -151,27 +149,6 @@ class Predictor:
         """Return predictions_NC of words alone, which the run must have."""
         assert self.words is not None, "a run that was made without words"
         return self.words.label_type(self.label_type).predictions(self.words.scores(rows))
-
-
-class RowPredictor:
-    """Predicts the rows that `gpt1 predict` reads. Pickled without its model: each process loads the run folder."""
-
-    def __init__(self, settings: Predict) -> None:
-        self.settings = settings
-
-    def __getstate__(self) -> dict[str, Any]:
-        run = addressed(str(Path(self.settings.run).absolute()))  # each node copies what is at an address
-        return {"settings": replace(self.settings, run=run)}
-
-    @cached_property
-    def predictor(self) -> Predictor:
-        """The model, loaded when it is first used."""
-        return load_predictor(self.settings.run, self.settings)
-
-    def __call__(self, rows: Sequence[Texts]) -> tuple[np.ndarray, int]:
-        """Return predictions_NC of rows and how many are longer than the context. Raises RunFailed if memory is out."""
-        with out_of_memory(f"lower {setting('batch')}"):
-            return self.predictor.predict(rows, self.settings.batch)
 
 
 def load_predictor(folder: str | Path, settings: Command) -> Predictor:
