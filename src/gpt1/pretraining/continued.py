@@ -172,8 +172,8 @@ def read_first(
     is too short, before anything is trained.
     """
     out, from_main = folder / "run", parallel.current().from_main
-    machine = {one.name: getattr(on, one.name) for one in fields(Command)}
-    settings = from_main(lambda: _prepare(Path(run), text, folder / "data", out, epochs, lr, machine))
+    common = {one.name: getattr(on, one.name) for one in fields(Command)}
+    settings = from_main(lambda: _prepare(Path(run), text, folder / "data", out, epochs, lr, common))
     tokens = read_manifest(folder / "data").train.tokens
     if not from_main(lambda: (out / "gpt1.json").exists() and read_metadata(out).metrics):  # else it is complete
         say(f"reading {tokens:,} tokens of unlabelled text, {epochs:g} times")
