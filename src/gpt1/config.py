@@ -357,7 +357,8 @@ class Predict(Command):
     """with a text: the second text of a pair, or the answers to a context"""
     out: TableOut | None = None
     """output file; its extension sets the format (csv, tsv, jsonl, parquet); -: jsonl on standard output, the default
-    of the command line, or for a text a table if that is a terminal; from Python, None: the result holds the rows"""
+    of the command line, or for a text a table if that is a terminal; from Python, None, and with --json: the result
+    holds the rows"""
     text: str | None = None
     """text column, or the two columns of a pair separated by a comma; default: as in training"""
     context: str | None = None

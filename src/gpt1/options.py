@@ -134,7 +134,7 @@ def build(settings: type[T], positionals: Sequence[str], values: dict[str, Any])
     for key, option in options(settings).items():
         if option.default is MISSING and not any(values.get(key, "")):  # texts and lists of texts
             name = option.metavar if key in positionals else option.flag
-            raise UserError(f"missing {name}: {option.help}")
+            raise UserError(f"{f'{name} is empty' if key in values else f'missing {name}'}: {option.help}")
     return _nested(settings, "", values)
 
 

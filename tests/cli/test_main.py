@@ -195,13 +195,13 @@ def test_json_is_one_document_and_nothing_else(job: Job, capsys: pytest.CaptureF
     assert "żółw" in out
 
 
-@pytest.mark.parametrize("flags", [[], ["--json"]])
-def test_nothing_is_added_to_what_a_job_wrote_itself(
-    flags: list[str], job: Job, capsys: pytest.CaptureFixture[str]
-) -> None:
-    job("predict", {"rows": 2}, shown=None)
-    assert main(["predict", "run", "rows.csv", *flags]) == 0
+def test_nothing_is_added_to_what_a_job_wrote_itself(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    seen = job("predict", {"rows": 2}, shown=None)
+    assert main(["predict", "run", "rows.csv"]) == 0
     assert capsys.readouterr().out == ""
+    assert main(["predict", "run", "rows.csv", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"rows": 2}
+    assert [settings.out for settings in seen] == ["-", None], "with --json, the result holds the rows"
 
 
 def test_without_json_the_job_says_what_to_print(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
@@ -406,9 +406,14 @@ def test_a_new_run_gets_a_name_of_its_own(
         ("pretrain data more --out r", "gpt1 pretrain: unexpected argument 'more'"),
         ("finetune run a.csv --out r", "gpt1 finetune: unexpected argument 'a.csv'; did you mean --train a.csv?"),
         ("pretrain data --out", "gpt1 pretrain: --out: expected one argument"),
+        ("explain run", "gpt1 explain: missing TEXT: the text to explain"),
         (
             "generate run --stream --json",
             "gpt1 generate: --stream prints words as they come, --json one document at the end; give one of them",
+        ),
+        (
+            "predict run a.csv --out - --json",
+            "gpt1 predict: --out - prints rows as they come, --json one document at the end; give one of them",
         ),
     ],
 )
@@ -426,7 +431,7 @@ def test_one_line_with_the_nearest_name(line: str, answer: str, capsys: pytest.C
 )
 def test_what_must_be_given_is_not_empty(words: list[str], name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """As where a variable of the shell is not set: an empty path would mean the folder one stands in."""
-    assert refused(capsys, *words).startswith(f"gpt1 {words[0]}: missing {name}: ")
+    assert refused(capsys, *words).startswith(f"gpt1 {words[0]}: {name} is empty: ")
 
 
 def test_one_line_where_progress_was_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -114,3 +114,13 @@ def test_the_result_and_rows_of_other_kinds(run: Path, tmp_path: Path) -> None:
     assert result.tokens == len(load_run(run).tokenizer.encode("a cat"))
     (line,) = (tmp_path / "out.jsonl").read_text().splitlines()
     assert list(json.loads(line)) == ["review", "tags", "n", "embedding"]
+
+
+def test_a_column_that_the_vector_replaces_is_named(run: Path, table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for out, again, name in (("a.jsonl", "b.jsonl", "embedding"), ("a.csv", "b.csv", "embedding_0")):
+        embed(settings(run, table, out))
+        assert "already" not in capsys.readouterr().err
+        embed(settings(run, table.parent / out, again, text="text"))
+        assert f"{out} has a column {name} already; the vector replaces it" in capsys.readouterr().err
+        embed(settings(run, table.parent / out, "b.npy", text="text"))
+        assert "already" not in capsys.readouterr().err

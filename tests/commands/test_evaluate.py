@@ -221,7 +221,7 @@ def test_what_a_person_sees(pretrained: Path, finetuned: Path, tmp_path: Path) -
             "a.csv",
             "text,class\na,9\n",
             {},
-            "a.csv: no column stars; the columns are text, class; the columns needed are text, stars",
+            "a.csv: no column stars; the columns are text, class; choose with label",
         ),
         ("a.csv", "body,stars\na,9\n", {}, "a.csv: no column text; the columns are body, stars"),
         ("a.csv", "text,stars\na,9\nb,\n", {}, "a.csv:3: column stars is empty; give it a label"),

@@ -228,6 +228,8 @@ def test_pairs_and_answers(tokenizer: Tokenizer, tmp_path: Path) -> None:
     for run, more, said in ((pair, [], "entailment reads two texts"), (choice, ["a"], "two answers or more")):
         with one_line(said):
             asked(run, "The cat", more=more)
+    with one_line("entailment reads two texts, not 3; put a text in quotes"):
+        asked(pair, "The", more=["cat", "sat"])
 
 
 def shown_of(result: object) -> str:

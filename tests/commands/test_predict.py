@@ -378,7 +378,9 @@ def test_texts_of_a_pair_and_of_a_choice() -> None:
     assert (row.values, read_texts(row, wanted)) == ({"story": "c", "one": ["x", "y", "z"]}, ("c", "x", "y", "z"))
     with one_line("similarity reads two texts, not 1"):
         row_of_texts(["a"], "similarity", pair)
-    with one_line("a context and two answers or more, not 2"):
+    with one_line("a context and two answers or more, three texts at least, not 2"):
         row_of_texts(["a", "b"], "multiple-choice", pair)
+    with one_line("classification reads one text, not 2; do this"):
+        row_of_texts(["a", "b"], "classification", Columns(["text"], ["label"]), "do this")
     with one_line('standard input:1: entailment reads several texts; give rows as jsonl, {"premise": ..., "hypoth'):
         list(rows_of_lines(["a\n"], "entailment", pair))

@@ -87,6 +87,7 @@ def test_a_classifier_comes_back(task: str, tmp_path: Path) -> None:
     assert after.converted_from == f"huggingface: {theirs}"
     for name in ("task", "goal", "labels", "columns", "long", "mean", "scale", "thresholds", "tokenizer", "parameters"):
         assert getattr(after, name) == getattr(before, name), name
+    assert result.parameters == after.parameters, "W_y included"
     rows, expected = predicted(tmp_path / "back", task, tmp_path), by_pipeline(theirs, task)
     for row, scores in zip(rows, expected, strict=True):
         if task == "regression":

@@ -609,6 +609,26 @@ def test_a_saved_dataset_goes_in_as_it_is() -> None:
 def test_rows_with_named_columns() -> None:
     assert pairs_of([{"a": "x y", "b": "u"}]) == [("x y", "u")]
     assert texts_of(({"a": "x y"},)) == [("x y",)]
+    assert pairs_of([{"a": "x", "b": "u"}, {"b": "v", "a": "y"}]) == [("x", "u"), ("y", "v")], "by name, not by place"
+    for other, said in (
+        ({"b": "v", "c": "y"}, "has the names b, c; row 0 has a, b"),
+        ({"a": "v"}, "has the names a; row 0 has a, b"),
+        (["v", "y"], "has no names; row 0 has a, b"),
+    ):
+        with pytest.raises(ValueError, match=f"^row 1 of X {said}$"):
+            pairs_of([{"a": "x", "b": "u"}, other])
+    with pytest.raises(ValueError, match=r"^row 1 of X has the names a, b; row 0 has none$"):
+        pairs_of([["x", "u"], {"a": "x", "b": "u"}])
+
+
+def test_rows_with_other_names_than_those_of_the_fit_are_refused(base: str) -> None:
+    X, y = toy("Entailment")
+    named = [{"premise": one, "hypothesis": other} for one, other in X]
+    model = gpt1.Entailment(base, **ONCE).fit(named, y)
+    assert model.feature_names_in_.tolist() == model.model_.metadata.columns.texts == ["premise", "hypothesis"]
+    assert np.array_equal(model.predict_proba(named[:3]), model.predict_proba(X[:3]))
+    with pytest.raises(ValueError, match="they were premise, hypothesis, not hypothesis, premise"):
+        model.predict([{"hypothesis": "a", "premise": "b"}])
 
 
 def test_every_container_of_pairs_and_choices(base: str) -> None:

@@ -178,7 +178,7 @@ WRONG = [
     ("/v1/embeddings", {"model": "books", "input": ["a"] * 257}, "input has 257 entries; at most 256"),
     ("/v1/embeddings", {"model": "books", "input": "a", "dimensions": 8}, "dimensions must be 32"),
     ("/v1/predict", {"model": "books", "rows": [{"text": "a"}]}, "books is pre-trained, not fine-tuned"),
-    ("/v1/predict", {"model": "classification", "rows": []}, "rows: list should have at least 1 item"),
+    ("/v1/predict", {"model": "classification", "rows": []}, "rows is an empty list; give at least one"),
     ("/v1/predict", {"model": "classification", "rows": [{}, "a"]}, "rows:1: input should be a JSON object"),
     (
         "/v1/predict", {"model": "entailment", "rows": [{"a": "x"}]},
@@ -191,6 +191,7 @@ WRONG = [
     ("/v1/explain", {"model": "books", "text": "a", "as": "rows"}, "books is pre-trained"),
     ("/v1/explain", {"model": "books", "text": "a", "more": ["b"]}, "more goes only with the rows"),
     ("/v1/explain", {"model": "entailment", "text": "a"}, "entailment reads two texts, not 1"),
+    ("/v1/explain", {"model": "classification", "text": "a", "more": ["b"]}, "classification reads one text, not 2"),
     ("/v1/predict", {"model": "multiple-choice", "rows": [{"story": "a", "endings": ["b"]}]}, "rows:0: 1 answer"),
 ]  # fmt: skip
 
@@ -324,6 +325,8 @@ def test_what_the_command_refuses(books: Path, server: Running, monkeypatch: pyt
         serve(Serve(runs=[str(books)], port=taken))
     with one_line("port 0: ", "; choose another with host"):
         serve(Serve(runs=[str(books)], host="192.0.2.1", port=0, token="a-secret"))
+    with one_line("host no.such.host.invalid port 0: ", "; choose another with host"):
+        serve(Serve(runs=[str(books)], host="no.such.host.invalid", port=0, token="a-secret"))
     with one_line("nowhere"):
         serve(Serve(runs=[f"{books}/nowhere"], port=0))
     monkeypatch.setitem(sys.modules, "uvicorn", None)

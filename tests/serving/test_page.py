@@ -230,6 +230,8 @@ WRONG = [
     ("/v1/attention", {"model": "entailment", "text": "a"}, "entailment reads two texts, not 1"),
     ("/v1/next", {"prompt": "cat " * 99}, "reads 64 at most"),
     ("/v1/next", {"prompt": [1, 300]}, "prompt has the token id 300"),
+    ("/v1/next", {"prompt": ["a"]}, "prompt must be a string or a list of token ids, one text"),
+    ("/v1/generate", {"prompt": ["a", "b"]}, "prompt must be a string or a list of token ids, one text"),
     ("/v1/next", {"chosen": 5000}, "chosen must be below"),
     ("/v1/next", {"uniform": 1.0}, "uniform: input should be less than 1"),
     ("/v1/next", {"top_p": 0}, "top_p: input should be greater than 0"),

@@ -39,7 +39,7 @@ class Verb:
     stdin: str = ""
     """setting in which `-` means standard input"""
     stdout: str = ""
-    """setting whose default is `-`, standard output; in Python, without it, the result holds what is printed here"""
+    """setting whose default is `-`, standard output; in Python and with `--json`, the result holds what is printed"""
     is_shared: bool = False
     """whether processes that `torchrun` starts share the work out; the other commands run in one process"""
     then: str = ""
@@ -186,10 +186,12 @@ def _settings(verb: Verb, defaults: dict[str, Any], line: arguments.CommandLine)
         raise UserError(f"it works in one process; start it without torchrun, which is for {', '.join(shared)}")
     if line.json and line.given.get("stream"):
         raise UserError("--stream prints words as they come, --json one document at the end; give one of them")
+    if line.json and verb.stdout and line.given.get(verb.stdout) == "-":
+        raise UserError("--out - prints rows as they come, --json one document at the end; give one of them")
     given = dict(line.given)
     if verb.stdin in given:
         given[verb.stdin] = _texts(given[verb.stdin])
-    if verb.stdout and not given.get(verb.stdout):
+    if verb.stdout and not given.get(verb.stdout) and not line.json:
         given[verb.stdout] = "-"
     settings: Any = options.build(verb.settings, verb.positionals, defaults | given)
     options.check_threads_and_seed(settings.threads, settings.seed)
@@ -213,13 +215,14 @@ def _texts(text: str | list[str]) -> str | list[str]:
 
 
 def _print(command: Any, result: Any, as_json: bool) -> None:
-    shown = command.show(result)
-    if shown is None:
-        return  # the command has written to standard output itself, as `predict` does
     if as_json:
         value = result.to_json() if isinstance(result, Result) else result
         print(json.dumps(value, ensure_ascii=False, indent=2))
-    elif isinstance(shown, str):
+        return
+    shown = command.show(result)
+    if shown is None:
+        return  # the command has written to standard output itself, as `predict` does
+    if isinstance(shown, str):
         print(readable(shown))
     else:
         console = plain_console()

@@ -48,7 +48,7 @@ class ConvertResult(Result):
     to: str
     """the layout written: `run` or `openai`"""
     parameters: int
-    """number of parameters"""
+    """number of parameters, the head of a fine-tuned run included"""
     context: int
     """context length in tokens"""
     vocabulary: int
@@ -124,7 +124,7 @@ def _to_run(settings: Convert, folder: Path, kind: str, out: Path) -> dict[str, 
         pair = (folder / VOCABULARY, folder / MERGES) if kind == "openai" else vocabulary_files(folder)
         compared["tokens"] = check_tokens(loaded.tokenizer, folder, pair, out)
     new = {"new_tokens": new_tokens, "left_out": list(found.left_out)}
-    return _size(loaded.body.config) | new | compared
+    return _size(loaded.body.config, loaded.head) | new | compared
 
 
 def _copy(folder: Path, out: Path) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def _copy(folder: Path, out: Path) -> dict[str, Any]:
         tensors.clear()  # memory for the comparison
         loaded, compared = _compare(folder, "run", model, staged, out)
         compared["tokens"] = check_tokens(loaded.tokenizer, folder, None, out)
-    return _size(model) | compared
+    return _size(model, loaded.head) | compared
 
 
 def _to_release(folder: Path, kind: str, out: Path) -> dict[str, Any]:
@@ -174,6 +174,7 @@ def _compare(folder: Path, kind: str, model: Model, run: Path, out: Path) -> tup
     return loaded, {"compared_with": theirs[0], **check_logits(theirs[1], logits_of(loaded.body, ids_T), out)}
 
 
-def _size(model: Model) -> dict[str, Any]:
-    size = {"parameters": count_parameters(model)[0], "context": model.context, "vocabulary": model.vocabulary}
+def _size(model: Model, head: torch.Tensor | None = None) -> dict[str, Any]:
+    parameters = count_parameters(model)[0] + (0 if head is None else head.numel())
+    size = {"parameters": parameters, "context": model.context, "vocabulary": model.vocabulary}
     return size | {"heads": model.heads}

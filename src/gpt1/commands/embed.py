@@ -8,7 +8,7 @@ from itertools import islice
 import numpy as np
 
 from gpt1.config import Embed
-from gpt1.console import bar
+from gpt1.console import bar, warn
 from gpt1.data.table_writer import VECTOR_ENDINGS, check_ending, table_writer
 from gpt1.data.tables import Row, TableOptions, columns, rows, table
 from gpt1.errors import UserError
@@ -51,7 +51,8 @@ def embed(settings: Embed) -> EmbedResult:
     """
     check_ending(settings.out, VECTOR_ENDINGS)
     file, options = table(settings.input), TableOptions.of(settings)
-    column = text_column(file, columns(file, options), settings.text)
+    names = columns(file, options)
+    column = text_column(file, names, settings.text)
     # A first pass over the rows: a wrong one is found before hours of work, and the size of an array is known.
     texts = valid_rows(rows(file, options, only=[column]), lambda row: row.text(column), options, settings.input)
     total = sum(1 for _ in texts)
@@ -59,6 +60,9 @@ def embed(settings: Embed) -> EmbedResult:
     run = load_run(settings.run)
     body, done, tokens = prepare_for_inference(run.body, device, dtype), 0, 0
     source = valid_rows(rows(file, options), lambda row: row.text(column), options)
+    new = "" if _is_array(settings.out) else f"{COLUMN}_0" if _is_flat(settings.out) else COLUMN
+    if new in names:
+        warn(f"{file.path} has a column {new} already; the vector replaces it")
     with _writer(settings.out, total, body.config.width) as write, bar() as progress:
         task = progress.add_task("embed, rows", total=total)
         while block := list(islice(source, ROWS_AT_ONCE)):
@@ -76,10 +80,20 @@ def show(result: EmbedResult) -> str:
     return f"{result.rows:,} vectors of {result.width:,} numbers in {result.out}"
 
 
+def _is_array(out: str) -> bool:
+    """Return whether only the vectors are written."""
+    return out.lower().endswith(".npy")
+
+
+def _is_flat(out: str) -> bool:
+    """Return whether each number of a vector has a column of its own."""
+    return out.lower().endswith((".csv", ".tsv"))
+
+
 @contextmanager
 def _writer(out: str, total: int, width: int) -> Iterator[Write]:
     """Yield a function that writes the next rows with their vectors, in the format of the file's name."""
-    if out.lower().endswith(".npy"):
+    if _is_array(out):
         with atomic(out) as temporary:
             array, filled = np.lib.format.open_memmap(temporary, "w+", np.dtype("<f4"), (total, width)), 0
 
@@ -91,12 +105,11 @@ def _writer(out: str, total: int, width: int) -> Iterator[Write]:
             yield fill
             array.flush()
         return
-    is_flat = out.lower().endswith((".csv", ".tsv"))
     with table_writer(out) as write_rows:
 
         def write(found: Sequence[Row], vectors_ND: np.ndarray) -> None:
             named = [
-                {f"{COLUMN}_{n}": x for n, x in enumerate(vector)} if is_flat else {COLUMN: vector}
+                {f"{COLUMN}_{n}": x for n, x in enumerate(vector)} if _is_flat(out) else {COLUMN: vector}
                 for vector in vectors_ND.tolist()
             ]
             write_rows([replace(row, values=row.values | each) for row, each in zip(found, named, strict=True)])

@@ -13,7 +13,7 @@ from gpt1 import console
 from gpt1.config import Columns, Evaluate
 from gpt1.data.documents import ReadOptions, pieces, utf8_size
 from gpt1.data.files import File
-from gpt1.data.tables import TableOptions, columns, table, text_or_table
+from gpt1.data.tables import TableOptions, check_column, columns, table, text_or_table
 from gpt1.data.windows import Ids
 from gpt1.errors import UserError, setting
 from gpt1.finetuning.predictor import Predictor, load_predictor
@@ -160,6 +160,8 @@ def _rows(settings: Evaluate) -> EvaluateResult:
         file = table(path)
         available = columns(file, options)
         wanted = select_columns(file, available, predictor.encoder.task, requested, predictor.columns)
+        for name in wanted.label:
+            check_column(name, available, file, f"; choose with {setting('label')}")
         rows = read_labelled_rows(path, wanted, label_type.kind, options, label_type)
         _check_unknown_labels(rows, label_type, wanted)
         with out_of_memory(f"lower {setting('batch')}, {settings.batch}"):

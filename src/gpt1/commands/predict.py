@@ -51,8 +51,8 @@ class PredictResult(Result):
     predicted: dict[str, int]
     """how often each label was predicted; empty for numbers"""
     predictions: list[dict[str, Any]] | None = None
-    """in Python, without `out`, and of a text itself: the rows, each with `predicted_label` and, except for numbers,
-    `probabilities`"""
+    """without `out`, in Python and with `--json`, and of a text itself: the rows, each with `predicted_label` and,
+    except for numbers, `probabilities`"""
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,8 @@ def _valid(found: Iterable[Row], wanted: Columns, options: TableOptions, report_
 
 
 def _text(settings: Predict, predictor: Predictor) -> _InputRows:
-    row, wanted = row_of_texts([settings.input, *settings.more], predictor.encoder.task, predictor.columns)
+    texts, task, several = [settings.input, *settings.more], predictor.encoder.task, "put several rows in a file"
+    row, wanted = row_of_texts(texts, task, predictor.columns, several)
     return _InputRows(row.file, list(row.values), wanted, iter([row]), 1, len(settings.more))
 
 

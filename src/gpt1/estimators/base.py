@@ -56,7 +56,7 @@ ATTRIBUTES = """\
 n_features_in_ : int
     Columns of X: {width}.
 feature_names_in_ : ndarray of str
-    Names of the columns, if X was a DataFrame.
+    Names of the columns, if X was a DataFrame or its rows were dicts.
 metrics_ : dict
     Metrics on the validation rows after the epoch that is kept; `words_alone` holds those of TF-IDF with a linear
     model on the same rows, and `words_weight` is the weight of their scores in the sum, 0 unless `with_words`.

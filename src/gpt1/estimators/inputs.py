@@ -19,9 +19,21 @@ from gpt1.tasks.rows import Texts
 def plain(data: Any, name: str = "X") -> list[Any]:
     """Return the rows of a sequence, a numpy array, a Series or DataFrame of pandas or polars, or a `datasets.Dataset`.
 
-    A row with named columns becomes the list of its values. Raises TypeError for anything else.
+    A row with named columns becomes the list of its values, in the order of the first row. Raises TypeError for
+    anything else, and ValueError for a row with other names than the first one.
     """
-    return [list(row.values()) if isinstance(row, Mapping) else row for row in _as_list(data, name)]
+    rows = _as_list(data, name)
+    names = _keys(rows[0]) if rows else []
+    for number, row in enumerate(rows):
+        if (found := _keys(row)) != names and sorted(found, key=str) != sorted(names, key=str):
+            named = f"the names {', '.join(map(str, found))}" if found else "no names"
+            raise ValueError(f"row {number} of {name} has {named}; row 0 has {', '.join(map(str, names)) or 'none'}")
+    return [[row[name] for name in names] for row in rows] if names else rows
+
+
+def _keys(row: Any) -> list[Any]:
+    """Return the names of a row's columns; none if they have no names."""
+    return list(row) if isinstance(row, Mapping) else []
 
 
 def _as_list(data: Any, name: str) -> list[Any]:
@@ -39,8 +51,10 @@ def _as_list(data: Any, name: str) -> list[Any]:
 
 
 def names_of(data: Any) -> list[str] | None:
-    """Return the column names of a DataFrame; None if `data` is no DataFrame, or if a name is not a string."""
+    """Return the column names of a DataFrame, or of rows that name them; None if a name is not a string."""
     names = list(getattr(data, "columns", []))
+    if not names and isinstance(data, Sequence) and data:
+        names = _keys(data[0])
     return names if names and all(isinstance(name, str) for name in names) else None
 
 

@@ -49,7 +49,7 @@ class TensorFile(Mapping[str, Tensor]):
         """Raise UserError for a file that is missing or damaged: cut short, or with a header that does not fit it."""
         self.path = path
         if not path.is_file():
-            raise UserError(f"{path}: no such file")
+            raise UserError(f"{path}: no such file; copy the folder again")
         try:
             with open_tensors(path) as file:
                 self._names = frozenset(file.keys())

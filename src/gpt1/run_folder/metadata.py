@@ -337,7 +337,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = parse_json(path)
     except FileNotFoundError:
-        raise UserError(f"{path.parent} is not a complete run: {path.name} is missing") from None
+        raise UserError(f"{path.parent} is not a complete run: {path.name} is missing; copy the folder again") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} is damaged: it holds no JSON object")
     return value

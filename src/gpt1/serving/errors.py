@@ -120,6 +120,10 @@ def _validation_error(error: RequestValidationError) -> ApiError:
         return ApiError(400, f"Unrecognized request argument supplied: {field}", field, "unknown_parameter")
     if first["type"] == "missing" and len(where) == 1:
         return ApiError(400, f"you must provide a {field} parameter", field, "missing_required_parameter")
+    if field == "prompt" and not any("list[str]" in one["loc"] for one in error.errors()):
+        return ApiError(400, "prompt must be a string or a list of token ids, one text", field)
+    if first["type"] == "too_short":
+        return ApiError(400, f"{field} is an empty list; give at least one", field)
     if field in ALTERNATIVES:
         return ApiError(400, f"{field} must be {ALTERNATIVES[field]}", field)
     message = str(first["msg"]).removeprefix("Value error, ").replace("a valid dictionary", "a JSON object")

@@ -34,8 +34,9 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
         reason = (getattr(error, "strerror", None) or str(error)).partition(" (while attempting")[0]
-        is_host = isinstance(error, socket.gaierror) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL
-        another = setting("host") if is_host else setting("port")
+        # A name that cannot be resolved is an error of its own kind, which `create_server` raises as a plain one.
+        is_port = isinstance(error, OverflowError) or error.errno in (errno.EADDRINUSE, errno.EACCES)
+        another = setting("port") if is_port else setting("host")
         raise UserError(
             f"{setting('host')} {host} {setting('port')} {port}: {reason}; choose another with {another}"
         ) from None

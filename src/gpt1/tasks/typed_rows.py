@@ -13,20 +13,21 @@ from gpt1.tokenizer.tokenizer import replace_surrogates
 STANDARD_INPUT = Path("standard input")
 
 
-def row_of_texts(texts: Sequence[str], task: Task, trained: Columns) -> tuple[Row, Columns]:
+def row_of_texts(texts: Sequence[str], task: Task, trained: Columns, for_several: str = "") -> tuple[Row, Columns]:
     """Return the texts as a row, and its columns, which have the names of those of training.
 
-    Raises UserError if the task reads another number of texts, or one is empty.
+    Raises UserError if the task reads another number of texts, with the advice `for_several` if there are several, or
+    if one is empty.
     """
     if task == "multiple-choice":
-        needs, is_right = "a context and two answers or more", len(texts) > 2
+        needs, is_right = "a context and two answers or more, three texts at least", len(texts) > 2
     elif task in PAIR_TASKS:
         needs, is_right = "two texts", len(texts) == 2
     else:
         needs, is_right = "one text", len(texts) == 1
     if not is_right:
-        more = "; put several rows in a file" if len(texts) > 1 else ""
-        raise UserError(f"{task} reads {needs}, not {len(texts)}{more}")
+        advice = f"; {for_several}" if for_several and len(texts) > 1 else ""
+        raise UserError(f"{task} reads {needs}, not {len(texts)}{advice}")
     if not all(text.strip() for text in texts):
         raise UserError("an empty text: there is nothing to predict")
     texts = [replace_surrogates(text) for text in texts]  # bytes of a command line that are not UTF-8
