@@ -82,8 +82,8 @@ def explain(settings: Explain) -> ExplainResult:
 
 def _row(settings: Explain, run: LoadedRun, device: torch.device, dtype: torch.dtype) -> RowExplanation:
     predictor = Predictor.of_run(run, device, dtype)
-    texts, task, several = [settings.text, *settings.more], predictor.encoder.task, "put a text in quotes"
-    row, columns = row_of_texts(texts, task, predictor.columns, several)
+    texts, task = [settings.text, *settings.more], predictor.encoder.task
+    row, columns = row_of_texts(texts, task, predictor.columns, "put a text in quotes")
     return explain_row(predictor, read_texts(row, columns))
 
 

@@ -215,8 +215,8 @@ def _valid(found: Iterable[Row], wanted: Columns, options: TableOptions, report_
 
 
 def _text(settings: Predict, predictor: Predictor) -> _InputRows:
-    texts, task, several = [settings.input, *settings.more], predictor.encoder.task, "put several rows in a file"
-    row, wanted = row_of_texts(texts, task, predictor.columns, several)
+    texts, task = [settings.input, *settings.more], predictor.encoder.task
+    row, wanted = row_of_texts(texts, task, predictor.columns, "put several rows in a file")
     return _InputRows(row.file, list(row.values), wanted, iter([row]), 1, len(settings.more))
 
 

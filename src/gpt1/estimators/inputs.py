@@ -53,7 +53,7 @@ def _as_list(data: Any, name: str) -> list[Any]:
 def names_of(data: Any) -> list[str] | None:
     """Return the column names of a DataFrame, or of rows that name them; None if a name is not a string."""
     names = list(getattr(data, "columns", []))
-    if not names and isinstance(data, Sequence) and data:
+    if not names and isinstance(data, Sequence) and len(data):
         names = _keys(data[0])
     return names if names and all(isinstance(name, str) for name in names) else None
 
