@@ -26,7 +26,7 @@ from gpt1.commands.finetune import finetune
 from gpt1.config import Finetune, Task
 from gpt1.console import quiet
 from gpt1.data.files import sha256_of
-from gpt1.finetuning.examples import read_rows
+from gpt1.finetuning.examples import TaskRows, read_rows
 from gpt1.finetuning.predictor import Predictor
 from gpt1.run_folder.folder import load_run
 from gpt1.run_folder.starter import find_run
@@ -128,21 +128,26 @@ def sampled(settings: Finetune, size: str, work: Path) -> str:
     """Write a sample of the training rows, another for each seed, and return its path."""
     with quiet():  # the rows validate here only because some must
         found = read_rows(replace(settings, valid=settings.train))
-    order = np.random.default_rng(settings.seed).permutation(len(found.train)).tolist()
-    if int(size) == FEW and found.label_type.kind == "classes":
-        by_class: dict[str, list[int]] = {}
-        for number in order:
-            by_class.setdefault(found.train.labels[number], []).append(number)
-        chosen = [number for numbers in by_class.values() for number in numbers[:FEW]]
-    else:
-        chosen = order[: 2 * FEW if int(size) == FEW else int(size)]
     source = Path(settings.train)
-    kept = {int(found.train.where[number].rpartition(":")[2]) for number in chosen}
+    kept = {int(found.train.where[number].rpartition(":")[2]) for number in drawn(found, size, settings.seed)}
     lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
     header = [] if source.suffix == ".jsonl" else [lines[0]]
     path = work / f"train{source.suffix}"
     path.write_text("".join(header + [line for n, line in enumerate(lines, 1) if n in kept]), encoding="utf-8")
     return str(path)
+
+
+def drawn(rows: TaskRows, size: str, seed: int) -> list[int]:
+    """Draw numbers of training rows: `size` of them or `all`; 16 means 16 of each class, or 32 without classes."""
+    order: list[int] = np.random.default_rng(seed).permutation(len(rows.train)).tolist()
+    if size == "all":
+        return order
+    if int(size) == FEW and rows.label_type.kind == "classes":
+        by_class: dict[str, list[int]] = {}
+        for number in order:
+            by_class.setdefault(rows.train.labels[number], []).append(number)
+        return [number for numbers in by_class.values() for number in numbers[:FEW]]
+    return order[: 2 * FEW if int(size) == FEW else int(size)]
 
 
 def joined(parts: list[LabelledRows]) -> LabelledRows:
