@@ -103,7 +103,8 @@ def test_an_incomplete_run(name: str, run: Path) -> None:
 
 def test_a_model_that_transformers_saved(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "gpt1.json").unlink()
-    write(run, "config.json", to_hf_config(Model(width=8, inner=32, heads=2, vocabulary=40), {"first": 0, "end": 0, "pad": 1}))
+    shape = Model(width=8, inner=32, heads=2, vocabulary=40)
+    write(run, "config.json", to_hf_config(shape, {"first": 0, "end": 0, "pad": 1}))
     found = ask(run)
     assert (found.kind, found.width, found.depth, found.parameters) == ("huggingface", 8, 12, 40 * 8 + 2 * 8)
     show(found)
