@@ -43,6 +43,9 @@ IDEAS: dict[str, dict[str, Any]] = {
     **{f"lm-coef-{coef:g}": {"lm_coef": coef} for coef in (0.0, 0.1)},
     "decay-0.3": {"optim": {"weight_decay": 0.3}},
     "dropout-0.1": {"dropout": 0.1},
+    "freeze-1": {"freeze": 1},
+    "epochs-6": {"epochs": 6},
+    "epochs-6-lr-0.0005": {"epochs": 6, "lr": 5e-4},
 }
 
 
