@@ -12,6 +12,8 @@ results/finetuning_ideas.json under the weights of RUN, and are not measured aga
 import argparse
 import statistics
 from dataclasses import replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -24,14 +26,14 @@ from gpt1.console import quiet
 from gpt1.data.files import sha256_of
 from gpt1.finetuning import fit as fitting
 from gpt1.finetuning.defaults import FitOptions
-from gpt1.finetuning.examples import TaskRows, read_rows
+from gpt1.finetuning.examples import TaskRows
 from gpt1.run_folder.folder import LoadedRun, load_run
 from gpt1.run_folder.starter import find_run
 from gpt1.tasks.rows import LabelledRows, split_train_valid
 from gpt1.training.device import setup_device
 from gpt1.training.optimizer import Optimizer
 from recipes import fill
-from tasks import SETS, drawn, scores
+from tasks import SETS, drawn, scores, training_rows
 
 KEPT_OUT = 800
 BASE = "default"
@@ -60,52 +62,42 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     asked = parser.parse_args()
     model, base = sha256_of(find_run(asked.run) / "model.safetensors")[:12], load_run(asked.run)
+    parts = {name: split(name, asked.data) for name in asked.sets.split(",")}
     groups = {}
-    for size in asked.sizes.split(","):
-        for name in asked.sets.split(","):
-            rows, kept_out = split(name, asked.data)
-
-            def measure(idea: str, seed: int) -> dict[str, float]:
-                own = sample(rows, size, seed)  # noqa: B023, called at once
-                return measured(base, own, kept_out, SETS[name].metric, IDEAS[idea], seed, asked.threads)  # noqa: B023
-
-            group = f"{model} {name} {size}"
-            groups[f"{name} {size}"] = fill("finetuning_ideas", group, asked.only.split(","), asked.seeds, measure)
+    for size, name in product(asked.sizes.split(","), parts):
+        measure = partial(measured, base, *parts[name], name, size, asked.threads)
+        groups[f"{name} {size}"] = fill(
+            "finetuning_ideas", f"{model} {name} {size}", asked.only.split(","), asked.seeds, measure, "RUN DATA"
+        )
     print(table(groups))
 
 
 def split(name: str, data: Path) -> tuple[TaskRows, LabelledRows]:
     """Read the training rows of a set; return those to draw from, and those kept out."""
     each = SETS[name]
-    train = str(data / name / each.train)
-    with quiet():  # the rows validate here only because some must
-        rows = read_rows(Finetune(run="", train=train, out="", task=each.task, valid=train))
+    rows = training_rows(Finetune(run="", train=str(data / name / each.train), out="", task=each.task))
     order: list[int] = np.random.default_rng(0).permutation(len(rows.train)).tolist()
     cut = min(KEPT_OUT, len(order) // 3)
     return replace(rows, train=rows.train.select(sorted(order[cut:]))), rows.train.select(sorted(order[:cut]))
 
 
-def sample(rows: TaskRows, size: str, seed: int) -> TaskRows:
-    """Draw training rows, a tenth of them to validate."""
-    train, valid = split_train_valid(rows.train.select(sorted(drawn(rows, size, seed))), seed)
-    return replace(rows, train=train, valid=valid)
-
-
 def measured(
-    base: LoadedRun, rows: TaskRows, kept_out: LabelledRows, metric: str, idea: dict[str, Any], seed: int, threads: int
+    base: LoadedRun, rows: TaskRows, kept_out: LabelledRows, name: str, size: str, threads: int, idea: str, seed: int
 ) -> dict[str, float]:
     """Fine-tune once and return the scores of the network and of words alone on the rows kept out."""
     settings = Finetune(run="", train="", out="", task=rows.task, seed=seed, threads=threads)
     device, dtype = setup_device(settings)
-    changes = {name: value for name, value in idea.items() if name != "optim"}
-    options = replace(FitOptions.of(settings), **changes)
+    train, valid = split_train_valid(rows.train.select(sorted(drawn(rows, size, seed))), seed)
+    changes = dict(IDEAS[idea])
+    optim = changes.pop("optim", {})
 
-    def optimizer(model: nn.Module, optim: Optim, steps: int) -> Optimizer:
-        return Optimizer(model, replace(optim, **idea.get("optim", {})), steps)
+    def optimizer(model: nn.Module, settings: Optim, steps: int) -> Optimizer:
+        return Optimizer(model, replace(settings, **optim), steps)
 
     with quiet(), patch.object(fitting, "Optimizer", optimizer):
-        tuned = fitting.fit(base, rows, options, device=device, dtype=dtype)
-    found = scores(tuned.predictor(device, dtype), kept_out, metric)
+        options = replace(FitOptions.of(settings), **changes)
+        tuned = fitting.fit(base, replace(rows, train=train, valid=valid), options, device=device, dtype=dtype)
+    found = scores(tuned.predictor(device, dtype), kept_out, SETS[name].metric)
     return {"lr": tuned.options.lr, "network": found["network"], "words": found["words"]}
 
 

@@ -80,7 +80,12 @@ def main() -> None:
 
 
 def fill(
-    benchmark: str, group: str, names: Sequence[str], seeds: int, measure: Callable[[str, int], dict[str, float]]
+    benchmark: str,
+    group: str,
+    names: Sequence[str],
+    seeds: int,
+    measure: Callable[[str, int], dict[str, float]],
+    arguments: str = "DATA",
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Measure what results/BENCHMARK.json lacks of a group, keep each result at once, and return the whole group."""
     known = RESULTS / f"{benchmark}.json"
@@ -91,7 +96,7 @@ def fill(
             if str(seed) not in (scores := found.setdefault(name, {})):
                 scores[str(seed)] = measure(name, seed)
                 print(name, seed, scores[str(seed)], file=sys.stderr)
-                record(benchmark, f"python benchmarks/{benchmark}.py DATA", result)
+                record(benchmark, f"python benchmarks/{benchmark}.py {arguments}", result)
     return found
 
 

@@ -114,20 +114,15 @@ def measured(asked: argparse.Namespace, name: str, size: str, system: str, seed:
 
 def scores(predictor: Predictor, rows: LabelledRows, metric: str) -> dict[str, float]:
     """Return the metric of the network, of words alone and of both."""
-    label_type = predictor.label_type
-    network = replace(predictor, share=WordsShare())
-    predictions = {
-        "network": network.predict(rows.texts, ROWS_AT_ONCE)[0],
-        "words": predictor.predict_by_words(rows.texts),
-        "both": predictor.predict(rows.texts, ROWS_AT_ONCE)[0],
-    }
-    return {name: label_type.metrics(rows.labels, found_NC)[metric] for name, found_NC in predictions.items()}
+    network_NC, _ = replace(predictor, share=WordsShare()).predict(rows.texts, ROWS_AT_ONCE)
+    both_NC = predictor.predict(rows.texts, ROWS_AT_ONCE)[0] if predictor.share.weight else network_NC
+    predictions = {"network": network_NC, "words": predictor.predict_by_words(rows.texts), "both": both_NC}
+    return {name: predictor.label_type.metrics(rows.labels, found_NC)[metric] for name, found_NC in predictions.items()}
 
 
 def sampled(settings: Finetune, size: str, work: Path) -> str:
     """Write a sample of the training rows, another for each seed, and return its path."""
-    with quiet():  # the rows validate here only because some must
-        found = read_rows(replace(settings, valid=settings.train))
+    found = training_rows(settings)
     source = Path(settings.train)
     kept = {int(found.train.where[number].rpartition(":")[2]) for number in drawn(found, size, settings.seed)}
     lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -135,6 +130,12 @@ def sampled(settings: Finetune, size: str, work: Path) -> str:
     path = work / f"train{source.suffix}"
     path.write_text("".join(header + [line for n, line in enumerate(lines, 1) if n in kept]), encoding="utf-8")
     return str(path)
+
+
+def training_rows(settings: Finetune) -> TaskRows:
+    """Read the training rows; they are the validation rows too, because some rows must be."""
+    with quiet():
+        return read_rows(replace(settings, valid=settings.train))
 
 
 def drawn(rows: TaskRows, size: str, seed: int) -> list[int]:

@@ -134,7 +134,8 @@ def build(settings: type[T], positionals: Sequence[str], values: dict[str, Any])
     for key, option in options(settings).items():
         if option.default is MISSING and not any(values.get(key, "")):  # texts and lists of texts
             name = option.metavar if key in positionals else option.flag
-            raise UserError(f"{f'{name} is empty' if key in values else f'missing {name}'}: {option.help}")
+            problem = f"{name} is empty" if key in values else f"missing {name}"
+            raise UserError(f"{problem}: {option.help}")
     return _nested(settings, "", values)
 
 

@@ -1,4 +1,4 @@
-"""Repeated fits over seeds and learning rates, of which the best model is kept."""
+"""Fit several models, one for each seed and learning rate, and keep the best."""
 
 from dataclasses import replace
 from pathlib import Path
