@@ -31,7 +31,6 @@ from gpt1.finetuning.predictor import Predictor
 from gpt1.run_folder.folder import load_run
 from gpt1.run_folder.starter import find_run
 from gpt1.tasks.rows import LabelledRows, read_labelled_rows
-from gpt1.tasks.words import WordsShare
 from gpt1.training.device import setup_device
 from record import RESULTS, record
 
@@ -114,9 +113,13 @@ def measured(asked: argparse.Namespace, name: str, size: str, system: str, seed:
 
 def scores(predictor: Predictor, rows: LabelledRows, metric: str) -> dict[str, float]:
     """Return the metric of the network, of words alone and of both."""
-    network_NC, _ = replace(predictor, share=WordsShare()).predict(rows.texts, ROWS_AT_ONCE)
-    both_NC = predictor.predict(rows.texts, ROWS_AT_ONCE)[0] if predictor.share.weight else network_NC
-    predictions = {"network": network_NC, "words": predictor.predict_by_words(rows.texts), "both": both_NC}
+    examples, network_NC = predictor.network_scores(rows.texts, ROWS_AT_ONCE)
+    both_NC = network_NC
+    if predictor.words and predictor.share.weight:
+        both_NC = predictor.share.add(network_NC, predictor.words.scores(rows.texts)[examples.rows_N])
+    predictions = {"words": predictor.predict_by_words(rows.texts)}
+    for name, scores_NC in ("network", network_NC), ("both", both_NC):
+        predictions[name] = examples.mean_by_row(predictor.label_type.predictions(scores_NC))
     return {name: predictor.label_type.metrics(rows.labels, found_NC)[metric] for name, found_NC in predictions.items()}
 
 
