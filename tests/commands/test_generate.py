@@ -297,6 +297,14 @@ def test_of_a_text_that_fits_nothing_is_said(run: str, capsys: pytest.CaptureFix
     assert "slides" not in capsys.readouterr().err
 
 
+def test_the_name_of_a_file_as_a_prompt_is_told(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (prompt := tmp_path / "story.txt").write_text("Once", encoding="utf-8")
+    assert samples(run, prompts=["Once", str(prompt)], max_new_tokens=1)[1]["prompt"] == str(prompt)
+    assert "prompt 2 is the name of a file" in capsys.readouterr().err
+    samples(run, prompts=["a\0b", "x" * 5_000], max_new_tokens=1)
+    assert "name of a file" not in capsys.readouterr().err
+
+
 def test_a_prompt_too_long_keeps_its_end_and_says_so(
     run: str, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -826,7 +826,7 @@ def test_parameters_of_a_wrong_type(base: str, name: str, value: Any) -> None:
 def test_wrong_folders(base: str, classifier: gpt1.Classifier, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is pre-trained, not fine-tuned: give it to the constructor"):
         gpt1.Classifier.load(base)
-    with pytest.raises(ValueError, match="holds a pre-trained run; choose another out"):
+    with pytest.raises(ValueError, match="holds a pre-trained run; choose another folder"):
         classifier.save(base)
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "config.json").write_text("{}")

@@ -1,5 +1,6 @@
 """`gpt1 generate`: a run and prompts -> generated text. The run may still be training: its last checkpoint is used."""
 
+import os
 import sys
 import time
 from dataclasses import dataclass, fields
@@ -60,6 +61,12 @@ def generate(settings: Generate) -> GenerateResult:
                 say(
                     f"prompt {number} has {text.cut + len(text.ids):,} tokens, more than the context of {context:,}: "
                     f"only its last {len(text.ids):,} are read"
+                )
+            # Path.is_file raises for a prompt that is too long for a path.
+            if os.path.isfile(text.prompt):  # noqa: PTH113
+                say(
+                    f"prompt {number} is the name of a file, and the name is continued; for the text in it, give the "
+                    "file on standard input, with `-` as the prompt"
                 )
         if settings.beyond_context and any(text.room < settings.max_new_tokens for text in texts):
             say(

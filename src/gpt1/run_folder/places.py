@@ -46,16 +46,15 @@ def check_finetuned_place(out: Path) -> None:
     from gpt1.training.trackers import EVENTS  # here, since no other check is about trackers
 
     check_folder(out)
-    another = f"choose another {setting('out')}"
     if (out / "gpt1.json").exists():
         if read_json(out / "gpt1.json").get("kind") != "finetuned":
-            raise UserError(f"{out} holds a pre-trained run; {another}")
+            raise UserError(f"{out} holds a pre-trained run; choose another folder")
         return
     if not out.exists() or (out / STAGED).exists():  # where a process was killed while it moved a model's files
         return
     own = {STOPPED, STAGED, LOCK, EVENTS}  # what `gpt1 finetune` leaves there before there is a model
     if others := sorted(path.name for path in out.iterdir() if path.name not in own):
-        raise UserError(f"{out} holds {others[0]}, which `gpt1 finetune` did not write; {another}")
+        raise UserError(f"{out} holds {others[0]}, which `gpt1 finetune` did not write; choose another folder")
 
 
 def check_new_folder(out: Path) -> None:
