@@ -37,7 +37,8 @@ from tasks import SETS, drawn, scores, training_rows
 
 KEPT_OUT = 800
 BASE = "default"
-# Changes to the options of a fine-tuning and, as `optim`, to its optimizer.
+# Changes to the options of a fine-tuning and, as `optim`, to its optimizer; as `new_std`, the deviation of the new
+# tokens' embeddings, in that of the pre-trained ones.
 IDEAS: dict[str, dict[str, Any]] = {
     BASE: {},
     **{f"lr-{lr:g}": {"lr": lr} for lr in (2.5e-4, 5e-4, 2e-3)},
@@ -48,6 +49,7 @@ IDEAS: dict[str, dict[str, Any]] = {
     "freeze-1": {"freeze": 1},
     "epochs-6": {"epochs": 6},
     "epochs-6-lr-0.0005": {"epochs": 6, "lr": 5e-4},
+    "new-tokens-as-learnt": {"new_std": 1.0},
 }
 
 
@@ -89,12 +91,14 @@ def measured(
     device, dtype = setup_device(settings)
     train, valid = split_train_valid(rows.train.select(sorted(drawn(rows, size, seed))), seed)
     changes = dict(IDEAS[idea])
-    optim = changes.pop("optim", {})
+    optim, new_std = changes.pop("optim", {}), fitting.INIT_STD
+    if "new_std" in changes:
+        new_std = changes.pop("new_std") * base.body.tokens.weight.std().item()
 
     def optimizer(model: nn.Module, settings: Optim, steps: int) -> Optimizer:
         return Optimizer(model, replace(settings, **optim), steps)
 
-    with quiet(), patch.object(fitting, "Optimizer", optimizer):
+    with quiet(), patch.object(fitting, "Optimizer", optimizer), patch.object(fitting, "INIT_STD", new_std):
         options = replace(FitOptions.of(settings), **changes)
         tuned = fitting.fit(base, replace(rows, train=train, valid=valid), options, device=device, dtype=dtype)
     found = scores(tuned.predictor(device, dtype), kept_out, SETS[name].metric)
