@@ -1,6 +1,8 @@
 """The optimizers against PyTorch's own, and the promises the loop relies on."""
 
+import gc
 import math
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -227,6 +229,16 @@ def test_a_state_of_an_earlier_version_is_refused_whole() -> None:
     with one_line("muon.blocks.0.qkv.weight", "earlier version", "start over with fresh"):
         optimizer.load(state | {"muon.12x12": torch.zeros(3, 12, 12), "muon.12x48": torch.zeros(2, 12, 48)})
     assert all(torch.equal(before[name], value) for name, value in optimizer.state().items())
+
+
+def test_a_finished_training_frees_its_memory() -> None:
+    model = Net()
+    optimizer = Optimizer(model, Optim(), steps=2)
+    steps(model, optimizer, 2)
+    alive = [weakref.ref(one) for one in (optimizer, optimizer.masters["tokens.weight"], model.tokens.weight)]
+    del optimizer, model
+    gc.collect()
+    assert [one() for one in alive] == [None] * 3
 
 
 def test_learning_rate() -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import weakref
 
 import torch
 from torch import Tensor, nn
@@ -36,10 +37,12 @@ class Optimizer:
         self.gradients = {name: torch.zeros_like(master) for name, master in self.masters.items()}
         self.norms: dict[str, Tensor] = {}
         """norm of each gradient accumulated so far in this update"""
+        # A weight holds its hook where the garbage collector does not look, so the hook must not hold the optimizer.
+        accumulate = functools.partial(Optimizer._accumulate, weakref.proxy(self))
         for name, master in self.masters.items():
             master.grad = self.gradients[name]
             if self.weights[name].requires_grad:
-                self.weights[name].register_post_accumulate_grad_hook(functools.partial(self._accumulate, name))
+                self.weights[name].register_post_accumulate_grad_hook(functools.partial(accumulate, name))
         trained = {n: m for n, m in self.masters.items() if self.weights[n].requires_grad}
         hidden = {n: m for n, m in trained.items() if settings.method == "muon" and m.dim() == 2 and "blocks." in n}
         rest = {n: m for n, m in trained.items() if n not in hidden}
