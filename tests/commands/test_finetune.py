@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import save_random_run
+from conftest import one_line, save_random_run
 from gpt1.cli.main import main
 from gpt1.commands.finetune import finetune, show
 from gpt1.commands.info import info
 from gpt1.commands.predict import predict
 from gpt1.commands.report import report
-from gpt1.config import Finetune, Info, Model, Predict, Report
+from gpt1.config import Finetune, Info, Model, Predict, Report, Task
 from gpt1.errors import RunFailed, UserError
 from gpt1.finetuning import epochs
 from gpt1.finetuning.predictor import RowEncoder, score
@@ -623,6 +623,22 @@ def test_wrong_rows(
         finetune(settings(base, train, tmp_path / "run", valid=None if valid is None else str(other)))
     assert str(caught.value).startswith(answer.format(train=train, valid=other))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "row"),
+    [
+        ("multi-label", {"text": "a red ball", "labels": ["red"]}),
+        ("multiple-choice", {"context": "It rains", "choices": ["a coat", "a swim"], "label": 0}),
+    ],
+)
+def test_one_row_cannot_train_and_validate(base: Path, tmp_path: Path, task: Task, row: dict[str, Any]) -> None:
+    """Of these tasks one label is enough, so nothing else refuses it."""
+    train = tmp_path / "train.jsonl"
+    train.write_text(json.dumps(row))
+    with one_line(f"{train} has 1 row; two or more are needed", "valid"):
+        finetune(settings(base, train, tmp_path / "run", task=task))
+    finetune(settings(base, train, tmp_path / "run", task=task, valid=str(train)))
 
 
 def test_wrong_runs(base: Path, train: Path, tmp_path: Path) -> None:
