@@ -222,6 +222,19 @@ def test_a_folder_with_another_result_stays(
     assert everything(out)["settings.json"] != before["settings.json"]
 
 
+def test_a_converted_run_stays(base: Path, train: Path, tmp_path: Path) -> None:
+    """It has no settings.json, so that nobody knows whether it is what is asked for."""
+    out = tmp_path / "run"
+    finetune(settings(base, train, out))
+    (out / "settings.json").unlink()
+    before = everything(out)
+    with one_line(f"{out} holds a model whose settings are unknown; choose another out, or replace it with fresh"):
+        finetune(settings(base, train, out))
+    assert everything(out) == before
+    finetune(settings(base, train, out, fresh=True))
+    assert everything(out).keys() == before.keys() | {"settings.json"}
+
+
 def test_other_rows_are_another_result(base: Path, train: Path, tmp_path: Path) -> None:
     out, rows = tmp_path / "run", tmp_path / "rows.csv"
     rows.write_bytes(train.read_bytes())
