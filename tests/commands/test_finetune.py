@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import save_random_run
+from conftest import one_line, save_random_run
 from gpt1.cli.main import main
 from gpt1.commands.finetune import finetune, show
 from gpt1.commands.info import info
 from gpt1.commands.predict import predict
 from gpt1.commands.report import report
-from gpt1.config import Finetune, Info, Model, Predict, Report
+from gpt1.config import Finetune, Info, Model, Predict, Report, Task
 from gpt1.errors import RunFailed, UserError
 from gpt1.finetuning import epochs
 from gpt1.finetuning.predictor import RowEncoder, score
@@ -220,6 +220,19 @@ def test_a_folder_with_another_result_stays(
     assert everything(out) == before
     finetune(settings(base, train, out, fresh=True, **changes))
     assert everything(out)["settings.json"] != before["settings.json"]
+
+
+def test_a_converted_run_stays(base: Path, train: Path, tmp_path: Path) -> None:
+    """It has no settings.json, so that nobody knows whether it is what is asked for."""
+    out = tmp_path / "run"
+    finetune(settings(base, train, out))
+    (out / "settings.json").unlink()
+    before = everything(out)
+    with one_line(f"{out} holds a model whose settings are unknown; choose another out, or replace it with fresh"):
+        finetune(settings(base, train, out))
+    assert everything(out) == before
+    finetune(settings(base, train, out, fresh=True))
+    assert everything(out).keys() == before.keys() | {"settings.json"}
 
 
 def test_other_rows_are_another_result(base: Path, train: Path, tmp_path: Path) -> None:
@@ -623,6 +636,22 @@ def test_wrong_rows(
         finetune(settings(base, train, tmp_path / "run", valid=None if valid is None else str(other)))
     assert str(caught.value).startswith(answer.format(train=train, valid=other))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "row"),
+    [
+        ("multi-label", {"text": "a red ball", "labels": ["red"]}),
+        ("multiple-choice", {"context": "It rains", "choices": ["a coat", "a swim"], "label": 0}),
+    ],
+)
+def test_one_row_cannot_train_and_validate(base: Path, tmp_path: Path, task: Task, row: dict[str, Any]) -> None:
+    """Of these tasks one label is enough, so nothing else refuses it."""
+    train = tmp_path / "train.jsonl"
+    train.write_text(json.dumps(row))
+    with one_line(f"{train} has 1 row; two or more are needed", "valid"):
+        finetune(settings(base, train, tmp_path / "run", task=task))
+    finetune(settings(base, train, tmp_path / "run", task=task, valid=str(train)))
 
 
 def test_wrong_runs(base: Path, train: Path, tmp_path: Path) -> None:

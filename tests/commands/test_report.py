@@ -233,6 +233,9 @@ def test_an_unfinished_ablation_is_drawn(tmp_path: Path) -> None:
     assert "100 0.500" in text
     path.write_text(json.dumps({"format": 1, "cells": []}))
     parsed(tmp_path / "page.html", path)
+    path.write_text(json.dumps({"format": 2, "cells": []}))
+    with pytest.raises(UserError, match=r"table\.json: format 2 is newer than 1; update gpt1"):
+        report(Report(runs=[str(path)], out=str(tmp_path / "page.html")))
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ from gpt1.errors import DataWarning
 from gpt1.estimators.base import TextEstimator
 from gpt1.estimators.fitted import isolated
 from gpt1.estimators.inputs import pairs_of, texts_of
+from gpt1.finetuning.words_alone import USUAL_WEIGHT
 
 SUBJECTS = ("the hare", "my old dog", "a green bird", "one grey cat", "the small fox")
 GOOD, BAD = ("loves", "adores", "enjoys"), ("hates", "fears", "loathes")
@@ -434,6 +435,15 @@ def test_rows_without_weight_teach_nothing(base: str, name: str) -> None:
     model = getattr(gpt1, name)(base, **QUICK)
     model.fit(X[:-60], wrong[:-60], X[valid], y[valid], sample_weight=taught)
     assert model.score(X[valid], y[valid]) > LEAST[name] - 0.1
+
+
+@pytest.mark.parametrize("name", ["Classifier", "Regressor"])
+def test_words_may_be_weighed_by_the_only_row_of_weight(base: str, name: str) -> None:
+    """The models that choose their weight train on two thirds of the rows each, one of them without that row."""
+    X, y = toy(name)
+    model = getattr(gpt1, name)(base, **ONCE, with_words=True)
+    model.fit(X[:30], y[:30], X[30:40], y[30:40], sample_weight=[1.0] + [0.0] * 29)
+    assert model.metrics_["words_weight"] == USUAL_WEIGHT
 
 
 def test_weights_go_through_a_search(base: str) -> None:

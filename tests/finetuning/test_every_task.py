@@ -1,5 +1,6 @@
 """Every task from rows to run folder: it learns, and finetune, predict, evaluate and transformers agree on it."""
 
+import io
 import json
 import random
 from collections.abc import Callable
@@ -192,6 +193,21 @@ def test_tables_have_a_column_for_each_probability(task: Task, kind: str, tuned:
     if task == "multiple-choice":
         empty = found["probability_2"].is_null().to_list()
         assert empty == [len(row["choices"]) == 2 for row in rows_of(task, 60, 2)]
+
+
+def test_a_first_line_that_is_skipped(tuned: Tuned, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of standard input too, of which only a flat table needs to know all rows at once."""
+    run, _, _ = tuned("multiple-choice")
+    lines = [{"story": "who?", "choices": answers} for answers in (["a"], ["a", "b"], ["a", "b", "c"])]
+    given = "".join(json.dumps(line) + "\n" for line in lines)
+    for out, names in (("o.jsonl", "probabilities"), ("o.csv", "probability_2")):
+        monkeypatch.setattr("sys.stdin", io.StringIO(given))
+        asked = Predict(run=str(run), input="-", out=str(tmp_path / out), dtype="fp32", threads=1)
+        with pytest.raises(UserError, match=r"standard input:1: 1 answer in choices; a choice needs two"):
+            predict(asked)
+        monkeypatch.setattr("sys.stdin", io.StringIO(given))
+        assert predict(replace(asked, skip_invalid=True)).rows == 2
+        assert names in (tmp_path / out).read_text()
 
 
 def test_transformers_predicts_the_same(task: Task, tuned: Tuned, tmp_path: Path) -> None:

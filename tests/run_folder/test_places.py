@@ -4,7 +4,8 @@ from pathlib import Path
 
 from conftest import one_line
 from gpt1.run_folder.metadata import STAGED
-from gpt1.run_folder.places import check_finetuned_place, check_pretrained_place
+from gpt1.run_folder.places import check_finetuned_place, check_pretrained_place, read_ablation
+from gpt1.storage import write_json
 
 
 def test_the_temporary_file_of_a_first_write_is_nobodys(tmp_path: Path) -> None:
@@ -22,3 +23,13 @@ def test_a_model_whose_files_were_being_moved_is_a_fine_tuning(tmp_path: Path) -
         check_finetuned_place(tmp_path)
     (tmp_path / STAGED).mkdir()
     check_finetuned_place(tmp_path)
+
+
+def test_the_table_of_a_newer_ablation_is_refused(tmp_path: Path) -> None:
+    """It may hold what this version would drop."""
+    made = {"cells": [], "data": {}, "settings": {}}
+    write_json(tmp_path / "table.json", made | {"format": 1})
+    assert read_ablation(tmp_path / "table.json")["format"] == 1
+    write_json(tmp_path / "table.json", made | {"format": 2})
+    with one_line("table.json: format 2 is newer than 1; update gpt1"):
+        read_ablation(tmp_path / "table.json")

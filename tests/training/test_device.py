@@ -5,14 +5,27 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
-from gpt1.config import Command
+from gpt1.config import Columns, Command, Model
+from gpt1.data.windows import Ids
 from gpt1.errors import RunFailed, UserError, setting
+from gpt1.finetuning.explanation import explain_row
+from gpt1.finetuning.predictor import Predictor, RowEncoder
+from gpt1.model.gpt import GPT
+from gpt1.run_folder.embedding import embed
+from gpt1.tasks.labels import ClassLabels
+from gpt1.tasks.zero_shot import Question, Scorer
+from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.training import device
 from gpt1.training.device import choose_device, out_of_memory, preserve_torch_state, setup_device
+from gpt1.training.likelihood import likelihood
 
 
 def test_threads_seed_device_and_format_are_set() -> None:
@@ -128,3 +141,35 @@ def test_a_forked_process_computes_with_one_thread() -> None:
         "    os._exit(torch.get_num_threads())"
     )
     assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 1
+
+
+class LikeApples(TorchFunctionMode):
+    """Refuses to convert a tensor to float64 before it is brought to the CPU, as Apple's GPUs do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.brought: list[Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func == Tensor.double and not any(args[0] is one for one in self.brought):
+            raise TypeError("this device has no float64")
+        found = func(*args, **(kwargs or {}))
+        if func == Tensor.cpu:
+            self.brought.append(found)
+        return found
+
+
+def test_results_become_float64_on_the_cpu(tokenizer: Tokenizer) -> None:
+    framed = tokenizer.with_task_tokens()
+    model = Model(context=16, width=16, depth=1, heads=2, inner=64, vocabulary=framed.vocabulary)
+    body, head_CD = GPT(model).init_weights(torch.Generator().manual_seed(1)).eval(), torch.ones(2, 16)
+    predictor = Predictor.build(
+        GPT(model).init_weights(torch.Generator().manual_seed(1)), head_CD, RowEncoder("classification", framed, 16),
+        ClassLabels(["a", "b"]), Columns(["text"], ["label"]), torch.device("cpu"), torch.float32,
+    )  # fmt: skip
+    with LikeApples():
+        assert predictor.predict([("the cat",)], 8)[0].tolist() == [[0.5, 0.5]]
+        assert explain_row(predictor, ("the cat",)).predicted_label == "a"
+        assert embed(body, [[1, 2]]).shape == (1, 16)
+        assert Scorer(body, tokenizer)([Question("the", ("cat", "dog"), 0, None)])[0].shape == (2,)
+        assert likelihood(body, Ids(np.array([1, 2, 3])), tokenizer.end_id).tokens == 3

@@ -18,7 +18,7 @@ from gpt1.config import Ablate
 from gpt1.console import say, warn
 from gpt1.data.tables import TableOptions
 from gpt1.errors import UserError, setting
-from gpt1.finetuning.ablation import VARIANTS, Cell, CellKey, fit_cell, guess, sample
+from gpt1.finetuning.ablation import VARIANTS, Cell, CellKey, fit_cell, guess, with_sample
 from gpt1.finetuning.defaults import MEMORY_REMEDY, FitOptions, check_base, check_options
 from gpt1.finetuning.examples import (
     TaskRows,
@@ -201,7 +201,7 @@ def _fill_table(settings: Ablate, options: FitOptions, text: "UnlabelledText | N
     sizes = _sizes(settings.sizes, len(rows.train))
     seeds = range(settings.seed, settings.seed + settings.seeds)
     for size, seed in product(sizes, seeds):
-        sample(rows.train, rows.label_type, size, seed)  # refuses an impossible size now, not after an hour
+        with_sample(rows, size, seed)  # refuses an impossible size now, not after an hour
     device, dtype = setup_device(settings)
     base = load_run(settings.run)
     possible = rows.label_type.selection_metrics

@@ -175,6 +175,11 @@ def _is_done(settings: Finetune, inputs: dict[str, str]) -> bool:
         return False
     try:
         data = read_metadata(out).data
+        if not (out / "settings.json").exists():  # as in a run that `gpt1 convert` wrote
+            raise UserError(
+                f"{out} holds a model whose settings are unknown; choose another {setting('out')}, or replace it with "
+                f"{setting('fresh')}"
+            )
         sources = {name: found for name in ("model", "train", "valid") if (found := getattr(data, name, None))}
         rows = sources["train"].rows if "train" in sources else None
         read = data.read.files if isinstance(data, FinetuningData) and data.read else []

@@ -188,13 +188,11 @@ def _standard_input(settings: Predict, predictor: Predictor, is_flat: bool) -> _
     """Read rows as they come; but all rows first, if a flat table needs a column for each answer to a choice."""
     task, options = predictor.encoder.task, TableOptions.of(settings)
     found = rows_of_lines(_lines(), task, predictor.columns)
-    most, held = 0, list(islice(found, 1))
-    if predictor.label_type.kind == "choice" and is_flat:
-        held += found
+    needs_all = predictor.label_type.kind == "choice" and is_flat
+    held = list(found if needs_all else islice(found, 1))
     names, file = list(held[0].values), File(STANDARD_INPUT, named=True)
     wanted = select_columns(file, names, task, ColumnNames.of(settings), predictor.columns)
-    if predictor.label_type.kind == "choice":
-        most = max((len(read_texts(row, wanted)) - 1 for row in _valid(held, wanted, options)), default=0)
+    most = max(len(read_texts(row, wanted)) - 1 for row in _valid(held, wanted, options)) if needs_all else 0
     valid = _valid(chain(held, found), wanted, options, str(STANDARD_INPUT))
     return _InputRows(STANDARD_INPUT, names, wanted, valid, None, most)
 

@@ -14,7 +14,7 @@ from gpt1.pages.render import check_page
 from gpt1.pages.report import document_section, report_page, run_section
 from gpt1.pages.summary import RunResults, summary
 from gpt1.results import Result
-from gpt1.run_folder.metadata import read_metadata
+from gpt1.run_folder.metadata import check_format, read_metadata
 from gpt1.run_folder.starter import find_run
 from gpt1.storage import write_text
 
@@ -98,6 +98,7 @@ def _read_document(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{path}: neither a run folder nor JSON ({error})") from None
     if isinstance(found, dict) and any(keys <= found.keys() for keys in DOCUMENTS):
+        check_format(found, path)
         return found
     raise UserError(
         f"{path}: not the output of `gpt1 evaluate RUN FILE --json` or `gpt1 ablate --out`; give such a file or a run"

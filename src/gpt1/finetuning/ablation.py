@@ -64,12 +64,10 @@ def fit_cell(
     chooses it, from scratch by trying several.
     """
     size, variant, seed = key
-    train = sample(rows.train, rows.label_type, size, seed)
-    label_type = infer_label_type(rows.label_type.kind, train.labels, f"a sample of {size} training rows")
     with quiet():
         tuned = fit_best(
-            base, replace(rows, label_type=label_type, train=train),
-            replace(options, **VARIANTS[variant], seed=seed), device=device, dtype=dtype, folder=folder,
+            base, with_sample(rows, size, seed), replace(options, **VARIANTS[variant], seed=seed),
+            device=device, dtype=dtype, folder=folder,
         )  # fmt: skip
     predictor = tuned.predictor(device, dtype)
     predictions_NC, _ = predictor.predict(scored.texts, Predict.batch)
@@ -78,6 +76,18 @@ def fit_cell(
         return Cell(*key, tuned.options.lr, metrics)
     alone, words_NC = tuned.words.label_type(tuned.label_type), predictor.predict_by_words(scored.texts)
     return Cell(*key, tuned.options.lr, metrics, scalars(alone.metrics(scored.labels, words_NC)))
+
+
+def with_sample(rows: TaskRows, size: int, seed: int) -> TaskRows:
+    """Return the rows with a sample of the training rows, see `sample`, and the label type of the sample.
+
+    Raises UserError if the sample is too small for the classes, or if all of its labels are equal.
+    """
+    train = sample(rows.train, rows.label_type, size, seed)
+    found = infer_label_type(rows.label_type.kind, train.labels, f"a sample of {size} training rows, with seed {seed},")
+    if isinstance(found, ClassLabels | LabelSets) and isinstance(rows.label_type, ClassLabels | LabelSets):
+        found = replace(rows.label_type, majority=found.majority)  # its names may include one that only validates
+    return replace(rows, label_type=found, train=train)
 
 
 def sample(rows: LabelledRows, label_type: LabelType, size: int, seed: int) -> LabelledRows:

@@ -138,6 +138,11 @@ def read_rows(settings: Finetune) -> TaskRows:
     if settings.valid:
         valid = read_labelled_rows(settings.valid, columns, kind, options, label_type)
         check_labels(valid, label_type, columns)
+    elif len(train) < 2:
+        raise UserError(
+            f"{settings.train} has 1 row; two or more are needed, as one of them validates: add rows, or name those "
+            f"that validate with {setting('valid')}"
+        )
     else:
         train, valid = split_train_valid(train, settings.seed)
     warn_of_faults(train, valid, kind)

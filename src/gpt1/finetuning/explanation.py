@@ -241,7 +241,7 @@ def _read(predictor: Predictor, examples: Examples) -> tuple[list[ReadSequence],
     model, tokenizer = predictor.model, predictor.encoder.tokenizer
     batch = collate(examples.examples, tokenizer.pad_id, predictor.encoder.context).to(predictor.device)
     h_NKD = model.states(batch)
-    scores_NKC = (h_NKD @ model.head.weight.to(h_NKD.dtype).T).double().cpu().numpy()
+    scores_NKC = (h_NKD @ model.head.weight.to(h_NKD.dtype).T).cpu().double().numpy()
     roles: dict[int | None, Literal["start", "delimiter", "extract"]] = {
         tokenizer.start_id: "start", tokenizer.delimiter_id: "delimiter", tokenizer.extract_id: "extract",
     }  # fmt: skip

@@ -172,7 +172,7 @@ def score(model: TaskModel, examples: Sequence[Example], batch: int, pad_id: int
         chosen = [examples[i] for i in numbers]
         found = model.scores(collate(chosen, pad_id, model.body.config.context).to(device))
         scores_NC[numbers] = -np.inf
-        scores_NC[numbers, : found.shape[1]] = found.double().cpu().numpy()
+        scores_NC[numbers, : found.shape[1]] = found.cpu().double().numpy()  # Apple's GPUs lack float64
     world.sum_tensors([torch.from_numpy(scores_NC)])
     return scores_NC
 

@@ -96,8 +96,8 @@ def _cross_fitted_share(
     network_NC, words_NC = np.full((2, len(train), outputs), -np.inf)
     for fold in range(max(folds_N) + 1):
         held, rest = np.flatnonzero(folds_N == fold).tolist(), np.flatnonzero(folds_N != fold).tolist()
-        if not rest:
-            return None  # every row has the same first text
+        if not rest or (train.weights and not any(train.weights[i] for i in rest)):
+            return None  # every row has the same first text, or no row of weight is left
         with quiet():
             found = fit(
                 base, replace(rows, train=train.select(rest)), replace(options, with_words=False),

@@ -37,5 +37,5 @@ def embed(body: GPT, texts: Sequence[Sequence[int]]) -> np.ndarray:
         # Padding follows the tokens, so causal attention hides it; only the sum must leave it out.
         is_real_MT1 = torch.arange(T, device=device)[:, None] < lengths_M11
         sums_MD = body(tokens_MT).float().where(is_real_MT1, 0.0).sum(1)
-        np.add.at(sums, [n for n, _ in chosen], sums_MD.double().cpu().numpy())
+        np.add.at(sums, [n for n, _ in chosen], sums_MD.cpu().double().numpy())
     return (sums / np.array([[len(ids)] for ids in texts])).astype(np.float32)

@@ -261,8 +261,8 @@ class RunMetadata(Section):
         Raises UserError, naming `source` and the key, for a newer format, a missing required key or a wrong type.
         Unknown keys are kept in `other`.
         """
-        if isinstance(value, dict) and type(number := value.get("format")) is int and number > FORMAT:
-            raise UserError(f"{source}: format {number} is newer than {FORMAT}; update gpt1")
+        if isinstance(value, dict):
+            check_format(value, source)
         kind = value.get("kind") if isinstance(value, dict) else None
         required = REQUIRED + (REQUIRED_FINETUNED if kind == "finetuned" else ())
         data = FinetuningData if kind == "finetuned" else PretrainingData
@@ -330,6 +330,12 @@ def other_program(folder: Path) -> str:
             f"the last a run"
         )
     return ""
+
+
+def check_format(value: dict[str, Any], source: str | Path, known: int = FORMAT) -> None:
+    """Raise UserError if a JSON object says that it is of a newer format than is known."""
+    if type(number := value.get("format")) is int and number > known:
+        raise UserError(f"{source}: format {number} is newer than {known}; update gpt1")
 
 
 def read_json(path: Path) -> dict[str, Any]:

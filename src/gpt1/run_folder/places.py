@@ -6,7 +6,7 @@ from typing import Any
 
 from gpt1.errors import UserError, setting
 from gpt1.resume import LOCK
-from gpt1.run_folder.metadata import STAGED, STOPPED, read_json, read_metadata
+from gpt1.run_folder.metadata import STAGED, STOPPED, check_format, read_json, read_metadata
 from gpt1.storage import check_folder, is_temporary
 
 # The first file that `gpt1 demo` writes into its folder.
@@ -79,10 +79,11 @@ def check_demo_place(out: Path) -> None:
 
 
 def read_ablation(out: Path) -> dict[str, Any]:
-    """Return the JSON object that `gpt1 ablate` wrote. Raises UserError if the file holds anything else."""
+    """Return the JSON object that `gpt1 ablate` wrote. Raises UserError for any other file or a newer format."""
     found = read_json(out)
     if not {"cells", "data", "settings"} <= found.keys():
         raise UserError(f"{out} was not written by `gpt1 ablate`; choose another {setting('out')}")
+    check_format(found, out)
     return found
 
 

@@ -13,7 +13,7 @@ import torch
 
 from gpt1.errors import UserError
 from gpt1.run_folder.hugging_face import TensorFile
-from gpt1.run_folder.metadata import RunMetadata, read_json
+from gpt1.run_folder.metadata import RunMetadata, check_format, read_json
 from gpt1.storage import atomic, save_file, write_json
 from gpt1.tasks.labels import from_metadata
 from gpt1.tasks.words import GRAM_KINDS, Grams, WordsModel, width
@@ -46,8 +46,7 @@ def load_words(folder: Path, metadata: RunMetadata) -> WordsModel | None:
         raise UserError(f"{folder / 'gpt1.json'} is damaged: words has {weight} and {temperature}; fine-tune again")
     path = folder / SETTINGS
     found = read_json(path)
-    if type(number := found.get("format")) is int and number > FORMAT:
-        raise UserError(f"{path}: format {number} is newer than {FORMAT}; update gpt1")
+    check_format(found, path, FORMAT)
     ngrams = found.get("ngrams")
     for key, is_right in (
         ("task", found.get("task") == metadata.task),

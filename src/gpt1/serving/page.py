@@ -82,7 +82,7 @@ class PageRoutes:
 
         def compute() -> dict[str, Any]:
             tokens_T = torch.tensor(tokens, device=model.exact.tokens.weight.device)
-            weights_HTS = attention_weights(model.exact, tokens_T, body.layer).double().cpu().numpy()
+            weights_HTS = attention_weights(model.exact, tokens_T, body.layer).cpu().double().numpy()
             return {
                 "model": model.name,
                 "layer": body.layer,

@@ -241,7 +241,7 @@ class Scorer:
                 targets_NT[n, window.first - 1 : len(ids) - 1] = ids[window.first :]
             h_NTD = self.network(tokens_NT.to(matrix_VD.device))
             nats_NT = token_nats(h_NTD, matrix_VD, targets_NT.to(matrix_VD.device))
-            np.add.at(nats_K, [window.text for window in batch], nats_NT.double().sum(-1).cpu().numpy())
+            np.add.at(nats_K, [window.text for window in batch], nats_NT.cpu().double().sum(-1).numpy())
         world.sum_tensors([torch.from_numpy(nats_K)])
         return nats_K
 

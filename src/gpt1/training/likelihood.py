@@ -52,7 +52,7 @@ def likelihood(body: GPT, stream: Stream, end_id: int, limit: int = 0) -> Likeli
         with torch.inference_mode():
             targets_NT = batch.targets_NKT[:, 0].to(device)
             h_NTD = body(batch.tokens_NKT[:, 0].to(device))
-            nats += token_nats(h_NTD, body.tokens.weight, targets_NT).double().sum().item()
+            nats += token_nats(h_NTD, body.tokens.weight, targets_NT).cpu().double().sum().item()
             tokens += int((targets_NT != IGNORE).sum())
     nats, count = world.sum_numbers([nats, tokens])
     return Likelihood(nats, int(count))
