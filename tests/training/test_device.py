@@ -1,6 +1,7 @@
 """Devices, what is restored after a job, and running out of memory."""
 
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from gpt1.errors import RunFailed, UserError, setting
 from gpt1.finetuning.explanation import explain_row
 from gpt1.finetuning.predictor import Predictor, RowEncoder
 from gpt1.model.gpt import GPT
+from gpt1.model.kv_cache import Decoder
+from gpt1.model.sampling import Sampling, sampling_device
 from gpt1.run_folder.embedding import embed
 from gpt1.tasks.labels import ClassLabels
 from gpt1.tasks.zero_shot import Question, Scorer
@@ -154,7 +157,7 @@ class LikeApples(TorchFunctionMode):
         if func == Tensor.double and not any(args[0] is one for one in self.brought):
             raise TypeError("this device has no float64")
         found = func(*args, **(kwargs or {}))
-        if func == Tensor.cpu:
+        if func in (Tensor.cpu, Tensor.to):
             self.brought.append(found)
         return found
 
@@ -167,9 +170,11 @@ def test_results_become_float64_on_the_cpu(tokenizer: Tokenizer) -> None:
         GPT(model).init_weights(torch.Generator().manual_seed(1)), head_CD, RowEncoder("classification", framed, 16),
         ClassLabels(["a", "b"]), Columns(["text"], ["label"]), torch.device("cpu"), torch.float32,
     )  # fmt: skip
+    assert sampling_device(torch.device("mps")) == torch.device("cpu")
     with LikeApples():
         assert predictor.predict([("the cat",)], 8)[0].tolist() == [[0.5, 0.5]]
         assert explain_row(predictor, ("the cat",)).predicted_label == "a"
         assert embed(body, [[1, 2]]).shape == (1, 16)
+        assert len(Decoder(body).join([[1, 2]], [Sampling(top_p=0.9)], [random.Random(1)], [2]).tokens) == 1
         assert Scorer(body, tokenizer)([Question("the", ("cat", "dog"), 0, None)])[0].shape == (2,)
         assert likelihood(body, Ids(np.array([1, 2, 3])), tokenizer.end_id).tokens == 3

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gpt1.model.gpt import GPT
-from gpt1.model.sampling import Sampling, draw, penalised
+from gpt1.model.sampling import Sampling, draw, penalised, sampling_device
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Decoder:
         for prompt, sampling, stream in zip(prompts, samplings, streams, strict=True):
             seen_V = None
             if sampling.repetition_penalty != 1:
-                seen_V = torch.zeros(config.vocabulary, dtype=torch.bool, device=device)
+                seen_V = torch.zeros(config.vocabulary, dtype=torch.bool, device=sampling_device(device))
                 seen_V[list(prompt)] = True
             self.rows.append(_Row(sampling, stream, list(prompt), seen_V))
         columns_T = torch.arange(longest, device=device)
@@ -170,7 +170,7 @@ class Decoder:
 
     def _draw(self, rows: Sequence[_Row], h_NTD: Tensor, last_ND: Tensor) -> Step:
         """Draw the next token of each row, those with the same sampling together."""
-        logits_NV = self.body.logits(last_ND).float()
+        logits_NV = self.body.logits(last_ND).float().to(sampling_device(last_ND.device))
         numbers = [row.stream.random() for row in rows]
         uniform_N = torch.tensor(numbers, dtype=torch.float64, device=logits_NV.device)
         alike: dict[Sampling, list[int]] = {}

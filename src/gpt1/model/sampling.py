@@ -27,6 +27,11 @@ class Sampling:
     """above 1: tokens already in the text become less likely (Keskar et al. 2019)"""
 
 
+def sampling_device(device: torch.device) -> torch.device:
+    """Return where to draw tokens of a network on a device: there, but on the CPU for Apple's GPUs, without float64."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def penalised(logits_NV: Tensor, seen_NV: Tensor, penalty: float) -> Tensor:
     """Return the logits, those of seen tokens divided by the penalty if positive and multiplied by it if negative."""
     lowered_NV = torch.where(logits_NV < 0, logits_NV * penalty, logits_NV / penalty)

@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from gpt1.errors import UserError
 from gpt1.model.attention_weights import attention_weights
-from gpt1.model.sampling import Sampling, draw, probabilities
+from gpt1.model.sampling import Sampling, draw, probabilities, sampling_device
 from gpt1.pages.charts import thinned
 from gpt1.run_folder.generation import Generation, GenerationOptions
 from gpt1.serving.answers import answer, events, find_model, row_asked
@@ -149,7 +149,7 @@ def next_token(model: ServedModel, ids: Sequence[int], asked: NextRequest) -> di
     body = model.exact
     device = body.tokens.weight.device
     h_1D = body(torch.tensor([ids], device=device))[:, -1]
-    logits_1V = body.logits(h_1D).float()
+    logits_1V = body.logits(h_1D).float().to(sampling_device(device))
     logp_V = logits_1V[0].log_softmax(-1)
     rank_V = logits_1V[0].argsort(descending=True, stable=True).argsort() + 1
     if asked.temperature == 0:
@@ -164,7 +164,7 @@ def next_token(model: ServedModel, ids: Sequence[int], asked: NextRequest) -> di
     drawn = None
     if asked.uniform is not None:
         sampling = Sampling(asked.temperature, asked.top_k, asked.top_p)
-        uniform_1 = torch.tensor([asked.uniform], dtype=torch.float64, device=device)
+        uniform_1 = torch.tensor([asked.uniform], dtype=torch.float64, device=logits_1V.device)
         drawn = int(draw(logits_1V, sampling, uniform_1))
     shown = logits_1V[0].topk(min(asked.top, logits_1V.shape[1])).indices.tolist()
     shown += [i for i in dict.fromkeys((asked.chosen, drawn)) if i is not None and i not in shown]
