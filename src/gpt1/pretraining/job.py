@@ -79,6 +79,8 @@ def _pretrain(settings: Pretrain, folder: Path) -> PretrainResult:
         notes = checkpoint.read_notes(state) if state else {}
         done: int = notes.get("step", 0)
         if state is None:
+            if not settings.fresh:
+                _check_unfinished(folder)
             settings = _begin(settings, data, device, dtype, started)
         else:
             result, settings = _resume(settings, data, state, micro_batch, device)
@@ -128,11 +130,22 @@ def _begin(
 
     def write() -> Pretrain:
         checkpoint.clear(folder)  # else a stop before the first save would leave an older run to be continued
+        if (folder / "gpt1.json").exists():  # an older model stays until the first save, but is no result of this run
+            write_json(folder / "gpt1.json", replace(read_metadata(folder), metrics={}).to_json())
         write_json(folder / "settings.json", dataclasses.asdict(settings))  # first: it marks the folder as a run
         begun_record(replace(asked, steps=steps), data).write(folder / checkpoint.FOLDER / BEGUN)
         return settings
 
     return parallel.current().from_main(write)
+
+
+def _check_unfinished(folder: Path) -> None:
+    """Raise UserError if a run is complete but has no training state, whose record says what was asked for."""
+    if (folder / "gpt1.json").exists() and read_metadata(folder).metrics:
+        raise UserError(
+            f"{folder} holds a complete run without its training state; choose another {setting('out')}, or start over "
+            f"with {setting('fresh')}"
+        )
 
 
 def _resume(
