@@ -410,10 +410,11 @@ def test_an_older_model_is_not_the_result_of_a_fresh_start(
 
 def test_a_complete_run_without_its_states_is_not_replaced(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    pretrain(settings(data, out))
-    before = weights(out)
+    result, before = pretrain(settings(data, out)), weights(out)
+    checkpoint.clear(out)
+    assert pretrain(settings(data, out)) == result
     shutil.rmtree(out / checkpoint.FOLDER)
-    with one_line("holds a complete run without its training state; choose another out, or start over with fresh"):
+    with one_line("begun.json is missing; choose another out, or start over with fresh"):
         pretrain(settings(data, out))
     assert weights(out) == before
     pretrain(settings(data, out, seed=2, fresh=True))
@@ -579,7 +580,7 @@ def test_a_state_without_its_record_is_refused(data: Path, tmp_path: Path, monke
     out = tmp_path / "run"
     stopped(data, out, monkeypatch)
     (out / checkpoint.FOLDER / "begun.json").unlink()
-    with one_line("begun.json is missing; start over with fresh"):
+    with one_line("begun.json is missing; choose another out, or start over with fresh"):
         pretrain(settings(data, out))
 
 
