@@ -68,8 +68,10 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
     for name in (".a.json.0123456789ab.tmp", "inner/.b.0123456789ab.tmp", ".mine.tmp", "a.json", ".b.0123456789ab.tmp"):
         (tmp_path / name).touch()
+    another = tmp_path / ".a.jsonl.0123456789ab.tmp"  # which another process may be writing
+    another.touch()
     remove_temporaries(tmp_path, "a.json")
-    assert not (tmp_path / ".a.json.0123456789ab.tmp").exists()
+    assert not (tmp_path / ".a.json.0123456789ab.tmp").exists() and another.exists()
     remove_temporaries(tmp_path)
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [".mine.tmp", "a.json"]
 

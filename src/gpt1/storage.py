@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # How to write a lone surrogate, which UTF-8 cannot encode. Python turns each byte of a file name that is not UTF-8
 # into one. `\\udce9` is also how JSON escapes it, so a name in JSON comes back as it was.
 UNENCODABLE = "backslashreplace"
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
+TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{12}\.tmp")
 
 
 def is_utf8(path: str | Path) -> bool:
@@ -119,7 +119,7 @@ def remove_temporaries(folder: Path, name: str = "") -> None:
     Only the process that holds the folder may do so.
     """
     for path in [*(folder.glob(".*.tmp") if name else folder.rglob(".*.tmp"))]:
-        if is_temporary(path) and path.name.startswith(f".{name}"):
+        if (found := TEMPORARY.fullmatch(path.name)) and name in ("", found[1]):
             if path.is_dir():
                 shutil.rmtree(path)
             else:

@@ -123,8 +123,9 @@ def test_json_cut_short(run: Path) -> None:
         ask(run)
 
 
-def test_weights_cut_short(run: Path) -> None:
-    (run / "model.safetensors").write_bytes(b"\x10\0\0")
+@pytest.mark.parametrize("content", [b"\x10\0\0", b"\x03" + bytes(7) + b"[1]", b"\x09" + bytes(7) + b'{"a": {}}'])
+def test_weights_that_are_damaged(run: Path, content: bytes) -> None:
+    (run / "model.safetensors").write_bytes(content)
     with pytest.raises(UserError, match=r"model\.safetensors: not readable"):
         ask(run)
 

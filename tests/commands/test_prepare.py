@@ -735,6 +735,14 @@ def test_one_line_and_nothing_written(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    """It would be read several times, and hold nothing but the first time."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe: a pipe, which can be read only once; write what comes through it to a"):
+        run(tmp_path / "out", tmp_path / "pipe")
+
+
 def _write_bad_inputs() -> None:
     Path("void").mkdir()
     Path("sub").mkdir()

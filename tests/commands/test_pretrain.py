@@ -388,6 +388,39 @@ def test_fresh_forgets_the_old_state_at_once(data: Path, tmp_path: Path, monkeyp
     assert checkpoint.latest(tmp_path / "run") is None
 
 
+def test_an_older_model_is_not_the_result_of_a_fresh_start(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays until the first model of the new run; a process may end between that run's state and its model."""
+    whole, out, changes = tmp_path / "whole", tmp_path / "run", {"seed": 2, "eval_every": 3}
+
+    def injected(*_: Any) -> None:
+        raise SystemError("injected")
+
+    pretrain(settings(data, whole, **changes))
+    pretrain(settings(data, out))
+    with monkeypatch.context() as patch, pytest.raises(SystemError):
+        patch.setattr(run, "likelihood", injected)
+        pretrain(settings(data, out, fresh=True, **changes))
+    assert checkpoint.latest(out) is not None
+    assert read_metadata(out).seed == 1
+    pretrain(settings(data, out, **changes))
+    assert weights(out) == weights(whole)
+
+
+def test_a_complete_run_without_its_states_is_not_replaced(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result, before = pretrain(settings(data, out)), weights(out)
+    checkpoint.clear(out)
+    assert pretrain(settings(data, out)) == result
+    shutil.rmtree(out / checkpoint.FOLDER)
+    with one_line("begun.json is missing; choose another out, or start over with fresh"):
+        pretrain(settings(data, out))
+    assert weights(out) == before
+    pretrain(settings(data, out, seed=2, fresh=True))
+    assert weights(out) != before
+
+
 def test_weights_that_blow_up_end_the_run(data: Path, tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match="update 1: the validation loss is not finite"):
         pretrain(settings(data, tmp_path / "run", eval_every=1, optim=Optim(lr=1e30, warmup=0)))
@@ -547,7 +580,7 @@ def test_a_state_without_its_record_is_refused(data: Path, tmp_path: Path, monke
     out = tmp_path / "run"
     stopped(data, out, monkeypatch)
     (out / checkpoint.FOLDER / "begun.json").unlink()
-    with one_line("begun.json is missing; start over with fresh"):
+    with one_line("begun.json is missing; choose another out, or start over with fresh"):
         pretrain(settings(data, out))
 
 

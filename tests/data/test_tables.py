@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import NOT_UTF8, only_linux_names
-from gpt1.data.tables import DEFAULT, TableOptions, columns, header, rows, table
+from gpt1.data.tables import DEFAULT, TableOptions, columns, header, json_list, rows, table
 from gpt1.errors import UserError
 
 ROWS = [
@@ -290,3 +290,8 @@ def test_rows_without_a_text_or_a_label(row: dict[str, object], answer: str, tmp
         found.text("text")
         found.label("label")
     assert str(caught.value).startswith(f"{path}{answer}")
+
+
+def test_a_text_of_brackets_is_no_list() -> None:
+    assert json_list('["a", "b"]', str) == ["a", "b"]
+    assert json_list("[" * 200_000, str) is None

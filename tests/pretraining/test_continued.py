@@ -13,6 +13,7 @@ from conftest import one_line, save_random_run
 from gpt1.commands.prepare import prepare
 from gpt1.config import Model, Prepare, pretrain_defaults
 from gpt1.data.documents import ReadOptions
+from gpt1.errors import UserError
 from gpt1.pretraining import continued
 from gpt1.pretraining.continued import UnlabelledText, continue_pretraining
 from gpt1.run_folder.metadata import read_json
@@ -63,6 +64,12 @@ def test_defaults_follow_the_recipe_and_the_text(base: Path, tmp_path: Path) -> 
     assert chosen["steps"] >= continued.MIN_UPDATES
     assert chosen["model"]["residual_dropout"] == gpt1.load(base).body.config.residual_dropout
     assert continue_pretraining(base, TEXTS * 9, tmp_path / "few", steps=3, **ON).steps == 3
+    few = read_json(tmp_path / "few" / "settings.json")
+    assert (few["optim"]["warmup"], few["eval_every"]) == (1, 1), "at most a tenth of the updates warms up"
+    continue_pretraining(base, TEXTS * 9, tmp_path / "large", epochs=2, batch=20, **ON)
+    large = read_json(tmp_path / "large" / "settings.json")
+    assert large["optim"]["warmup"] == max(1, large["steps"] // 10)
+    assert large["eval_every"] == -(-large["steps"] // 2)
 
 
 @pytest.mark.parametrize("texts", [TEXTS, tuple(TEXTS), np.array(TEXTS), polars.Series(TEXTS), iter(TEXTS)], ids=type)
@@ -70,7 +77,7 @@ def test_texts_come_in_any_container(texts: Any, tmp_path: Path) -> None:
     found = UnlabelledText.of(texts, ReadOptions(), tmp_path)
     (path,) = [file.path for file in found.files]
     assert [json.loads(line)["text"] for line in path.read_text("utf-8").splitlines()] == TEXTS
-    (source,) = found.sources(tmp_path)
+    (source,) = found.sources()
     assert source.path is None
 
 
@@ -124,6 +131,9 @@ def test_too_little_text_is_refused_before_anything_is_written(base: Path, tmp_p
     wide = save_random_run(tmp_path / "wide", TEXTS, 300, Model(context=400, width=16, depth=1, heads=2, inner=64))
     with one_line("not enough for a window of 400"):
         continue_pretraining(wide, tmp_path / "good.txt", out)
+    for texts, words in ((["a few words"] * 30, "tokens of text are not enough"), ([" " * 300], "no text to read")):
+        with pytest.raises(UserError, match=f"^the texts: .*{words}"):  # not the file that holds them meanwhile
+            continue_pretraining(wide, texts, out)
     with pytest.raises(TypeError, match=r"continue_pretraining\(\) has no argument 'step'; did you mean steps"):
         continue_pretraining(base, TEXTS, out, step=3)
     assert not out.exists()

@@ -152,6 +152,17 @@ def test_any_tokenizer_json_can_be_used(tmp_path: Path) -> None:
     assert Tokenizer.load(tmp_path / "again").extract_id == 7
 
 
+def test_a_file_of_an_earlier_version_of_tokenizers_can_be_used(plain: Tokenizer, tmp_path: Path) -> None:
+    """As that of GPT-2 on the hub: no type, no `ignore_merges`, a merge is one string."""
+    definition = json.loads(plain.text)
+    model = definition["model"]
+    old = {name: model[name] for name in ("vocab", "unk_token", "fuse_unk")} | {
+        "merges": [" ".join(pair) for pair in model["merges"]]
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition | {"model": old}), encoding="utf-8")
+    assert Tokenizer.load(tmp_path).hash == plain.hash
+
+
 def test_loading_says_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"tokenizer\.json: no such file"):
         Tokenizer.load(tmp_path)

@@ -233,6 +233,6 @@ def _parameters(path: Path) -> int:
     try:
         with path.open("rb") as file:
             tensors = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), LARGEST_HEADER)))
-    except ValueError as error:
+        return sum(math.prod(tensor["shape"]) for name, tensor in tensors.items() if name != "__metadata__")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not readable as safetensors ({error})") from None
-    return sum(math.prod(tensor["shape"]) for name, tensor in tensors.items() if name != "__metadata__")

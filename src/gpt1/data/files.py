@@ -116,7 +116,7 @@ def find(inputs: Iterable[str]) -> list[File]:
     """Return the files that names, folders and globs refer to, each once.
 
     Folders are searched in sorted order, without hidden files; a saved dataset stands for its Arrow files. Raises
-    UserError for an input that refers to no file.
+    UserError for an input that refers to no file, and for a pipe.
     """
     found: dict[Path, File] = {}
     for given in inputs:
@@ -138,6 +138,8 @@ def matches(given: str) -> list[str]:
 
 
 def _files_under(path: Path) -> list[File]:
+    if path.is_fifo():
+        raise UserError(f"{path}: a pipe, which can be read only once; write what comes through it to a file")
     if not path.is_dir():
         return [File(path, named=True)]
     check_single_split(path)

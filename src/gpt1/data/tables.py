@@ -250,7 +250,7 @@ def json_list(value: Any, kind: Any) -> list[Any] | None:
     """
     try:
         found = json.loads(value) if isinstance(value, str) and value.startswith("[") else value
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, list) and all(isinstance(one, kind) for one in found) else None
 

@@ -38,6 +38,8 @@ LR_SHARE = 0.2
 MIN_UPDATES, WARMUP_SHARE = 20, 10
 # Runs of unknown recipe, as converted ones, follow the paper's from its width on.
 PAPER_WIDTH = 768
+# How a message names the function that `settings` are passed to.
+CALL = "continue_pretraining()"
 # Fraction of the documents that is held out to measure the loss, and the least text, in characters, that is enough.
 VAL_FRACTION, MIN_CHARACTERS = 0.01, 200
 
@@ -48,6 +50,8 @@ class UnlabelledText:
 
     files: list[File]
     options: ReadOptions
+    in_memory: bool = False
+    """whether the texts came as strings, so that the name of the file they were written to means nothing to anybody"""
 
     @classmethod
     def of(cls, texts: Any, options: ReadOptions, work: Path) -> "UnlabelledText":
@@ -73,15 +77,16 @@ class UnlabelledText:
             )
         path = work / "texts.jsonl"
         write_text(path, "".join(json.dumps({options.text: text}) + "\n" for text in given))
-        return cls([File(path, named=True)], replace(options, columns=()))
+        return cls([File(path, named=True)], replace(options, columns=()), in_memory=True)
 
-    def sources(self, work: Path | None = None) -> list[Source]:
-        """Return the files with their hashes; without a path those in the folder `work`, whose texts were in memory."""
-        inside = [work is not None and file.path.is_relative_to(work) for file in self.files]
-        return [
-            Source(path=None if memory else str(file.path), sha256=sha256_of(file.path))
-            for file, memory in zip(self.files, inside, strict=True)
-        ]
+    def sources(self) -> list[Source]:
+        """Return the files with their hashes, without a path if the texts were in memory."""
+        paths = [file.path for file in self.files]
+        return [Source(path=None if self.in_memory else str(path), sha256=sha256_of(path)) for path in paths]
+
+    def named(self, file: File) -> str:
+        """Return what a message calls a file."""
+        return "the texts" if self.in_memory else str(file.path)
 
     def check(self) -> None:
         """Read everything once. Raises UserError for a file without text, or one that cannot be read."""
@@ -89,10 +94,11 @@ class UnlabelledText:
         for file in self.files:
             found = sum(len(text) for block in blocks([file], self.options, at_whitespace) for text in block.texts)
             if not found:
-                raise UserError(f"{file.path}: no text to read; leave it out")
+                remedy = "give some" if self.in_memory else "leave it out"
+                raise UserError(f"{self.named(file)}: no text to read; {remedy}")
             size += found
         if size < MIN_CHARACTERS:
-            names = ", ".join(file.path.name for file in self.files)
+            names = "the texts" if self.in_memory else ", ".join(file.path.name for file in self.files)
             raise UserError(f"{names}: {size} characters of text are too few to train on; give more text")
 
 
@@ -180,7 +186,7 @@ def read_first(
         pretrain_folder(settings)
     found = read_metadata(out)
     summary = ReadSummary(
-        files=from_main(lambda: text.sources(folder)),
+        files=from_main(text.sources),
         tokens=tokens,
         epochs=epochs,
         lr=settings.optim.lr,
@@ -205,20 +211,24 @@ def _prepare(
     tokens, shape, metadata = read_manifest(data).train.tokens, read_shape(run), read_metadata(run)
     if tokens <= shape.context:
         raise UserError(
-            f"{text.files[0].path}: {tokens:,} tokens of text are not enough for a window of {shape.context}; give more"
+            f"{text.named(text.files[0])}: {tokens:,} tokens of text are not enough for a window of {shape.context}; "
+            "give more"
         )
     recipe = metadata.recipe or ("paper" if shape.width >= PAPER_WIDTH else None)
     usual = pretrain_defaults(metadata.preset or "small", recipe, data=str(data), out=str(out))
     # Each process has a part of every batch.
     batch = max(parallel.current().size, min(usual.batch, tokens // (shape.context * MIN_UPDATES)))
-    steps = max(1, round(epochs * tokens / (batch * shape.context)))
     lr = lr or LR_SHARE * usual.optim.lr
     given = {
         "data": data, "out": out, "init": run, "preset": usual.preset, "recipe": usual.recipe, "model": shape,
-        "batch": batch, "eval_every": math.ceil(steps / max(1.0, epochs)), "optim.lr": lr, "optim.matrix_lr": lr,
-        "optim.decay": "linear", "optim.warmup": min(usual.optim.warmup, max(1, steps // WARMUP_SHARE)),
+        "batch": batch, "optim.lr": lr, "optim.matrix_lr": lr, "optim.decay": "linear",
     }  # fmt: skip
     if not {"steps", "minutes"} & settings.keys():
         given["epochs"] = epochs
-    found: Pretrain = from_keywords(Pretrain, (), (), given | settings, "continue_pretraining()")
+    # Intervals follow the updates that will be made, which `settings` may decide.
+    asked: Pretrain = from_keywords(Pretrain, (), (), given | settings, CALL)
+    steps = asked.steps or max(1, round(epochs * tokens / max(1, asked.batch * asked.model.context)))
+    given["eval_every"] = math.ceil(steps / max(1.0, epochs))
+    given["optim.warmup"] = min(usual.optim.warmup, max(1, steps // WARMUP_SHARE))
+    found: Pretrain = from_keywords(Pretrain, (), (), given | settings, CALL)
     return found

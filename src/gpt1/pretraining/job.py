@@ -76,12 +76,13 @@ def _pretrain(settings: Pretrain, folder: Path) -> PretrainResult:
         micro_batch, settings = settings.micro_batch, resolve_defaults(settings, data)
         world.check_batch(settings.batch)
         state = world.from_main(lambda: None if settings.fresh else checkpoint.latest(folder))
+        result = world.from_main(lambda: None if settings.fresh else _finished(folder))
         notes = checkpoint.read_notes(state) if state else {}
         done: int = notes.get("step", 0)
-        if state is None:
+        if state is None and result is None:
             settings = _begin(settings, data, device, dtype, started)
         else:
-            result, settings = _resume(settings, data, state, micro_batch, device)
+            result, settings = _resume(settings, data, result, micro_batch, device)
             if result is not None:
                 return result
         steps = settings.steps or 0
@@ -101,7 +102,7 @@ def _pretrain(settings: Pretrain, folder: Path) -> PretrainResult:
             loop = LoopState(**notes.get("loop", {}))
             run = PretrainingRun(folder, settings, data, model, optimizer, log, device, states, loop)
             run.finish(started, run.train(done))
-    result = world.from_main(lambda: _finished(folder, steps))
+    result = world.from_main(lambda: _finished(folder))
     assert result is not None, "the run was just saved with its metrics"
     return result
 
@@ -128,6 +129,8 @@ def _begin(
 
     def write() -> Pretrain:
         checkpoint.clear(folder)  # else a stop before the first save would leave an older run to be continued
+        if (folder / "gpt1.json").exists():  # an older model stays until the first save, but is no result of this run
+            write_json(folder / "gpt1.json", replace(read_metadata(folder), metrics={}).to_json())
         write_json(folder / "settings.json", dataclasses.asdict(settings))  # first: it marks the folder as a run
         begun_record(replace(asked, steps=steps), data).write(folder / checkpoint.FOLDER / BEGUN)
         return settings
@@ -136,19 +139,21 @@ def _begin(
 
 
 def _resume(
-    settings: Pretrain, data: PreparedData, state: Path, micro_batch: int, device: torch.device
+    settings: Pretrain, data: PreparedData, result: PretrainResult | None, micro_batch: int, device: torch.device
 ) -> tuple[PretrainResult | None, Pretrain]:
-    """Return the result of a run that is complete, if it is, and the settings in effect to continue from its `state`.
+    """Return the result of a run that is complete, if it is, and the settings in effect to continue it.
 
-    `micro_batch` is the one that is asked for; 0: as before. `compile` too stays as before unless it is asked for.
-    Raises UserError for a request that the run was not begun with.
+    `result` is that of the model in the folder, None if its training is not complete. `micro_batch` is the one that is
+    asked for; 0: as before. `compile` too stays as before unless it is asked for. Raises UserError for a request that
+    the run was not begun with.
     """
     folder, world = Path(settings.out), parallel.current()
     path = folder / checkpoint.FOLDER / BEGUN
     if (record := Record.read(path)) is None:
-        raise UserError(f"{path} is missing; start over with {setting('fresh')}")
+        raise UserError(f"{path} is missing; choose another {setting('out')}, or start over with {setting('fresh')}")
     record.check(begun_record(settings, data), folder, MAY_CHANGE)
-    result = world.from_main(lambda: _finished(folder, record.settings["steps"]))
+    if result is not None and result.steps != record.settings["steps"]:
+        result = None  # of an older run
     settings = resume_settings(settings, record, len(data.train), is_finished=result is not None)
     if result is not None:
         say(
@@ -167,11 +172,11 @@ def _resume(
     return None, settings
 
 
-def _finished(folder: Path, steps: int) -> PretrainResult | None:
+def _finished(folder: Path) -> PretrainResult | None:
     """Return the result of a run that is complete; None if its last validation has not been saved yet."""
     metadata = read_metadata(folder) if (folder / "gpt1.json").exists() else None
-    if metadata is None or metadata.steps != steps or not metadata.metrics:
+    if metadata is None or not metadata.metrics:
         return None
     names = [one.name for one in dataclasses.fields(PretrainResult)]
-    values = metadata.metrics | {"steps": steps, "parameters": metadata.parameters}
+    values = metadata.metrics | {"steps": metadata.steps, "parameters": metadata.parameters}
     return PretrainResult(**{name: values[name] for name in names})

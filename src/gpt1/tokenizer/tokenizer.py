@@ -287,12 +287,13 @@ def _with_tokens(definition: dict[str, Any], tokens: list[str]) -> dict[str, Any
     ids = {piece[0]: i for i, piece in enumerate(vocabulary)} if isinstance(vocabulary, list) else vocabulary
     # transformers declares our special tokens as added ones when it saves a tokenizer; undo that.
     ours = {END, PAD, START, DELIMITER, EXTRACT} & ids.keys()
-    added = [token for token in definition["added_tokens"] if token["content"] not in ours]
+    added = [token for token in definition.get("added_tokens", ()) if token["content"] not in ours]
     definition = definition | {"added_tokens": added}
     known = {token["content"]: token["id"] for token in added} | ids
     size = max(known.values(), default=-1) + 1
     new = {token: size + i for i, token in enumerate(t for t in tokens if t not in known)}
-    if model["type"] == "BPE" and not model["ignore_merges"]:
+    # Files of earlier versions of `tokenizers` name neither the type nor this setting; only BPE has merges.
+    if "merges" in model and not model.get("ignore_merges"):
         return definition | {"model": model | {"vocab": vocabulary | new}}
     # Other models look up whole words in their vocabulary, where text could forge a token; an added one is safer.
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
