@@ -147,7 +147,7 @@ def test_a_forked_process_computes_with_one_thread() -> None:
 
 
 class LikeApples(TorchFunctionMode):
-    """Refuses to convert a tensor to float64 before it is brought to the CPU, as Apple's GPUs do."""
+    """Refuses to convert a tensor to float64 unless it has just been brought to the CPU, as Apple's GPUs do."""
 
     def __init__(self) -> None:
         super().__init__()

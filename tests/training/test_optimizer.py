@@ -89,8 +89,9 @@ def test_orthogonalise_flattens_the_spectrum() -> None:
     assert values.max() < 1.4
 
 
+@pytest.mark.parametrize("kernel_divides", [True, False])
 @pytest.mark.parametrize("method", ["adam", "muon"])
-def test_gradients_are_clipped_by_their_global_norm(method: str) -> None:
+def test_gradients_are_clipped_by_their_global_norm(method: str, kernel_divides: bool) -> None:
     """Two updates of large gradients are those of gradients that PyTorch clipped; small ones stay as they are."""
     torch.manual_seed(0)
     clipped, reference = Net(), Net()
@@ -99,6 +100,7 @@ def test_gradients_are_clipped_by_their_global_norm(method: str) -> None:
         Optimizer(model, Optim(method=method, lr=1e-2, matrix_lr=1e-2, warmup=1, clip=clip), steps=10)  # type: ignore[arg-type]
         for model, clip in ((clipped, 0.5), (reference, 0.0))
     ]
+    optimizers[0].kernel_divides = kernel_divides
     for step, scale in enumerate((3.0, 1e-4)):
         gradients = [scale * torch.randn(p.shape) for p in clipped.parameters()]
         for parameter, gradient in zip(clipped.parameters(), gradients, strict=True):

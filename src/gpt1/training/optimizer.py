@@ -57,6 +57,8 @@ class Optimizer:
         )  # fmt: skip
         self.on_device = not hidden and all(master.is_cuda for master in trained.values())
         """whether AdamW's kernel clips and skips updates, so the program need not wait for the norm"""
+        self.kernel_divides = all(master.device.type in ("cpu", "cuda") for master in trained.values())
+        """whether AdamW's kernel divides gradients; on Apple's GPUs it does not (pytorch/pytorch#186360)"""
 
     def _accumulate(self, name: str, weight: Tensor) -> None:
         """Add a gradient that a backward pass has just finished to its master's, and free it."""
@@ -119,9 +121,11 @@ class Optimizer:
         clip = self.settings.clip
         is_unclipped = clip == 0 or (not self.on_device and norm.item() <= clip)
         divisor = None if is_unclipped else (norm / clip).clamp(min=1)
+        if divisor is not None and not self.kernel_divides:
+            torch._foreach_div_([one.grad for group in self.adam.param_groups for one in group["params"]], divisor)
         # AdamW's fused kernel divides gradients by `grad_scale` and skips the update on `found_inf` as it reads them,
         # which saves passes over all gradients. Both attributes are meant for loss scaling.
-        vars(self.adam)["grad_scale"] = divisor
+        vars(self.adam)["grad_scale"] = divisor if self.kernel_divides else None
         vars(self.adam)["found_inf"] = (~norm.isfinite()).float() if self.on_device else None
         self.adam.step()
         self.muon.step(self.settings.matrix_lr * rate, divisor)
