@@ -37,11 +37,12 @@ class Batch:
         return [replace(self, **{name: tensor[n : n + rows] for name, tensor in tensors.items()}) for n in starts]
 
     def to(self, device: torch.device) -> "Batch":
-        """Return the batch on another device; a GPU copies from pinned memory while the program continues."""
-        tensors = self._tensors()
-        if device.type == "cuda":
+        """Return the batch on another device; CUDA copies from pinned memory while the program continues."""
+        # Elsewhere that is not safe: Apple's GPUs may read memory that is free already (pytorch/pytorch#189690).
+        tensors, pinned = self._tensors(), device.type == "cuda"
+        if pinned:
             tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
-        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
+        return replace(self, **{name: tensor.to(device, non_blocking=pinned) for name, tensor in tensors.items()})
 
     def _tensors(self) -> dict[str, Tensor]:
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}

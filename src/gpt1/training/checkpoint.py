@@ -129,11 +129,11 @@ class Checkpoints:
 
 
 def copy_to_host(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return contiguous copies in the CPU's memory; a GPU copies into pinned memory, and is waited for once."""
+    """Return contiguous copies in the CPU's memory; CUDA copies into pinned memory, and is waited for once."""
     copies = {}
     for name, tensor in state.items():
         copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-        copies[name].copy_(tensor.detach(), non_blocking=True)
+        copies[name].copy_(tensor.detach(), non_blocking=tensor.is_cuda)
     if any(tensor.is_cuda for tensor in state.values()):
         torch.cuda.synchronize()
     return copies
