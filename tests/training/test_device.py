@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.torch_version import TorchVersion
 
 from gpt1.config import Columns, Command, Model
 from gpt1.data.windows import Ids
@@ -72,6 +73,16 @@ def test_choosing_a_device_changes_nothing() -> None:
     assert choose_device("cpu", "bf16") == (torch.device("cpu"), torch.bfloat16)
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_apples_gpus_are_used_where_torch_computes_rightly_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="dtype bf16: on Apple's GPUs torch then lets tokens see later ones; give fp32"):
+        choose_device("mps", "bf16")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.10.0"))
+    with pytest.raises(UserError, match=r"device mps: torch 2\.10\.0 computes attention wrongly there; update it"):
+        choose_device("mps", "auto")
+    assert choose_device("auto", "fp32") == (torch.device("cpu"), torch.float32)
 
 
 def allocate_far_too_much() -> None:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 CGROUPS = Path("/sys/fs/cgroup")
 DEVICE_TYPES = ("cpu", "cuda", "mps")
+# Earlier versions read beyond the keys on Apple's GPUs (pytorch/pytorch#169222, #174861), and in bf16 the causal mask
+# lets some queries see later keys (#195910).
+APPLE_SINCE = "2.11"
 # glibc's M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD, in bytes.
 MALLOPT = {-1: 2**31 - 1, -2: 2**26, -3: 2**30}
 # Messages of allocators that raise a plain RuntimeError.
@@ -79,9 +82,16 @@ def choose_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
     Raises UserError for anything else and for a device that does not exist.
     """
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if device.partition(":")[0] not in DEVICE_TYPES:
+        has_apple = torch.backends.mps.is_available() and torch.__version__ >= APPLE_SINCE
+        device = "cuda" if torch.cuda.is_available() else "mps" if has_apple else "cpu"
+    if (kind := device.partition(":")[0]) not in DEVICE_TYPES:
         raise UserError(f"{setting('device')} {device}: give auto, cpu, cuda, cuda:1 or mps")
+    if kind == "mps" and torch.__version__ < APPLE_SINCE:
+        raise UserError(
+            f"{setting('device')} mps: torch {torch.__version__} computes attention wrongly there; update it"
+        )
+    if kind == "mps" and dtype == "bf16":
+        raise UserError(f"{setting('dtype')} bf16: on Apple's GPUs torch then lets tokens see later ones; give fp32")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
