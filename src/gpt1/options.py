@@ -198,7 +198,7 @@ def convert(kind: Any, value: Any, name: str) -> Any:
         return value
     try:
         return _CONVERTERS[kind](value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"{name}: expected {_EXPECTED[kind]}, not {value!r}") from None
 
 

@@ -451,6 +451,11 @@ def test_one_line_where_progress_was_begun(tmp_path: Path, capsys: pytest.Captur
         ("fresh: 1", "fresh: expected true or false, not 1"),
         ("just words", "expected settings, one `name: value` per line"),
         ("a: [", "while parsing"),
+        ("out: 2024-99-99", "month must be in 1..12"),
+        ("optim: {lr: 1" + "0" * 400 + "}", "optim.lr: expected a number, 0 or more, not 10"),
+        ("seed: 1" + "0" * 5000, "Exceeds the limit"),
+        ("optim: &again {lr: *again}", "its values are nested too deeply"),
+        ("a: " + "[" * 5000, "its values are nested too deeply"),
     ],
 )
 def test_a_wrong_settings_file(text: str, answer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

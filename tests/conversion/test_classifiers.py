@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import gpt1
 from conftest import one_line
@@ -122,6 +123,20 @@ def test_without_what_config_json_repeats(
     after = read_metadata(tmp_path / "back")
     assert (after.task, after.labels) == (found, TASKS[task]["labels"])
     assert (after.mean, after.scale) == ((0, 1) if task == "regression" else (None, None))
+
+
+def test_a_head_or_labels_that_are_none(tmp_path: Path) -> None:
+    theirs = trained_further(fine_tuned(tmp_path / "run", "classification"), tmp_path / "theirs")
+    whole, head = load_file(theirs / "model.safetensors"), "score.weight"
+    for wrong in (whole[head][:0], whole[head][0, 0].clone()):
+        save_file(whole | {head: wrong}, theirs / "model.safetensors")
+        with one_line(head, "has shape", "it must be (1, 32)"):
+            convert(Convert(src=str(theirs), out=str(tmp_path / "back")))
+    save_file(whole, theirs / "model.safetensors")
+    config = json.loads((theirs / "config.json").read_text())
+    (theirs / "config.json").write_text(json.dumps(config | {"id2label": ["no", "yes"]}))
+    with one_line("config.json is damaged: id2label"):
+        convert(Convert(src=str(theirs), out=str(tmp_path / "back")))
 
 
 def test_a_head_that_reads_other_texts_is_left_out(tmp_path: Path, tokenizer: Tokenizer) -> None:

@@ -148,6 +148,17 @@ def test_half_precision_and_parts(folder: Path, theirs: Any, tmp_path: Path) -> 
     refused(folder, "model.safetensors.index.json", "weight_map")
 
 
+def test_eight_bits_and_sixty_four(folder: Path, tmp_path: Path) -> None:
+    file, name = folder / "model.safetensors", "transformer.h.1.mlp.c_fc.weight"
+    whole = load_file(file)
+    for dtype in (torch.float8_e4m3fn, torch.float64):
+        save_file({key: tensor.to(dtype) for key, tensor in whole.items()}, file, {"format": "pt"})
+        run_of(folder, tmp_path / str(dtype))
+        assert torch.equal(weights(tmp_path / str(dtype))[name], whole[name].to(dtype).float())
+    save_file(whole | {name: torch.full_like(whole[name], 1e300, dtype=torch.float64)}, file)
+    refused(folder, name, "holds 1e+300 at (0, 0)")
+
+
 def test_three_ways_to_write_one_vocabulary(folder: Path, tmp_path: Path) -> None:
     run_of(folder, tmp_path / "run")
     expected = load_run(tmp_path / "run").tokenizer
@@ -293,9 +304,13 @@ def test_a_file_that_is_no_weights(folder: Path) -> None:
     torch.save([torch.zeros(2)], file)
     refused(folder, "pytorch_model.bin", "dictionary of tensors")
     whole = file.read_bytes()
-    for damaged in (b"", b"nothing", whole[:-300]):
+    for damaged in (b"", b"nothing", whole[:-300], b"\x80\x02.", b"\x80\x02X\x05\x00\x00\x00"):
         file.write_bytes(damaged)
         refused(folder, "pytorch_model.bin")
+    file.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    refused(folder, "pytorch_model.bin", "a pointer of Git LFS")
+    torch.save({1: torch.zeros(2), "a": torch.zeros(2)}, file)
+    refused(folder, "pytorch_model.bin", "by name")
 
 
 def test_a_safetensors_file_whose_header_lies(folder: Path) -> None:

@@ -39,6 +39,7 @@ def test_long_lines_are_thinned_to_means() -> None:
 
 def test_ticks_are_round() -> None:
     assert ticks(0.13, 4.9) == [1.0, 2.0, 3.0, 4.0]
+    assert ticks(0, 1e-11) == [0, 2e-12, 4e-12, 6e-12, 8e-12, 1e-11]
 
 
 def test_nothing_is_drawn_of_nothing() -> None:

@@ -68,7 +68,7 @@ def running(
     thread.start()
     assert started.wait(30)
     url, key = f"http://127.0.0.1:{sock.getsockname()[1]}", rules.token or "none"
-    headers = {"Authorization": f"Bearer {rules.token}".encode()} if rules.token else {}
+    headers = {"Authorization": f"Bearer {rules.token}".encode(errors="surrogateescape")} if rules.token else {}
     with ExitStack() as stack:
         stack.callback(thread.join)
         stack.callback(setattr, server, "should_exit", True)

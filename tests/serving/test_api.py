@@ -2,11 +2,14 @@
 
 import base64
 import json
+import shutil
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -24,13 +27,15 @@ from schemathesis.specs.openapi.checks import (
 )
 from servers import Running, running, until
 
-from conftest import one_line
+from conftest import NOT_UTF8, one_line, only_linux_names
 from gpt1.commands.explain import explain
 from gpt1.commands.predict import predict
 from gpt1.commands.serve import serve
 from gpt1.config import Explain, Predict, Serve
+from gpt1.errors import readable
 from gpt1.run_folder.folder import load_run
 from gpt1.run_folder.places import named_runs
+from gpt1.serving import models
 from gpt1.storage import write_text
 
 pytest_plugins = ["servers"]
@@ -130,6 +135,34 @@ def test_models_are_listed_and_described(server: Running) -> None:
     assert (card.task, card.labels, card.columns["texts"]) == ("classification", ["cat", "dog"], ["text"])
     with pytest.raises(openai.NotFoundError):
         server.openai.models.retrieve("../books")
+
+
+@only_linux_names
+def test_a_name_may_have_any_characters(books: Path, tmp_path: Path) -> None:
+    shutil.copytree(books, odd := tmp_path / NOT_UTF8)
+    with running(odd, f"library/books={books}") as server:
+        names = [model.id for model in server.openai.models.list()]
+        assert names == [readable(NOT_UTF8), "library/books"]
+        for name in names:
+            assert server.http.get(f"/v1/models/{quote(name, safe='')}").json()["id"] == name
+            assert server.http.get(f"/v1/models/{quote(name, safe='')}/curves").json()["model"] == name
+            assert server.openai.completions.create(model=name, prompt="a", max_tokens=1).model == name
+        assert server.http.get("/openapi.json").status_code == 200
+
+
+def test_without_a_queue_requests_for_rows_are_answered_one_at_a_time(
+    books: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request, may_end = {"model": "books", "input": "a"}, threading.Event()
+    with running(books, queue=0) as server, ThreadPoolExecutor(1) as pool:
+        embed = models.embed
+        monkeypatch.setattr(models, "embed", lambda *asked: may_end.wait(20) and embed(*asked))
+        first = pool.submit(server.http.post, "/v1/embeddings", json=request)
+        until(lambda: server.engine.waiting == 1)
+        assert server.http.post("/v1/embeddings", json=request).status_code == 429
+        may_end.set()
+        assert first.result().status_code == 200
+        assert server.http.post("/v1/explain", json={"model": "books", "text": "a"}).status_code == 200
 
 
 def test_health_and_metrics(books: Path) -> None:
@@ -319,6 +352,16 @@ def test_what_the_command_refuses(books: Path, server: Running, monkeypatch: pyt
         serve(Serve(runs=[str(books)], port=70_000))
     with one_line("concurrency must be above 0"):
         serve(Serve(runs=[str(books)], concurrency=0))
+    for host in ("http://a.b", "a.b/c", "2001:db8::1"):
+        with one_line(f"allow_host {host}: give the name alone"):
+            serve(Serve(runs=[str(books)], allow_host=[host]))
+    for origin in ("example.org", "https://example.org/"):
+        with one_line(f"allow_origin {origin}: ", "such as https://example.org"):
+            serve(Serve(runs=[str(books)], allow_origin=["*", "null", "https://a.b:80", origin]))
+    with one_line("token holds a character"):
+        serve(Serve(runs=[str(books)], token="two\nlines"))
+    with one_line("host 0.0.0.0 can be reached"):
+        serve(Serve(runs=[str(books)], host="0.0.0.0", token=" \n"))
     taken = httpx.URL(server.url).port
     assert taken
     with one_line(f"port {taken}: Address already in use; choose another with port"):

@@ -54,6 +54,13 @@ def test_a_token_may_have_any_characters(books: Path) -> None:
         assert server.http.get("/healthz").status_code == 200
 
 
+def test_a_token_may_have_any_bytes(books: Path) -> None:
+    """In the environment's GPT1_TOKEN, a byte that is not UTF-8 is a lone surrogate."""
+    with running(books, rules=replace(LOCAL, token="caf\udce9")) as server:
+        headers = {"Authorization": b"Bearer caf\xe9"}
+        assert httpx.get(f"{server.url}/healthz", headers=headers, trust_env=False).status_code == 200
+
+
 def test_the_host_header_names_this_machine(guarded: Running) -> None:
     port = httpx.URL(guarded.url).port
     for host in ("127.0.0.1", f"127.0.0.1:{port}", f"LocalHost:{port}"):
@@ -182,6 +189,7 @@ def test_a_thousand_slow_clients_keep_nobody_out(guarded: Running) -> None:
     [
         ({}, {"localhost", "127.0.0.1", "[::1]"}),
         ({"allow_host": ["Books.example"]}, {"localhost", "127.0.0.1", "[::1]", "books.example"}),
+        ({"allow_host": ["a.b:80", "[2001:DB8::1]"]}, {"localhost", "127.0.0.1", "[::1]", "a.b", "[2001:db8::1]"}),
         ({"host": "::1"}, {"localhost", "127.0.0.1", "[::1]"}),
         ({"host": "0.0.0.0"}, None),
         ({"host": "0.0.0.0", "allow_host": ["a.b"]}, {"localhost", "127.0.0.1", "[::1]", "0.0.0.0", "a.b"}),

@@ -115,6 +115,14 @@ def test_attention_of_a_row_is_that_of_the_sequences_it_is_read_as(
     assert len(many["tokens"]) <= run.body.config.context
 
 
+def test_a_temperature_that_is_nearly_0(server: Running) -> None:
+    """A score divided by it is larger than any number."""
+    found = post(server, "/v1/next", prompt=TEXT, temperature=1e-320, uniform=0.5, top=100)
+    assert [one["scaled"] for one in found["candidates"]] == [None] * 100
+    assert found["drawn"] == found["candidates"][0]["id"]
+    assert found["candidates"][0]["softmax"] == 1
+
+
 @pytest.mark.parametrize(
     "sampling", [Sampling(), Sampling(0.5, 5), Sampling(1.5, 0, 0.5), Sampling(2.0, 20, 0.7), Sampling(0)], ids=str
 )

@@ -146,15 +146,18 @@ def _from_file(path: str, known: dict[str, Option]) -> dict[str, Any]:
 
     try:
         read = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = flatten(read) if isinstance(read, dict) else None
     except FileNotFoundError:
         raise UserError(f"--config {path}: no such file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except RecursionError:  # a value that refers to itself ends here too
+        raise UserError(f"--config {path}: its values are nested too deeply") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:  # a ValueError: not UTF-8, or a date that does not exist
         raise UserError(f"--config {path}: {' '.join(str(error).split())}") from None
-    if not isinstance(read, dict):
+    if values is None:
         raise UserError(f"--config {path}: expected settings, one `name: value` per line")
     names = {key.rstrip("_"): key for key in known}
     given = {}
-    for key, value in flatten(read).items():
+    for key, value in values.items():
         name = key.replace("-", "_").rstrip("_")
         if name not in names:
             if ours := named_elsewhere(name, known):

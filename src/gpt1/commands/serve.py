@@ -1,6 +1,7 @@
 """`gpt1 serve`: runs -> an HTTP API, until it is stopped."""
 
 import os
+import re
 import time
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -43,7 +44,7 @@ def serve(settings: Serve) -> ServeResult:
 
     Raises UserError for wrong settings or runs, an address that is taken, and a public address without a token.
     """
-    token = settings.token or os.environ.get("GPT1_TOKEN", "")
+    token = (settings.token or os.environ.get("GPT1_TOKEN", "")).strip()  # no header can hold blanks around it
     _check(settings, token)
     named_runs(settings.runs)
     try:
@@ -96,6 +97,19 @@ def _check(settings: Serve, token: str) -> None:
             raise UserError(f"{setting(name)} must be above 0")
     if settings.port > 65_535:
         raise UserError(f"{setting('port')} {settings.port} must be from 0 (any free one) to 65535")
+    if any(ord(character) < ord(" ") or character == "\x7f" for character in token):
+        raise UserError(f"{setting('token')} holds a character, such as the end of a line, that no request can carry")
+    for host in settings.allow_host:
+        if not re.fullmatch(r"\[[^\]/]+\](:\d+)?|[^:/\[]+(:\d+)?", host):
+            raise UserError(
+                f"{setting('allow_host')} {host}: give the name alone, such as example.org or [2001:db8::1]"
+            )
+    for origin in settings.allow_origin:
+        if origin not in ("*", "null") and not re.fullmatch(r"[^:/]+://[^/]+", origin):
+            raise UserError(
+                f"{setting('allow_origin')} {origin}: give what a browser calls an origin, scheme and name without a "
+                "path, such as https://example.org"
+            )
     if not _is_local(settings.host) and not token:
         raise UserError(
             f"{setting('host')} {settings.host} can be reached by other machines, so it needs a secret: set the "
@@ -120,4 +134,5 @@ def _hosts(settings: Serve) -> set[str] | None:
     if not _is_local(settings.host) and not settings.allow_host:
         return None
     own = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return {name.lower() for name in (*LOCAL_NAMES, own, *settings.allow_host)}
+    allowed = (re.sub(r":\d+$", "", name) for name in settings.allow_host)
+    return {name.lower() for name in (*LOCAL_NAMES, own, *allowed)}

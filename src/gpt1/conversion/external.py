@@ -91,7 +91,8 @@ def checked(name: str, tensor: Tensor, shape: tuple[int, ...], source: object) -
         raise UserError(f"{source}: tensor {name} has shape {tuple(tensor.shape)}; it must be {shape}")
     if not tensor.is_floating_point():
         raise UserError(f"{source}: tensor {name} holds {tensor.dtype}, not floating-point numbers")
-    if not all(torch.isfinite(end) for end in tensor.aminmax()):  # NaN is in both; isfinite of all would be a copy
-        place = tuple((~torch.isfinite(tensor)).nonzero()[0].tolist())
+    found = tensor.float().contiguous()  # before the check: float8 has no aminmax, and fp32 may not hold a float64
+    if not all(torch.isfinite(end) for end in found.aminmax()):  # NaN is in both; isfinite of all would be a copy
+        place = tuple((~torch.isfinite(found)).nonzero()[0].tolist())
         raise UserError(f"{source}: tensor {name} holds {tensor[place].item()} at {place}; such a model cannot be used")
-    return tensor.float().contiguous()
+    return found

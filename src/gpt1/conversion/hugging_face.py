@@ -16,7 +16,7 @@ from torch import Tensor
 from gpt1.config import Model
 from gpt1.console import say
 from gpt1.conversion.external import TOKENS, ExternalCheckpoint, check_vocabulary, checked, tensor_shapes
-from gpt1.errors import UserError, setting
+from gpt1.errors import UserError, first_line, setting
 from gpt1.run_folder.hugging_face import CHOICE_BIAS, CHOICE_HEAD, HEAD, PROBLEMS, TensorFile
 from gpt1.run_folder.metadata import RunMetadata, read_json
 from gpt1.run_folder.shape import from_hf_config
@@ -54,8 +54,9 @@ def read_folder(folder: Path) -> ExternalCheckpoint:
     check_vocabulary(vocabulary, tokens, model.vocabulary)
     if HEAD not in left_out or not _marks_texts(folder / TOKENIZER):
         return ExternalCheckpoint(model, tensors, tokenizer, left_out)
-    head_CD = checked(HEAD, found[HEAD], (len(found[HEAD]), model.width), file)
-    metadata = _classifier(folder / "config.json", len(head_CD))
+    outputs = max([1, *found[HEAD].shape[:1]])
+    head_CD = checked(HEAD, found[HEAD], (outputs, model.width), file)
+    metadata = _classifier(folder / "config.json", outputs)
     return ExternalCheckpoint(
         model, tensors, tokenizer, tuple(name for name in left_out if name != HEAD), head_CD, metadata
     )
@@ -76,7 +77,8 @@ def _classifier(config: Path, outputs: int) -> RunMetadata:
     was made of one of our runs; otherwise it is guessed and printed.
     """
     found = read_json(config)
-    names = found.get("id2label") or {}
+    if not isinstance(names := found.get("id2label") or {}, dict):
+        raise UserError(f"{config} is damaged: id2label must be an object, from number to name")
     labels = [str(names.get(str(i), f"LABEL_{i}")) for i in range(outputs)]
     problem = found.get("problem_type") or PROBLEMS["score" if outputs == 1 else "classes"]
     goal = next((goal for goal, name in PROBLEMS.items() if name == problem), None)
@@ -147,12 +149,15 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         calls = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"it asks for {calls[1]}" if calls else str(error).partition("\n")[0][:100]
-        raise UserError(f"{path}: refused, and not run: it holds more than tensors ({what}); use safetensors") from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is damaged: {str(error).partition(chr(10))[0]}") from None
-    if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
-        raise UserError(f"{path}: not a model's weights; it must hold a dictionary of tensors")
+        more = "holds more than tensors"
+        what = f"{more} (it asks for {calls[1]})" if calls else f"is damaged, only a pointer of Git LFS, or {more}"
+        raise UserError(f"{path}: refused, and not run: it {what}; use safetensors") from None
+    except OSError:
+        raise
+    except Exception as error:  # of any kind, since the pickle is read as instructions
+        raise UserError(f"{path} is damaged: {first_line(error)}") from None
+    if not isinstance(found, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items()):
+        raise UserError(f"{path}: not a model's weights; it must hold a dictionary of tensors by name")
     return found
 
 

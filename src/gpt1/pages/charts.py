@@ -164,7 +164,7 @@ def ticks(low: float, high: float) -> list[float]:
     unit = 10 ** math.floor(math.log10(raw))
     step = next(unit * m for m in (1, 2, 5, 10) if unit * m >= raw)
     first = math.ceil(low / step)
-    return [round(step * i, 10) for i in range(first, math.floor(high / step) + 1)]
+    return [float(f"{step * i:.10g}") for i in range(first, math.floor(high / step) + 1)]
 
 
 def _line(number: int, name: str, points: Sequence[Point], place: ToPixel, bars: Sequence[float]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gpt1.errors import UserError, setting
+from gpt1.errors import UserError, readable, setting
 from gpt1.resume import LOCK
 from gpt1.run_folder.metadata import STAGED, STOPPED, check_format, read_json, read_metadata
 from gpt1.storage import check_folder, is_temporary
@@ -96,7 +96,7 @@ def named_runs(runs: Iterable[str]) -> dict[str, str]:
     for run in runs:
         name, equals, folder = run.partition("=")
         if not equals or Path(run).exists():
-            name, folder = Path(run).resolve().name, run
+            name, folder = readable(Path(run).resolve().name), run  # it stands in JSON, so it must be Unicode
         if not name or not folder:
             raise UserError(f"{run}: a run is given as its folder, or as NAME=RUN")
         if name in found:

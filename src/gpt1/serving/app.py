@@ -71,7 +71,7 @@ class Api:
         post("/v1/completions", response_model=Completion, responses=STREAM, tags=["OpenAI"])(self.completions)
         post("/v1/embeddings", response_model=Embeddings, tags=["OpenAI"])(self.embeddings)
         get("/v1/models", response_model=ModelList, tags=["OpenAI"])(self.list_models)
-        get("/v1/models/{model}", response_model=ModelCard, tags=["OpenAI"])(self.describe_model)
+        get("/v1/models/{model:path}", response_model=ModelCard, tags=["OpenAI"])(self.describe_model)
         post("/v1/predict", response_model=Predictions, response_model_exclude_none=True, tags=["gpt1"])(self.predict)
         post("/v1/explain", response_model=dict[str, Any], tags=["gpt1"])(self.explain)
         get("/healthz", response_model=Health, tags=["operation"])(self.healthz)
@@ -189,8 +189,9 @@ def create_app(models: Mapping[str, ServedModel], engine: Engine, limits: Limits
         title="gpt1", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
     )
     add_handlers(app)
-    app.include_router(Api(models, engine, aside, limits, metrics).router)
+    # The page's first: a name may have slashes (`NAME=RUN`), so the route of a model would also match its curves.
     app.include_router(PageRoutes(models, engine, aside).router, responses=ERRORS)
+    app.include_router(Api(models, engine, aside, limits, metrics).router)
     _name_models(app, list(models))
     return app
 

@@ -126,7 +126,7 @@ class Engine:
         job = _Rows(asyncio.Queue[Any](), work, rows)
         with self._changed:
             self._check_open()
-            if len(self._rows) >= self.queue:
+            if len(self._rows) > self.queue:  # the first one is being computed
                 raise Busy
             self._rows.append(job)
             self._changed.notify()

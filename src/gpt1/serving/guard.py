@@ -96,7 +96,9 @@ class Guard:
         if self.rules.token and not is_public:
             scheme, _, given = headers.get("authorization", "").partition(" ")
             # Header values are bytes, which ASGI frameworks decode as Latin-1.
-            is_same = hmac.compare_digest(given.strip().encode("latin-1"), self.rules.token.encode())
+            # A byte of the token that is not UTF-8 is a lone surrogate in Python.
+            token = self.rules.token.encode(errors="surrogateescape")
+            is_same = hmac.compare_digest(given.strip().encode("latin-1"), token)
             if scheme.lower() != "bearer" or not is_same:
                 message = "give the server's token in the header Authorization: Bearer TOKEN"
                 raise ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})

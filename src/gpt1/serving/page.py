@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import math
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import lru_cache
@@ -54,7 +55,7 @@ class PageRoutes:
             200: {"description": "Events, one for each token.", "content": {"text/event-stream": {"schema": {}}}}
         }
         post("/v1/generate", response_class=StreamingResponse, responses=stream, tags=["gpt1"])(self.generate)
-        get("/v1/models/{model}/curves", response_model=Curves, tags=["gpt1"])(self.curves)
+        get("/v1/models/{model:path}/curves", response_model=Curves, tags=["gpt1"])(self.curves)
 
     async def file(self, request: Request) -> Response:
         """Return a file of the page."""
@@ -171,7 +172,7 @@ def next_token(model: ServedModel, ids: Sequence[int], asked: NextRequest) -> di
     candidates = [
         piece
         | {"rank": int(rank_V[i]), "logprob": float(logp_V[i]), "logit": (logit := float(logits_1V[0, i]))}
-        | {"scaled": logit / asked.temperature if asked.temperature else None}
+        | {"scaled": scaled if asked.temperature and math.isfinite(scaled := logit / asked.temperature) else None}
         | {name: float(p_1V[0, i]) for name, p_1V in stages.items()}
         for i, piece in zip(shown, pieces(model.tokenizer, shown), strict=True)
     ]

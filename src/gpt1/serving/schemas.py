@@ -219,7 +219,7 @@ class Candidate(PieceOfText):
     """logarithm of the network's own probability, at temperature 1"""
     logit: float
     scaled: float | None
-    """logit divided by the temperature; null at temperature 0"""
+    """logit divided by the temperature; null at temperature 0, or if it is too large for a number"""
     softmax: float
     """probability after softmax; at temperature 0 all of it is the first one's"""
     top_k: float

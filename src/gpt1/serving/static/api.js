@@ -44,7 +44,9 @@ export async function* stream(path, body, signal) {
 
 async function send(path, body, signal) {
   const token = sessionStorage.getItem(TOKEN);
-  const headers = token ? { Authorization: `Bearer ${token}` } : {};
+  // A header holds bytes, each of which fetch takes as a character.
+  const bytes = String.fromCharCode(...new TextEncoder().encode(token ?? ""));
+  const headers = token ? { Authorization: `Bearer ${bytes}` } : {};
   const content = body && JSON.stringify(body);
   const how = body
     ? { method: "POST", body: content, headers: { ...headers, "Content-Type": "application/json" } }
