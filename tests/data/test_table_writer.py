@@ -93,6 +93,7 @@ def test_lists_in_csv_are_json(tmp_path: Path) -> None:
         ("csv", [[{"a": 1}], [{"a": 2}, {"a": 3, "b": 4}]], "in.jsonl:12: column b is not in the first row"),
         ("parquet", [[{"a": [1]}, {"a": "x"}]], "a column holds different kinds of values"),
         ("parquet", [[{"a": [1]}], [{"a": 1}]], "a column holds different kinds of values"),
+        ("parquet", [[{"a": 1}], [{"a": 2**200}]], "int value too large"),
     ],
 )
 def test_what_a_file_cannot_hold(kind: str, blocks: list[list[dict[str, Any]]], answer: str, tmp_path: Path) -> None:

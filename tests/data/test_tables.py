@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+from decimal import Decimal
 from pathlib import Path
 
 import polars
@@ -295,3 +296,21 @@ def test_rows_without_a_text_or_a_label(row: dict[str, object], answer: str, tmp
 def test_a_text_of_brackets_is_no_list() -> None:
     assert json_list('["a", "b"]', str) == ["a", "b"]
     assert json_list("[" * 200_000, str) is None
+
+
+def test_decimals_of_a_database_are_labels(tmp_path: Path) -> None:
+    labels = [Decimal("1.00"), Decimal("0.50"), Decimal("-12.00")]
+    polars.DataFrame({"label": labels}).write_parquet(tmp_path / "a.parquet")
+    assert [row.label("label") for row in rows(table(tmp_path / "a.parquet"))] == ["1", "0.5", "-12"]
+
+
+def test_parquet_that_stops_polars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A panic is an error of one line too; and the batches that end early, as after one in a thread, are no end."""
+    path = tmp_path / "a.parquet"
+    for day in (10**8, 10**6 * 4):  # later than polars, and than Python, can say
+        days = polars.Series([day], dtype=polars.Int32).cast(polars.Date)
+        polars.DataFrame({"text": ["a"], "day": days}).write_parquet(path)
+        assert refused(path).startswith(": not readable as parquet (")
+        assert [row.values for row in rows(table(path), only=["text"])] == [{"text": "a"}]
+    monkeypatch.setattr(polars.LazyFrame, "collect_batches", lambda *_args, **_settings: iter(()))
+    assert refused(path) == ": not readable as parquet (only 0 of 1 rows); copy or write it again"

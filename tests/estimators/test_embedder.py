@@ -48,6 +48,13 @@ def test_the_contract(run: Path) -> None:
     np.testing.assert_array_equal(again.transform(TEXTS), embedder.transform(TEXTS))
 
 
+def test_columns_have_the_names_of_the_fit(run: Path) -> None:
+    embedder = gpt1.Embedder(run, dtype="fp32").fit([{"said": "a"}])
+    assert embedder.transform(["a"]).shape == embedder.transform([{"said": "a"}]).shape
+    with pytest.raises(ValueError, match="they were said, not text"):
+        embedder.transform([{"text": "a"}])
+
+
 def test_in_a_pipeline_and_a_search(run: Path) -> None:
     labels = ["cat", "dog", "cat", "cat", "dog", "dog"]
     pipeline = make_pipeline(gpt1.Embedder(run, dtype="fp32"), LogisticRegression())

@@ -40,7 +40,7 @@ from gpt1.console import stderr
 from gpt1.errors import DataWarning
 from gpt1.estimators.base import TextEstimator
 from gpt1.estimators.fitted import isolated
-from gpt1.estimators.inputs import pairs_of, texts_of
+from gpt1.estimators.inputs import choice_values, class_values, is_scale, pairs_of, texts_of
 from gpt1.finetuning.words_alone import USUAL_WEIGHT
 
 SUBJECTS = ("the hare", "my old dog", "a green bird", "one grey cat", "the small fox")
@@ -641,6 +641,31 @@ def test_rows_with_other_names_than_those_of_the_fit_are_refused(base: str) -> N
         model.predict([{"hypothesis": "a", "premise": "b"}])
 
 
+class SavedDataset:
+    """A `datasets.Dataset` as far as it goes."""
+
+    column_names = ("said",)
+
+    def to_list(self) -> list[Any]:
+        return [{"said": text} for text in TEXTS[:20]]
+
+
+def test_the_columns_of_a_dataset_have_names(base: str) -> None:
+    model = gpt1.Classifier(base, **ONCE).fit(SavedDataset(), MOODS[:20])
+    assert model.feature_names_in_.tolist() == model.model_.metadata.columns.texts == ["said"]
+
+
+def test_a_fit_that_fails_leaves_the_earlier_one(base: str) -> None:
+    named = [{"said": text} for text in TEXTS[:20]]
+    model = gpt1.Classifier(base, **ONCE).fit(named, MOODS[:20])
+    before = {name: value for name, value in vars(model).items() if name.endswith("_")}
+    with pytest.raises(ValueError, match="two classes or more"):
+        model.fit(TEXTS[:20], ["one"] * 20)
+    assert {name: value for name, value in vars(model).items() if name.endswith("_")} == before
+    with pytest.raises(ValueError, match="they were said, not text"):
+        model.predict([{"text": "a"}])
+
+
 def test_every_container_of_pairs_and_choices(base: str) -> None:
     pandas = pytest.importorskip("pandas")
     X, y = toy("Entailment")
@@ -688,6 +713,28 @@ def test_every_container_of_classes(base: str) -> None:
         model = gpt1.Classifier(base, **ONCE).fit(TEXTS, y)
         assert model.classes_.tolist() == ["glad", "grim"]
         assert np.array_equal(model.predict_proba(TEXTS[:5]), expected), type(y)
+
+
+def test_labels_of_an_array_that_holds_texts_too() -> None:
+    """As in `frame.to_numpy()`, whose numbers are Python's."""
+    for values, kind in (([1, 0, 1], "i"), ([True, False, True], "b"), ([1.0, 0.0, 1.0], "f"), ([1, 0.0, 1], "f")):
+        y = np.array([["a text", value] for value in values], dtype=object)[:, 1]
+        for found in (class_values(y), choice_values(y, [2, 2, 2]) if kind != "b" else class_values(y)):
+            assert found.tolist() == values
+        assert class_values(y).dtype.kind == kind
+    assert is_scale(np.array([["a", 0.5], ["b", 1]], dtype=object)[:, 1])
+    assert not is_scale(np.array([["a", 0], ["b", 1]], dtype=object)[:, 1])
+
+
+def test_columns_without_names_are_one_for_each_label(base: str) -> None:
+    flags = np.array([[kind, not kind] for kind in KIND[:20]])
+    model = gpt1.MultiLabelClassifier(base, **ONCE).fit(TEXTS[:20], [{"a"} if kind else {"b"} for kind in KIND[:20]])
+    for y in (flags[:, :1], np.hstack([flags, flags])):
+        said = f"y has {y.shape[1]} columns; it must have one for each of the 2 labels"
+        with pytest.raises(ValueError, match=said):
+            model.score(TEXTS[:20], y)
+        with pytest.raises(ValueError, match=said):
+            gpt1.MultiLabelClassifier(base, **ONCE).fit(TEXTS[:20], flags, TEXTS[:20], y)
 
 
 def test_every_way_to_say_labels(base: str) -> None:
@@ -775,6 +822,8 @@ def test_wrong_rows(base: str, name: str, X: Any, answer: str) -> None:
         ("Classifier", ["x", 1, "y"], TypeError, "y mixes strings with other values"),
         ("Classifier", np.array(["2020-01-01"] * 3, dtype="datetime64[D]"), TypeError, "y holds dates or times"),
         ("Regressor", [1.0, 1e300, 2.0], ValueError, "y holds a number as large as 1e.300; 1e.30 is the most"),
+        ("Regressor", [1, 10**400, 2], ValueError, "row 1 of y is too large a number"),
+        ("MultiLabelClassifier", [[0, 1], [1, None], [1, 1]], ValueError, "row 1 of y has a missing value; it must be"),
         ("MultiLabelClassifier", [[0, 1], [1], [1, 1]], ValueError, "row 1 of y has 1 columns, row 0 has 2"),
         ("Classifier", ["x", "", "y"], ValueError, "y holds an empty string"),
         ("Classifier", [0.5, 1.5, 1.0], ValueError, "Unknown label type"),
@@ -825,6 +874,12 @@ def test_wrong_choices(base: str, y: Any, answer: str) -> None:
 def test_wrong_parameters(base: str, parameters: dict[str, Any], answer: str) -> None:
     with pytest.raises(ValueError, match=answer):
         gpt1.Classifier(**{"run": base} | ONCE | parameters).fit(TEXTS, MOODS)
+
+
+def test_a_search_may_draw_parameters_from_an_array(base: str) -> None:
+    drawn = {"with_words": np.array([True])[0], "epochs": np.array([1])[0], "lr": np.array([1e-3])[0]}
+    model = gpt1.Classifier(base, **ONCE | drawn).fit(TEXTS[:20], MOODS[:20])
+    assert model.model_.settings["with_words"] is True
 
 
 @pytest.mark.parametrize(("name", "value"), [("run", 3), ("epochs", "3"), ("dropout", "0.1"), ("with_words", "yes")])

@@ -139,6 +139,11 @@ def test_scores_by_hand() -> None:
     assert np.argwhere(found.joint.counts).tolist() == [[0, 0], [3, 3], [6, 6], [9, 15]]
 
 
+def test_equal_scores_stand_within_their_histogram() -> None:
+    joint = score_metrics(np.array([2.0]), np.array([2.0])).joint
+    assert (joint.low, joint.high, np.sum(joint.counts)) == (1.5, 2.5, 1)
+
+
 @given(SEEDS, st.booleans())
 def test_scores_and_one_resample_as_scipy_measures_them(seed: int, ties: bool) -> None:
     rng = np.random.default_rng(seed)

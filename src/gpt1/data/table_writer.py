@@ -115,7 +115,7 @@ def _parquet(out: str, path: Path) -> Iterator[Write]:
             yield write
             with path.open("wb") as file:
                 polars.concat(blocks, how="diagonal_relaxed").sink_parquet(file)
-        except (polars.exceptions.PolarsError, TypeError) as error:
+        except (polars.exceptions.PolarsError, TypeError, OverflowError) as error:
             mixed = f"a column holds different kinds of values ({first_line(error)})"
             raise UserError(f"{out}: {mixed}; write .jsonl") from None
         except UnicodeEncodeError as error:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from decimal import Decimal
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -104,8 +105,8 @@ class Row:
     def label(self, column: str) -> str:
         """Return the class name in a column as text: 1, 1.0 and "1" are the same class. Raises UserError otherwise."""
         value = self._value(column, "a label")
-        if isinstance(value, float) and value.is_integer():
-            return str(int(value))
+        if isinstance(value, float | Decimal) and math.isfinite(value):
+            return str(int(value)) if value == int(value) else str(float(value))
         if isinstance(value, str | int | float):
             return str(value)
         raise InvalidRow(f"{self.where}: column {column} holds {repr(value)[:40]}, not one label")
@@ -365,23 +366,27 @@ def _parquet(file: File, only: Sequence[str]) -> Iterator[Row]:
     number = 0
     # polars is given an open file: a path it would read as a pattern (`part[1].parquet`), and only if it is UTF-8.
     with _decompressed(file) as path, _parquet_errors(file), path.open("rb") as source:
-        frames = polars.scan_parquet(source).select(list(only) or polars.all())
+        table = polars.scan_parquet(source)
+        there = table.select(polars.len()).collect().item()
+        frames = table.select(list(only) or polars.all())
         for frame in frames.collect_batches(chunk_size=PARQUET_ROWS, maintain_order=True):
             for values in frame.iter_rows(named=True):
                 number += 1
                 yield Row(file.path, number, values)
+        if number < there:  # a panic in a thread of polars ends the batches without an error
+            raise OSError(f"only {number:,} of {there:,} rows")
 
 
 @contextmanager
 def _parquet_errors(file: File) -> Iterator[None]:
-    from polars.exceptions import PolarsError
+    from polars.exceptions import PanicException, PolarsError
 
     try:
         yield
-    except (PolarsError, OSError) as error:
+    except (PolarsError, PanicException, OSError, ValueError) as error:  # the last for dates that Python cannot hold
         head = next(content(file.path), b"")
         other = "" if head.startswith(b"PAR1") else identify_binary(head)
-        damaged = f"not readable as parquet ({first_line(error)}); copy it again"
+        damaged = f"not readable as parquet ({first_line(error)}); copy or write it again"
         raise UserError(f"{file.path}: {other or damaged}") from None
 
 

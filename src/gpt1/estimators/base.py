@@ -22,7 +22,15 @@ from gpt1.config import Columns, Command, Finetune, Long, Select, Task
 from gpt1.data.files import sha256_of
 from gpt1.errors import UserError, setting
 from gpt1.estimators.fitted import FittedModel, isolated
-from gpt1.estimators.inputs import check_length, named_weights, names_of, record_names, row_weights, texts_of
+from gpt1.estimators.inputs import (
+    check_length,
+    check_names,
+    named_weights,
+    names_of,
+    record_names,
+    row_weights,
+    texts_of,
+)
 from gpt1.finetuning.defaults import FitOptions, check_base, check_options
 from gpt1.finetuning.examples import TaskRows
 from gpt1.finetuning.sweep import fit_best
@@ -183,7 +191,6 @@ class TextEstimator(BaseEstimator):
         TypeError
             For containers and values of a wrong type.
         """
-        record_names(self, None)
         texts = self._texts(X)
         check_length(y, "y", texts)
         weights = row_weights(sample_weight, len(texts))
@@ -336,12 +343,7 @@ class TextEstimator(BaseEstimator):
     def _predictions(self, X: Any) -> np.ndarray:
         """Return predictions_NC, see `tasks.labels`."""
         check_is_fitted(self)
-        before, names = getattr(self, "feature_names_in_", None), names_of(X)
-        if before is not None and names and names != list(before):
-            raise ValueError(
-                "The feature names should match those that were passed during fit: "
-                f"they were {', '.join(before)}, not {', '.join(names)}"
-            )
+        check_names(self, X)
         on = Command(device=self.device, dtype=self.dtype, threads=self.threads)
         return self.model_.predict(self._texts(X), on)
 
@@ -363,6 +365,8 @@ class TextEstimator(BaseEstimator):
         found = {}
         for name in (field.name for field in fields(kind) if field.name in given):
             value = given[name]
+            if isinstance(value, np.generic):  # a search may draw parameters from an array
+                value = value.item()
             if name != "class_weights":
                 # On the command line "3" is a number, in Python it is not.
                 of_type = check(hints[name], value, name, name) if isinstance(value, str) else value

@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from gpt1.config import Command
 from gpt1.estimators.fitted import isolated
-from gpt1.estimators.inputs import record_names, texts_of
+from gpt1.estimators.inputs import check_names, record_names, texts_of
 from gpt1.keywords import refuse_unknown
 from gpt1.model.gpt import GPT
 from gpt1.run_folder.embedding import embed
@@ -103,6 +103,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
             D is the width of the network.
         """
         check_is_fitted(self, "n_features_in_")
+        check_names(self, X)
         texts = [text for (text,) in texts_of(X)]
         if not hasattr(self, "_body"):
             self._load()

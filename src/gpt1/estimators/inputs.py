@@ -52,7 +52,7 @@ def _as_list(data: Any, name: str) -> list[Any]:
 
 def names_of(data: Any) -> list[str] | None:
     """Return the column names of a DataFrame, or of rows that name them; None if a name is not a string."""
-    names = list(getattr(data, "columns", []))
+    names = list(getattr(data, "columns", getattr(data, "column_names", [])))  # of `datasets`, the latter
     if not names and isinstance(data, Sequence) and len(data):
         names = _keys(data[0])
     return names if names and all(isinstance(name, str) for name in names) else None
@@ -64,6 +64,16 @@ def record_names(estimator: Any, data: Any) -> None:
         estimator.feature_names_in_ = np.array(names, dtype=object)
     elif hasattr(estimator, "feature_names_in_"):
         del estimator.feature_names_in_
+
+
+def check_names(estimator: Any, data: Any) -> None:
+    """Raise ValueError if data names its columns otherwise than the data that the estimator was fitted on."""
+    before, names = getattr(estimator, "feature_names_in_", None), names_of(data)
+    if before is not None and names and names != list(before):
+        raise ValueError(
+            "The feature names should match those that were passed during fit: "
+            f"they were {', '.join(before)}, not {', '.join(names)}"
+        )
 
 
 def check_length(data: Any, name: str, rows: Sequence[Any]) -> None:
@@ -179,11 +189,18 @@ def score_values(y: Any) -> np.ndarray:
             except (TypeError, ValueError):
                 answer = f"row {row} of y is {_short(value)}, not a number; classes are for Classifier"
                 raise ValueError(answer) from None
+            except OverflowError:
+                raise ValueError(f"row {row} of y is too large a number; {MAX_NUMBER:g} is the most") from None
     if y.dtype.kind in "cOUTSmM":
         y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
     if (largest := float(np.abs(y.astype(np.float64)).max())) > MAX_NUMBER:
         raise ValueError(f"y holds a number as large as {largest:g}; {MAX_NUMBER:g} is the most")
     return y.astype(np.float64)
+
+
+def is_scale(y: Any) -> bool:
+    """Return whether y holds floats."""
+    return _one_column(y).dtype.kind == "f"
 
 
 def row_weights(sample_weight: Any, rows: int) -> list[float] | None:
@@ -238,6 +255,8 @@ def label_sets(y: Any) -> tuple[list[frozenset[Any]], np.ndarray]:
         return _named_sets(rows)
     if odd := next((number for number, row in enumerate(rows) if len(row) != len(rows[0])), None):
         raise ValueError(f"row {odd} of y has {len(rows[odd])} columns, row 0 has {len(rows[0])}")
+    if (missing := next((number for number, row in enumerate(rows) if any(map(is_missing, row))), None)) is not None:
+        raise ValueError(f"row {missing} of y has a missing value; it must be 1 where a label applies, else 0")
     indicator_NC = check_array(rows, dtype=None, ensure_min_features=0, input_name="y")
     if not np.isin(indicator_NC, (0, 1)).all():
         raise ValueError("y must hold 1 where a label applies to a row, else 0")
@@ -260,9 +279,12 @@ def _one_column(y: Any) -> np.ndarray:
     if y is None:
         raise ValueError("requires y to be passed, but the target y is None")
     y = column_or_1d(np.asarray(y) if hasattr(y, "to_list") else y, warn=True)
-    for row, value in enumerate(y.tolist()):
+    values = y.tolist()
+    for row, value in enumerate(values):
         if is_missing(value):
             raise ValueError(f"Input y contains NaN (or None): row {row} of y has no value; fill it or drop the row")
+    if y.dtype.kind == "O" and ((kinds := set(map(type, values))) <= {int, float} or kinds == {bool}):
+        y = np.array(values)  # a column of an array that also holds texts
     return check_array(y, ensure_2d=False, dtype=None, ensure_min_samples=0, input_name="y")
 
 

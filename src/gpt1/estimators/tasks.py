@@ -17,6 +17,7 @@ from gpt1.estimators.inputs import (
     choices_of,
     class_name,
     class_values,
+    is_scale,
     label_sets,
     pairs_of,
     restored_classes,
@@ -219,7 +220,7 @@ class Similarity(_Pair):
         return tags
 
     def _targets(self, y: Any, rows: Sequence[Texts]) -> Targets:
-        return _score_targets(y) if np.asarray(y).dtype.kind == "f" else _class_targets(y)
+        return _score_targets(y) if is_scale(y) else _class_targets(y)
 
     def _labels(self, y: Any, rows: Sequence[Texts], targets: Targets) -> list[Any]:
         return score_values(y).tolist() if isinstance(targets.label_type, ScoreLabels) else _known_labels(y, targets)
@@ -353,6 +354,7 @@ class MultiLabelClassifier(ClassifierMixin, _OneText):
     """Predict any number of labels for a text.
 
     X holds N texts; y an indicator (N, C), a column of 0 and 1 for each label, or a set or list of names per row.
+    scikit-learn's cross-validation and searches refuse lists of lists, but take sets.
     `predict` always returns an indicator; the names of a row are `classes_[row == 1]`. `score` is the share of rows
     whose labels are all right.
 
@@ -447,9 +449,10 @@ class MultiLabelClassifier(ClassifierMixin, _OneText):
         return Targets(label_type, labels, _class_type(classes))
 
     def _labels(self, y: Any, rows: Sequence[Texts], targets: Targets) -> list[Any]:
-        known = set(targets.label_type.names)  # type: ignore[union-attr]
-        found = [frozenset(map(class_name, each)) for each in label_sets(y)[0]]
-        if strange := sorted(set().union(*found) - known):
+        names: list[str] = targets.label_type.names  # type: ignore[union-attr]
+        classes = restored_classes(names, targets.class_type or "str")
+        found = [frozenset(map(class_name, each)) for each in _in_terms_of(classes, y)]
+        if strange := sorted(set().union(*found) - set(names)):
             raise ValueError(f"y_valid holds the label {strange[0]!r}, which y does not")
         return found
 
@@ -481,10 +484,16 @@ def _score_targets(y: Any) -> Targets:
 
 
 def _in_terms_of(classes: np.ndarray, y: Any) -> list[frozenset[Any]]:
-    """Return the label sets of y; the columns of an indicator without names are `classes`."""
+    """Return the label sets of y; the columns of an indicator without names are `classes`.
+
+    Raises ValueError if there are more or fewer of these columns.
+    """
     sets, found = label_sets(y)
-    numbered = found.dtype.kind == "i" and classes.dtype.kind != "i"
-    return [frozenset(classes[list(each)].tolist()) for each in sets] if numbered else sets
+    if found.dtype.kind != "i":
+        return sets
+    if len(found) != len(classes):
+        raise ValueError(f"y has {len(found)} columns; it must have one for each of the {len(classes)} labels")
+    return [frozenset(classes[list(each)].tolist()) for each in sets]
 
 
 def _class_type(classes: np.ndarray) -> str:

@@ -223,8 +223,8 @@ def score_metrics(true_N: np.ndarray, predicted_N: np.ndarray) -> ScoreMetrics:
     values = {name: float(value_D[0]) for name, value_D in _scores(true_N[None], predicted_N[None]).items()}
     both_N = np.concatenate([true_N, predicted_N])
     span = float(both_N.min()), float(both_N.max())
-    counts = np.histogram2d(true_N, predicted_N, bins=BINS, range=(span, span))[0]
-    joint = JointHistogram(*span, counts.astype(int).tolist())
+    counts, edges, _ = np.histogram2d(true_N, predicted_N, bins=BINS, range=(span, span))  # wider if all are equal
+    joint = JointHistogram(float(edges[0]), float(edges[-1]), counts.astype(int).tolist())
     return ScoreMetrics(n=len(true_N), **values, mean_baseline_rmse=float(np.std(true_N)), joint=joint)
 
 
