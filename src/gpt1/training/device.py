@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
 CGROUPS = Path("/sys/fs/cgroup")
 DEVICE_TYPES = ("cpu", "cuda", "mps")
-# Earlier versions read beyond the keys on Apple's GPUs (pytorch/pytorch#169222, #174861), and in bf16 the causal mask
-# lets some queries see later keys (#195910).
+# Attention of earlier versions reads beyond the keys on Apple's GPUs (pytorch/pytorch#169222, #174861).
 APPLE_SINCE = "2.11"
 # glibc's M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD, in bytes.
 MALLOPT = {-1: 2**31 - 1, -2: 2**26, -3: 2**30}
@@ -90,7 +89,7 @@ def choose_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
         raise UserError(
             f"{setting('device')} mps: torch {torch.__version__} computes attention wrongly there; update it"
         )
-    if kind == "mps" and dtype == "bf16":
+    if kind == "mps" and dtype == "bf16":  # pytorch/pytorch#195910
         raise UserError(f"{setting('dtype')} bf16: on Apple's GPUs torch then lets tokens see later ones; give fp32")
     try:
         torch.empty(0, device=device)
