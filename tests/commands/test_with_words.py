@@ -26,6 +26,7 @@ from gpt1.errors import UserError
 from gpt1.finetuning import sweep, words_alone
 from gpt1.finetuning.predictor import Predictor, load_predictor
 from gpt1.finetuning.words_alone import WEIGHTS
+from gpt1.tasks.words import WordsModel
 
 GOOD, BAD = "loves adores enjoys likes".split(), "hates fears loathes shuns".split()
 PEOPLE, THINGS = "hare dog bird cat fox".split(), "figs rain songs bells walks gardens".split()
@@ -119,6 +120,18 @@ def test_evaluate_measures_both_on_the_same_rows(plain: Path, folder: Path) -> N
     assert [one["n"] for one in each] == [80, 60]
     expected = sum(one["accuracy"] * one["n"] for one in each) / 140
     assert together["words_alone"]["accuracy"] == pytest.approx(expected)
+
+
+def test_evaluate_scores_the_words_of_a_row_once(
+    plain: Path, both: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although they are shown alone and within the sum."""
+    scored, scores = [], WordsModel.scores
+    monkeypatch.setattr(WordsModel, "scores", lambda self, rows: scored.append(len(rows)) or scores(self, rows))
+    for run in (plain, both):
+        measured(run, folder, "valid", "test")
+        assert scored == [80, 60]
+        scored.clear()
 
 
 def test_the_sum_does_as_well_as_words(plain: Path, both: Path, folder: Path, tmp_path: Path) -> None:

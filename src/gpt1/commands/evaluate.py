@@ -165,8 +165,7 @@ def _rows(settings: Evaluate) -> EvaluateResult:
         rows = read_labelled_rows(path, wanted, label_type.kind, options, label_type)
         _check_unknown_labels(rows, label_type, wanted)
         with out_of_memory(f"lower {setting('batch')}, {settings.batch}"):
-            predictions_NC, _ = predictor.predict(rows.texts, settings.batch)
-        words_NC = predictor.predict_by_words(rows.texts) if predictor.words else None
+            predictions_NC, words_NC = predictor.predict_both(rows.texts, settings.batch)
         files[path] = RowMetrics.of(predictor, rows.labels, predictions_NC, words_NC)
         labels, predictions = labels + rows.labels, [*predictions, predictions_NC]
         by_words += [] if words_NC is None else [words_NC]

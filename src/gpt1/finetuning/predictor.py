@@ -127,11 +127,24 @@ class Predictor:
         examples, scores_NC = self.scores(rows, batch)
         return examples.mean_by_row(self.label_type.predictions(scores_NC)), examples.too_long
 
-    def scores(self, rows: Sequence[Texts], batch: int) -> tuple[Examples, np.ndarray]:
-        """Return the examples of rows and the scores_NC of them that predictions are made from, words included."""
+    def predict_both(self, rows: Sequence[Texts], batch: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return predictions_NC, and those of words alone if the run has words, which score the rows only once."""
+        words_NC = self.words.scores(rows) if self.words else None
+        examples, scores_NC = self.scores(rows, batch, words_NC)
+        predictions_NC = examples.mean_by_row(self.label_type.predictions(scores_NC))
+        return predictions_NC, None if words_NC is None else self.label_type.predictions(words_NC)
+
+    def scores(
+        self, rows: Sequence[Texts], batch: int, words_NC: np.ndarray | None = None
+    ) -> tuple[Examples, np.ndarray]:
+        """Return the examples of rows and the scores_NC of them that predictions are made from, words included.
+
+        `words_NC` are the scores of words alone, if these are known already.
+        """
         examples, scores_NC = self.network_scores(rows, batch)
         if self.words and self.share.weight:
-            scores_NC = self.share.add(scores_NC, self.words.scores(rows)[examples.rows_N])
+            words_NC = self.words.scores(rows) if words_NC is None else words_NC
+            scores_NC = self.share.add(scores_NC, words_NC[examples.rows_N])
         return examples, scores_NC
 
     def to_columns(self, prediction_C: np.ndarray, row: Texts) -> dict[str, Any]:
@@ -148,7 +161,7 @@ class Predictor:
     def predict_by_words(self, rows: Sequence[Texts]) -> np.ndarray:
         """Return predictions_NC of words alone, which the run must have."""
         assert self.words is not None, "a run that was made without words"
-        return self.words.label_type(self.label_type).predictions(self.words.scores(rows))
+        return self.label_type.predictions(self.words.scores(rows))
 
 
 def load_predictor(folder: str | Path, settings: Command) -> Predictor:
