@@ -66,8 +66,11 @@ def test_defaults_follow_the_recipe_and_the_text(base: Path, tmp_path: Path) -> 
     assert continue_pretraining(base, TEXTS * 9, tmp_path / "few", steps=3, **ON).steps == 3
     few = read_json(tmp_path / "few" / "settings.json")
     assert (few["optim"]["warmup"], few["eval_every"]) == (1, 1), "at most a tenth of the updates warms up"
-    continue_pretraining(base, TEXTS * 9, tmp_path / "large", epochs=2, batch=20, **ON)
+    more: dict[str, Any] = {"batch": 20, "steps": None, "optim": {"weight_decay": 0.5}}
+    continue_pretraining(base, TEXTS * 9, tmp_path / "large", epochs=2, **more, **ON)
     large = read_json(tmp_path / "large" / "settings.json")
+    assert large["optim"]["weight_decay"] == 0.5
+    assert large["steps"] == pytest.approx(2 * chosen["steps"] * chosen["batch"] / 20, abs=1)
     assert large["optim"]["warmup"] == max(1, large["steps"] // 10)
     assert large["eval_every"] == -(-large["steps"] // 2)
 

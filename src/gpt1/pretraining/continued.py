@@ -13,14 +13,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from gpt1.config import PRETRAINED_RUN, TEXT_FILES, Command, Finetune, Pretrain, pretrain_defaults
+from gpt1.config import PRETRAINED_RUN, TEXT_FILES, Command, Finetune, Model, Optim, Pretrain, pretrain_defaults
 from gpt1.console import say
 from gpt1.data.documents import Corpus, ReadOptions, at_whitespace, blocks, text_files
 from gpt1.data.files import File, sha256_of
 from gpt1.data.prepare import prepare_folder
 from gpt1.data.shards import read_manifest
 from gpt1.errors import UserError
-from gpt1.keywords import from_keywords
+from gpt1.keywords import checked, from_keywords
+from gpt1.options import options
 from gpt1.pretraining.job import PretrainResult, pretrain_folder
 from gpt1.remote import local_path, output_path
 from gpt1.run_folder.folder import LoadedRun, load_run
@@ -203,10 +204,11 @@ def _prepare(
 
     Raises UserError if the text cannot be read or does not fill a window.
     """
+    asked = checked(options(Pretrain), {"model": Model, "optim": Optim}, settings, CALL)
     text.check()
-    options, seed = text.options, settings.get("seed", Command.seed)
-    corpus = Corpus(text.files, [], options, VAL_FRACTION, seed)
-    how = asdict(options) | {"columns": list(options.columns), "seed": seed}
+    seed = asked.get("seed", Command.seed)
+    corpus = Corpus(text.files, [], text.options, VAL_FRACTION, seed)
+    how = asdict(text.options) | {"columns": list(text.options.columns), "seed": seed}
     prepare_folder(data, corpus, Tokenizer.load(find_run(run)), True, settings=how, fresh=False)
     tokens, shape, metadata = read_manifest(data).train.tokens, read_shape(run), read_metadata(run)
     if tokens <= shape.context:
@@ -223,12 +225,12 @@ def _prepare(
         "data": data, "out": out, "init": run, "preset": usual.preset, "recipe": usual.recipe, "model": shape,
         "batch": batch, "optim.lr": lr, "optim.matrix_lr": lr, "optim.decay": "linear",
     }  # fmt: skip
-    if not {"steps", "minutes"} & settings.keys():
+    if all(asked.get(name) is None for name in ("steps", "minutes")):
         given["epochs"] = epochs
-    # Intervals follow the updates that will be made, which `settings` may decide.
-    asked: Pretrain = from_keywords(Pretrain, (), (), given | settings, CALL)
-    steps = asked.steps or max(1, round(epochs * tokens / max(1, asked.batch * asked.model.context)))
+    # Intervals follow the updates that will be made.
+    tokens_per_step = max(1, asked.get("batch", batch) * shape.context)
+    steps = asked.get("steps") or max(1, round(epochs * tokens / tokens_per_step))
     given["eval_every"] = math.ceil(steps / max(1.0, epochs))
     given["optim.warmup"] = min(usual.optim.warmup, max(1, steps // WARMUP_SHARE))
-    found: Pretrain = from_keywords(Pretrain, (), (), given | settings, CALL)
+    found: Pretrain = from_keywords(Pretrain, (), (), given | asked, CALL)
     return found
