@@ -62,6 +62,7 @@ def test_the_majority_is_that_of_training(label_type: Any, labels: list[Any], ma
         ("classes", ["x", "x"], "a.csv: column y holds only the label 'x'; two classes or more are needed"),
         ("labels", [set(), set()], "a.csv: column y holds no label at all"),
         ("score", [2.0, 2.0], "a.csv: column y holds only the number 2"),
+        ("score", [0.1] * 3, "a.csv: column y holds only the number 0.1"),  # their deviation rounds to 1e-17
     ],
 )
 def test_labels_that_teach_nothing(kind: LabelKind, labels: list[Any], answer: str) -> None:

@@ -218,7 +218,8 @@ def infer_label_type(kind: LabelKind, labels: Sequence[Any], where: str) -> Labe
     if kind == "choice":
         return ChoiceLabels(most_common([[str(label)] for label in labels]))
     if kind == "score":
-        if (scale := float(np.std(labels))) == 0:
+        # The deviation of equal numbers may be a rounding error above 0.
+        if min(labels) == max(labels) or not (scale := float(np.std(labels))):
             raise UserError(f"{where} holds only the number {labels[0]:g}; there is nothing to learn")
         return ScoreLabels(float(np.mean(labels)), scale)
     if kind == "labels":
