@@ -12,15 +12,16 @@ import torch
 from conftest import save_random_run
 from gpt1.commands.finetune import finetune
 from gpt1.config import Finetune, Model
-from gpt1.finetuning.defaults import FitOptions, scratch_lrs, usual_lr
+from gpt1.finetuning.defaults import MIN_VALID_ROWS, FitOptions, scratch_lrs, usual_lr
 from gpt1.finetuning.epochs import EpochTrainer
 from gpt1.finetuning.examples import TaskExamples, TaskRows, read_rows
-from gpt1.finetuning.fit import build_network, fit
-from gpt1.finetuning.predictor import Examples, RowEncoder
+from gpt1.finetuning.fit import build_network, fit, save_finetuned
+from gpt1.finetuning.predictor import Examples, RowEncoder, mean_loss
 from gpt1.finetuning.sweep import fit_best
 from gpt1.model.gpt import GPT
 from gpt1.model.objectives import TaskModel
 from gpt1.run_folder.folder import LoadedRun, load_run
+from gpt1.run_folder.metadata import Source
 from gpt1.tasks.labels import ChoiceLabels, ClassLabels
 
 TEXTS = [f"{who} {does} {what}" for who in ("she", "he") for does in ("loves", "fears") for what in ("figs", "rain")]
@@ -60,6 +61,16 @@ def test_files_add_nothing(settings: Finetune, tmp_path: Path, monkeypatch: pyte
     assert found.metrics.keys() | {"seconds"} == saved.metadata.metrics.keys()
 
 
+def test_settings_of_a_model_that_is_replaced_do_not_stay(settings: Finetune, tmp_path: Path) -> None:
+    """Those of a converted run are unknown."""
+    found = fit(*known(settings), FitOptions.of(settings))
+    run = found.as_run(found.metadata(Source(path=None, sha256=""), Source(path=None, sha256="")))
+    each: list[dict[str, Any]] = [{"lr": 1}, {}]
+    for written in each:
+        save_finetuned(tmp_path / "run", run, written, found.curves)
+        assert (tmp_path / "run" / "settings.json").exists() == bool(written)
+
+
 def test_the_model_predicts_as_it_did_on_the_validation_rows(settings: Finetune) -> None:
     base, rows = known(settings)
     found = fit(base, rows, FitOptions.of(settings))
@@ -68,6 +79,17 @@ def test_the_model_predicts_as_it_did_on_the_validation_rows(settings: Finetune)
     metrics = {name: value for name, value in metrics.items() if isinstance(value, float)}
     assert {name: found.metrics[name] for name in metrics} == pytest.approx(metrics)
     assert not too_long
+
+
+@pytest.mark.parametrize("with_words", [False, True])
+def test_the_loss_is_that_of_the_model_that_is_kept(settings: Finetune, with_words: bool) -> None:
+    """After calibration, with words or without: by it seeds and rates are compared."""
+    base, rows = known(settings)
+    rows = replace(rows, valid=rows.train.select([i % len(rows.train) for i in range(MIN_VALID_ROWS)]))
+    found = fit(base, rows, FitOptions.of(replace(settings, with_words=with_words)))
+    assert found.metrics["temperature"] != 1
+    _, scores_NC = found.predictor(torch.device("cpu"), torch.float32).scores(rows.valid.texts, 8)
+    assert found.metrics["loss"] == pytest.approx(mean_loss(found.label_type, scores_NC, rows.valid.labels))
 
 
 def test_from_scratch_one_fit_takes_the_middle_rate_and_a_sweep_all(settings: Finetune) -> None:

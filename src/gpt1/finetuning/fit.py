@@ -250,8 +250,10 @@ def save_finetuned(folder: Path, run: LoadedRun, settings: dict[str, Any], curve
     """Write a fine-tuned run with its settings and curves into its folder, all files together."""
     with replacing_run(folder) as staged:
         (staged / log.NAME).write_bytes(curves)
-        if settings:  # none are known of a converted run
+        if settings:
             write_json(staged / "settings.json", settings)
+        else:  # none are known of a converted run; those of a model that is replaced are not its own
+            (folder / "settings.json").unlink(missing_ok=True)
         save_run(staged, run.body, run.tokenizer, run.metadata, run.head, run.words)
 
 
@@ -291,8 +293,8 @@ def _calibrated(
         share, label_type = choose_share(label_type, scores_NC, words_NC[rows_N], rows_N, labels, metric)
     elif options.with_words:
         share, label_type = given or (usual_share(label_type), label_type)
-    if share.weight:
-        scores_NC = share.add(scores_NC, words_NC[rows_N])
+    scores_NC = share.add(scores_NC, words_NC[rows_N])
+    if enough or share.weight:  # else the scores are those that the epoch's loss was measured on
         metrics["loss"] = mean_loss(label_type, scores_NC, of_examples)
     predictions_NC = examples.valid.mean_by_row(label_type.predictions(scores_NC))
     metrics |= label_type.metrics(labels, predictions_NC).to_json()
