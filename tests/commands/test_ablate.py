@@ -187,8 +187,9 @@ def test_another_request_does_not_replace_a_table(made: tuple[Ablate, AblateResu
         ablate(replace(asked, test=write(tmp_path / "other.jsonl", 30, 9)))
     for content in ("{}", '{"cells": [], "nbformat": 4}'):  # a notebook has cells too
         (tmp_path / "mine.json").write_text(content, encoding="utf-8")
-        with pytest.raises(UserError, match="was not written by `gpt1 ablate`"):
-            ablate(replace(asked, out=str(tmp_path / "mine.json")))
+        for fresh in (False, True):
+            with pytest.raises(UserError, match="was not written by `gpt1 ablate`"):
+                ablate(replace(asked, out=str(tmp_path / "mine.json"), fresh=fresh))
 
 
 def test_another_process_may_be_making_the_table(made: tuple[Ablate, AblateResult]) -> None:

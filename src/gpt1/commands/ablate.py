@@ -178,16 +178,19 @@ class _KeptTable:
 
 
 def _open_table(settings: Ablate, read: list[Source]) -> _KeptTable:
-    """Return what an earlier run of the same command left. Raises UserError if the file holds anything else."""
+    """Return what an earlier run of the same command left, nothing with `fresh`.
+
+    Raises UserError if the file holds anything else, which is never replaced.
+    """
     data = source_files(settings.run, settings.train, settings.valid, settings.test)
     if read:
         data["read"] = Source(path=", ".join(str(source.path) for source in read), sha256=joint_hash(read))
     out = Path(settings.out)
-    if settings.fresh or not settings.out or not out.exists():
+    found = read_ablation(out) if settings.out and out.exists() else None
+    if settings.fresh or found is None:
         kept = _KeptTable(settings, data, {})
         kept.remove_states()
         return kept
-    found = read_ablation(out)
     began = Record(found["settings"], input_hashes({name: Source(**one) for name, one in found["data"].items()}))
     began.check(Record.of(settings, input_hashes(data)), out, MAY_CHANGE)
     cells = [Cell(**values) for values in found["cells"]]
