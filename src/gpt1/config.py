@@ -545,6 +545,8 @@ class Columns:
     """multiple choice: the column that lists the answers, or one column for each answer"""
 
 
+# The settings of `Model` that further training keeps as they are.
+SHAPE = ("context", "width", "depth", "heads", "inner")
 GPT1_VOCABULARY = 40_478
 PRESETS: dict[Preset, Model] = {
     "gpt1": Model(vocabulary=GPT1_VOCABULARY),

@@ -142,13 +142,16 @@ def build(settings: type[T], positionals: Sequence[str], values: dict[str, Any])
 def preset_defaults(settings: type, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the defaults, by full name, that depend on other settings of a pre-training command.
 
-    These are the preset and the recipe; the feed-forward layer follows the width.
+    These are the preset and the recipe; the feed-forward layer follows the width. Beside a starting run, a size that is
+    not given is 0: that of the run.
     """
     if not issubclass(settings, config.Pretrain):
         return {}
     chosen = config.pretrain_defaults(given.get("preset", "auto"), given.get("recipe"), data="", out="")
     defaults = {key: value for key, value in flat(chosen).items() if key not in ("data", "out")}
-    return defaults | {"model.inner": 4 * given.get("model.width", chosen.model.width)}
+    if given.get("init"):
+        defaults |= {f"model.{name}": 0 for name in config.SHAPE}
+    return defaults | {"model.inner": 4 * given.get("model.width", defaults["model.width"])}
 
 
 def flat(settings: Any) -> dict[str, Any]:

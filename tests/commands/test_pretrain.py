@@ -118,6 +118,14 @@ def test_init_goes_on_from_a_model(data: Path, tmp_path: Path, capsys: pytest.Ca
     changes["model"] = replace(SIZE, width=64, inner=256)
     with pytest.raises(UserError, match=r"first has model.width 32, which further training keeps; it cannot become 64"):
         pretrain(settings(data, tmp_path / "third", **changes))
+    # A size that is asked for is refused, be it the preset's own; one that is not asked for is the run's.
+    call: dict[str, Any] = {"out": tmp_path / "fourth", "init": tmp_path / "first", "steps": 1, "threads": 1}
+    with pytest.raises(
+        UserError, match=r"first has model.width 32, which further training keeps; it cannot become 384"
+    ):
+        pretrain(data, model={"width": preset_shape("auto").width}, **call)
+    pretrain(data, model={"width": 32}, **call)
+    assert read_shape(tmp_path / "fourth").depth == 2
 
 
 def test_a_warm_up_longer_than_the_run_is_named(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from gpt1.config import GPT1_VOCABULARY, Model, Pretrain, preset_shape
+from gpt1.config import GPT1_VOCABULARY, SHAPE, Model, Pretrain, preset_shape
 from gpt1.console import say, warn
 from gpt1.data.shards import Manifest, TokenStream, check_content, read_manifest
 from gpt1.errors import UserError, setting
@@ -88,10 +88,8 @@ def resolve_defaults(settings: Pretrain, data: PreparedData | None) -> Pretrain:
             f"{setting('model.vocabulary')} {asked} is not that of {settings.data}, {vocabulary}, which its tokenizer "
             "decides; leave it out"
         )
-    model = replace(settings.model, vocabulary=vocabulary)
+    model = _shape_of_init(settings, data) if settings.init else replace(settings.model, vocabulary=vocabulary)
     _check_ranges(replace(settings, model=model))
-    if settings.init:
-        model = _shape_of_init(settings, data)
     micro_batch = settings.micro_batch or min(settings.batch, max(1, MICRO_BATCH_TOKENS // model.context))
     if micro_batch > settings.batch:
         raise UserError(
@@ -142,15 +140,18 @@ def _shape_of_init(settings: Pretrain, data: PreparedData | None) -> Model:
             f"{setting('init')} {init}: {settings.data} was prepared with another tokenizer than this run's; "
             f"prepare the text with {setting('tokenizer')} {init}"
         )
-    shape = read_shape(init)
-    for name in ("context", "width", "depth", "heads", "inner"):
-        wanted, there = getattr(model, name), getattr(shape, name)
-        if wanted not in (there, getattr(preset_shape(settings.preset), name)):
+    shape, of_preset = read_shape(init), preset_shape(settings.preset)
+    asked = {name: getattr(model, name) for name in SHAPE}
+    if asked == {name: getattr(of_preset, name) for name in SHAPE}:
+        asked = {}  # the defaults of a dataclass; those of a call are 0
+    for name, wanted in asked.items():
+        if wanted not in (0, there := getattr(shape, name)):
             raise UserError(
                 f"{setting('init')} {init} has {setting(f'model.{name}')} {there}, which further training keeps; "
                 f"it cannot become {wanted}"
             )
-    if settings.preset != "auto" and (model.width, model.depth) != (shape.width, shape.depth):
+    width, depth = (asked.get(name) or getattr(of_preset, name) for name in ("width", "depth"))
+    if settings.preset != "auto" and (width, depth) != (shape.width, shape.depth):
         say(
             f"{setting('init')} {init} keeps its size, {shape.depth} blocks of width {shape.width}; of "
             f"{setting('preset')} {settings.preset} only the recipe and the batch are used"
