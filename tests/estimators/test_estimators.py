@@ -40,7 +40,7 @@ from gpt1.console import stderr
 from gpt1.errors import DataWarning
 from gpt1.estimators.base import TextEstimator
 from gpt1.estimators.fitted import isolated
-from gpt1.estimators.inputs import choice_values, class_values, is_scale, pairs_of, texts_of
+from gpt1.estimators.inputs import choice_values, class_name, class_values, is_scale, pairs_of, texts_of
 from gpt1.finetuning.words_alone import USUAL_WEIGHT
 
 SUBJECTS = ("the hare", "my old dog", "a green bird", "one grey cat", "the small fox")
@@ -394,6 +394,16 @@ def test_validation_rows_may_be_given(base: str) -> None:
     assert model.metrics_["accuracy"] == pytest.approx(model.score(TEXTS[:70], MOODS[:70]))
 
 
+def test_messages_name_what_holds_the_row(base: str, tmp_path: Path) -> None:
+    model = gpt1.Classifier(base, **ONCE)
+    with pytest.raises(ValueError, match=r"^row 1 of X_valid is empty"):
+        model.fit(TEXTS, MOODS, [TEXTS[0], " "], MOODS[:2])
+    with pytest.raises(ValueError, match=r"^row 1 of texts is empty"):
+        model.continue_pretraining([TEXTS[0], " "], tmp_path / "more")
+    with pytest.raises(ValueError, match=r"^row 1 of read is empty"):
+        model.set_params(read=[TEXTS[0], " "]).fit(TEXTS, MOODS)
+
+
 @torch.no_grad()
 def nats_a_token(run: str) -> float:
     loaded, nats = gpt1.load(run), []
@@ -435,6 +445,15 @@ def test_rows_without_weight_teach_nothing(base: str, name: str) -> None:
     model = getattr(gpt1, name)(base, **QUICK)
     model.fit(X[:-60], wrong[:-60], X[valid], y[valid], sample_weight=taught)
     assert model.score(X[valid], y[valid]) > LEAST[name] - 0.1
+
+
+def test_the_number_of_a_row_without_weight_sets_no_scale(base: str) -> None:
+    _, y = toy("Regressor")
+    known = [i % 3 > 0 for i in range(len(y))]
+    given = [label if is_known else -999.0 for label, is_known in zip(y, known, strict=True)]
+    found = gpt1.Regressor(base, **ONCE).fit(TEXTS, given, sample_weight=known).model_.metadata
+    weighed = [label for label, is_known in zip(y, known, strict=True) if is_known]
+    assert (found.mean, found.scale) == (np.mean(weighed), np.std(weighed))
 
 
 @pytest.mark.parametrize("name", ["Classifier", "Regressor"])
@@ -483,7 +502,7 @@ def test_class_weights_by_name_and_by_scikit_learns_word(base: str, tmp_path: Pa
         return p_NC
 
     assert np.array_equal(p_of("balanced"), p_of("auto"))
-    assert np.array_equal(p_of({"glad": 5.0}), p_of("glad=5"))
+    assert np.array_equal(p_of({"glad": np.int64(5)}), p_of("glad=5"))  # as of counted classes
     assert not np.array_equal(p_of({"glad": 5.0}), p_of("none"))
     assert np.array_equal(p_of({0: 5, 1: 1}, [int(mood == "grim") for mood in MOODS]), p_of({"glad": 5}))
 
@@ -576,6 +595,22 @@ class Shuffled:
 
     def to_list(self) -> list[Any]:
         return self.values
+
+
+def test_a_class_has_one_name() -> None:
+    assert {class_name(value) for value in (1, 1.0, np.float32(1), "1")} == {"1"}
+
+
+def test_a_column_may_be_named_as_a_method_of_polars() -> None:
+    """In pandas it is an attribute then."""
+
+    class Frame:
+        columns, rows = ("rows",), ("a text",)
+
+        def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+            return np.array([self.rows], dtype=object)
+
+    assert texts_of(Frame()) == [("a text",)]
 
 
 def test_the_index_of_a_series_plays_no_part(base: str) -> None:

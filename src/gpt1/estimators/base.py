@@ -41,7 +41,7 @@ from gpt1.run_folder.folder import load_run
 from gpt1.run_folder.metadata import Source
 from gpt1.run_folder.places import check_finetuned_place
 from gpt1.run_folder.starter import find_run
-from gpt1.tasks.labels import LabelType
+from gpt1.tasks.labels import LabelType, ScoreLabels, infer_label_type
 from gpt1.tasks.rows import LabelledRows, Texts, split_train_valid, warn_of_faults
 from gpt1.training.device import out_of_memory, setup_device
 
@@ -199,6 +199,11 @@ class TextEstimator(BaseEstimator):
         if X_valid is None and len(texts) < 2:
             raise ValueError("X has 1 sample; two or more are needed, as one of them validates")
         targets = self._targets(y, texts)
+        if weights and isinstance(targets.label_type, ScoreLabels):
+            # A row of weight 0 teaches nothing, not even the scale: its number may stand for one that is missing.
+            weighed = [label for label, weight in zip(targets.labels, weights, strict=True) if weight]
+            if len(set(weighed)) > 1:
+                targets = replace(targets, label_type=infer_label_type("score", weighed, "y"))
         train, columns = replace(_labelled("X", texts, targets.labels), weights=weights), self._columns(X, y)
         with isolated(self.verbose):
             seed = self._seed()
@@ -208,7 +213,7 @@ class TextEstimator(BaseEstimator):
             if X_valid is None:
                 train, valid = split_train_valid(train, seed)
             else:
-                texts_valid = self._texts(X_valid)
+                texts_valid = self._texts(X_valid, "X_valid")
                 check_length(y_valid, "y_valid", texts_valid)
                 valid = _labelled("X_valid", texts_valid, self._labels(y_valid, texts_valid, targets))
             if train.weights is not None and not any(train.weights):
@@ -288,7 +293,7 @@ class TextEstimator(BaseEstimator):
 
         with isolated(self.verbose):
             on = asdict(self._parameters(Command)) | {"seed": self._seed()}
-            continue_pretraining(self.run, _unlabelled(texts), out, epochs=epochs, **(on | settings))
+            continue_pretraining(self.run, _unlabelled(texts, "texts"), out, epochs=epochs, **(on | settings))
         return type(self)(**(self.get_params(deep=False) | {"run": str(out)}))
 
     def __sklearn_tags__(self) -> Tags:
@@ -299,8 +304,8 @@ class TextEstimator(BaseEstimator):
         return tags
 
     @abstractmethod
-    def _texts(self, X: Any) -> list[Texts]:
-        """Return the texts of each row."""
+    def _texts(self, X: Any, name: str = "X") -> list[Texts]:
+        """Return the texts of each row; messages call the rows `name`."""
 
     @abstractmethod
     def _targets(self, y: Any, rows: Sequence[Texts]) -> Targets:
@@ -319,7 +324,7 @@ class TextEstimator(BaseEstimator):
 
             epochs, lr = (convert(float, getattr(self, name), name) for name in ("read_epochs", "read_lr"))
             with TemporaryDirectory() as work:
-                text = UnlabelledText.of(_unlabelled(self.read), ReadOptions(), Path(work))
+                text = UnlabelledText.of(_unlabelled(self.read, "read"), ReadOptions(), Path(work))
                 base, read = read_first(base, self.run, text, Path(work), epochs=epochs, lr=lr, on=on)
         warn_of_faults(rows.train, rows.valid, rows.label_type.kind)
         device, dtype = setup_device(on)
@@ -389,13 +394,13 @@ def _parameters_doc() -> str:
     return "\n".join(own.get(name) or "\n".join(parameter(name, known[name])) for name in names)
 
 
-def _unlabelled(texts: Any) -> Any:
+def _unlabelled(texts: Any, name: str) -> Any:
     """Return texts, from every container that X may be, as a list; names of files as they are."""
     if isinstance(texts, str | os.PathLike) or (
         isinstance(texts, list) and any(isinstance(one, Path) for one in texts)
     ):
         return texts
-    return [text for (text,) in texts_of(texts)]
+    return [text for (text,) in texts_of(texts, name)]
 
 
 def _labelled(name: str, rows: list[Texts], labels: list[Any]) -> LabelledRows:

@@ -43,7 +43,7 @@ def _as_list(data: Any, name: str) -> list[Any]:
         return list(data)
     if hasattr(data, "to_list"):  # a Series, or a Dataset of Hugging Face
         return data.to_list()
-    if hasattr(data, "columns") and hasattr(data, "rows"):  # polars
+    if hasattr(data, "columns") and callable(getattr(data, "rows", None)):  # polars; in pandas a column
         return [list(row) for row in data.rows()]
     if hasattr(data, "__array__") and not isinstance(data, str) and (array := np.asarray(data)).ndim:
         return array.tolist()
@@ -83,26 +83,26 @@ def check_length(data: Any, name: str, rows: Sequence[Any]) -> None:
     check_consistent_length(rows, data)
 
 
-def texts_of(data: Any) -> list[Texts]:
-    """Return one text per row, from `[text, ...]` or rows with one column."""
-    return _rows(data, lambda row, where: (_text(_only(row, where), where),))
+def texts_of(data: Any, name: str = "X") -> list[Texts]:
+    """Return one text per row, from `[text, ...]` or rows with one column; messages call the data `name`."""
+    return _rows(data, name, lambda row, where: (_text(_only(row, where), where),))
 
 
-def pairs_of(data: Any) -> list[Texts]:
+def pairs_of(data: Any, name: str = "X") -> list[Texts]:
     """Return two texts per row."""
-    return _rows(data, lambda row, where: tuple(_text(text, where) for text in _parts(row, where, "two texts")))
+    return _rows(data, name, lambda row, where: tuple(_text(text, where) for text in _parts(row, where, "two texts")))
 
 
-def choices_of(data: Any) -> list[Texts]:
+def choices_of(data: Any, name: str = "X") -> list[Texts]:
     """Return a context and two or more answers per row, from `(context, [answer, ...])`."""
-    return _rows(data, _choice)
+    return _rows(data, name, _choice)
 
 
-def _rows(data: Any, read: Callable[[Any, str], Texts]) -> list[Texts]:
-    rows = plain(data)
+def _rows(data: Any, name: str, read: Callable[[Any, str], Texts]) -> list[Texts]:
+    rows = plain(data, name)
     if not rows:
-        raise ValueError("Found array with 0 sample(s): X has no rows, while a minimum of 1 is required")
-    return [read(row, f"row {number} of X") for number, row in enumerate(rows)]
+        raise ValueError(f"Found array with 0 sample(s): {name} has no rows, while a minimum of 1 is required")
+    return [read(row, f"row {number} of {name}") for number, row in enumerate(rows)]
 
 
 def _only(row: Any, where: str) -> Any:
@@ -167,7 +167,7 @@ def class_values(y: Any) -> np.ndarray:
 
 def class_name(value: Any) -> str:
     """Return the name of a class in a run folder; 1, 1.0 and "1" have the same name."""
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float | np.floating) and value.is_integer():
         return str(int(value))
     return str(value)
 
@@ -221,9 +221,13 @@ def row_weights(sample_weight: Any, rows: int) -> list[float] | None:
 
 
 def named_weights(class_weights: Any) -> str | dict[str, float]:
-    """Return class weights as `tasks.labels.class_weights` takes them; the keys of a dict become names of classes."""
+    """Return class weights as `tasks.labels.class_weights` takes them; the keys of a dict become names of classes.
+
+    Weights of numpy's types become Python's, since the saved settings are JSON.
+    """
     if isinstance(class_weights, Mapping):
-        return {class_name(name): weight for name, weight in class_weights.items()}
+        weights = {class_name(name): weight for name, weight in class_weights.items()}
+        return {name: one.item() if isinstance(one, np.generic) else one for name, one in weights.items()}
     if not isinstance(class_weights, str):
         raise TypeError(f"class_weights is {_short(class_weights)}; give 'none', 'balanced', or a dict of weights")
     return str(class_weights)

@@ -32,8 +32,8 @@ class _OneText(TextEstimator):
     columns = Columns(["text"], ["label"])
     width = 1
 
-    def _texts(self, X: Any) -> list[Texts]:
-        return texts_of(X)
+    def _texts(self, X: Any, name: str = "X") -> list[Texts]:
+        return texts_of(X, name)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -44,8 +44,8 @@ class _OneText(TextEstimator):
 class _Pair(TextEstimator):
     width = 2
 
-    def _texts(self, X: Any) -> list[Texts]:
-        return pairs_of(X)
+    def _texts(self, X: Any, name: str = "X") -> list[Texts]:
+        return pairs_of(X, name)
 
 
 class _Classes(ClassifierMixin, TextEstimator):
@@ -339,8 +339,8 @@ class MultipleChoice(TextEstimator):
         """
         return float(accuracy_score(y, self.predict(X), sample_weight=sample_weight))
 
-    def _texts(self, X: Any) -> list[Texts]:
-        return choices_of(X)
+    def _texts(self, X: Any, name: str = "X") -> list[Texts]:
+        return choices_of(X, name)
 
     def _targets(self, y: Any, rows: Sequence[Texts]) -> Targets:
         labels = choice_values(y, [len(row) - 1 for row in rows]).tolist()
