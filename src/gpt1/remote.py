@@ -1,7 +1,7 @@
-"""Commands whose paths are addresses, as `s3://bucket/folder`: inputs are copied here before, outputs uploaded after.
+"""Commands whose paths are addresses, such as `s3://bucket/folder`: download inputs before, upload outputs after.
 
-A command itself works on files and knows nothing of this, except that one that takes long calls `publish` when it has
-saved a state, which is uploaded while it goes on.
+The command itself works on local files and needs to know nothing of this, except that a long one calls `publish` when
+it has saved a state, which is then uploaded in the background.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written under a temporary name, synced, then renamed."""
+"""Atomic writes: a file is written under a temporary name, synced, then renamed, so it is complete or absent."""
 
 import contextlib
 import errno

@@ -181,7 +181,7 @@ def test_reading_the_validation_rows_is_warned_of(
 ) -> None:
     (valid := tmp_path / "valid.csv").write_bytes(rows.read_bytes())
     finetune(asked(base, rows, tmp_path / "run", valid, valid=str(valid), epochs=1))
-    assert "warning: " + f"{valid} is also named by read" in capsys.readouterr().err
+    assert "warning: " + f"{valid} is also among the files of read" in capsys.readouterr().err
 
 
 def test_a_lossy_tokenizer(rows: Path, tmp_path: Path) -> None:

@@ -183,11 +183,11 @@ def _settings(verb: Verb, defaults: dict[str, Any], line: arguments.CommandLine)
     """Return a command's settings, checked except for its paths."""
     if not verb.is_shared and torchrun.is_launched():
         shared = [f"gpt1 {one}" for one, other in COMMANDS.items() if other.is_shared]
-        raise UserError(f"it works in one process; start it without torchrun, which is for {', '.join(shared)}")
+        raise UserError(f"it runs in one process; start it without torchrun, which works for {', '.join(shared)}")
     if line.json and line.given.get("stream"):
-        raise UserError("--stream prints words as they come, --json one document at the end; give one of them")
+        raise UserError("--stream prints words at once, --json one document at the end; give one of them")
     if line.json and verb.stdout and line.given.get(verb.stdout) == "-":
-        raise UserError("--out - prints rows as they come, --json one document at the end; give one of them")
+        raise UserError("--out - prints rows at once, --json one document at the end; give one of them")
     given = dict(line.given)
     if verb.stdin in given:
         given[verb.stdin] = _texts(given[verb.stdin])

@@ -1,4 +1,4 @@
-"""`gpt1 ablate`: what pre-training and the auxiliary loss are worth, and how many labels (the paper, table 5)."""
+"""`gpt1 ablate`: how much pre-training, the auxiliary loss and more labels contribute (the paper, table 5)."""
 
 import dataclasses
 import shutil

@@ -1,8 +1,8 @@
-"""Engines: a job's items are worked on by threads of this process, or by the nodes of a Ray cluster; no torch.
+"""Engines: process a job's items in threads of this process, or on the nodes of a Ray cluster; no torch.
 
 An engine is a context manager that yields an ordered `Map`. The items are a stream: a map takes a bounded number of
-them ahead and gives back results in the order of the items, so an engine changes neither a result nor the memory that
-a longer stream needs.
+them ahead and returns results in the order of the items, so the engine changes no result, and memory does not grow
+with the stream.
 """
 
 import logging

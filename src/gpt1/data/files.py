@@ -139,7 +139,7 @@ def matches(given: str) -> list[str]:
 
 def _files_under(path: Path) -> list[File]:
     if path.is_fifo():
-        raise UserError(f"{path}: a pipe, which can be read only once; write what comes through it to a file")
+        raise UserError(f"{path}: a pipe, which can be read only once; write its content to a file")
     if not path.is_dir():
         return [File(path, named=True)]
     check_single_split(path)

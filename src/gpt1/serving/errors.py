@@ -1,4 +1,4 @@
-"""Errors as OpenAI's API reports them: one JSON object with a sentence, whatever went wrong."""
+"""Errors as OpenAI's API reports them: one JSON object with a message."""
 
 from typing import Any
 

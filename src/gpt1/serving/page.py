@@ -1,4 +1,4 @@
-"""The page at `/`: its files, and the routes that only a page needs: what happens inside, one step at a time."""
+"""The page at `/`: its files, and the routes that only it needs, which show the model's steps one at a time."""
 
 import asyncio
 import base64
@@ -78,7 +78,8 @@ class PageRoutes:
             sequences, left_out = [ids[: config.context]], max(0, len(ids) - config.context)
             is_cut = left_out > 0
         if body.sequence >= len(sequences):
-            raise ApiError(400, f"sequence must be below {len(sequences)}: so many are read of this row", "sequence")
+            sentence = f"sequence must be below {len(sequences)}, the number of sequences of this row"
+            raise ApiError(400, sentence, "sequence")
         tokens = sequences[body.sequence]
 
         def compute() -> dict[str, Any]:

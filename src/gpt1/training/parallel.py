@@ -1,4 +1,4 @@
-"""Several processes that train or predict together; only this module asks for a rank once they have met (`join`).
+"""Several processes that train or predict together; after `join`, only this module uses ranks.
 
 Every process has the whole model (distributed data parallel; `sharding` shares it out) and takes every n-th row of
 each batch. Gradients and losses are summed over the processes once an update, and counts of their terms before it, so

@@ -1,4 +1,4 @@
-"""Fully sharded data parallel (FSDP): the processes share out weights, gradients and moments by rows.
+"""Fully sharded data parallel (FSDP): weights, gradients and moments are sharded by rows over the processes.
 
 `shard` applies PyTorch's `fully_shard` to a model from outside. Each process then keeps its rows of each fp32 weight,
 which are the optimizer's masters, with their gradients and moments. A block's weights are gathered whole, in the
