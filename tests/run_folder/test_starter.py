@@ -74,7 +74,7 @@ def test_a_run_of_that_name_has_precedence(installed: Path, tmp_path: Path, caps
     for _ in range(3):
         assert find_run("starter") == Path("starter")
     hidden = "which hides the starter model; rename that folder to use the starter"
-    assert capsys.readouterr().err == f"starter is the run in {tmp_path / 'starter'}; {hidden}\n", "once"
+    assert capsys.readouterr().err == f"starter is the run in {tmp_path / 'starter'}, {hidden}\n", "once"
     assert find_run(tmp_path / "other") == tmp_path / "other"
 
 

@@ -134,7 +134,7 @@ def _connect() -> None:
 
 
 def _ray_map(threads: int, gpu: bool, function: Callable[[Item], Value], items: Iterable[Item], /) -> Iterator[Value]:
-    """Map by Ray tasks. What a dead worker or node had taken or not yet handed over is done again elsewhere."""
+    """Map with Ray tasks. The unfinished and undelivered work of a dead worker or node is repeated elsewhere."""
     import ray
 
     most = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
@@ -170,7 +170,7 @@ def _ray_map(threads: int, gpu: bool, function: Callable[[Item], Value], items: 
 
 
 def _work(shared: list[Any], item: Item, threads: int, version: str) -> Any:
-    """Work on one item in a worker process. `shared` holds a reference, which Ray leaves as it is, to the function."""
+    """Process one item in a worker. `shared` holds a reference to the function, which Ray does not resolve."""
     import ray
 
     where = f"on the Ray node {ray.util.get_node_ip_address()}"

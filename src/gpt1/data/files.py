@@ -357,7 +357,7 @@ def _several_splits(path: Path, names: list[str]) -> UserError:
 
 
 def dataset_files(path: Path) -> list[Path]:
-    """Return the Arrow files of a dataset's folder, in order; an Arrow file itself. Raises UserError if one is gone."""
+    """Return a dataset folder's Arrow files in order, or an Arrow file itself. Raises UserError if one is missing."""
     if not path.is_dir():
         return [path]
     try:

@@ -22,7 +22,7 @@ BEFORE = 8
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask for."""
+    """Limits on one request."""
 
     choices: int
     """texts: prompts times `n`"""

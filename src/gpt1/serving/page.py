@@ -147,7 +147,7 @@ class PageRoutes:
 
 @torch.inference_mode()
 def next_token(model: ServedModel, ids: Sequence[int], asked: NextRequest) -> dict[str, Any]:
-    """Return the candidates for the token after `ids`, what each step of sampling makes of them, and which is drawn."""
+    """Return the candidates for the token after `ids`, their probabilities after each sampling step, and the draw."""
     body = model.exact
     device = body.tokens.weight.device
     h_1D = body(torch.tensor([ids], device=device))[:, -1]

@@ -165,7 +165,7 @@ class World:
 
 @contextmanager
 def report_lost() -> Iterator[None]:
-    """Turn what a backend raises when another process has gone into ProcessLost; leave other errors alone."""
+    """Convert a backend's error for a lost process to ProcessLost; leave other errors alone."""
     try:
         yield
     except RuntimeError as error:

@@ -73,6 +73,6 @@ def rows(count: int, world: parallel.World) -> slice:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Return this process's rows of a tensor that is shared out, in the same memory; any other tensor as it is."""
+    """Return this process's rows of a sharded tensor, in the same memory; any other tensor unchanged."""
     rows_of: Callable[[], Tensor] | None = getattr(tensor, "to_local", None)
     return rows_of() if rows_of else tensor
