@@ -192,7 +192,7 @@ def test_the_same_again_is_nothing_to_do(
     first = finetune(settings(base, train, out, lr=0.0, batch=0))
     before = everything(out)
     assert finetune(settings(base, train, out, lr=0.0, batch=0, threads=2)) == first
-    assert "is fine-tuned with these settings already" in capsys.readouterr().err
+    assert "is already fine-tuned with these settings" in capsys.readouterr().err
     assert everything(out) == before
     moved = tmp_path / "moved.csv"
     moved.write_bytes(train.read_bytes())
@@ -561,7 +561,7 @@ def test_a_finished_run_is_found_beside_a_stopped_one(
         ended_at(patch, 5, stop)
         finetune(settings(base, train, out, seed=2, fresh=True))
     assert finetune(settings(base, train, out)) == first
-    assert "is fine-tuned with these settings already" in capsys.readouterr().err
+    assert "is already fine-tuned with these settings" in capsys.readouterr().err
 
 
 def test_a_readme_of_others_is_never_replaced(base: Path, train: Path, tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_done_is_done_and_other_text_is_refused(
 ) -> None:
     before = outcome(whole)
     finetune(asked(base, rows, whole, rows, more))
-    assert "is fine-tuned with these settings already" in capsys.readouterr().err
+    assert "is already fine-tuned with these settings" in capsys.readouterr().err
     for changed in (asked(base, rows, whole), asked(base, rows, whole, more)):
         with one_line("was made with other content of read"):
             finetune(changed)

@@ -276,7 +276,7 @@ def _scored_rows(settings: Ablate, rows: TaskRows) -> LabelledRows:
     if not settings.test:
         warn(
             f"without {setting('test')}, models are scored on the validation rows, which also select the "
-            "epochs, so the scores are slightly too good"
+            "epochs, so the scores are slightly too high"
         )
         return rows.valid
     options = TableOptions.of(settings)
