@@ -154,7 +154,7 @@ def test_finetune_and_predict(s3: Any, cache: Path, tmp_path: Path, capsys: pyte
     capsys.readouterr()
     shutil.rmtree(cache)
     assert main([*finetune, "s3://lake/task"]) == 0
-    assert "s3://lake/task is fine-tuned with these settings already" in capsys.readouterr().err
+    assert "s3://lake/task is already fine-tuned with these settings" in capsys.readouterr().err
     (tmp_path / "rows.csv").write_text(ROWS)
     assert main(["predict", "s3://lake/task", "s3://lake/rows.csv", "--out", "s3://lake/out/new.csv"]) == 0
     assert main(["predict", "s3://lake/task", str(tmp_path / "rows.csv"), "--out", str(tmp_path / "new.csv")]) == 0

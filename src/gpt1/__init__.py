@@ -3,7 +3,7 @@
 Public names are imported on first use, so `import gpt1` is fast. A command is a function that takes its settings as
 keywords, or as one dataclass of `gpt1.config`, and returns a `gpt1.results.Result`: `gpt1.pretrain("data", out="run",
 minutes=2)`. `gpt1.load("run")` generates text. Each task is also an estimator that follows scikit-learn's contract:
-`gpt1.Classifier("run").fit(texts, labels)`. Errors that a caller can mend are ValueError or TypeError.
+`gpt1.Classifier("run").fit(texts, labels)`. A caller's mistakes raise ValueError or TypeError.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Batch: what the data side hands to training, and the only type both sides share.
+"""Batch: what the data side passes to training, and the only type both sides share.
 
 Legend (used throughout the package): N examples, K sequences per example, T tokens, D width, H heads, V vocabulary,
 C classes.

@@ -27,9 +27,9 @@ class PathTo:
 
     what: str
     written: Literal["", "folder", "continued file", "new file"] = ""
-    """how a command writes it: a folder or a file that it may continue, or a file made anew; empty if it reads it"""
+    """how a command writes it: a folder or a file that it may continue, or a new file; empty if it reads it"""
     is_flat: bool = False
-    """whether a folder that is read is needed without the folders in it, such as the states of a run"""
+    """whether the command reads only the files directly in the folder, not its subfolders (a run's states)"""
 
 
 NAMED_RUN, PRETRAINED_RUN = PathTo("a run, perhaps named", is_flat=True), PathTo("a pre-trained run", is_flat=True)
@@ -74,7 +74,7 @@ class Model:
     inner: int = 3072
     """size of the feed-forward layer in each block; 4 times the width, as in the paper"""
     vocabulary: int = 0
-    """vocabulary size; 0: that of the prepared data, whose tokenizer decides it; without data GPT-1's, 40,478"""
+    """vocabulary size; 0: that of the prepared data's tokenizer; without data, GPT-1's 40,478"""
     embedding_dropout: float = 0.1
     """dropout on the sum of token and position embeddings"""
     residual_dropout: float = 0.1
@@ -90,7 +90,7 @@ class Optim:
     method: Literal["adam", "muon"] = "adam"
     """adam: AdamW on all weights; muon: Muon on hidden matrices, AdamW on the rest"""
     lr: float = 2.5e-4
-    """peak learning rate of AdamW (with muon: of embeddings, gains and biases)"""
+    """peak learning rate of AdamW (with muon: for embeddings, gains and biases)"""
     matrix_lr: float = 0.0
     """peak learning rate of Muon, on AdamW's scale (match_rms_adamw); unused with adam"""
     beta1: float = 0.9
@@ -106,11 +106,11 @@ class Optim:
     decay: Literal["cosine", "linear"] = "cosine"
     """schedule by which the learning rate falls to 0 after warm-up"""
     cooldown: float = 1.0
-    """fraction of the updates after warm-up over which, at the end, the learning rate falls to 0; 0: it never falls"""
+    """the last fraction of the updates after warm-up, during which the learning rate falls to 0; 0: it never falls"""
     clip: float = 1.0
     """maximum global gradient norm; 0 disables clipping"""
     skip_spikes: bool = False
-    """skip an update whose loss is 6 standard deviations above the mean of the 128 before; it is reported anyway"""
+    """skip an update whose loss is 6 standard deviations above the mean of the previous 128; reported either way"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +136,7 @@ class Prepare(Command):
     out: DataOut
     """folder to write"""
     tokenizer: AnyPath = "bytes"
-    """bytes (lossless BPE), gpt1 (lower-case BPE, lossy), or the path of a tokenizer, run or OpenAI vocabulary"""
+    """bytes (lossless BPE), gpt1 (lower-case BPE, lossy), or the path to a tokenizer, run or OpenAI vocabulary"""
     words: Words | None = None
     """how to split words for OpenAI's vocabulary: hf, as transformers does; 2018, as the release did (spaCy)"""
     vocabulary: int = 0
@@ -154,10 +154,10 @@ class Prepare(Command):
     encoding: str = "utf-8"
     """character encoding of the text files"""
     delimiter: str = "auto"
-    """what separates the columns of csv: auto (as its header shows), tab, or a character such as ';'"""
+    """column separator of csv files: auto (detected from the header), tab, or a character such as ';'"""
     engine: EngineName = "local"
-    """where the text is encoded: local, in this process; ray, by all nodes of a Ray cluster (that of RAY_ADDRESS, a
-    running one, or a new one on this machine), with the same result; it is an extra, `pip install 'gpt1[ray]'`"""
+    """where to encode the text: local, in this process; ray, on all nodes of a Ray cluster (the one at RAY_ADDRESS, a
+    running one, or a new one on this machine), with the same result; needs `pip install 'gpt1[ray]'`"""
     fresh: bool = False
     """start over even if the folder holds a finished or interrupted preparation"""
 
@@ -171,8 +171,8 @@ class Pretrain(Command):
     out: PretrainedOut
     """run folder to write"""
     preset: Preset = "auto"
-    """size of the network: gpt1 (117M parameters), small (about 13M), tiny (about 2M); auto: with minutes, the size
-    that learns most in that time on this machine, else small"""
+    """size of the network: gpt1 (117M parameters), small (about 13M), tiny (about 2M); auto: if minutes are given, the
+    size that learns most in that time on this machine, else small"""
     recipe: Recipe | None = None
     """paper (Adam, long warm-up, cosine decay) or fast (Muon, linear decay); default: the preset's recipe"""
     steps: int | None = None
@@ -192,17 +192,17 @@ class Pretrain(Command):
     eval_every: int = 0
     """updates between validations; 0: about ten validations per run"""
     save_every: int = 0
-    """updates between checkpoints; there is one before every validation anyway"""
+    """updates between checkpoints, in addition to the one before every validation"""
     keep: int = 2
     """newest checkpoints to keep, in addition to the one with the best validation loss"""
     sample: str = ""
     """prompt of the samples generated at each validation"""
     track: list[TrackerName] = field(default_factory=list)
-    """trackers that get the measurements too: tensorboard (files in the run folder), wandb, trackio; each is an extra
+    """trackers to send the metrics to as well: tensorboard (files in the run folder), wandb, trackio; each is an extra
     to install, `pip install 'gpt1[tensorboard]'`; metrics.jsonl is always written"""
     parallel: Literal["auto", "ddp", "fsdp"] = "auto"
-    """with torchrun: ddp (each process holds the whole model) or fsdp (they share out weights, gradients and optimizer
-    state); auto: ddp while all of these take at most half the memory of a device; a single process does neither"""
+    """with torchrun: ddp (each process holds the whole model) or fsdp (weights, gradients and optimizer state are
+    sharded); auto: ddp if these take at most half of a device's memory; no effect in a single process"""
     compile: Literal["auto", "on", "off"] = "auto"
     """compile fused kernels with torch.compile; auto: if a compiler is found and the run is long enough to benefit"""
     model: Model = field(default_factory=Model)
@@ -216,7 +216,7 @@ class Plan(Pretrain):
     data: PreparedFolder = ""
     """folder written by `gpt1 prepare`; default: random tokens from a vocabulary of `model.vocabulary`"""
     out: str = ""
-    """ignored, so that a `gpt1 pretrain` command line can be reused as it is; nothing is written"""
+    """ignored, so that a `gpt1 pretrain` command line can be reused unchanged; nothing is written"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,8 +240,8 @@ class Generate(Command):
     stop: list[str] = field(default_factory=list)
     """strings at which generation stops; they are not part of the output"""
     beyond_context: bool = False
-    """go on when the context is full, from the last tokens only: the full window drops its first quarter and is read
-    again; default: a full context ends the text"""
+    """when the context is full, drop its first quarter, read the rest again and continue; default: a full context ends
+    the text"""
     num: int = 1
     """samples per prompt"""
     stream: bool = False
@@ -265,12 +265,12 @@ class Finetune(Command):
     valid: Table | None = None
     """validation rows, used to select the best epoch; default: a tenth of the training rows"""
     read: list[Inputs] = field(default_factory=list)
-    """unlabelled text to pre-train on further before fine-tuning: files as for `gpt1 prepare`; of a table with the
-    labelled rows' text columns these are read, else its column `text`; labels never"""
+    """unlabelled text to pre-train on further before fine-tuning: files as for `gpt1 prepare`; from a table, the text
+    columns of the labelled rows if it has them, else its column `text`; labels are never read"""
     read_epochs: float = 3.0
     """number of passes over that text"""
     read_lr: float = 0.0
-    """peak learning rate for that text, falling to 0; 0: a fifth of that of the run's recipe"""
+    """peak learning rate for that text, falling to 0; 0: a fifth of the peak of the run's recipe"""
     text: str | None = None
     """text column, or the two columns of a pair separated by a comma; guessed if not given"""
     context: str | None = None
@@ -284,16 +284,16 @@ class Finetune(Command):
     encoding: str = "utf-8"
     """character encoding of the files"""
     delimiter: str = "auto"
-    """what separates the columns of csv: auto (as its header shows), tab, or a character such as ';'"""
+    """column separator of csv files: auto (detected from the header), tab, or a character such as ';'"""
     skip_invalid: bool = False
-    """leave out rows without a text or label, and say how many, instead of refusing the file"""
+    """skip rows without a text or label, and report how many, instead of refusing the file"""
     long: Long = "head"
-    """which part of a text longer than the context to read; windows: all of it in parts, averaging their predictions"""
+    """which part of a text to read if it exceeds the context; windows: all of it in parts, averaging the predictions"""
     class_weights: str = "none"
     """auto or balanced: weight rare classes up so that all classes count the same; or `NAME=WEIGHT,...`; none: no
     weighting"""
     lm_coef: float = 0.5
-    """lambda, the weight of the auxiliary language-model loss; 0: without it"""
+    """lambda, the weight of the auxiliary language-model loss; 0: no auxiliary loss"""
     epochs: int = 0
     """number of passes over the rows; 0: the paper's 3, or more if that gives fewer than 120 updates"""
     patience: int = 0
@@ -320,11 +320,11 @@ class Finetune(Command):
     from_scratch: bool = False
     """start from random weights and pick the best of three learning rates: the baseline for pre-training"""
     with_words: bool = False
-    """add the scores of words alone (TF-IDF and a linear model), which are always shown, to those of the network"""
+    """add the scores of words alone (TF-IDF and a linear model, always shown for comparison) to the network's"""
     seeds: int = 1
-    """number of runs with different seeds; reports mean and deviation and keeps the best run on validation"""
+    """number of runs with different seeds; reports mean and deviation and keeps the run that validates best"""
     track: list[TrackerName] = field(default_factory=list)
-    """trackers that get the measurements too: tensorboard (files in the run folder), wandb, trackio; each is an extra
+    """trackers to send the metrics to as well: tensorboard (files in the run folder), wandb, trackio; each is an extra
     to install, `pip install 'gpt1[tensorboard]'`; metrics.jsonl is always written"""
     fresh: bool = False
     """start over even if the folder holds a finished or stopped run"""
@@ -351,14 +351,14 @@ class Predict(Command):
     run: FinetunedRun
     """fine-tuned run folder"""
     input: TableOrTexts
-    """rows: csv, tsv, jsonl, parquet, xlsx, or the folder of a saved dataset; or a text itself; or `-`: standard input,
-    with a text in each line or rows of jsonl"""
+    """rows: csv, tsv, jsonl, parquet, xlsx, or the folder of a saved dataset; or the text itself; or `-`: standard
+    input, with one text per line or jsonl rows"""
     more: list[str] = field(default_factory=list)
     """with a text: the second text of a pair, or the answers to a context"""
     out: TableOut | None = None
-    """output file; its extension sets the format (csv, tsv, jsonl, parquet); -: jsonl on standard output, the default
-    of the command line, or for a text a table if that is a terminal; from Python, None, and with --json: the result
-    holds the rows"""
+    """output file; its extension sets the format (csv, tsv, jsonl, parquet); -: jsonl on standard output (a table for a
+    single text on a terminal), the default on the command line; with --json, and with None in Python, the result holds
+    the rows"""
     text: str | None = None
     """text column, or the two columns of a pair separated by a comma; default: as in training"""
     context: str | None = None
@@ -368,14 +368,14 @@ class Predict(Command):
     encoding: str = "utf-8"
     """character encoding of the file"""
     delimiter: str = "auto"
-    """what separates the columns of csv: auto (as its header shows), tab, or a character such as ';'"""
+    """column separator of csv files: auto (detected from the header), tab, or a character such as ';'"""
     skip_invalid: bool = False
-    """leave out rows without a text, and say how many, instead of refusing the file"""
+    """skip rows without a text, and report how many, instead of refusing the file"""
     batch: int = 64
     """rows per forward pass"""
     engine: EngineName = "local"
-    """where the model reads the rows: local, in this process; ray, on all nodes of a Ray cluster, as in `gpt1 prepare`;
-    all must find the run folder under the same path"""
+    """where to predict: local, in this process; ray, on all nodes of a Ray cluster, as in `gpt1 prepare`; all of them
+    must find the run folder under the same path"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -387,7 +387,7 @@ class Evaluate(Command):
     files: list[TableOrText]
     """text files; labelled rows (fine-tuned runs); minimal pairs or multiple-choice questions (any run)"""
     as_: Literal["auto", "text", "rows", "pairs", "choices"] = "auto"
-    """how to read the files; auto: by run and columns; pairs, choices: score by likelihood, zero-shot"""
+    """how to read the files; auto: decided by the run and the columns; pairs, choices: zero-shot, by likelihood"""
     good: str | None = None
     """pairs: column of the text that should be more likely; default: good or sentence_good"""
     bad: str | None = None
@@ -395,7 +395,7 @@ class Evaluate(Command):
     group: str | None = None
     """pairs and choices: column to report accuracy by; guessed if not given"""
     normalize: Literal["none", "tokens", "bytes"] = "none"
-    """pairs and choices: length by which to divide the log-likelihood of an answer"""
+    """pairs and choices: unit of the length that divides the log-likelihood of a text or answer; none: no division"""
     text: str | None = None
     """text column, or the two columns of a pair separated by a comma; default: as in training"""
     context: str | None = None
@@ -407,9 +407,9 @@ class Evaluate(Command):
     encoding: str = "utf-8"
     """character encoding of the files"""
     delimiter: str = "auto"
-    """what separates the columns of csv: auto (as its header shows), tab, or a character such as ';'"""
+    """column separator of csv files: auto (detected from the header), tab, or a character such as ';'"""
     skip_invalid: bool = False
-    """leave out rows without a text or label, and say how many, instead of refusing the file"""
+    """skip rows without a text or label, and report how many, instead of refusing the file"""
     batch: int = 64
     """rows per forward pass"""
 
@@ -425,7 +425,7 @@ class Explain(Command):
     more: list[str] = field(default_factory=list)
     """fine-tuned: the second text of a pair, or the answers to a context"""
     as_: Literal["auto", "text", "rows"] = "auto"
-    """text: how likely each token is; rows: what a fine-tuned run predicts, and why; auto: by the run"""
+    """text: how likely each token is; rows: what a fine-tuned run predicts, and why; auto: rows for a fine-tuned run"""
     html: PageOut | None = None
     """HTML page to write"""
     top: int = 5
@@ -448,43 +448,43 @@ class Embed(Command):
     encoding: str = "utf-8"
     """character encoding of the file"""
     delimiter: str = "auto"
-    """what separates the columns of csv: auto (as its header shows), tab, or a character such as ';'"""
+    """column separator of csv files: auto (detected from the header), tab, or a character such as ';'"""
     skip_invalid: bool = False
-    """leave out rows without a text, and say how many, instead of refusing the file"""
+    """skip rows without a text, and report how many, instead of refusing the file"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Serve(Command):
-    """Answer over HTTP for runs: OpenAI's completions and embeddings, predictions and explanations."""
+    """Serve runs over HTTP: OpenAI's completions and embeddings, predictions and explanations."""
 
     runs: list[NamedRun]
-    """run folders, or `starter`; each is named after its folder, or by NAME=RUN"""
+    """run folders, or `starter`; each is served under its folder's name, or as NAME with NAME=RUN"""
     host: str = "127.0.0.1"
-    """address to listen on; any that other machines can reach needs a token"""
+    """address to listen on; one that other machines can reach requires a token"""
     port: int = 8000
-    """port to listen on; 0: any free one"""
+    """port to listen on; 0: any free port"""
     token: str = ""
-    """secret that every request must carry as `Authorization: Bearer TOKEN`; default: the environment's GPT1_TOKEN"""
+    """secret that every request must send as `Authorization: Bearer TOKEN`; default: the variable GPT1_TOKEN"""
     allow_host: list[str] = field(default_factory=list)
-    """further names of this server that clients may use; with a token and a public address, default: any"""
+    """additional host names under which clients may reach this server; default on a public address: any"""
     allow_origin: list[str] = field(default_factory=list)
     """web origins, such as https://example.org, whose pages may call the server; default: only its own"""
     concurrency: int = 64
-    """texts that are generated at once; each takes memory for one context of keys and values"""
+    """maximum number of texts generated at once; each needs memory for the keys and values of one context"""
     queue: int = 64
-    """further texts and requests that may wait; beyond that, clients get an error that asks them to try again"""
+    """maximum number of texts and requests that wait; beyond that, clients are asked to retry (error 429)"""
     max_body: int = 65_536
-    """bytes of a request's body, at most"""
+    """maximum size of a request's body, in bytes"""
     max_completions: int = 8
-    """completions per request, at most: prompts times n"""
+    """maximum number of completions per request: prompts times n"""
     max_stops: int = 4
-    """stop strings per request, at most"""
+    """maximum number of stop strings per request"""
     max_rows: int = 256
-    """rows to predict or texts to embed per request, at most"""
+    """maximum number of rows to predict or texts to embed per request"""
     timeout: float = 10.0
-    """seconds in which a client must send its request, and take each part of the answer"""
+    """seconds a client has to send its request, and to receive each part of the answer"""
     grace: float = 20.0
-    """seconds in which requests may end when the server is stopped"""
+    """seconds that requests in progress have to finish when the server is stopped"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -500,13 +500,13 @@ class Convert(Command):
     """OpenAI's 2018 release or a Hugging Face openai-gpt model -> a run; or a run -> OpenAI's layout."""
 
     src: AnyModel
-    """folder of the release, a Hugging Face model or a run; or ORGANISATION/NAME of a model on the hub"""
+    """folder of the release, a Hugging Face model or a run; or a model on the hub, as ORGANISATION/NAME"""
     out: NewFolder
     """folder to write"""
     to: Literal["run", "openai"] = "run"
     """run: a run folder, which is also a Hugging Face model; openai: the layout of OpenAI's 2018 release"""
     heads: int = 0
-    """attention heads per block, which a release does not record; 0: heads of width 64, as OpenAI's"""
+    """attention heads per block, which OpenAI's release does not record; 0: heads of width 64, as in GPT-1"""
     words: Words | None = None
     """how to split words for OpenAI's vocabulary: hf, as transformers does; 2018, as the release did (spaCy)"""
 
@@ -572,7 +572,7 @@ DEFAULT_BATCH: dict[Preset, int] = {"auto": 16, "gpt1": 64, "small": 16, "tiny":
 
 
 def preset_shape(preset: Preset) -> Model:
-    """Return the shape of a preset; of auto the one that it has unless a budget chooses another."""
+    """Return the shape of a preset; for auto, the one used when no time budget chooses another."""
     return PRESETS["small" if preset == "auto" else preset]
 
 

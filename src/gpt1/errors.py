@@ -1,4 +1,4 @@
-"""The two errors that end a job, the warning that does not, and how a message names a setting."""
+"""User errors, run-time failures and data warnings, and how a message names a setting."""
 
 import re
 

@@ -1,8 +1,8 @@
-"""A local copy of what an address names, so that everything else works on files: mapped, locked, replaced atomically.
+"""A local copy of the objects at an address, so that all else works on files: mapped, locked, replaced atomically.
 
-An index beside the copy records which version of each object it holds, and size, time and hash of the file then: an
-object that differs from the index has changed in the store, a file that differs has changed here. So nothing is copied
-twice, and it is noticed if two machines have written at once.
+An index beside the copy records the version of each object, and the size, time and hash of the file when it was
+copied: an object that differs from the index has changed in the store, a file that differs has changed locally. So
+nothing is copied twice, and it is noticed if two machines have written at once.
 """
 
 import hashlib

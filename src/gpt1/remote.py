@@ -1,7 +1,7 @@
-"""Commands whose paths are addresses, as `s3://bucket/folder`: inputs are copied here before, outputs uploaded after.
+"""Commands whose paths are addresses, such as `s3://bucket/folder`: download inputs before, upload outputs after.
 
-A command itself works on files and knows nothing of this, except that one that takes long calls `publish` when it has
-saved a state, which is uploaded while it goes on.
+The command itself works on local files and needs to know nothing of this, except that a long one calls `publish` when
+it has saved a state, which is then uploaded in the background.
 """
 
 import dataclasses
@@ -99,7 +99,7 @@ def local_copy(address: str | os.PathLike[str], is_flat: bool = True) -> Path:
 
 @contextmanager
 def output_path(address: str | os.PathLike[str], written: str = "folder") -> Iterator[Path]:
-    """Yield a local path; what the block has written there is uploaded to the address at its end, even after an error.
+    """Yield a local path; when the block ends, even with an error, what it wrote there is uploaded to the address.
 
     A path that is no address is yielded as it is. What is `written` there is a folder or a continued file, which begins
     as the store has it, or a new file (`config.PathTo`). Only the first of several processes uploads. Raises UserError
@@ -186,7 +186,7 @@ def _addresses(path: PathTo, value: Any) -> list[str]:
 
 
 def local_path(value: str, path: PathTo) -> str:
-    """Return the path of the copy of an address, a glob for a glob, and any other path as it is."""
+    """Return the path of an address's local copy (a glob for a glob), and any other path unchanged."""
     if not _addresses(path, value):
         return value
     if path == NAMED_RUN:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written under a temporary name, synced, then renamed."""
+"""Atomic writes: a file is written under a temporary name, synced, then renamed, so it is complete or absent."""
 
 import contextlib
 import errno
@@ -93,7 +93,7 @@ def move_folder(temporary: Path, path: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder and what it holds; it loses its name at once, so that it is never there in part."""
+    """Remove a folder and its contents; it is renamed first, so that it never exists in part under its name."""
     temporary = temporary_name(path)
     path.rename(temporary)
     shutil.rmtree(temporary)

@@ -1,4 +1,4 @@
-"""What `torchrun` tells the processes that it starts, by environment variables."""
+"""Rank and world size, from the environment variables that `torchrun` sets."""
 
 import os
 

@@ -409,11 +409,11 @@ def test_a_new_run_gets_a_name_of_its_own(
         ("explain run", "gpt1 explain: missing TEXT: the text to explain"),
         (
             "generate run --stream --json",
-            "gpt1 generate: --stream prints words as they come, --json one document at the end; give one of them",
+            "gpt1 generate: --stream prints words at once, --json one document at the end; give one of them",
         ),
         (
             "predict run a.csv --out - --json",
-            "gpt1 predict: --out - prints rows as they come, --json one document at the end; give one of them",
+            "gpt1 predict: --out - prints rows at once, --json one document at the end; give one of them",
         ),
     ],
 )

@@ -29,7 +29,7 @@ RIGHT = {
 WRONG = {
     "a run": {"nosuch": "no such run folder", "data": "is prepared data, not a run"},
     "a run, perhaps named": {"a=nosuch": "no such run folder", "data": "is prepared data, not a run", "=a": "NAME=RUN"},
-    "a pre-trained run": {"nosuch": "no such run folder", "finetuned": "fine-tuned already", "hf": "gpt1 convert hf"},
+    "a pre-trained run": {"nosuch": "no such run folder", "finetuned": "already fine-tuned", "hf": "gpt1 convert hf"},
     "a fine-tuned run": {"nosuch": "no such run folder", "pretrained": "is pre-trained, not fine-tuned"},
     "prepared data": {"nosuch": "no manifest.json", "pretrained": "is a run"},
     "a table or splits": {"nosuch.csv": "no such file", "pretrained": "a folder, but not of a dataset"},
@@ -40,7 +40,7 @@ WRONG = {
     "a model": {"nosuch": "no such folder", "a.txt": "this is a file"},
     "a new folder": {"a.txt": "is a file", "pretrained": "holds something else"},
     "prepared data to write": {"a.txt": "is a file", "a.txt/x": "a.txt is a file"},
-    "a demo to write": {"a.txt": "is a file", "data": "holds something else than a demo"},
+    "a demo to write": {"a.txt": "is a file", "data": "holds something other than a demo"},
     "a pre-trained run to write": {"finetuned": "holds a fine-tuned run", "data": "not empty and holds no run"},
     "a fine-tuned run to write": {"pretrained": "holds a pre-trained run", "data": "which `gpt1 finetune` did not"},
     "an ablation to write": {"finetuned/gpt1.json": "was not written by `gpt1 ablate`", "a.txt": "damaged"},

@@ -106,7 +106,7 @@ def test_the_life_cycle(calls: list[tuple[str, Any]], tmp_path: Path) -> None:
 
 def test_a_folder_that_holds_something_else_is_refused(calls: list[tuple[str, Any]], tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("mine")
-    with one_line("holds something else than a demo (train.csv); choose an empty or a new folder"):
+    with one_line("holds something other than a demo (train.csv); choose an empty or a new folder"):
         demo(out=tmp_path)
     (tmp_path / DEMO_FILE).touch()
     with hold(tmp_path), one_line(f"{tmp_path} is in use by process"):

@@ -192,7 +192,7 @@ def test_the_same_again_is_nothing_to_do(
     first = finetune(settings(base, train, out, lr=0.0, batch=0))
     before = everything(out)
     assert finetune(settings(base, train, out, lr=0.0, batch=0, threads=2)) == first
-    assert "is fine-tuned with these settings already" in capsys.readouterr().err
+    assert "is already fine-tuned with these settings" in capsys.readouterr().err
     assert everything(out) == before
     moved = tmp_path / "moved.csv"
     moved.write_bytes(train.read_bytes())
@@ -545,7 +545,7 @@ def test_a_full_disk_ends_no_training_that_need_not_save(
     monkeypatch.setattr(epochs, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(checkpoint, "save_file", full)
     finetune(settings(base, train, tmp_path / "run"))
-    assert "no state could be saved (No space left on device); training continues" in capsys.readouterr().err
+    assert "could not save a state (No space left on device); training continues" in capsys.readouterr().err
     with pytest.raises(OSError, match="No space left"):
         ended_at(monkeypatch, 5, stop)
         finetune(settings(base, train, tmp_path / "new"))
@@ -561,7 +561,7 @@ def test_a_finished_run_is_found_beside_a_stopped_one(
         ended_at(patch, 5, stop)
         finetune(settings(base, train, out, seed=2, fresh=True))
     assert finetune(settings(base, train, out)) == first
-    assert "is fine-tuned with these settings already" in capsys.readouterr().err
+    assert "is already fine-tuned with these settings" in capsys.readouterr().err
 
 
 def test_a_readme_of_others_is_never_replaced(base: Path, train: Path, tmp_path: Path) -> None:
@@ -649,14 +649,14 @@ def test_one_row_cannot_train_and_validate(base: Path, tmp_path: Path, task: Tas
     """Of these tasks one label is enough, so nothing else refuses it."""
     train = tmp_path / "train.jsonl"
     train.write_text(json.dumps(row))
-    with one_line(f"{train} has 1 row; two or more are needed", "valid"):
+    with one_line(f"{train} has 1 row, but at least two are needed", "valid"):
         finetune(settings(base, train, tmp_path / "run", task=task))
     finetune(settings(base, train, tmp_path / "run", task=task, valid=str(train)))
 
 
 def test_wrong_runs(base: Path, train: Path, tmp_path: Path) -> None:
     finetune(settings(base, train, tmp_path / "tuned"))
-    with pytest.raises(UserError, match="is fine-tuned already; start from the pre-trained run it came from"):
+    with pytest.raises(UserError, match="is already fine-tuned; start from the pre-trained run it came from"):
         finetune(settings(tmp_path / "tuned", train, tmp_path / "again"))
     loaded = load_run(base)
     save_run(tmp_path / "newer", loaded.body, loaded.tokenizer, replace(loaded.metadata, format=2))

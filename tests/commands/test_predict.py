@@ -214,7 +214,7 @@ def test_a_wrong_request_leaves_nothing(
 def test_a_column_that_the_prediction_replaces(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = written(tmp_path / "a.jsonl", [{"review": "a", "predicted_label": "mine"}])
     assert predicted(run, source, source)[0]["predicted_label"] in LABELS, "the file itself may be replaced"
-    assert "has a column predicted_label already; the prediction replaces it" in capsys.readouterr().err
+    assert "already has a column predicted_label; the prediction replaces it" in capsys.readouterr().err
 
 
 def test_out_of_memory_is_one_line_and_the_old_file_stays(

@@ -739,7 +739,7 @@ def test_one_line_and_nothing_written(
 def test_a_pipe_is_refused(tmp_path: Path) -> None:
     """It would be read several times, and hold nothing but the first time."""
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UserError, match="pipe: a pipe, which can be read only once; write what comes through it to a"):
+    with pytest.raises(UserError, match="pipe: a pipe, which can be read only once; write its content to a"):
         run(tmp_path / "out", tmp_path / "pipe")
 
 

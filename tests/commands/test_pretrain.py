@@ -168,8 +168,8 @@ def test_a_full_disk_ends_no_training(
         patch.setattr(run, "save_run", full)
         pretrain(settings(data, out, save_every=2))
     said = " ".join(capsys.readouterr().err.split())
-    assert f"{out}: no state could be saved (No space left on device); training continues" in said
-    assert f"{out}: no model could be saved (No space left on device); training continues" in said
+    assert f"{out}: could not save a state (No space left on device); training continues" in said
+    assert f"{out}: could not save a model (No space left on device); training continues" in said
     state = checkpoint.latest(out)
     assert state is not None
     assert checkpoint.read_notes(state)["step"] == 2

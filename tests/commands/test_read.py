@@ -141,7 +141,7 @@ def test_done_is_done_and_other_text_is_refused(
 ) -> None:
     before = outcome(whole)
     finetune(asked(base, rows, whole, rows, more))
-    assert "is fine-tuned with these settings already" in capsys.readouterr().err
+    assert "is already fine-tuned with these settings" in capsys.readouterr().err
     for changed in (asked(base, rows, whole), asked(base, rows, whole, more)):
         with one_line("was made with other content of read"):
             finetune(changed)
@@ -181,7 +181,7 @@ def test_reading_the_validation_rows_is_warned_of(
 ) -> None:
     (valid := tmp_path / "valid.csv").write_bytes(rows.read_bytes())
     finetune(asked(base, rows, tmp_path / "run", valid, valid=str(valid), epochs=1))
-    assert "warning: " + f"{valid} is also named by read" in capsys.readouterr().err
+    assert "warning: " + f"{valid} is also among the files of read" in capsys.readouterr().err
 
 
 def test_a_lossy_tokenizer(rows: Path, tmp_path: Path) -> None:

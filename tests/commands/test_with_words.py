@@ -225,7 +225,7 @@ def test_a_run_of_before_has_no_words(plain: Path, folder: Path, tmp_path: Path,
     } | {"run": str(old)}
     capsys.readouterr()
     again = finetune(settings(folder, old))
-    assert "is fine-tuned with these settings already" in capsys.readouterr().err
+    assert "is already fine-tuned with these settings" in capsys.readouterr().err
     assert not {"words_alone", "words_weight"} & again.keys()
     report(Report(runs=[str(old)], out=str(tmp_path / "page.html")))
 

@@ -937,7 +937,7 @@ def test_wrong_folders(base: str, classifier: gpt1.Classifier, tmp_path: Path) -
     classifier.save(tmp_path / "run")
     with pytest.raises(ValueError, match="is fine-tuned for classification, not for regression"):
         gpt1.Regressor.load(tmp_path / "run")
-    with pytest.raises(ValueError, match="is fine-tuned already; start from the pre-trained run"):
+    with pytest.raises(ValueError, match="is already fine-tuned; start from the pre-trained run"):
         gpt1.Classifier(tmp_path / "run").fit(TEXTS, MOODS)
     with pytest.raises(ValueError, match="y_valid holds the class 'odd', which y does not"):
         gpt1.Classifier(base, **ONCE).fit(TEXTS, MOODS, X_valid=["a"], y_valid=["odd"])

@@ -412,7 +412,9 @@ def test_few_validation_rows_choose_no_epoch_unless_asked_to(
     asked = too_fast(base, tmp_path, out=str(tmp_path / "last"), epochs=8)
     last = finetune(asked)
     assert (last["epoch"], last["selected_by"]) == (8, "last epoch")
-    said = f"only {last['n']} validation rows, too few to select an epoch: keeping the last (or say select pearson)"
+    said = (
+        f"only {last['n']} validation rows, too few to select an epoch: keeping the last (select pearson selects one)"
+    )
     assert said in capsys.readouterr().err
     chosen = finetune(replace(asked, out=str(tmp_path / "best"), select="pearson"))
     found = [row["val_pearson"] for row in log.read(tmp_path / "best") if "val_pearson" in row]

@@ -146,8 +146,8 @@ def test_a_collapsed_training_begins_again_at_a_lower_rate(
     options = FitOptions(lm_coef=0.0, lr=0.1, epochs=12)
     found = fit(base, rows, options)
     told = capsys.readouterr().err
-    assert "after epoch 1 every row gets the same scores; lower lr, 0.1: beginning again with 0.025" in told
-    assert found.options.lr == 0.1 / 4 ** told.count("beginning again")
+    assert "after epoch 1 every row gets the same scores; lower lr, 0.1: starting again with 0.025" in told
+    assert found.options.lr == 0.1 / 4 ** told.count("starting again")
     predictions_NC, _ = found.predictor(torch.device("cpu"), torch.float32).predict(rows.train.texts, 8)
     assert predictions_NC.std(0).max() > 0.1
     resumable = fit(base, rows, options, folder=tmp_path / "states", keep_end=True)

@@ -57,4 +57,4 @@ def test_updates_in_a_time_are_the_most_that_fit() -> None:
 def test_however_short_the_time_a_few_updates_are_made(capsys: pytest.CaptureFixture[str]) -> None:
     assert SPEED.steps(0.6) == 10
     told = capsys.readouterr().err
-    assert f"too short: 10 updates will be made, which take about {SPEED.seconds(10) / 60:.2g} minutes" in told
+    assert f"too short: 10 updates take about {SPEED.seconds(10) / 60:.2g} minutes" in told

@@ -208,7 +208,7 @@ def test_a_card_names_data_and_scores(tmp_path: Path) -> None:
     for line in (
         "| accuracy | 0.8765 |", "| accuracy, 2 seeds | 0.8 ± 0.01 |", "| rows (train) | 1,234 |",
         "| data (train) | rows.csv |", "| fine-tuned from | books |", "| pre-training tokens | 5,678 |",
-        r"tell these classes apart: x\|y, a &lt;b>, 9.",
+        r"distinguish these classes: x\|y, a &lt;b>, 9.",
         "gpt1 reads all of it in parts and averages, transformers reads only the beginning, so their answers differ",
     ):  # fmt: skip
         assert line in card

@@ -73,8 +73,8 @@ def test_a_run_of_that_name_has_precedence(installed: Path, tmp_path: Path, caps
     assert not capsys.readouterr().err
     for _ in range(3):
         assert find_run("starter") == Path("starter")
-    hidden = "the starter model is hidden by it until you rename that folder"
-    assert capsys.readouterr().err == f"starter is the run in {tmp_path / 'starter'}; {hidden}\n", "once"
+    hidden = "which hides the starter model; rename that folder to use the starter"
+    assert capsys.readouterr().err == f"starter is the run in {tmp_path / 'starter'}, {hidden}\n", "once"
     assert find_run(tmp_path / "other") == tmp_path / "other"
 
 

@@ -153,7 +153,7 @@ def test_a_full_disk_is_an_error_only_if_the_state_is_needed(
                 states.save(1, {"a": torch.ones(1)}, {}, required=True)
         else:
             states.save(1, {"a": torch.ones(1)}, {})
-    said = "no state could be saved (No space left on device); training continues"
+    said = "could not save a state (No space left on device); training continues"
     assert (said in " ".join(capsys.readouterr().err.split())) != required
     assert names(tmp_path) == []
 

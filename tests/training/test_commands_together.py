@@ -147,8 +147,8 @@ def test_other_commands_say_once_that_they_work_in_one_process(tmp_path: Path) -
     assert [code for code, *_ in ended] == [2, 2]
     (line,) = [line for *_, error in ended for line in error.splitlines()]
     assert line == (
-        "gpt1 prepare: it works in one process; start it without torchrun, which is for gpt1 pretrain, gpt1 finetune, "
-        "gpt1 predict, gpt1 evaluate, gpt1 ablate"
+        "gpt1 prepare: it runs in one process; start it without torchrun, which works for gpt1 pretrain, "
+        "gpt1 finetune, gpt1 predict, gpt1 evaluate, gpt1 ablate"
     )
     assert not (tmp_path / "out").exists()
 

@@ -76,7 +76,7 @@ def test_choosing_a_device_changes_nothing() -> None:
 
 
 def test_apples_gpus_are_used_where_torch_computes_rightly_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="dtype bf16: on Apple's GPUs torch then lets tokens see later ones; give fp32"):
+    with pytest.raises(UserError, match="dtype bf16: on Apple's GPUs torch then lets tokens see later ones; use fp32"):
         choose_device("mps", "bf16")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(torch, "__version__", TorchVersion("2.10.0"))

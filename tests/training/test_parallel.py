@@ -236,7 +236,7 @@ def test_one_process_writes_and_an_error_is_said_once(data: Path, tmp_path: Path
     )
     assert (code, other) == (0, 0), error
     assert json.loads(out)["steps"] == 4
-    assert error.splitlines()[0] == "2 processes share out each batch (--parallel ddp)"
+    assert error.splitlines()[0] == "2 processes split each batch (--parallel ddp)"
     assert (nothing, silence) == ("", "")
     assert [row["step"] for row in log.read(tmp_path / "run") if "tokens" in row] == [1, 2, 3, 4]
     ended = finish(start(pretrain(data, tmp_path / "wrong", "--steps", "4", "--batch", "1"), 2))

@@ -38,7 +38,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("sharded") / "run"
     ended = finish(start(pretrain(data, out, "--parallel", "fsdp"), 2))
     assert [code for code, *_ in ended] == [0, 0], ended
-    assert "2 processes share out weights" in ended[0][2]
+    assert "2 processes shard weights" in ended[0][2]
     return out
 
 

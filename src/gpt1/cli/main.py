@@ -51,7 +51,7 @@ PRETRAINED, FINETUNED = 'generate {out} "Once upon a time"', "predict {out} FILE
 
 # By the stages of the life cycle, in the order of the overview.
 STAGES = {
-    "See it all, without any data of yours": {
+    "Try everything, without data of your own": {
         "demo": Verb(config.Demo, "", "everything, in minutes"),
     },
     "Pre-train a GPT on text": {
@@ -59,7 +59,7 @@ STAGES = {
             config.Prepare, "texts/ --out data/my", "text -> tokens", ("inputs",),
             then="pretrain {out} --out {run}",
         ),
-        "plan": Verb(config.Plan, "data/my --preset tiny", "memory and hours it takes", ("data",)),
+        "plan": Verb(config.Plan, "data/my --preset tiny", "memory and hours needed", ("data",)),
         "pretrain": Verb(
             config.Pretrain, "data/my --out runs/my", "tokens -> a GPT", ("data",),
             is_shared=True, then=PRETRAINED,
@@ -69,13 +69,13 @@ STAGES = {
             then=PRETRAINED,
         ),
         "generate": Verb(
-            config.Generate, 'runs/my "Once upon"', "it continues a text", ("run", "prompts"), stdin="prompts"
+            config.Generate, 'runs/my "Once upon"', "continue a text", ("run", "prompts"), stdin="prompts"
         ),
         "explain": Verb(
             config.Explain, 'runs/my "A sentence."', "how likely each token is", ("run", "text", "more"), stdin="text"
         ),
     },
-    "Fine-tune it on labels (`starter` is a run to begin with, if installed)": {
+    "Fine-tune it on labels (`starter` is a pre-trained run, if installed)": {
         "finetune": Verb(
             config.Finetune, "runs/my --train a.csv --out runs/task", "rows -> a classifier", ("run",),
             is_shared=True, then=FINETUNED,
@@ -91,11 +91,11 @@ STAGES = {
             config.Ablate, "runs/my --train a.csv", "what pre-training is worth", ("run",), is_shared=True
         ),
     },
-    "Look at what there is, and use it from other programs": {
-        "report": Verb(config.Report, "runs/my runs/task", "a page of its curves", ("runs",)),
-        "info": Verb(config.Info, "runs/my", "what is in a folder", ("path",)),
+    "Inspect runs, and use them from other programs": {
+        "report": Verb(config.Report, "runs/my runs/task", "curves and scores, a page", ("runs",)),
+        "info": Verb(config.Info, "runs/my", "what a folder holds", ("path",)),
         "embed": Verb(config.Embed, "runs/my a.csv --out a.parquet", "a vector for each text", ("run", "input")),
-        "serve": Verb(config.Serve, "runs/my runs/task", "an HTTP API, as OpenAI's", ("runs",)),
+        "serve": Verb(config.Serve, "runs/my runs/task", "an HTTP API like OpenAI's", ("runs",)),
     },
 }  # fmt: skip
 COMMANDS = {name: verb for stage in STAGES.values() for name, verb in stage.items()}
@@ -183,11 +183,11 @@ def _settings(verb: Verb, defaults: dict[str, Any], line: arguments.CommandLine)
     """Return a command's settings, checked except for its paths."""
     if not verb.is_shared and torchrun.is_launched():
         shared = [f"gpt1 {one}" for one, other in COMMANDS.items() if other.is_shared]
-        raise UserError(f"it works in one process; start it without torchrun, which is for {', '.join(shared)}")
+        raise UserError(f"it runs in one process; start it without torchrun, which works for {', '.join(shared)}")
     if line.json and line.given.get("stream"):
-        raise UserError("--stream prints words as they come, --json one document at the end; give one of them")
+        raise UserError("--stream prints words at once, --json one document at the end; give one of them")
     if line.json and verb.stdout and line.given.get(verb.stdout) == "-":
-        raise UserError("--out - prints rows as they come, --json one document at the end; give one of them")
+        raise UserError("--out - prints rows at once, --json one document at the end; give one of them")
     given = dict(line.given)
     if verb.stdin in given:
         given[verb.stdin] = _texts(given[verb.stdin])

@@ -1,4 +1,4 @@
-"""`gpt1 ablate`: what pre-training and the auxiliary loss are worth, and how many labels (the paper, table 5)."""
+"""`gpt1 ablate`: how much pre-training, the auxiliary loss and more labels contribute (the paper, table 5)."""
 
 import dataclasses
 import shutil
@@ -279,7 +279,7 @@ def _scored_rows(settings: Ablate, rows: TaskRows) -> LabelledRows:
     if not settings.test:
         warn(
             f"without {setting('test')}, models are scored on the validation rows, which also select the "
-            "epochs, so the scores are slightly too good"
+            "epochs, so the scores are slightly too high"
         )
         return rows.valid
     options = TableOptions.of(settings)

@@ -136,7 +136,7 @@ def _demo(settings: Demo, folder: Path) -> DemoResult:
 
 
 def show(result: DemoResult) -> Group:
-    """Format accuracy with and without pre-training, GPT-1's claim, beside that of words alone, for both tasks."""
+    """Format accuracy with and without pre-training, GPT-1's claim, and that of words alone, for both tasks."""
     title = f"{TRAIN} labels per class, {CLASSES} classes: accuracy on unseen docstrings"
     out = Table(title=title, title_justify="left")
     for column in ("model", "mean", *(f"seed {seed}" for seed in range(1, SEEDS + 1))):
@@ -159,7 +159,7 @@ def show(result: DemoResult) -> Group:
 
 
 def write_files(folder: Path) -> None:
-    """Write corpus.jsonl, and rows to train and test on for both tasks; what is tested is kept out of the corpus."""
+    """Write corpus.jsonl, and training and test rows for both tasks; test texts are kept out of the corpus."""
     found = docstrings()
     train, test = labelled(found, CLASSES, TRAIN, TEST)
     ends_train, ends_test = endings(found, ENDINGS_TRAIN, ENDINGS_TEST)

@@ -106,7 +106,7 @@ def _finetune(settings: Finetune, out: Path) -> None:
         sources = world.from_main(lambda: source_files(settings.run, settings.train, settings.valid))
         inputs = world.from_main(lambda: input_hashes(sources, text.sources() if text else ()))
         if world.from_main(lambda: _is_done(settings, inputs)):
-            say(f"{out} is fine-tuned with these settings already ({setting('fresh')} starts over)")
+            say(f"{out} is already fine-tuned with these settings ({setting('fresh')} starts over)")
             return
         setup_device(settings)
         base, read = load_run(settings.run), None

@@ -161,7 +161,7 @@ def show(result: PlanResult) -> RenderableType:
         "parameters": result.parameters,
         "an update": f"{result.tokens_per_update:,} tokens, {result.seconds_per_update:.3g} seconds",
         "tokens per second": round(result.tokens_per_second),
-        "arithmetic": f"{work / 1e9:,.3g} GFLOP a token, {work * result.tokens_per_second / 1e9:,.0f} GFLOP/s",
+        "arithmetic": f"{work / 1e9:,.3g} GFLOP per token, {work * result.tokens_per_second / 1e9:,.0f} GFLOP/s",
         "updates": f"{result.steps:,}, {result.tokens:,} tokens",
         "time": _duration(3600 * result.hours),
         "peak memory": _of_available(result),

@@ -121,7 +121,7 @@ def _predict(settings: Predict) -> PredictResult:
             counts.update(label for each in found for label in _labels(each["predicted_label"]))
             new = [_flat(each, source.answers) for each in found] if is_flat else found
             if not done and (taken := [name for name in source.columns if name in new[0]]):
-                warn(f"{source.name} has a column {taken[0]} already; the prediction replaces it")
+                warn(f"{source.name} already has a column {taken[0]}; the prediction replaces it")
             write([replace(row, values={**row.values, **each}) for row, each in zip(block, new, strict=True)])
             done, too_long = done + len(block), too_long + cut
             progress.update(task, completed=done)

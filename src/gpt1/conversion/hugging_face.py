@@ -113,7 +113,7 @@ def download(name: str) -> Path:
         raise UserError(
             f"{name}: no such folder; to download it from Hugging Face's hub, pip install gpt1[hf]"
         ) from None
-    say(f"{name}: no local folder, so it is downloaded from Hugging Face's hub")
+    say(f"{name}: no local folder; downloading it from Hugging Face's hub")
     try:
         folder = Path(snapshot_download(name, allow_patterns=WANTED))
         if not (folder / SAFE).exists() and not (folder / INDEX).exists():

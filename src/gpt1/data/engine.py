@@ -1,8 +1,8 @@
-"""Engines: a job's items are worked on by threads of this process, or by the nodes of a Ray cluster; no torch.
+"""Engines: process a job's items in threads of this process, or on the nodes of a Ray cluster; no torch.
 
 An engine is a context manager that yields an ordered `Map`. The items are a stream: a map takes a bounded number of
-them ahead and gives back results in the order of the items, so an engine changes neither a result nor the memory that
-a longer stream needs.
+them ahead and returns results in the order of the items, so the engine changes no result, and memory does not grow
+with the stream.
 """
 
 import logging
@@ -134,7 +134,7 @@ def _connect() -> None:
 
 
 def _ray_map(threads: int, gpu: bool, function: Callable[[Item], Value], items: Iterable[Item], /) -> Iterator[Value]:
-    """Map by Ray tasks. What a dead worker or node had taken or not yet handed over is done again elsewhere."""
+    """Map with Ray tasks. The unfinished and undelivered work of a dead worker or node is repeated elsewhere."""
     import ray
 
     most = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
@@ -170,7 +170,7 @@ def _ray_map(threads: int, gpu: bool, function: Callable[[Item], Value], items: 
 
 
 def _work(shared: list[Any], item: Item, threads: int, version: str) -> Any:
-    """Work on one item in a worker process. `shared` holds a reference, which Ray leaves as it is, to the function."""
+    """Process one item in a worker. `shared` holds a reference to the function, which Ray does not resolve."""
     import ray
 
     where = f"on the Ray node {ray.util.get_node_ip_address()}"

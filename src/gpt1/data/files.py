@@ -139,7 +139,7 @@ def matches(given: str) -> list[str]:
 
 def _files_under(path: Path) -> list[File]:
     if path.is_fifo():
-        raise UserError(f"{path}: a pipe, which can be read only once; write what comes through it to a file")
+        raise UserError(f"{path}: a pipe, which can be read only once; write its content to a file")
     if not path.is_dir():
         return [File(path, named=True)]
     check_single_split(path)
@@ -357,7 +357,7 @@ def _several_splits(path: Path, names: list[str]) -> UserError:
 
 
 def dataset_files(path: Path) -> list[Path]:
-    """Return the Arrow files of a dataset's folder, in order; an Arrow file itself. Raises UserError if one is gone."""
+    """Return a dataset folder's Arrow files in order, or an Arrow file itself. Raises UserError if one is missing."""
     if not path.is_dir():
         return [path]
     try:

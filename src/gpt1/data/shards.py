@@ -185,7 +185,7 @@ class ShardWriter:
 
 
 class TokenStream:
-    """The tokens of a split as one long sequence, memory-mapped, so that only what is read is loaded.
+    """The tokens of a split as one long sequence, memory-mapped, so that only the parts that are read are loaded.
 
     At most `MAPPED` shards are mapped at once, those that were read last. Raises UserError, naming the file, if a shard
     is missing or its size is not that in the manifest.

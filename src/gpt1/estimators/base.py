@@ -1,4 +1,4 @@
-"""What the estimators of all tasks share: scikit-learn's contract around `finetuning.fit_best`."""
+"""The base of all estimators: scikit-learn's contract around `finetuning.fit_best`."""
 
 import hashlib
 import inspect
@@ -75,7 +75,7 @@ model_ : FittedModel
 
 @dataclass(frozen=True)
 class Targets:
-    """What y asks the model to learn."""
+    """The targets that y defines."""
 
     label_type: LabelType
     labels: list[Any]
@@ -87,8 +87,8 @@ class Targets:
 class TextEstimator(BaseEstimator):
     """A pre-trained run, fine-tuned by `fit` (the paper, section 3.2).
 
-    The parameters are the settings of `gpt1 finetune`, where 0 lets the rows and the model decide; a subclass's
-    docstring gains their documentation. Wrong parameters and rows raise ValueError or TypeError.
+    The parameters are the settings of `gpt1 finetune`; 0 derives a default from the rows and the model. Subclasses'
+    docstrings include their documentation. Invalid parameters and rows raise ValueError or TypeError.
     """
 
     task: ClassVar[Task]
@@ -171,14 +171,14 @@ class TextEstimator(BaseEstimator):
         y : sequence of length N
             Their targets.
         X_valid, y_valid : sequences, default None
-            Rows that validate: they select the epoch and calibrate the probabilities. None: a tenth of X, in which rows
-            that share their first text stay together.
+            Validation rows: they select the epoch and calibrate the probabilities. None: a tenth of X; rows with the
+            same first text stay together.
         sample_weight : sequence of N numbers, default None
-            How much each row counts in training, 0 or more. In each update, the losses of a row (the paper's L2 and L1)
+            Weight of each row in training, 0 or more. In each update, the losses of a row (the paper's L2 and L1)
             are multiplied by its weight, and their sum is divided by the sum of the update's weights, not by the number
             of rows. So only ratios matter: equal weights are the same as None, to the last bit, and a row of weight 2
-            counts as two copies of it in the same update. Words alone get the weights divided by their mean, as
-            scikit-learn's `sample_weight`. `class_weights` come on top. Validation rows are not weighted.
+            counts as two copies in the same update. Words alone get the weights, divided by their mean, as
+            scikit-learn's `sample_weight`. `class_weights` apply in addition. Validation rows are not weighted.
 
         Returns
         -------
@@ -187,7 +187,7 @@ class TextEstimator(BaseEstimator):
         Raises
         ------
         ValueError
-            For wrong parameters, rows and targets; the message names the row.
+            For invalid parameters, rows and targets; the message names the row.
         TypeError
             For containers and values of a wrong type.
         """
@@ -230,7 +230,7 @@ class TextEstimator(BaseEstimator):
         Parameters
         ----------
         folder : str or Path
-            Where to write; a fine-tuned run that is there is replaced, anything else refused with a ValueError.
+            Folder to write. A fine-tuned run in it is replaced; anything else in it raises ValueError.
         """
         check_is_fitted(self)
         with isolated(), output_path(folder) as place:
@@ -246,13 +246,13 @@ class TextEstimator(BaseEstimator):
         folder : str or Path
             The run folder.
         **parameters
-            Parameters of the constructor, such as `device`. The others are the settings of the run, except for device
-            and threads; of a converted run, whose settings are unknown, the defaults, and `run` is the folder.
+            Constructor parameters to set, such as `device`. The others come from the run's settings, except device and
+            threads; for a converted run, whose settings are unknown, they are the defaults, and `run` is the folder.
 
         Returns
         -------
         estimator
-            Fitted; it predicts as the one that was saved.
+            Fitted, with the same predictions as the one that was saved.
         """
         with isolated():
             model = FittedModel.load(find_run(folder))
@@ -276,7 +276,7 @@ class TextEstimator(BaseEstimator):
         Parameters
         ----------
         texts : sequence of str, str, Path or list of Path
-            Texts without labels, each a document; the name of a file, or files as `pathlib.Path`.
+            Unlabelled texts, one document each; or the name of a file, or files as `pathlib.Path`.
         out : str or Path
             Run folder to write.
         epochs : float, default 3.0
@@ -287,7 +287,7 @@ class TextEstimator(BaseEstimator):
         Returns
         -------
         estimator
-            A new one, not fitted, whose `run` is `out`; this one stays as it is.
+            A new, unfitted estimator whose `run` is `out`; this one is unchanged.
         """
         from gpt1.pretraining.continued import continue_pretraining  # here, since few estimators pre-train
 
@@ -309,7 +309,7 @@ class TextEstimator(BaseEstimator):
 
     @abstractmethod
     def _targets(self, y: Any, rows: Sequence[Texts]) -> Targets:
-        """Return what y asks the model to learn of the rows."""
+        """Return the targets of the rows, from y."""
 
     @abstractmethod
     def _labels(self, y: Any, rows: Sequence[Texts], targets: Targets) -> list[Any]:
@@ -395,7 +395,7 @@ def _parameters_doc() -> str:
 
 
 def _unlabelled(texts: Any, name: str) -> Any:
-    """Return texts, from every container that X may be, as a list; names of files as they are."""
+    """Return texts, from every container that X may be, as a list; names of files are returned unchanged."""
     if isinstance(texts, str | os.PathLike) or (
         isinstance(texts, list) and any(isinstance(one, Path) for one in texts)
     ):

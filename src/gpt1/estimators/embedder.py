@@ -1,4 +1,4 @@
-"""A run as a scikit-learn transformer: texts in, vectors out, for any model that reads numbers."""
+"""A run as a scikit-learn transformer, from texts to vectors, for any model with numeric input."""
 
 import copy
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Conversion of X to rows of texts and of y to labels, from every container that scikit-learn's users keep them in.
+"""Conversion of X to rows of texts and of y to labels, from every container that scikit-learn users work with.
 
-Wrong rows raise ValueError or TypeError, as scikit-learn requires.
+Invalid rows raise ValueError or TypeError, as scikit-learn requires.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -94,9 +94,9 @@ class _Classes(ClassifierMixin, TextEstimator):
 
 
 class Classifier(_Classes, _OneText):
-    """Predict a class of a text.
+    """Predict the class of a text.
 
-    X holds N texts, y their classes: strings, whole numbers or bools, two different ones or more.
+    X holds N texts, y their classes: strings, whole numbers or bools, at least two different ones.
 
     Attributes
     ----------
@@ -155,9 +155,9 @@ class Entailment(_Classes, _Pair):
 class Similarity(_Pair):
     """Predict how similar two texts are, in either order.
 
-    X holds N rows of two texts. A y of floats is a scale: `predict` returns numbers and `score` is R^2. Any other y
-    holds classes (the same or not): `predict` returns classes, `score` is the accuracy, and there are `classes_` and
-    `predict_proba`.
+    X holds N rows of two texts. If y holds floats, they are scores: `predict` returns numbers and `score` is R^2. Any
+    other y holds classes (such as same or different): `predict` returns classes, `score` is the accuracy, and there
+    are `classes_` and `predict_proba`.
 
     Attributes
     ----------
@@ -236,7 +236,7 @@ class Similarity(_Pair):
 class Regressor(RegressorMixin, _OneText):
     """Predict a number for a text.
 
-    X holds N texts, y their numbers, which the model learns standardised. `score` is R^2.
+    X holds N texts, y a number for each, which the model learns in standardised form. `score` is R^2.
 
     See Also
     --------
@@ -356,7 +356,7 @@ class MultiLabelClassifier(ClassifierMixin, _OneText):
     X holds N texts; y an indicator (N, C), a column of 0 and 1 for each label, or a set or list of names per row.
     scikit-learn's cross-validation and searches refuse lists of lists, but take sets.
     `predict` always returns an indicator; the names of a row are `classes_[row == 1]`. `score` is the share of rows
-    whose labels are all right.
+    whose labels are all correct.
 
     Attributes
     ----------

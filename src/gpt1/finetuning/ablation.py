@@ -104,7 +104,7 @@ def sample(rows: LabelledRows, label_type: LabelType, size: int, seed: int) -> L
                 met |= names
                 needed[i] = None
     if size < len(needed):
-        raise UserError(f"{setting('sizes')} {size}: it takes {len(needed)} rows for every one of the labels to occur")
+        raise UserError(f"{setting('sizes')} {size}: at least {len(needed)} rows are needed for every label to occur")
     rest = [i for i in order if i not in needed]
     return rows.select(sorted([*needed, *rest][:size]))
 

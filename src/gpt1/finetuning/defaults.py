@@ -1,4 +1,4 @@
-"""The options of a fine-tuning: their checks, the values chosen where the request leaves one open, and how to select.
+"""The options of a fine-tuning: checks, defaults for those left open, and the metric that selects.
 
 `FitOptions` is what `finetuning.fit` needs to know, whatever the task and wherever the rows come from.
 """

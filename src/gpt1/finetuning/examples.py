@@ -119,8 +119,8 @@ def text_to_read(settings: Finetune) -> "UnlabelledText | None":
     files = text_files(settings.read, options)
     if settings.valid and table(settings.valid).path.resolve() in {file.path.resolve() for file in files}:
         warn(
-            f"{settings.valid} is also named by {setting('read')}: the model reads the texts of the rows that validate "
-            "it, though not their labels, so their scores may be slightly too good"
+            f"{settings.valid} is also among the files of {setting('read')}: the model reads the texts of the "
+            "validation rows, though not their labels, so the validation scores may be slightly too high"
         )
     return UnlabelledText(files, options)
 
@@ -140,8 +140,8 @@ def read_rows(settings: Finetune) -> TaskRows:
         check_labels(valid, label_type, columns)
     elif len(train) < 2:
         raise UserError(
-            f"{settings.train} has 1 row; two or more are needed, as one of them validates: add rows, or name those "
-            f"that validate with {setting('valid')}"
+            f"{settings.train} has 1 row, but at least two are needed, one of them for validation: add rows, or name "
+            f"validation rows with {setting('valid')}"
         )
     else:
         train, valid = split_train_valid(train, settings.seed)
@@ -168,6 +168,6 @@ def build_examples(base: LoadedRun, rows: TaskRows, options: FitOptions) -> Task
     metric = selected_metric(options, rows.label_type)
     if keeps_last_epoch(options, len(rows.valid)):
         held = "1 validation row" if len(rows.valid) == 1 else f"{len(rows.valid)} validation rows"
-        say(f"only {held}, too few to select an epoch: keeping the last (or say {setting('select')} {metric})")
+        say(f"only {held}, too few to select an epoch: keeping the last ({setting('select')} {metric} selects one)")
     weights_C = class_weights(options.class_weights, rows.label_type, train_targets)
     return TaskExamples(rows.label_type, encoder, train, valid, rows.valid.labels, weights_C)

@@ -257,7 +257,7 @@ def _read(predictor: Predictor, examples: Examples) -> tuple[list[ReadSequence],
 
 
 def _opinion(predictor: Predictor, row: Texts, words_C: np.ndarray, names: Sequence[str]) -> WordsOpinion:
-    """Return what words alone predict, and the features that speak for and against it."""
+    """Return the prediction of words alone, and the features for and against it."""
     words, label_type = predictor.words, predictor.label_type
     assert words is not None
     column = int(words_C.argmax())

@@ -52,7 +52,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class FineTuned:
-    """A fine-tuned model with all that is needed to predict, to save it, and to report how it came about."""
+    """A fine-tuned model, with everything needed to predict, to save it, and to report how it was trained."""
 
     body: GPT
     """fp32, on the CPU, in evaluation mode"""
@@ -77,7 +77,7 @@ class FineTuned:
     words: WordsModel
     """words alone"""
     share: WordsShare
-    """what they add to the network's scores"""
+    """their contribution to the network's scores"""
     learning_rates: dict[str, float] | None = None
     """the selecting metric at each learning rate, if several were tried"""
     seeds: dict[str, dict[str, Any]] | None = None
@@ -155,13 +155,13 @@ def fit(
 ) -> FineTuned:
     """Fine-tune on L3 = L2 + lambda L1, validate after each epoch, and return the best epoch's model, calibrated.
 
-    Where few rows validate, the last epoch is kept instead. `examples` and `words` save making them again. `share`
-    is what words add, and the label type calibrated on the sum, if too few rows validate to choose these. With a
-    `folder` the training can be stopped: it continues from the state that an earlier call left there. `keep_end` also
-    leaves a state at the end, so that a finished training is not repeated. A training whose first epoch collapses, so
-    that every row gets the same scores, begins again with a quarter of the learning rate. Several processes share each
-    batch out, and all return the same model. Raises UserError for options that do not go with the rows, and RunFailed
-    if a gradient or loss is not finite.
+    With few validation rows, the last epoch is kept instead. `examples` and `words` can be passed to avoid computing
+    them again. `share` is the words' contribution, and the label type calibrated on the sum, chosen elsewhere because
+    there are too few validation rows. With a `folder` the training can be stopped: it continues from the state that an
+    earlier call left there. `keep_end` also leaves a state at the end, so that a finished training is not repeated. If
+    the first epoch collapses, so that every row gets the same scores, training restarts at a quarter of the rate.
+    Several processes split each batch, and all return the same model. Raises UserError for options that do not go
+    with the rows, and RunFailed if a gradient or loss is not finite.
     """
     width = base.body.config.width
     options = resolve_defaults(options, len(rows.train), width)
@@ -179,7 +179,7 @@ def fit(
                 break
             except Collapsed as error:
                 options = replace(options, lr=options.lr / 4)
-                say(f"{error.args[0]}: beginning again with {options.lr:g}")
+                say(f"{error.args[0]}: starting again with {options.lr:g}")
                 place /= f"lr-{options.lr:.3g}"
                 if tracking:
                     tracking = tracking.of_part(f"{tracking.part}/{place.name}".strip("/"), lr=options.lr)
@@ -189,7 +189,7 @@ def fit(
 
 
 def fit_words_alone(rows: TaskRows, options: FitOptions, examples: TaskExamples) -> WordsModel:
-    """Fit words alone as the network is fitted: on the same rows, by the same metric, with the same class weights."""
+    """Fit words alone like the network: on the same rows, by the same metric, with the same class weights."""
     metric, weights_C = selected_metric(options, rows.label_type), examples.class_weights_C
     return parallel.current().from_main(
         lambda: fit_words(rows.task, rows.label_type, rows.train, rows.valid, metric, weights_C)
@@ -271,10 +271,10 @@ def _calibrated(
     words: WordsModel,
     given: tuple[WordsShare, LabelType] | None,
 ) -> FineTuned:
-    """Fit temperature and thresholds on the validation rows, if these are enough; return the model with them.
+    """Fit temperature and thresholds on the validation rows, if there are enough of them; return the model.
 
-    With words, their weight is chosen next and the sum is calibrated. W_y is calibrated for the network by itself all
-    the same, since other programs know nothing of words.
+    With words, their weight is chosen next and the sum is calibrated. W_y is still calibrated for the network alone,
+    since other programs do not use the words.
     """
     examples, best, options = trainer.examples, progress.best, trainer.options
     assert best is not None, "there is at least one epoch"

@@ -86,7 +86,7 @@ def _cross_fitted_share(
     """
     if len(rows.valid) >= MIN_VALID_ROWS or not MIN_CROSS_ROWS <= len(rows.train) <= MAX_CROSS_ROWS:
         return None
-    say(f"words: choosing their weight on {len(rows.train)} training rows, held out in {FOLDS} parts")
+    say(f"words alone: choosing their weight by {FOLDS}-fold cross-validation on {len(rows.train)} training rows")
     train, is_choice = rows.train, rows.label_type.kind == "choice"
     # In a random order: rows are often sorted by class, or alternate between classes.
     groups = np.random.default_rng(options.seed).permutation(list(dict.fromkeys(train.groups))).tolist()

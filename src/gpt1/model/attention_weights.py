@@ -1,4 +1,4 @@
-"""What each token looks at: the attention weights of a block, which the fused kernels of `gpt` never hold.
+"""What each token attends to: the attention weights of a block, which `gpt`'s fused kernels never materialise.
 
 Legend: T tokens, S tokens that attention reads, D width, H heads, d = D / H.
 """

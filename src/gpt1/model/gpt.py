@@ -3,9 +3,9 @@
 A decoder-only Transformer with LayerNorm *after* each residual sum, learned positions, GELU in its tanh form and an
 output matrix tied to the token embedding. This file is complete: everything else changes a model from outside
 (`model.fused_cpu` for training on a CPU, `model.packed` and `model.int8` for inference, `torch.compile`).
-Constructors only make shapes; `GPT.init_weights` draws the values.
+Constructors only allocate parameters; `GPT.init_weights` sets their values.
 
-Legend: N sequences, T tokens, S tokens that attention reads, D width, H heads, d = D / H, V vocabulary.
+Legend: N sequences, T tokens, S keys that attention reads, D width, H heads, d = D / H, V vocabulary.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ class Cache(Protocol):
     """One layer's keys and values of the tokens seen so far; see `model.kv_cache`."""
 
     def update(self, kv_2NHTd: Tensor) -> Tensor:
-        """Store the keys and values of new tokens; return kv_2NHSd, all that attention reads."""
+        """Store the keys and values of new tokens; return kv_2NHSd, everything attention reads."""
 
 
 class Attention(nn.Module):
@@ -108,10 +108,10 @@ class GPT(nn.Module):
 
         Args:
             tokens_NT: int64 token ids.
-            positions_NT: positions of the tokens within the context; default 0 .. T-1.
+            positions_NT: positions of the tokens within the context; default: 0 .. T-1.
             mask_NTS: True where a token may attend (or the values to add to the scores, 0 or -inf); replaces the causal
-                mask. Needed only where caches hold tokens and T > 1, where caches return more columns than are filled,
-                or with padding on the left.
+                mask. Needed only if the caches hold tokens and T > 1, if they return more columns than are filled, or
+                with left padding.
             caches: one per layer, for generation.
 
         Raises IndexError if a token or position is outside its table.
@@ -154,14 +154,14 @@ def count_parameters(config: Model) -> tuple[int, int]:
 
 
 def weights_in_products(config: Model) -> int:
-    """Return how many weights multiply each token: those of the blocks and of the output."""
+    """Return the number of weights in the matrix products of each token: the blocks and the output."""
     return count_parameters(config)[1] + config.vocabulary * config.width
 
 
 def flops_per_token(config: Model) -> int:
-    """Return the additions and multiplications of a token's products while training: forward, and twice that backward.
+    """Return the FLOPs of a token's matrix products in training: the forward pass, and twice that for the backward.
 
-    Attention is counted as whole T x T squares, as is usual (Chowdhery et al. 2022, appendix B); a kernel that leaves
-    the future out needs half of that.
+    Attention is counted as full T x T matrices, as usual (Chowdhery et al. 2022, appendix B); a causal kernel needs
+    half of that.
     """
     return 6 * weights_in_products(config) + 12 * config.depth * config.context * config.width

@@ -28,7 +28,7 @@ SHAPES = 64
 
 
 class DropoutSeed(NamedTuple):
-    """What a dropout mask of M rows and D columns is drawn from: random int32 keys, and the probability p to drop."""
+    """The seed of a dropout mask of M rows and D columns: random int32 keys, and the dropout probability p."""
 
     rows_M1: Tensor
     columns_D: Tensor
@@ -170,7 +170,7 @@ def drop(seed: DropoutSeed, *xs_MD: Tensor) -> list[Tensor]:
 
 
 def mask_multipliers(seed: DropoutSeed, dtype: torch.dtype) -> Tensor:
-    """Return what `drop` multiplies by, 0 or 1 / (1 - p): a mask to keep where drawing it again is not cheaper."""
+    """Return the factors that `drop` applies, 0 or 1 / (1 - p): a mask to store if drawing it again is not cheaper."""
     return _kept(seed).to(dtype).mul_(1 / (1 - seed.p))
 
 

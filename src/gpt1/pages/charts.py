@@ -77,7 +77,7 @@ def gauge(
     baseline: float | None = None,
     words_alone: float | None = None,
 ) -> Markup:
-    """Draw a small scale beside numbers, hidden from screen readers.
+    """Draw a small scale next to a number, hidden from screen readers.
 
     It shows `values` as dots, `mark` (the value, or the mean of the dots), a whisker for the interval, and a line each
     for the baseline and for words alone.

@@ -66,7 +66,7 @@ def run_section(name: str, run: Path, anchor: str, results: RunResults) -> dict[
     thresholds = dict(zip(found.get("labels", ()), found.get("thresholds", ()), strict=False))
     validation = None
     if "goal" in found and not results.tests:
-        on = f"{metrics.get('n', 0):,} validation rows; slightly too good if they selected epoch, rate or seed"
+        on = f"{metrics.get('n', 0):,} validation rows; slightly too high if they selected epoch, rate or seed"
         validation = score_parts(metrics, on, thresholds)
     settings = run / "settings.json"
     return {

@@ -50,7 +50,7 @@ def fit_to_minutes(
     work = 60 * minutes * tried.batch * tried.model.context / update * weights_in_products(tried.model)
 
     def misfit(one: Pretrain) -> float:
-        """Return by which factor, as a logarithm, the tokens per weight miss the best."""
+        """Return the log of the factor by which the tokens per weight miss the optimum."""
         return abs(math.log(work / weights_in_products(one.model) ** 2 / TOKENS_PER_WEIGHT))
 
     chosen = min((sized(settings, size) for size in SIZES), key=misfit)

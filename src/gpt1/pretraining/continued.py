@@ -56,7 +56,7 @@ class UnlabelledText:
 
     @classmethod
     def of(cls, texts: Any, options: ReadOptions, work: Path) -> "UnlabelledText":
-        """Return what `texts` stands for: the name of a file, several `pathlib.Path`, or the texts themselves.
+        """Return the text that `texts` means: the name of a file, several `pathlib.Path`, or the texts themselves.
 
         Texts are written to a file in the folder `work`. Raises UserError for a file that does not exist, and TypeError
         for anything else.

@@ -88,9 +88,9 @@ def _pretrain(settings: Pretrain, folder: Path) -> PretrainResult:
         steps = settings.steps or 0
         model, optimizer = build(settings, steps, device, dtype)
         if sharding := optimizer.sharding:
-            say(f"{world.size} processes share out weights, gradients and optimizer state ({setting('parallel')} fsdp)")
+            say(f"{world.size} processes shard weights, gradients and optimizer state ({setting('parallel')} fsdp)")
         elif world.size > 1:
-            say(f"{world.size} processes share out each batch ({setting('parallel')} ddp)")
+            say(f"{world.size} processes split each batch ({setting('parallel')} ddp)")
         if state is not None:
             optimizer.load(checkpoint.load(state, sharding.rows if sharding else None))
             say(f"{folder}: continuing after update {done:,}")

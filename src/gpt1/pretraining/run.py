@@ -139,8 +139,8 @@ class PretrainingRun:
         self.log.add(step, **metrics)
         self.log.add(step, sample=text)
         say(
-            f"update {step:,}: validation {metrics['val_nats_per_token']:.3f} nats a token, "
-            f"{metrics['val_bits_per_byte']:.3f} bits a byte | {' '.join(text.split())[:160]}"
+            f"update {step:,}: validation {metrics['val_nats_per_token']:.3f} nats per token, "
+            f"{metrics['val_bits_per_byte']:.3f} bits per byte | {' '.join(text.split())[:160]}"
         )
         return metrics
 

@@ -68,7 +68,7 @@ class Throughput:
         )
         if fit < MIN_UPDATES:
             least = self.seconds(MIN_UPDATES, eval_every, save_every)
-            say(f"the time is too short: {MIN_UPDATES} updates will be made, which take about {least / 60:.2g} minutes")
+            say(f"the time is too short: {MIN_UPDATES} updates take about {least / 60:.2g} minutes")
         return max(MIN_UPDATES, fit)
 
 
@@ -82,7 +82,7 @@ def steps_in_time(
     left = max(0.0, seconds - (time.perf_counter() - started))
     steps = speed.steps(left, settings.eval_every, settings.save_every)
     steps = parallel.current().from_main(lambda: steps)
-    say(f"{speed.update:.3f} seconds an update: {steps:,} updates will be made")
+    say(f"{speed.update:.3f} seconds per update: training for {steps:,} updates")
     return steps
 
 

@@ -174,7 +174,7 @@ class LoadedRun:
         )
 
     def _converted(self, device: str, dtype: str, quantize: str) -> GPT:
-        """Return the network in the form that settings of `generate` ask for."""
+        """Return the network in the form that the settings of `generate` require."""
         from gpt1.run_folder.generation import check_quantize, prepare_for_inference
 
         form = *choose_device(device, dtype), quantize
@@ -294,7 +294,7 @@ def load_run(path: str | Path) -> LoadedRun:
 
 
 def uninitialised(model: Model) -> GPT:
-    """Return a network on the CPU whose weights are whatever the memory held; they must be overwritten."""
+    """Return a network on the CPU with uninitialised weights, which must be overwritten."""
     with torch.device("cpu"), _NoInit():
         return GPT(model)
 

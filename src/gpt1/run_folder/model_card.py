@@ -50,13 +50,13 @@ LANGUAGE_MODEL = (
     "like those it was trained on, and is the starting point for classifiers."
 )
 LANGUAGE_MODEL_USE = (
-    "It writes what is likely in its training text, true or not; do not take its output for fact. It may repeat what "
-    "its training text says about people."
+    "It writes what is likely in its training text, true or not; do not take its output for fact. It may repeat the "
+    "views of people in its training text."
 )
 WORDS_OF_2018 = (
     "Text is split into words as in OpenAI's release of 2018 (ftfy, then spaCy), which `gpt1` does before it applies "
-    "`tokenizer.json`. **Other tools do not**, pipelines of transformers among them: they read `tokenizer.json` alone, "
-    "which only approximates it, so about one line in a hundred gets other ids there."
+    "`tokenizer.json`. **Other tools do not**, transformers pipelines included: they read only `tokenizer.json`, "
+    "which approximates it, so about one line in a hundred gets different ids there."
 )
 WITH_WORDS = (
     "gpt1 adds the scores of words alone (`words.json`: TF-IDF and a linear model) to those of the network, with "
@@ -64,15 +64,15 @@ WITH_WORDS = (
     "network alone**, so its answers differ."
 )
 PREDICTS = {
-    "classes": "tell these classes apart: {names}",
-    "labels": "tell which of these labels apply: {names}",
+    "classes": "distinguish these classes: {names}",
+    "labels": "predict which of these labels apply: {names}",
     "score": "predict a score",
     "choice": "choose the right one of several answers",
 }
 CLASSIFIER_USE = (
     "Use it for texts like those it was trained on. It gives an answer for any other text too, but its probabilities "
-    "mean nothing there. It has also learnt what held in its training rows by chance or by prejudice: score it on rows "
-    "of your own with `gpt1 evaluate` before you rely on it, above all where people are concerned."
+    "mean nothing there. It has also learnt the coincidences and prejudices of its training rows: score it on rows of "
+    "your own with `gpt1 evaluate` before you rely on it, especially where people are concerned."
 )
 GENERATE_COMMAND, PREDICT_COMMAND = 'gpt1 generate FOLDER "Once upon a time"', "gpt1 predict FOLDER rows.csv"
 # Fields of gpt1.json in the card's table.
@@ -163,7 +163,7 @@ def model_card(metadata: RunMetadata) -> str:
         what = f"{network} with a linear layer on its last token, {trained} to {predicts}."
         if metadata.words and metadata.words.weight:
             notes.append(WITH_WORDS.format(weight=metadata.words.weight))
-        notes.append(f"Of a text longer than the context, {LONG[metadata.long or 'head']}.")
+        notes.append(f"If a text is longer than the context, {LONG[metadata.long or 'head']}.")
     return CARD.format(
         pipeline={None: "text-generation", "choice": "multiple-choice"}.get(goal, "text-classification"),
         title=f"GPT-1 for {metadata.task}" if goal else "GPT-1 language model",

@@ -16,7 +16,7 @@ DEMO_FILE = "endings-train.jsonl"
 def check_pretrained(run: str | Path) -> None:
     """Raise UserError if `run` is not a pre-trained run."""
     if read_metadata(Path(run)).kind != "pretrained":
-        raise UserError(f"{run} is fine-tuned already; start from the pre-trained run it came from")
+        raise UserError(f"{run} is already fine-tuned; start from the pre-trained run it came from")
 
 
 def check_finetuned(run: str | Path) -> None:
@@ -73,7 +73,7 @@ def check_demo_place(out: Path) -> None:
     held = sorted(path.name for path in there if path.name != LOCK and not is_temporary(path))
     if held and DEMO_FILE not in held:
         raise UserError(
-            f"{setting('out')} {out} holds something else than a demo ({', '.join(held[:3])}); choose an empty or a "
+            f"{setting('out')} {out} holds something other than a demo ({', '.join(held[:3])}); choose an empty or a "
             "new folder"
         )
 
@@ -98,7 +98,7 @@ def named_runs(runs: Iterable[str]) -> dict[str, str]:
         if not equals or Path(run).exists():
             name, folder = readable(Path(run).resolve().name), run  # it stands in JSON, so it must be Unicode
         if not name or not folder:
-            raise UserError(f"{run}: a run is given as its folder, or as NAME=RUN")
+            raise UserError(f"{run}: give a run as its folder, or as NAME=RUN")
         if name in found:
             raise UserError(f"two runs are named {name}, {found[name]} and {folder}; rename one: NAME={folder}")
         found[name] = folder

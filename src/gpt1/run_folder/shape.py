@@ -1,4 +1,4 @@
-"""The network's shape as a folder's config.json says it; no torch."""
+"""The network's shape, read from a folder's config.json; no torch."""
 
 from pathlib import Path
 from typing import Any

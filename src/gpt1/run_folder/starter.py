@@ -17,7 +17,7 @@ PACKAGE = "gpt1_starter"
 
 @cache
 def _say_it_hides_the_model(folder: Path) -> None:
-    say(f"{STARTER} is the run in {folder}; the starter model is hidden by it until you rename that folder")
+    say(f"{STARTER} is the run in {folder}, which hides the starter model; rename that folder to use the starter")
 
 
 def find_run(run: str | Path) -> Path:

@@ -1,4 +1,4 @@
-"""What routes have in common: the run and the row a request means, waiting for the engine, server-sent events."""
+"""Shared by the routes: finding a request's run and row, waiting for the engine, server-sent events."""
 
 import asyncio
 import json
@@ -44,7 +44,7 @@ async def answer(request: Request, work: Awaitable[T]) -> T:
             raise ApiError(499, "the client has left")
         return found.result()
     except Busy:
-        sentence = "too many requests wait already; try again in a moment"
+        sentence = "too many requests are waiting; try again in a moment"
         raise ApiError(429, sentence, code="rate_limit_exceeded", headers={"Retry-After": RETRY_AFTER}) from None
     except Closing:
         raise shutting_down() from None

@@ -162,7 +162,7 @@ class Api:
 
     def _check_rows(self, count: int, name: str) -> None:
         if count > self.limits.rows:
-            raise ApiError(400, f"{name} has {count} entries; at most {self.limits.rows} are possible", name)
+            raise ApiError(400, f"{name} has {count} entries; at most {self.limits.rows} are allowed", name)
 
 
 def create_app(models: Mapping[str, ServedModel], engine: Engine, limits: Limits, metrics: Metrics) -> FastAPI:

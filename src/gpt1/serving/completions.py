@@ -22,7 +22,7 @@ BEFORE = 8
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask for."""
+    """Limits on one request."""
 
     choices: int
     """texts: prompts times `n`"""
@@ -57,7 +57,7 @@ class CompletionJob:
         self.id, self.created = f"cmpl-{uuid.uuid4().hex}", int(time.time())
         stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
         if len(stops) > limits.stops:
-            raise ApiError(400, f"stop has {len(stops)} strings; at most {limits.stops} are possible", "stop")
+            raise ApiError(400, f"stop has {len(stops)} strings; at most {limits.stops} are allowed", "stop")
         n = 1 if request.n is None else request.n
         if request.best_of not in (None, n):
             raise ApiError(400, "best_of must equal n; all samples are returned", "best_of")

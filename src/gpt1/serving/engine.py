@@ -118,7 +118,7 @@ class Engine:
             pass
 
     def stream(self, model: str, texts: list[Generation]) -> AsyncIterator[Piece]:
-        """Generate texts and yield what is added to them, as it is. Raises Busy or Closing."""
+        """Generate texts and yield each addition to them as soon as it is there. Raises Busy or Closing."""
         return self._follow(model, texts, stream=True)
 
     async def compute(self, work: Callable[[Sequence[Any]], Sequence[Any]], rows: Sequence[Any]) -> list[Any]:
@@ -137,13 +137,13 @@ class Engine:
             job.is_cancelled = True
 
     def close(self, seconds: float) -> None:
-        """Answer requests for so many seconds more, then refuse them and end those in progress."""
+        """Keep answering requests for the given seconds, then refuse new ones and end those in progress."""
         with self._changed:
             self._closing_at = min(self._closing_at or float("inf"), time.monotonic() + seconds)
             self._changed.notify()
 
     def join(self, seconds: float) -> None:
-        """Wait until the thread has ended, so many seconds at most."""
+        """Wait until the thread has ended, for at most the given seconds."""
         self._thread.join(seconds)
 
     async def _follow(self, model: str, texts: list[Generation], stream: bool) -> AsyncIterator[Piece]:
@@ -178,7 +178,7 @@ class Engine:
             self._deliver()
 
     def _wait_for_work(self) -> bool:
-        """Wait for work and return True; or end what there is and return False when the engine's time is up."""
+        """Wait for work and return True; when the engine's time is up, end all work and return False."""
         with self._changed:
             while not self._is_over():
                 if self._owners or self._rows or any(self._waiting.values()):
@@ -228,7 +228,7 @@ class Engine:
                 self._events.append((job.events, error))
 
     def _next_texts(self, model: str) -> list[Generation]:
-        """Return the texts that join now: as many as there are places, and few enough tokens to read at once."""
+        """Return the texts that join now, limited by the free places and by the number of tokens to read at once."""
         chosen, longest = list[Generation](), 0
         with self._changed:
             waiting = self._waiting[model]

@@ -1,4 +1,4 @@
-"""Errors as OpenAI's API reports them: one JSON object with a sentence, whatever went wrong."""
+"""Errors as OpenAI's API reports them: one JSON object with a message."""
 
 from typing import Any
 
@@ -73,7 +73,7 @@ def shutting_down() -> ApiError:
 
 
 def as_api_error(error: BaseException) -> ApiError:
-    """Return any error as one to answer with; what broke inside is not told to the client."""
+    """Convert any error to a response; the client sees no internals."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, InvalidRow):

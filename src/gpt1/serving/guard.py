@@ -1,4 +1,4 @@
-"""The guard in front of the application: who may ask, how much, and how long it may take to say so.
+"""The guard in front of the application: authentication, allowed hosts, size limits and timeouts.
 
 It reads a request's body before anything else sees the request, so that size and time are bounded in one place.
 """
@@ -92,7 +92,7 @@ class Guard:
         host = headers.get("host", "")
         name = host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
         if self.rules.hosts is not None and name.lower() not in self.rules.hosts:
-            raise ApiError(400, "the header Host names another machine than this server's")
+            raise ApiError(400, "the Host header does not name this server")
         if self.rules.token and not is_public:
             scheme, _, given = headers.get("authorization", "").partition(" ")
             # Header values are bytes, which ASGI frameworks decode as Latin-1.

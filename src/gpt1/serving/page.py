@@ -1,4 +1,4 @@
-"""The page at `/`: its files, and the routes that only a page needs: what happens inside, one step at a time."""
+"""The page at `/`: its files, and the routes that only it needs, which show the model's steps one at a time."""
 
 import asyncio
 import base64
@@ -78,7 +78,8 @@ class PageRoutes:
             sequences, left_out = [ids[: config.context]], max(0, len(ids) - config.context)
             is_cut = left_out > 0
         if body.sequence >= len(sequences):
-            raise ApiError(400, f"sequence must be below {len(sequences)}: so many are read of this row", "sequence")
+            sentence = f"sequence must be below {len(sequences)}, the number of sequences of this row"
+            raise ApiError(400, sentence, "sequence")
         tokens = sequences[body.sequence]
 
         def compute() -> dict[str, Any]:
@@ -146,7 +147,7 @@ class PageRoutes:
 
 @torch.inference_mode()
 def next_token(model: ServedModel, ids: Sequence[int], asked: NextRequest) -> dict[str, Any]:
-    """Return the candidates for the token after `ids`, what each step of sampling makes of them, and which is drawn."""
+    """Return the candidates for the token after `ids`, their probabilities after each sampling step, and the draw."""
     body = model.exact
     device = body.tokens.weight.device
     h_1D = body(torch.tensor([ids], device=device))[:, -1]

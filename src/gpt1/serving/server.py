@@ -123,7 +123,7 @@ class _TimedProtocol(H11Protocol):
             self._start_timer(self._patience)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP with JSON, as everything else is."""
+        """Answer malformed HTTP with JSON, like every other error."""
         body = json.dumps(ApiError(400, msg).body())
         head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
         self.transport.write(f"{head}connection: close\r\n\r\n{body}".encode())

@@ -1,4 +1,4 @@
-"""Which columns of a table a task reads: those that are requested by name, or else those with usual names."""
+"""Choose the columns of a table that a task reads: those requested by name, else those with common names."""
 
 import re
 from collections.abc import Sequence

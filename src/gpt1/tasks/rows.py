@@ -241,7 +241,7 @@ def check_labels(data: LabelledRows, label_type: LabelType, wanted: Columns) -> 
 def warn_of_overlap(train: LabelledRows, other: LabelledRows, role: str) -> None:
     """Warn if training rows are among those that are scored; `role` names these, `validation` or `test`."""
     if both := len(set(train.texts) & set(other.texts)):
-        warn(f"{both:,} texts are in both training and {role} rows; the {role} scores will be too good")
+        warn(f"{both:,} texts are in both training and {role} rows; the {role} scores will be too high")
 
 
 def warn_of_faults(train: LabelledRows, valid: LabelledRows, kind: LabelKind) -> None:

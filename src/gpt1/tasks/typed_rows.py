@@ -1,4 +1,4 @@
-"""Rows that come without a file: the texts of a command line, and the lines of standard input."""
+"""Rows that are not in a file: texts on the command line, and lines of standard input."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
@@ -45,7 +45,7 @@ def rows_of_lines(lines: Iterable[str], task: Task, trained: Columns) -> Iterato
     numbered = ((number, line) for number, line in enumerate(_decoded(lines), 1) if line.strip())
     first = next(numbered, None)
     if first is None:
-        raise UserError(f"{STANDARD_INPUT}: empty; give a text a line, or rows as jsonl")
+        raise UserError(f"{STANDARD_INPUT}: empty; give one text per line, or rows as jsonl")
     if first[1].lstrip().startswith("{"):
         yield from jsonl_rows(chain([first], numbered), STANDARD_INPUT)
         return

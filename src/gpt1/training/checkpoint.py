@@ -91,7 +91,7 @@ class Checkpoints:
                     self._error = error
                 else:
                     reason = error.strerror or error
-                    say(f"{self.folder}: no {what} could be saved ({reason}); training continues")
+                    say(f"{self.folder}: could not save a {what} ({reason}); training continues")
             except BaseException as error:
                 self._error = error
 

@@ -90,7 +90,7 @@ def choose_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
             f"{setting('device')} mps: torch {torch.__version__} computes attention wrongly there; update it"
         )
     if kind == "mps" and dtype == "bf16":  # pytorch/pytorch#195910
-        raise UserError(f"{setting('dtype')} bf16: on Apple's GPUs torch then lets tokens see later ones; give fp32")
+        raise UserError(f"{setting('dtype')} bf16: on Apple's GPUs torch then lets tokens see later ones; use fp32")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

@@ -48,7 +48,7 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 class Stopped(KeyboardInterrupt):
-    """A stop that was requested, in a place where it loses nothing; not a second one, which must end at once."""
+    """A requested stop, at a point where nothing is lost; a second request must end the program at once instead."""
 
 
 class StopRequest:

@@ -22,16 +22,16 @@ from gpt1.training.device import is_out_of_memory
 from gpt1.training.optimizer import Optimizer
 
 CPU = torch.device("cpu")
-# Updates in a row that may be skipped, because their loss or gradient is not finite.
+# How many updates in a row may be skipped because their loss or gradient is not finite.
 MAX_SKIPPED = 10
-# A loss is a spike if it is so many standard deviations above the mean of that many updates before it.
+# A loss is a spike if it is this many standard deviations above the mean of this many previous updates.
 SPIKE, SPIKE_WINDOW = 6.0, 128
-# Name of the number that processes out of memory leave to those started in their place: most examples in a micro-batch.
+# Key under which processes that run out of memory leave a limit on the micro-batch to those that torchrun starts next.
 ROWS = "rows"
 
 
 class Diverged(RunFailed):
-    """Too many updates in a row were skipped; the weights, and the last state, are those before them."""
+    """Too many updates in a row were skipped; the weights and the last state are from before them."""
 
 
 class Objective(Protocol):
@@ -48,7 +48,7 @@ class Objective(Protocol):
 
 
 class Timer:
-    """A point in time; on a GPU, a point in its queue of work, which may still lie ahead."""
+    """A point in time; on a GPU, a point in its queue of work, which it may not have reached yet."""
 
     def __init__(self, device: torch.device) -> None:
         self.seconds = time.perf_counter()
@@ -109,17 +109,17 @@ class StepReport:
 
 @dataclass
 class LoopState:
-    """What the loop carries from update to update besides weights and moments; a state keeps it as JSON."""
+    """What the loop carries between updates besides weights and moments; training states keep it as JSON."""
 
     losses: list[float] = field(default_factory=list)
     """the weighted loss of the last `SPIKE_WINDOW` updates"""
     skipped: int = 0
     """updates skipped in a row"""
     rows: int = 0
-    """most examples in a micro-batch, since memory ran out with more; 0: no limit"""
+    """maximum number of examples in a micro-batch, set when memory runs out; 0: no limit"""
 
     def spike(self) -> float:
-        """Return the loss above which an update is a spike; infinite if too few updates are known."""
+        """Return the loss above which an update is a spike; infinite until there are enough updates."""
         if len(self.losses) < SPIKE_WINDOW:
             return math.inf
         mean = statistics.fmean(self.losses)
@@ -140,19 +140,20 @@ def train(
     largest: Sequence[Batch] = (),
     give_up: Callable[[], bool] = lambda: False,
 ) -> Iterator[StepReport]:
-    """Make updates `start` .. `steps` - 1, each on the micro-batches `batches(step)`.
+    """Run updates `start` .. `steps` - 1, each on the micro-batches `batches(step)`, and yield a report after each.
 
-    The loss is the sum over names of weight * (sum of losses) / (count over the whole update); a loss of weight 0 is
-    not computed, and a count of 0 divides nothing. Random numbers (dropout) depend on (seed, step) alone, so a run that
-    stops and resumes equals one that did not stop, if `state` is kept with weights and moments.
+    The loss is the sum over names of weight * (sum of losses) / (count over the whole update). A loss of weight 0 is
+    not computed; a loss with count 0 adds 0. Random numbers (dropout) depend only on (seed, step), so a run that stops
+    and resumes equals one that did not stop, if `state` is saved with weights and moments.
 
-    With several processes, each gives the micro-batches of its part of the batch. Losses and counts are those of the
-    whole batch; random numbers depend on the rank too.
+    With several processes, `batches` returns the micro-batches of this process. Losses and counts are those of the
+    whole batch; random numbers also depend on the rank.
 
     If memory runs out, the micro-batches are halved from then on; `largest` are tried before the first update, so that
-    this happens at once. An update whose loss or gradient is not finite is skipped. Raises Diverged after more than
-    `MAX_SKIPPED` of them in a row; the weights are those before the first. A GPU's numbers are read one update late, so
-    as not to wait for them. If `give_up()` between two micro-batches, the update is dropped and the iteration ends.
+    this happens early. An update whose loss or gradient is not finite is skipped. Raises Diverged after more than
+    `MAX_SKIPPED` of them in a row, with the weights from before the first. A GPU's results are read one update late, so
+    that the loop does not wait for them. If `give_up()` is true between two micro-batches, the update is dropped and
+    the iteration ends.
     """
     weights, world = {name: weight for name, weight in weights.items() if weight}, parallel.current()
     state, skip_spikes = state or LoopState(), optimizer.settings.skip_spikes
@@ -196,8 +197,8 @@ def _backward(
     """Add the gradients of an update to the optimizer's and return the summed losses of each micro-batch.
 
     If memory runs out in any process, drop the gradients, halve the number of examples in a micro-batch and return
-    None. Raises the allocator's error if a single example does not fit. With a `sharding` it is raised in any case,
-    since the other processes wait for weights of this one; those that `torchrun` starts next use half the examples.
+    None. Raises the allocator's error if a single example does not fit. With sharding it is always raised, since the
+    other processes are waiting for this one's weights; the processes that `torchrun` starts next halve the examples.
     """
     parts = [part for batch in micro_batches for part in batch.split(state.rows or len(batch.tokens_NKT))]
     largest, rows = max((len(part.tokens_NKT) for part in parts), default=0), math.inf
@@ -228,8 +229,8 @@ def _passes(
 ) -> list[dict[str, Tensor]]:  # fmt: skip
     """Run each part forward and backward, and return its summed losses.
 
-    Processes that gather weights from each other make equally many passes: one with fewer parts repeats its last one,
-    whose loss then counts nothing.
+    With sharding all processes must run the same number of passes, since they gather weights from each other: one with
+    fewer parts repeats its last one, whose loss then counts as 0.
     """
     sharding, losses = optimizer.sharding, []
     passes = int(-parallel.current().least(-len(parts))) if sharding else len(parts)
@@ -254,8 +255,8 @@ def _fit_memory(
 ) -> None:  # fmt: skip
     """Limit the examples of a micro-batch to what fits into memory.
 
-    The first limit is that of the processes before a restart. Then the largest micro-batches run forward and backward,
-    beside as much memory as the moments take that the first update will create.
+    Start from the limit left by the processes before a restart. Then run the largest micro-batches forward and
+    backward, with as much memory reserved as the moments will take that the first update creates.
     """
     if optimizer.sharding and (rows := parallel.remembered(ROWS)):
         state.rows = min(state.rows or rows, rows)
@@ -293,12 +294,12 @@ def _summed(sums: list[dict[str, Tensor]], weights: dict[str, float], device: to
 
 
 def _weighted(sums: dict[str, Tensor], weights: dict[str, float], counts: dict[str, float]) -> Tensor:
-    """Return a micro-batch's part of the update's loss."""
+    """Return a micro-batch's share of the update's loss."""
     return torch.stack([weights[name] * value / (counts[name] or 1) for name, value in sums.items()]).sum()
 
 
 def _note(report: StepReport, weights: dict[str, float], limit: float, state: LoopState) -> None:
-    """Count an update that was skipped, report a loss above `limit`, and remember the loss."""
+    """Count skipped updates, report a loss above `limit` or not finite, and remember the loss."""
     loss = sum(weight * report.losses[name] for name, weight in weights.items())
     state.skipped = state.skipped + 1 if report.is_skipped else 0
     skipped = f"; this update is skipped ({state.skipped} in a row)" if state.skipped else ""

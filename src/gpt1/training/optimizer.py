@@ -15,7 +15,7 @@ from gpt1.training.sharding import Sharding, local
 
 
 class Optimizer:
-    """Adam, or Muon with AdamW beside it, on fp32 masters of a model whose weights may be bfloat16.
+    """Adam, or Muon with AdamW, on fp32 master weights of a model whose own weights may be bfloat16.
 
     bfloat16 weights make the model fast, but are too coarse to accumulate small steps, which the masters do. Gradients
     of the micro-batches are summed in fp32 as each backward pass finishes them, then clipped by their global norm and

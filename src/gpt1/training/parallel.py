@@ -1,4 +1,4 @@
-"""Several processes that train or predict together; only this module asks for a rank once they have met (`join`).
+"""Several processes that train or predict together; after `join`, only this module uses ranks.
 
 Every process has the whole model (distributed data parallel; `sharding` shares it out) and takes every n-th row of
 each batch. Gradients and losses are summed over the processes once an update, and counts of their terms before it, so
@@ -165,7 +165,7 @@ class World:
 
 @contextmanager
 def report_lost() -> Iterator[None]:
-    """Turn what a backend raises when another process has gone into ProcessLost; leave other errors alone."""
+    """Convert a backend's error for a lost process to ProcessLost; leave other errors alone."""
     try:
         yield
     except RuntimeError as error:

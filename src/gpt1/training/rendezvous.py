@@ -1,4 +1,4 @@
-"""How the processes that `torchrun` has started meet: they reach one store, and form torch's process group."""
+"""Connect the processes that `torchrun` started: reach one store, then form torch's process group."""
 
 import os
 import socket

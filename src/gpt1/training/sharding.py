@@ -1,4 +1,4 @@
-"""Fully sharded data parallel (FSDP): the processes share out weights, gradients and moments by rows.
+"""Fully sharded data parallel (FSDP): weights, gradients and moments are sharded by rows over the processes.
 
 `shard` applies PyTorch's `fully_shard` to a model from outside. Each process then keeps its rows of each fp32 weight,
 which are the optimizer's masters, with their gradients and moments. A block's weights are gathered whole, in the
@@ -73,6 +73,6 @@ def rows(count: int, world: parallel.World) -> slice:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Return this process's rows of a tensor that is shared out, in the same memory; any other tensor as it is."""
+    """Return this process's rows of a sharded tensor, in the same memory; any other tensor unchanged."""
     rows_of: Callable[[], Tensor] | None = getattr(tensor, "to_local", None)
     return rows_of() if rows_of else tensor

@@ -111,7 +111,7 @@ class WandB:
         self._run.log({"step": step, **values})
 
     def flush(self) -> None:
-        """Do nothing: a process of its own writes each row at once."""
+        """Do nothing: a separate process writes each row at once."""
 
     def close(self) -> None:
         """End the run, after its upload."""
@@ -160,7 +160,7 @@ class _Followed:
 
 
 class Trackers:
-    """The trackers of one training. One that fails is given up with a warning, and the training goes on."""
+    """The trackers of one training. If one fails, a warning says so and training continues without it."""
 
     def __init__(
         self,
@@ -245,7 +245,7 @@ class Trackers:
 
 
 def _read(path: Path) -> dict[TrackerName, _Followed]:
-    """Return what tracking.json says; nothing without one, or if it is damaged: then the trackers begin new runs."""
+    """Return the content of tracking.json; empty if it is missing or damaged, so that the trackers begin new runs."""
     try:
         return {name: _Followed(**found) for name, found in json.loads(path.read_text(encoding="utf-8")).items()}
     except (OSError, ValueError, TypeError, AttributeError):
