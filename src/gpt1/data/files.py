@@ -26,6 +26,7 @@ from gpt1.errors import UserError, setting
 BLOCK = 8 << 20  # bytes, or characters, that are processed at a time
 MAGIC = {".gz": b"\x1f\x8b", ".zst": b"(\xb5/\xfd"}
 COMPRESSED = tuple(MAGIC)
+ZSTANDARD_WINDOW = 1 << 31  # bytes: that of `zstd --ultra --long=31`, the largest; the default is an eighth of a GiB
 OTHER_ENDINGS = (".txt", ".md", ".xls", ".xlsb", ".ods", ".docx", ".pdf", ".zip")  # of files that are not tables
 KINDS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet",
@@ -146,14 +147,30 @@ def _files_under(path: Path) -> list[File]:
     if (path / STATE).is_file():
         return [File(part, named=True) for part in dataset_files(path)]
     found = []
-    for one in sorted(p for p in path.rglob("*") if p.is_file()):
-        if any(part[0] == "." for part in one.relative_to(path).parts) or one.name == SPLITS:
+    for one in sorted(_visible_files(path)):
+        if one.name == SPLITS:
             continue
         if one.name == STATE and is_dataset(one.parent):
             found += dataset_files(one.parent)
         elif not (one.parent / STATE).is_file():  # else state.json stands for it
             found.append(one)
     return [File(one, named=False) for one in found]
+
+
+def _visible_files(path: Path) -> Iterator[Path]:
+    """Yield the files in a folder and in the folders in it. Raises OSError for a folder that cannot be read.
+
+    Path.rglob would leave such a folder out without a word.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for folder, folders, names in os.walk(path, onerror=fail):
+        folders[:] = [name for name in folders if name[0] != "."]
+        for link in filter(Path.is_symlink, (Path(folder, name) for name in folders)):
+            say(f"{link}: left out, it is a link to a folder; name it to read it")
+        yield from (file for name in names if name[0] != "." and (file := Path(folder, name)).is_file())
 
 
 # Content
@@ -184,7 +201,7 @@ def _decompress_zstandard(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while compressed := file.read(1 << 20):
             while compressed:
-                frame = frame or zstandard.ZstdDecompressor().decompressobj()
+                frame = frame or zstandard.ZstdDecompressor(max_window_size=ZSTANDARD_WINDOW).decompressobj()
                 yield frame.decompress(compressed)
                 compressed = frame.unused_data if frame.eof else b""
                 frame = None if frame.eof else frame
