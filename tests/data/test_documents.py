@@ -201,6 +201,13 @@ def test_what_a_folder_holds_is_read_or_named(
         find([str(folder)])
 
 
+def test_a_state_of_another_program_makes_no_dataset(tmp_path: Path) -> None:
+    for name in ("a.txt", "state.json", "deep/b.txt", "deep/state.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    assert [file.path.name for file in find([str(tmp_path)])] == ["a.txt", "b.txt", "state.json", "state.json"]
+
+
 def test_a_name_with_brackets_is_a_name(tmp_path: Path) -> None:
     (tmp_path / "a[1].txt").write_text("x")
     assert len(find([str(tmp_path / "a[1].txt")])) == 1

@@ -144,16 +144,16 @@ def _files_under(path: Path) -> list[File]:
     if not path.is_dir():
         return [File(path, named=True)]
     check_single_split(path)
-    if (path / STATE).is_file():
+    if _is_one_split(path):
         return [File(part, named=True) for part in dataset_files(path)]
     found = []
     for one in sorted(_visible_files(path)):
         if one.name == SPLITS:
             continue
-        if one.name == STATE and is_dataset(one.parent):
-            found += dataset_files(one.parent)
-        elif not (one.parent / STATE).is_file():  # else state.json stands for it
+        if not _is_one_split(one.parent):
             found.append(one)
+        elif one.name == STATE:  # which stands for all files beside it
+            found += dataset_files(one.parent)
     return [File(one, named=False) for one in found]
 
 
@@ -337,7 +337,12 @@ def sha256_of(path: Path) -> str:
 
 def is_dataset(path: Path) -> bool:
     """Return whether `path` is the folder of a saved dataset, of one split or of several."""
-    return (path / STATE).is_file() or (path / SPLITS).is_file()
+    return _is_one_split(path) or (path / SPLITS).is_file()
+
+
+def _is_one_split(path: Path) -> bool:
+    """Return whether a folder was saved as one split; other programs call their files state.json too."""
+    return (path / STATE).is_file() and ((path / INFO).is_file() or any(path.glob("*.arrow")))
 
 
 def dataset_splits(path: Path) -> list[str]:
