@@ -379,6 +379,12 @@ def test_packed_files_that_are_cut_short_or_not_packed(packing: str, tmp_path: P
     assert len(read(path)[0]) == 2 * len((tmp_path / "a.txt").read_text())
 
 
+@pytest.mark.parametrize(("encoding", "content"), [("utf-7", b"a+2AA-b"), ("unicode_escape", rb"a\ud800b")])
+def test_half_a_character_of_utf16_is_replaced(encoding: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(content)
+    assert read(tmp_path / "a.txt", encoding=encoding) == ["a\ufffdb"]
+
+
 def test_zstandard_of_a_long_window(tmp_path: Path) -> None:
     """`zstd --long=31` writes frames that the library refuses to read by default."""
     parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=28)

@@ -22,6 +22,7 @@ import zstandard
 
 from gpt1.console import say
 from gpt1.errors import UserError, setting
+from gpt1.tokenizer.tokenizer import replace_surrogates
 
 BLOCK = 8 << 20  # bytes, or characters, that are processed at a time
 MAGIC = {".gz": b"\x1f\x8b", ".zst": b"(\xb5/\xfd"}
@@ -245,7 +246,7 @@ def text_of(path: Path, encoding: str) -> Iterator[str]:
         if first and text:
             text, first = text.removeprefix("\ufeff"), False
         if text:
-            yield text
+            yield replace_surrogates(text)  # which utf-7 and unicode_escape, for example, can encode
         if not block:
             return
         block = next(blocks, b"")
