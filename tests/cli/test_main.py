@@ -90,6 +90,28 @@ def test_nothing_after_two_dashes_is_an_option(job: Job) -> None:
     seen = job("generate")
     assert main(["generate", "run", "--", "--my_own dashes"]) == 0
     assert seen[0].prompts == ["--my_own dashes"]
+    assert main("generate --stop a -- --run x -- --y".split()) == 0
+    assert (seen[1].run, seen[1].prompts, seen[1].stop) == ("--run", ["x", "--", "--y"], ["a"])
+    seen = job("prepare")
+    assert main("prepare --out o -- --x.txt -y".split()) == 0
+    assert main("prepare a --out o -- --x.txt".split()) == 0
+    assert [one.inputs for one in seen] == [["--x.txt", "-y"], ["a", "--x.txt"]]
+
+
+def test_a_name_with_dashes_is_no_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for word, answer in (
+        ("--x=1.txt", f"--x=1.txt; if the file of that name is meant, write .{os.sep}--x=1.txt"),
+        ("--qq=1", "--qq; put -- before a name or text that begins with a dash"),
+    ):
+        if word.endswith(".txt"):
+            Path(word).touch()
+        assert main(["info", word]) == 2
+        assert capsys.readouterr().err == f"gpt1 info: unknown option {answer}\n"
+    assert main(["info", "--", "a", "--b"]) == 2
+    assert capsys.readouterr().err == "gpt1 info: unexpected argument '--b'\n"
 
 
 def test_a_dash_is_standard_input(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,9 @@
 """Documents out of files: the same from every kind of file, however it is cut; every fault named by file and place."""
 
+import errno
 import gzip
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -179,6 +181,33 @@ def test_folders_globs_and_names(tmp_path: Path) -> None:
     assert [file.named for file in find([str(tmp_path / "b.txt"), str(tmp_path)])] == [True, False, False]
 
 
+def test_what_a_folder_holds_is_read_or_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, scandir = tmp_path / "in", os.scandir
+    (folder / "secret").mkdir(parents=True)
+    (folder / "a.txt").write_text("x")
+    (folder / "link").symlink_to(tmp_path, target_is_directory=True)
+    assert [file.path.name for file in find([str(folder)])] == ["a.txt"]
+    assert capsys.readouterr().err == f"{folder / 'link'}: left out, it is a link to a folder; name it to read it\n"
+
+    def refuse(path: str) -> object:
+        if Path(path).name == "secret":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match="secret"):
+        find([str(folder)])
+
+
+def test_a_state_of_another_program_makes_no_dataset(tmp_path: Path) -> None:
+    for name in ("a.txt", "state.json", "deep/b.txt", "deep/state.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    assert [file.path.name for file in find([str(tmp_path)])] == ["a.txt", "b.txt", "state.json", "state.json"]
+
+
 def test_a_name_with_brackets_is_a_name(tmp_path: Path) -> None:
     (tmp_path / "a[1].txt").write_text("x")
     assert len(find([str(tmp_path / "a[1].txt")])) == 1
@@ -348,6 +377,20 @@ def test_packed_files_that_are_cut_short_or_not_packed(packing: str, tmp_path: P
     assert refused(path).startswith(": a PDF document; extract its text")
     path.write_bytes(whole + whole)
     assert len(read(path)[0]) == 2 * len((tmp_path / "a.txt").read_text())
+
+
+@pytest.mark.parametrize(("encoding", "content"), [("utf-7", b"a+2AA-b"), ("unicode_escape", rb"a\ud800b")])
+def test_half_a_character_of_utf16_is_replaced(encoding: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(content)
+    assert read(tmp_path / "a.txt", encoding=encoding) == ["a\ufffdb"]
+
+
+def test_zstandard_of_a_long_window(tmp_path: Path) -> None:
+    """`zstd --long=31` writes frames that the library refuses to read by default."""
+    parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=28)
+    stream = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    (tmp_path / "a.txt.zst").write_bytes(stream.compress(b"text") + stream.flush())
+    assert read(tmp_path / "a.txt.zst") == ["text"]
 
 
 def test_pieces_are_lazy(tmp_path: Path) -> None:

@@ -105,6 +105,16 @@ def test_a_workbook_and_a_csv_hold_the_same_labelled_rows(tmp_path: Path) -> Non
         assert [where.partition(":")[2] for where in one.where] == [where.partition(":")[2] for where in other.where]
 
 
+def test_two_columns_of_one_name(tmp_path: Path) -> None:
+    pytest.importorskip("fastexcel", reason="reading .xlsx needs the extra xlsx")
+    for above, header, name in (([], ["text", "label", "text"], "text"), ([[], []], ["text", 1, 1.0], "1")):
+        path = write_workbook(tmp_path / "a.xlsx", Sheet1=[*above, header, ["a", "b", "c"]])
+        with pytest.raises(UserError, match=rf"a\.xlsx:{len(above) + 1}: two columns are called '{name}'; rename one$"):
+            columns(table(path))
+    path = write_workbook(tmp_path / "b.xlsx", Sheet1=[["text", None, "text_1", None], ["a", "b", "c", "d"]])
+    assert columns(table(path)) == ["text", "__UNNAMED__1", "text_1", "__UNNAMED__3"]
+
+
 def test_whole_numbers_are_whole(tmp_path: Path) -> None:
     """Excel stores every number as a float; as labels, 1 and 1.0 are one class, in a column of both and in others."""
     pytest.importorskip("fastexcel", reason="reading .xlsx needs the extra xlsx")

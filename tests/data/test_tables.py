@@ -230,6 +230,7 @@ def test_numbers_that_may_be_others(mark: str, text: str, answer: str, tmp_path:
         ("a.jsonl", b'{"text": "a"}\n\0\x01', ":2: byte 14 is NUL, so this is not utf-8 text"),
         ("a.jsonl", '{"text": "a"}\n{"text": \n', ":2: not JSON ("),
         ("a.jsonl", '{"text": "a"}\n["b"]\n', ":2: not a JSON object"),
+        ("a.jsonl", '{"text": "a"}\n{"text": "a", "text": "b"}\n', ":2: two keys are called 'text'; rename one"),
         ("a.parquet", b"PAR1 but no more", ": not readable as parquet ("),
         ("a.parquet", b"PK\x03\x04 xl/workbook.xml", ": an Excel workbook; name it .xlsx, or save the sheet as csv"),
         ("a.csv", b"PK\x03\x04 xl/worksheets/", ": an Excel workbook; name it .xlsx, or save the sheet as csv"),

@@ -6,6 +6,7 @@ such a library takes longer than everything in this file.
 """
 
 import argparse
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
@@ -36,11 +37,14 @@ def parse(settings: type, positionals: Sequence[str], argv: Iterable[str]) -> Co
     Raises UserError, in one line, for an unknown name or a value of the wrong type.
     """
     known = options(settings)
-    parser = _parser(settings, positionals, known, {})
-    found, rest = parser.parse_known_intermixed_args(_dashed(argv))
+    parser, argv = _parser(settings, positionals, known, {}), list(argv)
+    end = argv.index("--") if "--" in argv else len(argv)
+    found, rest = parser.parse_known_intermixed_args([_dashed(word) for word in argv[:end]])
     for word in rest:
         if word.startswith("-"):
-            raise UserError(_unknown(word.partition("=")[0], known, positionals))
+            raise UserError(_unknown(word, known, positionals))
+    # Not by argparse, whose versions disagree about what follows `--`.
+    rest += _fill(found, [known[key] for key in positionals], argv[end + 1 :])
     if rest:
         missing = (o for key, o in known.items() if o.default is MISSING and key not in positionals)
         hint = next((f"; did you mean {o.flag} {rest[0]}?" for o in missing if getattr(found, o.key) is None), "")
@@ -53,13 +57,30 @@ def parse(settings: type, positionals: Sequence[str], argv: Iterable[str]) -> Co
     return CommandLine(given, found.json, found.help)
 
 
-def _unknown(name: str, known: dict[str, Option], positionals: Sequence[str]) -> str:
-    """Return what to say of a flag that the command does not have."""
+def _fill(found: argparse.Namespace, positionals: Iterable[Option], words: list[str]) -> list[str]:
+    """Give the words to the positionals that have no value yet, a list taking all; return those left over."""
+    for option in positionals:
+        value = getattr(found, option.key)
+        if option.is_list:
+            setattr(found, option.key, [*(value or []), *words])
+            return []
+        if value is None and words:
+            setattr(found, option.key, words[0])
+            words = words[1:]
+    return words
+
+
+def _unknown(word: str, known: dict[str, Option], positionals: Sequence[str]) -> str:
+    """Return what to say of a flag that the command does not have, or of a word that only looks like one."""
+    name = word.partition("=")[0]
+    if os.path.lexists(word):  # Path.exists raises for a text that is too long for a path
+        return f"unknown option {word}; if the file of that name is meant, write .{os.sep}{word}"
     if ours := named_elsewhere(name, known):
         named = f"the argument {known[ours].metavar}" if ours in positionals else known[ours].flag
         return f"{name} is {named} here"
     flags = [option.flag for option in known.values() if option.key not in positionals]
-    return f"unknown option {name}{nearest(name, [*flags, '--json', '--config', '--help'])}"
+    hint = nearest(name, [*flags, "--json", "--config", "--help"])
+    return f"unknown option {name}{hint or '; put -- before a name or text that begins with a dash'}"
 
 
 def help_text(settings: type, positionals: Sequence[str], prog: str, defaults: dict[str, Any]) -> str:
@@ -127,18 +148,10 @@ def _escaped(text: str) -> str:
     return text.replace("%", "%%")
 
 
-def _dashed(argv: Iterable[str]) -> list[str]:
-    """Turn `--max_new_tokens` into `--max-new-tokens`; leave texts and everything after `--` as they are.
-
-    A word with a blank in its name is a text, as it is to argparse.
-    """
-    words, plain = [], False
-    for word in argv:
-        plain = plain or word == "--"
-        name, equals, value = word.partition("=")
-        is_option = name.startswith("--") and " " not in name and not plain
-        words.append(name.replace("_", "-") + equals + value if is_option else word)
-    return words
+def _dashed(word: str) -> str:
+    """Turn `--max_new_tokens` into `--max-new-tokens`. A word with a blank in its name is a text, as to argparse."""
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value if name.startswith("--") and " " not in name else word
 
 
 def _from_file(path: str, known: dict[str, Option]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from gpt1.config import Generate
 from gpt1.console import say
 from gpt1.errors import UserError, setting
 from gpt1.keywords import command
+from gpt1.model.gpt import GPT
 from gpt1.model.kv_cache import slide
 from gpt1.results import Result
 from gpt1.run_folder.folder import load_run
@@ -50,42 +51,50 @@ def generate(settings: Generate) -> GenerateResult:
     run = load_run(settings.run)
     with out_of_memory(f"lower {setting('num')} or {setting('max_new_tokens')}"):
         body = prepare_for_inference(run.body, device, dtype, settings.quantize)
-        context = body.config.context
         texts = [
-            Generation(run.tokenizer, prompt, number, options, context)
+            Generation(run.tokenizer, prompt, number, options, body.config.context)
             for prompt in settings.prompts
             for number in range(settings.num)
         ]
-        for number, text in enumerate(texts[:: settings.num], 1):
-            if text.cut:
-                say(
-                    f"prompt {number} has {text.cut + len(text.ids):,} tokens, more than the context of {context:,}: "
-                    f"only its last {len(text.ids):,} are read"
-                )
-            # Path.is_file raises for a prompt that is too long for a path.
-            if os.path.isfile(text.prompt):  # noqa: PTH113
-                say(
-                    f"prompt {number} is the name of a file, and the name is continued; for the text in it, give the "
-                    "file on standard input, with `-` as the prompt"
-                )
-        if settings.beyond_context and any(text.room < settings.max_new_tokens for text in texts):
-            say(
-                f"past the context of {context:,} tokens the window slides: each further token is predicted from the "
-                f"last {context + 1 - slide(context):,} to {context:,} tokens"
-            )
+        _say_what_is_read(texts, settings, body.config.context)
         began = time.perf_counter()
         if settings.stream:
-            for text in texts:
-                sys.stdout.write(text.prompt)
-                for piece in stream_text(body, text):
-                    sys.stdout.write(piece)
-                    sys.stdout.flush()
-                sys.stdout.write("\n\n")
+            _print_streamed(body, texts)
         else:
             generate_texts(body, texts)
     seconds = time.perf_counter() - began
     samples = [text.sample() for text in texts]
     return GenerateResult(samples, sum(sample.tokens for sample in samples) / seconds, settings.stream)
+
+
+def _say_what_is_read(texts: list[Generation], settings: Generate, context: int) -> None:
+    """Say which prompts are read in part or seem to be a mistake, and what a window that slides reads."""
+    for number, text in enumerate(texts[:: settings.num], 1):
+        if text.cut:
+            say(
+                f"prompt {number} has {text.cut + len(text.ids):,} tokens, more than the context of {context:,}: "
+                f"only its last {len(text.ids):,} are read"
+            )
+        # Path.is_file raises for a prompt that is too long for a path.
+        if os.path.isfile(text.prompt):  # noqa: PTH113
+            say(
+                f"prompt {number} is the name of a file, and the name is continued; for the text in it, give the "
+                "file on standard input, with `-` as the prompt"
+            )
+    if settings.beyond_context and any(text.room < settings.max_new_tokens for text in texts):
+        say(
+            f"past the context of {context:,} tokens the window slides: each further token is predicted from the "
+            f"last {context + 1 - slide(context):,} to {context:,} tokens"
+        )
+
+
+def _print_streamed(body: GPT, texts: list[Generation]) -> None:
+    for text in texts:
+        sys.stdout.write(text.prompt)
+        for piece in stream_text(body, text):
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+        sys.stdout.write("\n\n")
 
 
 def show(result: GenerateResult) -> str | None:

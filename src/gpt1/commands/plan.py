@@ -29,7 +29,7 @@ from gpt1.pretraining.defaults import (
 )
 from gpt1.pretraining.memory import available_memory, memory_parts, peak_memory
 from gpt1.pretraining.run import build
-from gpt1.pretraining.throughput import PAIR, SCHEDULE_STEPS, measure, update_pairs
+from gpt1.pretraining.throughput import PAIR, SCHEDULE_STEPS, Throughput, measure, update_pairs
 from gpt1.results import Result
 from gpt1.tokenizer.tokenizer import Tokenizer, bpe_tokenizer
 from gpt1.training.checkpoint import copy_to_host
@@ -110,17 +110,7 @@ def plan(settings: Plan) -> PlanResult:
         _check_memory(sum(parts.values()), available)
         steps = settings.steps or (epoch_steps(chosen, len(data.train)) if data else STEPS_WITHOUT_DATA)
         chosen = replace(chosen, compile=resolve_compile(chosen.compile, is_long(chosen, steps), device))
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        train, val, tokenizer = _streams(data, chosen)
-        model, optimizer = build(chosen, SCHEDULE_STEPS, device, dtype)
-        speed = measure(model, optimizer, chosen, train, val, tokenizer, device, SECONDS)
-        # Updates after a pause need more memory than those before it, as the heap has become fragmented; and in a run
-        # they go on while a copy of the state is being written.
-        copies = copy_to_host(optimizer.state()) if device.type == "cpu" else {}
-        for _ in itertools.islice(update_pairs(model, optimizer, chosen, train, device), PAIR):
-            pass
-        copies.clear()
+        speed = _measured(chosen, data, device, dtype)
     intervals = {"eval_every": settings.eval_every, "save_every": settings.save_every}
     if settings.minutes:
         steps = speed.steps(60 * settings.minutes, **intervals)
@@ -169,6 +159,22 @@ def show(result: PlanResult) -> RenderableType:
         "measured on": f"{result.device}, {result.dtype}, {result.threads} threads, compile {result.compile}",
     }
     return table(rows, "plan")
+
+
+def _measured(settings: Pretrain, data: PreparedData | None, device: torch.device, dtype: torch.dtype) -> Throughput:
+    """Return the speed of a run, and let this process reach the peak of its memory."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    train, val, tokenizer = _streams(data, settings)
+    model, optimizer = build(settings, SCHEDULE_STEPS, device, dtype)
+    speed = measure(model, optimizer, settings, train, val, tokenizer, device, SECONDS)
+    # Updates after a pause need more memory than those before it, as the heap has become fragmented; and in a run they
+    # go on while a copy of the state is being written.
+    copies = copy_to_host(optimizer.state()) if device.type == "cpu" else {}
+    for _ in itertools.islice(update_pairs(model, optimizer, settings, train, device), PAIR):
+        pass
+    copies.clear()
+    return speed
 
 
 def _streams(data: PreparedData | None, settings: Pretrain) -> tuple[Stream, Stream, Tokenizer]:

@@ -5,11 +5,13 @@ A sheet is parsed whole, and a command reads a table several times, so the last 
 
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt1.console import say
 from gpt1.data.files import content, identify_binary
+from gpt1.data.tables import check_unique
 from gpt1.errors import UserError
 
 if TYPE_CHECKING:
@@ -73,9 +75,13 @@ def _read(path: Path, _modified: int, _size: int) -> "tuple[polars.DataFrame, in
             data, sheet_id=1, engine="calamine", infer_schema_length=None, drop_empty_rows=False, raise_if_empty=False
         )
         height = book.load_sheet(0, header_row=None, skip_rows=0).total_height  # with the blank rows above the header
+        header = height - frame.height
+        top = book.load_sheet(0, header_row=None, skip_rows=max(0, header - 1), n_rows=1, dtypes="string").to_polars()
     except Exception as error:  # fastexcel's own, of many kinds
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"{path}: not readable as an Excel workbook ({reason}); save it again") from None
+    # polars renames the second of two columns that are called the same.
+    check_unique([name for name in chain(*top.rows()) if name is not None], f"{path}:{header}: two columns")
     if len(names) > 1:
         say(f"{path}: reading the first sheet, {names[0]}; not {', '.join(names[1:])}")
-    return frame, height - frame.height
+    return frame, header

@@ -22,10 +22,12 @@ import zstandard
 
 from gpt1.console import say
 from gpt1.errors import UserError, setting
+from gpt1.tokenizer.tokenizer import replace_surrogates
 
 BLOCK = 8 << 20  # bytes, or characters, that are processed at a time
 MAGIC = {".gz": b"\x1f\x8b", ".zst": b"(\xb5/\xfd"}
 COMPRESSED = tuple(MAGIC)
+ZSTANDARD_WINDOW = 1 << 31  # bytes: that of `zstd --ultra --long=31`, the largest; the default is an eighth of a GiB
 OTHER_ENDINGS = (".txt", ".md", ".xls", ".xlsb", ".ods", ".docx", ".pdf", ".zip")  # of files that are not tables
 KINDS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet",
@@ -143,17 +145,33 @@ def _files_under(path: Path) -> list[File]:
     if not path.is_dir():
         return [File(path, named=True)]
     check_single_split(path)
-    if (path / STATE).is_file():
+    if _is_one_split(path):
         return [File(part, named=True) for part in dataset_files(path)]
     found = []
-    for one in sorted(p for p in path.rglob("*") if p.is_file()):
-        if any(part[0] == "." for part in one.relative_to(path).parts) or one.name == SPLITS:
+    for one in sorted(_visible_files(path)):
+        if one.name == SPLITS:
             continue
-        if one.name == STATE and is_dataset(one.parent):
-            found += dataset_files(one.parent)
-        elif not (one.parent / STATE).is_file():  # else state.json stands for it
+        if not _is_one_split(one.parent):
             found.append(one)
+        elif one.name == STATE:  # which stands for all files beside it
+            found += dataset_files(one.parent)
     return [File(one, named=False) for one in found]
+
+
+def _visible_files(path: Path) -> Iterator[Path]:
+    """Yield the files in a folder and in the folders in it. Raises OSError for a folder that cannot be read.
+
+    Path.rglob would leave such a folder out without a word.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for folder, folders, names in os.walk(path, onerror=fail):
+        folders[:] = [name for name in folders if name[0] != "."]
+        for link in filter(Path.is_symlink, (Path(folder, name) for name in folders)):
+            say(f"{link}: left out, it is a link to a folder; name it to read it")
+        yield from (file for name in names if name[0] != "." and (file := Path(folder, name)).is_file())
 
 
 # Content
@@ -184,7 +202,7 @@ def _decompress_zstandard(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while compressed := file.read(1 << 20):
             while compressed:
-                frame = frame or zstandard.ZstdDecompressor().decompressobj()
+                frame = frame or zstandard.ZstdDecompressor(max_window_size=ZSTANDARD_WINDOW).decompressobj()
                 yield frame.decompress(compressed)
                 compressed = frame.unused_data if frame.eof else b""
                 frame = None if frame.eof else frame
@@ -228,7 +246,7 @@ def text_of(path: Path, encoding: str) -> Iterator[str]:
         if first and text:
             text, first = text.removeprefix("\ufeff"), False
         if text:
-            yield text
+            yield replace_surrogates(text)  # which utf-7 and unicode_escape, for example, can encode
         if not block:
             return
         block = next(blocks, b"")
@@ -320,7 +338,12 @@ def sha256_of(path: Path) -> str:
 
 def is_dataset(path: Path) -> bool:
     """Return whether `path` is the folder of a saved dataset, of one split or of several."""
-    return (path / STATE).is_file() or (path / SPLITS).is_file()
+    return _is_one_split(path) or (path / SPLITS).is_file()
+
+
+def _is_one_split(path: Path) -> bool:
+    """Return whether a folder was saved as one split; other programs call their files state.json too."""
+    return (path / STATE).is_file() and ((path / INFO).is_file() or any(path.glob("*.arrow")))
 
 
 def dataset_splits(path: Path) -> list[str]:

@@ -273,7 +273,9 @@ def jsonl_rows(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[Row]:
         if line.isspace():
             continue
         try:
-            value = json.loads(line)
+            value = _decode(line)
+        except UserError as error:
+            raise UserError(f"{path}:{number}: {error}") from None
         except (ValueError, RecursionError) as error:
             # The place that Python names counts lines within this one.
             what = f"{error.msg} at column {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else error
@@ -283,6 +285,17 @@ def jsonl_rows(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[Row]:
         if "\\ud" in line.lower():  # JSON can escape a lone surrogate, which cannot be encoded
             value = json.loads(replace_surrogates(json.dumps(value, ensure_ascii=False)))
         yield Row(path, number, value)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object as a dict. Raises UserError for two values of one key, of which `json` drops the first."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        check_unique([key for key, _ in pairs], "two keys")
+    return found
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_unique_keys).decode
 
 
 def _separated(file: File, options: TableOptions) -> Iterator[Row]:
@@ -349,12 +362,17 @@ def _next_record(reader: Iterator[list[str]]) -> list[str] | None:
 
 
 def _check_header(names: list[str], file: File) -> None:
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        named = f"two columns are called {twice!r}; rename one"
-        raise UserError(f"{file.path}:1: {named if twice else 'two columns have no name; name or delete them'}")
+    check_unique(names, f"{file.path}:1: two columns")
     if file.kind == "tsv" and len(names) == 1 and any(mark in names[0] for mark in DELIMITERS):
         raise UserError(f"{file.path}:1: the columns are not separated by tabs; name it .csv")
+
+
+def check_unique(names: Sequence[str], what: str) -> None:
+    """Raise UserError, which begins with `what`, if a name occurs twice."""
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        fault = f"are called {twice!r}; rename one" if twice else "have no name; name or delete them"
+        raise UserError(f"{what} {fault}")
 
 
 # parquet
