@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gpt1.errors import UserError
-from gpt1.options import Option, convert, flatten, named_elsewhere, nearest, options, summary
+from gpt1.options import Option, convert, flatten, named_elsewhere, options, summary, unknown_name
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def _unknown(name: str, known: dict[str, Option], positionals: Sequence[str]) ->
         named = f"the argument {known[ours].metavar}" if ours in positionals else known[ours].flag
         return f"{name} is {named} here"
     flags = [option.flag for option in known.values() if option.key not in positionals]
-    return f"unknown option {name}{nearest(name, [*flags, '--json', '--config', '--help'])}"
+    return f"unknown option {name}{unknown_name(name, [*flags, '--json', '--config', '--help'])}"
 
 
 def help_text(settings: type, positionals: Sequence[str], prog: str, defaults: dict[str, Any]) -> str:
@@ -162,6 +162,6 @@ def _from_file(path: str, known: dict[str, Option]) -> dict[str, Any]:
         if name not in names:
             if ours := named_elsewhere(name, known):
                 raise UserError(f"--config {path}: {key} is {ours} here")
-            raise UserError(f"--config {path}: unknown setting {key}{nearest(name, names)}")
+            raise UserError(f"--config {path}: unknown setting {key}{unknown_name(name, names)}")
         given[names[name]] = convert(known[names[name]].kind, value, f"--config {path}: {key}")
     return given
