@@ -99,3 +99,4 @@ def test_nearest() -> None:
     assert nearest("stpes", ["steps", "epochs"]) == "; did you mean steps?"
     assert nearest("--lr", ["--help", "--optim.lr"]) == "; did you mean --optim.lr?"
     assert nearest("zzz", ["steps", "epochs"]) == ""
+    assert nearest("--hours", ["--out", "--steps"]) == "", "dashes are no likeness"

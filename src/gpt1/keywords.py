@@ -22,10 +22,10 @@ from gpt1.options import (
     convert,
     flatten,
     named_elsewhere,
-    nearest,
     options,
     preset_defaults,
     summary,
+    unknown_name,
     without_none,
 )
 from gpt1.remote import mirrored, with_addresses
@@ -155,7 +155,7 @@ def refuse_unknown(init: Callable[P, None]) -> Callable[P, None]:
 def unknown_argument(name: str, names: list[str], who: str) -> TypeError:
     """Return the error for an argument that is not in `names`; it suggests a name with that meaning, or the nearest."""
     ours = named_elsewhere(name, names)
-    return TypeError(f"{who} has no argument {name!r}{f'; it is {ours} here' if ours else nearest(name, names)}")
+    return TypeError(f"{who} has no argument {name!r}{f'; it is {ours} here' if ours else unknown_name(name, names)}")
 
 
 def check(kind: Any, value: Any, what: str, key: str) -> Any:

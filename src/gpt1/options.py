@@ -24,29 +24,65 @@ METAVARS = {int: "N", float: "X"}
 # Names that other programs use -> ours; if there are several, the first that the command, or the estimator, has.
 OTHER_NAMES = {
     "learning-rate": ("lr", "optim.lr"), "lr": ("optim.lr",), "max-lr": ("lr", "optim.lr"),
-    "weight-decay": ("optim.weight_decay",), "warmup-steps": ("optim.warmup",), "warmup-ratio": ("warmup",),
-    "max-grad-norm": ("optim.clip",), "grad-clip": ("optim.clip",), "optimizer": ("optim.method",),
-    "output": ("out",), "output-dir": ("out",), "output-file": ("out",), "out-dir": ("out",), "o": ("out",),
+    "body-learning-rate": ("lr",), "lr-scheduler-type": ("optim.decay",), "lr-schedule": ("optim.decay",),
+    "weight-decay": ("optim.weight_decay",), "warmup-steps": ("optim.warmup",), "warmup-iters": ("optim.warmup",),
+    "warmup-ratio": ("warmup",), "lr-warmup": ("warmup",), "adam-beta1": ("optim.beta1",),
+    "adam-beta2": ("optim.beta2",), "max-grad-norm": ("optim.clip",), "grad-clip": ("optim.clip",),
+    "optimizer": ("optim.method",),
+    "output": ("out", "html"), "output-dir": ("out",), "output-file": ("out", "html"), "out-dir": ("out",),
+    "out": ("html",), "o": ("out",),
     "model": ("run", "preset"), "model-name": ("run", "init", "preset"), "model-name-or-path": ("run", "init"),
+    "base-model": ("run", "init"), "pretrained": ("run", "init"), "init": ("run",), "models": ("runs",),
     "checkpoint": ("run", "init"), "init-from": ("init",), "size": ("preset",),
     "data": ("train", "inputs", "input", "files"), "dataset": ("train", "data", "inputs", "input", "files"),
     "input": ("inputs", "data", "files"), "input-file": ("input", "inputs", "files"), "file": ("input", "files"),
-    "train-file": ("train", "inputs"), "train-data": ("train", "inputs"), "validation": ("valid", "val"),
-    "valid-file": ("valid", "val"), "validation-file": ("valid", "val"), "val": ("valid",), "valid": ("val",),
-    "test-file": ("test", "files", "input"), "text-column": ("text",), "label-column": ("label",),
+    "train-file": ("train", "inputs"), "train-data": ("train", "inputs"), "train-dataset": ("train", "inputs"),
+    "validation": ("valid", "val"), "valid-file": ("valid", "val"), "validation-file": ("valid", "val"),
+    "val": ("valid",), "valid": ("val",), "dev": ("valid", "val"), "dev-file": ("valid", "val"),
+    "eval-file": ("valid", "val"), "eval-dataset": ("valid", "val"),
+    "val-split": ("val_fraction", "valid"), "val-size": ("val_fraction", "valid"),
+    "val-ratio": ("val_fraction", "valid"), "validation-split": ("val_fraction", "valid"),
+    "test": ("files", "input"), "test-file": ("test", "files", "input"), "column": ("text",),
+    "unlabelled": ("read",), "unlabeled": ("read",), "text-column": ("text",), "label-column": ("label",),
+    "target-column": ("label",), "sep": ("delimiter",), "separator": ("delimiter",), "split-on": ("documents",),
     "max-length": ("max_new_tokens", "model.context", "long"), "max-seq-length": ("model.context", "long"),
     "block-size": ("model.context", "long"), "seq-length": ("model.context",), "context-length": ("model.context",),
-    "max-tokens": ("max_new_tokens",), "num-tokens": ("max_new_tokens",), "num-samples": ("num",),
-    "num-return-sequences": ("num",), "prompt": ("prompts",),
+    "n-positions": ("model.context",), "n-ctx": ("model.context",), "chunk-long-sequences": ("long",),
+    "max-tokens": ("max_new_tokens",), "num-tokens": ("max_new_tokens",), "length": ("max_new_tokens",),
+    "num-samples": ("num",), "nsamples": ("num",), "n": ("num",), "num-return-sequences": ("num",),
+    "prompt": ("prompts",), "start": ("prompts",), "prefix": ("prompts",), "temp": ("temperature",),
+    "stop-token": ("stop",), "stop-sequences": ("stop",), "truncate": ("stop",),
     "batch-size": ("batch",), "train-batch-size": ("batch",), "per-device-train-batch-size": ("batch",),
     "micro-batch-size": ("micro_batch",), "num-epochs": ("epochs",), "num-train-epochs": ("epochs",),
     "n-epochs": ("epochs",), "max-steps": ("steps",), "max-iters": ("steps",), "num-steps": ("steps",),
+    "max-time": ("minutes",), "hours": ("minutes",), "early-stopping": ("patience",),
+    "early-stopping-patience": ("patience",), "early-stopping-steps": ("patience",), "metric": ("select",),
+    "metric-for-best-model": ("select",), "lm-loss-coef": ("lm_coef",), "lambda": ("lm_coef",),
+    "oversample": ("class_weights",), "num-layers-frozen": ("freeze",),
     "vocab-size": ("vocabulary", "model.vocabulary"), "n-layer": ("model.depth",), "num-layers": ("model.depth",),
     "n-head": ("model.heads",), "n-embd": ("model.width",), "hidden-size": ("model.width",),
+    "d-model": ("model.width",), "d-ff": ("model.inner",), "n-inner": ("model.inner",),
+    "dropout": ("model.residual_dropout",), "resid-pdrop": ("model.residual_dropout", "dropout"),
+    "embd-pdrop": ("model.embedding_dropout", "dropout"), "attn-pdrop": ("model.attention_dropout", "dropout"),
+    "clf-pdrop": ("head_dropout",),
     "eval-interval": ("eval_every",), "eval-steps": ("eval_every",), "save-steps": ("save_every",),
-    "num-workers": ("threads",), "num-threads": ("threads",), "precision": ("dtype",), "random-seed": ("seed",),
+    "save-total-limit": ("keep",), "report-to": ("track",), "wandb": ("track",), "wandb-log": ("track",),
+    "num-workers": ("threads",), "workers": ("threads",), "num-threads": ("threads",), "num-proc": ("threads",),
+    "jobs": ("threads",), "precision": ("dtype",), "fp16": ("dtype",), "bf16": ("dtype",), "random-seed": ("seed",),
     "seed": ("random_state",), "overwrite": ("fresh",), "overwrite-output-dir": ("fresh",), "force": ("fresh",),
+    "bind": ("host",), "address": ("host",), "api-key": ("token",), "cors": ("allow_origin",),
 }  # fmt: skip
+
+# Names that other programs use for what needs no setting here -> how it is done.
+DONE_OTHERWISE = {
+    "resume": "what was stopped goes on when the same command is given again",
+    "gradient-accumulation-steps": "the batch is that of a whole update, accumulated from parts by itself",
+    "test": "`gpt1 evaluate` scores a model on test rows",
+    "out": "on the command line, `--json > FILE` keeps the result",
+}
+DONE_OTHERWISE["resume-from-checkpoint"] = DONE_OTHERWISE["resume"]
+DONE_OTHERWISE["test-file"] = DONE_OTHERWISE["test"]
+DONE_OTHERWISE["output"] = DONE_OTHERWISE["output-file"] = DONE_OTHERWISE["out"]
 
 
 def check_threads_and_seed(threads: int, seed: int) -> None:
@@ -169,10 +205,16 @@ def flatten(settings: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """Return `; did you mean X?`, or an empty string if no name is close."""
-    known = list(names)
-    grouped = [one for one in known if one.endswith(f".{name.lstrip('-')}")]  # someone wrote --lr for --optim.lr
-    found = grouped or difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {found[0]}?" if found else ""
+    known, plain = {one.lstrip("-"): one for one in names}, name.lstrip("-")  # dashes would make all flags alike
+    grouped = [one for one in known if one.endswith(f".{plain}")]  # someone wrote --lr for --optim.lr
+    found = grouped or difflib.get_close_matches(plain, known, 1)
+    return f"; did you mean {known[found[0]]}?" if found else ""
+
+
+def unknown_name(name: str, names: Iterable[str]) -> str:
+    """Return what to say after the name of a setting that is none of `names`: how it is done, or the nearest name."""
+    how = DONE_OTHERWISE.get(name.lstrip("-").replace("_", "-"))
+    return f"; {how}" if how else nearest(name, names)
 
 
 def named_elsewhere(name: str, known: Container[str]) -> str:

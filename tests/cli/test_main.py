@@ -411,6 +411,24 @@ def test_a_new_run_gets_a_name_of_its_own(
         ("predict r x.csv --batch-size 5", "gpt1 predict: --batch-size is --batch here"),
         ("finetune r --num-train-epochs 5", "gpt1 finetune: --num-train-epochs is --epochs here"),
         ("generate r --max-tokens 5", "gpt1 generate: --max-tokens is --max-new-tokens here"),
+        ("pretrain d --warmup-iters 5", "gpt1 pretrain: --warmup-iters is --optim.warmup here"),
+        ("pretrain d --dropout 0.1", "gpt1 pretrain: --dropout is --model.residual-dropout here"),
+        ("generate r --start hello", "gpt1 generate: --start is the argument PROMPT here"),
+        ("finetune r --dev d.csv", "gpt1 finetune: --dev is --valid here"),
+        ("evaluate r --test t.csv", "gpt1 evaluate: --test is the argument FILE here"),
+        (
+            "finetune r --test t.csv",
+            "gpt1 finetune: unknown option --test; `gpt1 evaluate` scores a model on test rows",
+        ),
+        (
+            "pretrain d --resume auto",
+            "gpt1 pretrain: unknown option --resume; what was stopped goes on when the same command is given again",
+        ),
+        (
+            "evaluate r f --out x.json",
+            "gpt1 evaluate: unknown option --out; on the command line, `--json > FILE` keeps the result",
+        ),
+        ("pretrain d --patience 3", "gpt1 pretrain: unknown option --patience"),
         ("generate r --threads -3", "gpt1 generate: --threads: expected a whole number, 0 or more, not '-3'"),
         (
             "pretrain data --out r --steps many",
@@ -467,6 +485,7 @@ def test_one_line_where_progress_was_begun(tmp_path: Path, capsys: pytest.Captur
     [
         ("learning_rate: 3", "learning_rate is optim.lr here"),
         ("batch-size: 3", "batch-size is batch here"),
+        ("resume: auto", "unknown setting resume; what was stopped goes on when the same command is given again"),
         ("stpes: 3", "unknown setting stpes; did you mean steps?"),
         ("optim: {lrr: 3}", "unknown setting optim.lrr; did you mean optim.lr?"),
         ("steps: many", "steps: expected a whole number, 0 or more, not 'many'"),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -204,6 +205,7 @@ def test_what_a_person_sees(pretrained: Path, finetuned: Path, tmp_path: Path) -
     seen = screen.export_text()
     for word in ("precision", "recall", "F1", "accuracy", "majority", "nats_per_token", "perplexity", "bits_per_byte"):
         assert word in seen
+    assert re.search(r"accuracy, 95 % bootstrap interval.*\d to \d", seen), "on one line"
 
 
 # Faults

@@ -297,6 +297,15 @@ def test_of_a_text_that_fits_nothing_is_said(run: str, capsys: pytest.CaptureFix
     assert "slides" not in capsys.readouterr().err
 
 
+def test_stop_strings_that_are_probably_meant_otherwise_are_told(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    samples(run, max_new_tokens=1, stop=["END", "Once upon"])
+    assert "no prompt, so a new document begins: 'END', 'Once upon' are all stop" in capsys.readouterr().err
+    samples(run, prompts=["Once"], max_new_tokens=1, stop=["\\n"])
+    assert "stop holds a backslash and an n; in bash, a line end is written $'\\n'" in capsys.readouterr().err
+    samples(run, prompts=["Once"], max_new_tokens=1, stop=["END", "\n"])
+    assert "stop" not in capsys.readouterr().err
+
+
 def test_the_name_of_a_file_as_a_prompt_is_told(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (prompt := tmp_path / "story.txt").write_text("Once", encoding="utf-8")
     assert samples(run, prompts=["Once", str(prompt)], max_new_tokens=1)[1]["prompt"] == str(prompt)

@@ -62,6 +62,13 @@ def test_a_fine_tuned_run(run: Path) -> None:
     show(found)
 
 
+def test_the_bias_that_only_hugging_face_has_is_no_parameter(run: Path) -> None:
+    """As many parameters as `finetune` prints and gpt1.json holds."""
+    head = {"multiple_choice_head.summary.weight": [1, 8], "multiple_choice_head.summary.bias": [1]}
+    write_weights(run, {"transformer.tokens_embed.weight": [40, 8], **head})
+    assert ask(run).parameters == 40 * 8 + 8
+
+
 def test_a_run_that_is_still_training(run: Path) -> None:
     write(run, "gpt1.json", RunMetadata(kind="pretrained", steps=9, of_steps=100).to_json())
     found = ask(run)

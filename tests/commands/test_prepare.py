@@ -720,6 +720,8 @@ def test_ctrl_c_also_ends_a_cluster_that_was_started_for_it(tmp_path: Path) -> N
         ("sub/c.txt --out sub", "--out sub holds the input sub/c.txt"),
         ("a.txt b.txt --out sub", "--out sub holds something else (c.txt)"),
         ("a.txt b.txt --out t.csv", "--out t.csv is a file"),
+        ("done --out out", "done is prepared already; train on it: `gpt1 pretrain done --out RUN`"),
+        ("a.txt --val run --out out", "run is a run, not text; to train it further, `gpt1 pretrain DATA --init run"),
     ],
 )
 def test_one_line_and_nothing_written(
@@ -744,8 +746,10 @@ def test_a_pipe_is_refused(tmp_path: Path) -> None:
 
 
 def _write_bad_inputs() -> None:
-    Path("void").mkdir()
-    Path("sub").mkdir()
+    for name in ("void", "sub", "done", "run"):
+        Path(name).mkdir()
+    for name in ("done/manifest.json", "done/train-00000.bin", "run/gpt1.json", "run/README.md"):
+        Path(name).write_bytes(b"{}")
     for name in ("a.txt", "b.txt", "sub/c.txt"):
         Path(name).write_text(STORIES[0], encoding="utf-8")
     Path("blank.txt").write_text(" \n\n")

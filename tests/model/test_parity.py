@@ -15,9 +15,9 @@ from gpt1.model.gpt import GPT
 from gpt1.model.objectives import LanguageModel, TaskModel
 from gpt1.model.sampling import Sampling, penalised, probabilities
 from gpt1.run_folder.folder import load_run, save_run
-from gpt1.run_folder.hugging_face import CHOICE_BIAS, CHOICE_HEAD, HEAD, TRANSPOSED, from_hf, hf_name
+from gpt1.run_folder.hugging_face import CHOICE_HEAD, HEAD, TRANSPOSED, from_hf, hf_name
 from gpt1.run_folder.metadata import RunMetadata
-from gpt1.run_folder.shape import from_hf_config
+from gpt1.run_folder.shape import CHOICE_BIAS, from_hf_config
 from gpt1.tokenizer.tokenizer import Tokenizer
 from gpt1.tokenizer.train_bpe import train
 

@@ -266,6 +266,13 @@ def test_hostile_bodies(server: Running, body: bytes) -> None:
             assert answer.status_code == 200 or answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("body", [b'{"model": "caf\xe9"}', b"[" * 60_000, b'{"seed": 1' + b"0" * 5000 + b"}"])
+def test_a_body_that_json_cannot_read_is_told_why(server: Running, body: bytes) -> None:
+    answer = server.http.post("/v1/completions", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"].startswith("the body is not JSON: it is not UTF-8, is nested too deeply")
+
+
 NOWHERE = [
     "/docs",
     "/../pyproject.toml",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gpt1.errors import UserError
-from gpt1.options import Option, convert, flatten, named_elsewhere, nearest, options, summary
+from gpt1.options import Option, convert, flatten, named_elsewhere, options, summary, unknown_name
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _unknown(word: str, known: dict[str, Option], positionals: Sequence[str]) ->
         named = f"the argument {known[ours].metavar}" if ours in positionals else known[ours].flag
         return f"{name} is {named} here"
     flags = [option.flag for option in known.values() if option.key not in positionals]
-    hint = nearest(name, [*flags, "--json", "--config", "--help"])
+    hint = unknown_name(name, [*flags, "--json", "--config", "--help"])
     return f"unknown option {name}{hint or '; put -- before a name or text that begins with a dash'}"
 
 
@@ -175,6 +175,6 @@ def _from_file(path: str, known: dict[str, Option]) -> dict[str, Any]:
         if name not in names:
             if ours := named_elsewhere(name, known):
                 raise UserError(f"--config {path}: {key} is {ours} here")
-            raise UserError(f"--config {path}: unknown setting {key}{nearest(name, names)}")
+            raise UserError(f"--config {path}: unknown setting {key}{unknown_name(name, names)}")
         given[names[name]] = convert(known[names[name]].kind, value, f"--config {path}: {key}")
     return given

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 
 from gpt1 import console
@@ -105,7 +105,7 @@ def evaluate(settings: Evaluate) -> EvaluateResult:
 
 
 def show(result: EvaluateResult) -> RenderableType:
-    """Return the metrics as a table; for classes and label sets, with a row for each."""
+    """Return the metrics as a table; for classes and label sets, after one with a row for each."""
     plain = {name: value for name, value in result.items() if name != "run" and not isinstance(value, Mapping | list)}
     for name, (low, high) in result.get("intervals", {}).items():
         plain[f"{name}, 95 % bootstrap interval"] = f"{low:.4g} to {high:.4g}"
@@ -118,8 +118,7 @@ def show(result: EvaluateResult) -> RenderableType:
         out.add_column(name)
     for name, found in result["per_class"].items():
         out.add_row(name, f"{found['n']:,}", *(f"{found[key]:.3f}" for key in ("precision", "recall", "f1")))
-    out.caption = "\n".join(f"{name} {console.formatted(value)}" for name, value in plain.items())
-    return out
+    return Group(out, console.table(plain))
 
 
 def _kind(settings: Evaluate) -> Literal["text", "rows", "pairs", "choices"]:

@@ -46,6 +46,7 @@ def generate(settings: Generate) -> GenerateResult:
     options = GenerationOptions(**{one.name: getattr(settings, one.name) for one in fields(GenerationOptions)})
     if settings.num < 1:
         raise UserError(f"{setting('num')} must be at least 1")
+    _say_of_stops(settings)
     device, dtype = setup_device(settings)
     check_quantize(settings.quantize, device)
     run = load_run(settings.run)
@@ -65,6 +66,15 @@ def generate(settings: Generate) -> GenerateResult:
     seconds = time.perf_counter() - began
     samples = [text.sample() for text in texts]
     return GenerateResult(samples, sum(sample.tokens for sample in samples) / seconds, settings.stream)
+
+
+def _say_of_stops(settings: Generate) -> None:
+    """Say what is probably not meant, since a shell shows neither: a prompt among the stop strings, a `\\n` in one."""
+    if len(settings.stop) > 1 and settings.prompts == [""]:
+        stops = ", ".join(map(repr, settings.stop))
+        say(f"no prompt, so a new document begins: {stops} are all stop strings; put prompts before {setting('stop')}")
+    if any("\\n" in stop for stop in settings.stop):
+        say(f"{setting('stop')} holds a backslash and an n; in bash, a line end is written $'\\n'")
 
 
 def _say_what_is_read(texts: list[Generation], settings: Generate, context: int) -> None:

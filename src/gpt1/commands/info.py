@@ -21,7 +21,7 @@ from gpt1.errors import UserError
 from gpt1.keywords import command
 from gpt1.results import Result
 from gpt1.run_folder.metadata import STOPPED, other_program, read_json, read_metadata
-from gpt1.run_folder.shape import read_shape
+from gpt1.run_folder.shape import CHOICE_BIAS, read_shape
 from gpt1.run_folder.starter import find_run
 
 # Keys inside a section that the table leaves out: hashes and details, which `--json` has.
@@ -229,10 +229,11 @@ def _tokenizer(folder: Path) -> InfoResult:
 
 
 def _parameters(path: Path) -> int:
-    """Count the numbers in a safetensors file from its header: 8 bytes of length, then JSON."""
+    """Count the parameters in a safetensors file from its header: 8 bytes of length, then JSON."""
     try:
         with path.open("rb") as file:
             tensors = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), LARGEST_HEADER)))
-        return sum(math.prod(tensor["shape"]) for name, tensor in tensors.items() if name != "__metadata__")
+        others = ("__metadata__", CHOICE_BIAS)
+        return sum(math.prod(tensor["shape"]) for name, tensor in tensors.items() if name not in others)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not readable as safetensors ({error})") from None

@@ -152,6 +152,13 @@ def _documents(number: int) -> str:
 
 def _check(settings: Prepare) -> None:
     check_encoding(settings.encoding)
+    for name in (*settings.inputs, *settings.val):
+        if (Path(name) / "manifest.json").is_file() and (Path(name) / "train-00000.bin").is_file():
+            raise UserError(f"{name} is prepared already; train on it: `gpt1 pretrain {name} --out RUN`")
+        if (Path(name) / "gpt1.json").is_file():
+            raise UserError(
+                f"{name} is a run, not text; to train it further, `gpt1 pretrain DATA --init {name} --out RUN`"
+            )
     if not settings.val and not 0 < settings.val_fraction < 1:
         raise UserError(
             f"{setting('val_fraction')} {settings.val_fraction:g} must be between 0 and 1, since training needs "

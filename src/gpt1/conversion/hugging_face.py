@@ -17,9 +17,9 @@ from gpt1.config import Model
 from gpt1.console import say
 from gpt1.conversion.external import TOKENS, ExternalCheckpoint, check_vocabulary, checked, tensor_shapes
 from gpt1.errors import UserError, first_line, setting
-from gpt1.run_folder.hugging_face import CHOICE_BIAS, CHOICE_HEAD, HEAD, PROBLEMS, TensorFile
+from gpt1.run_folder.hugging_face import CHOICE_HEAD, HEAD, PROBLEMS, TensorFile
 from gpt1.run_folder.metadata import RunMetadata, read_json
-from gpt1.run_folder.shape import from_hf_config
+from gpt1.run_folder.shape import CHOICE_BIAS, from_hf_config
 from gpt1.storage import is_utf8
 from gpt1.tokenizer.openai import PAIRS, TOKENIZER, read_bpe, vocabulary_files
 from gpt1.tokenizer.tokenizer import EXTRACT, START, Tokenizer, bpe_tokenizer

@@ -23,9 +23,9 @@ from gpt1.errors import UserError, setting
 from gpt1.keywords import check, checked
 from gpt1.model.gpt import GPT
 from gpt1.options import check_threads_and_seed, options
-from gpt1.run_folder.hugging_face import CHOICE_BIAS, HEAD, TensorFile, from_hf, to_hf, to_hf_config
+from gpt1.run_folder.hugging_face import HEAD, TensorFile, from_hf, to_hf, to_hf_config
 from gpt1.run_folder.metadata import STAGED, RunMetadata, Versions, read_json, read_metadata
-from gpt1.run_folder.shape import read_shape
+from gpt1.run_folder.shape import CHOICE_BIAS, read_shape
 from gpt1.run_folder.starter import find_run
 from gpt1.storage import atomic, save_file, write_json, write_text
 from gpt1.tokenizer.tokenizer import Tokenizer

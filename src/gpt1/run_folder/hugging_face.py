@@ -11,15 +11,11 @@ from torch import Tensor
 from gpt1.config import EPSILON, Model
 from gpt1.errors import UserError, setting
 from gpt1.model.gpt import GPT, INIT_STD
-from gpt1.run_folder.shape import MODEL_TYPE
+from gpt1.run_folder.shape import CHOICE_BIAS, MODEL_TYPE
 from gpt1.storage import open_tensors
 
-# W_y: (C, D), or for multiple choice (1, D) with a bias, which our network does not have: it is 0.
-HEAD, CHOICE_HEAD, CHOICE_BIAS = (
-    "score.weight",
-    "multiple_choice_head.summary.weight",
-    "multiple_choice_head.summary.bias",
-)
+# W_y: (C, D), or for multiple choice (1, D).
+HEAD, CHOICE_HEAD = "score.weight", "multiple_choice_head.summary.weight"
 # By the goal of `RunMetadata`; the others are OpenAIGPTForSequenceClassification.
 ARCHITECTURES = {None: "OpenAIGPTLMHeadModel", "choice": "OpenAIGPTDoubleHeadsModel"}
 PROBLEMS = {

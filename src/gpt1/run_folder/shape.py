@@ -9,6 +9,8 @@ from gpt1.run_folder.metadata import read_json
 from gpt1.run_folder.starter import find_run
 
 MODEL_TYPE = "openai-gpt"
+# Of Hugging Face's class for multiple choice. Our network has no such parameter, so it is 0.
+CHOICE_BIAS = "multiple_choice_head.summary.bias"
 
 
 def from_hf_config(config: dict[str, Any], source: str) -> Model:

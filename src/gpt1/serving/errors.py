@@ -101,6 +101,8 @@ def add_handlers(app: FastAPI) -> None:
         is_chat = request.url.path.endswith("/chat/completions")
         chat = "; these models continue a text and do not chat: use /v1/completions" if is_chat else ""
         sentences = {
+            # What FastAPI says of every error of `json` but a JSONDecodeError.
+            400: "the body is not JSON: it is not UTF-8, is nested too deeply, or has a number of too many digits",
             404: f"there is no {request.method} {request.url.path} here; /openapi.json lists what there is{chat}",
             405: f"{request.url.path} does not answer {request.method}",
         }
