@@ -113,16 +113,9 @@ def measured(asked: argparse.Namespace, name: str, size: str, system: str, seed:
 
 def scores(predictor: Predictor, rows: LabelledRows, metric: str) -> dict[str, float]:
     """Return the metric of the network, of words alone and of both."""
-    assert predictor.words, "the benchmarks fine-tune with words"
-    label_type, words_NC = predictor.label_type, predictor.words.scores(rows.texts)
-    examples, network_NC = predictor.network_scores(rows.texts, ROWS_AT_ONCE)
-    both_NC = predictor.share.add(network_NC, words_NC[examples.rows_N])
-    predictions = {
-        "words": predictor.words.label_type(label_type).predictions(words_NC),
-        "network": examples.mean_by_row(label_type.predictions(network_NC)),
-        "both": examples.mean_by_row(label_type.predictions(both_NC)),
-    }
-    return {name: label_type.metrics(rows.labels, found_NC)[metric] for name, found_NC in predictions.items()}
+    parts = predictor.predict_parts(rows.texts, ROWS_AT_ONCE)
+    found = {"words": parts["words"], "network": parts.get("network", parts["run"]), "both": parts["run"]}
+    return {name: predictor.label_type.metrics(rows.labels, found_NC)[metric] for name, found_NC in found.items()}
 
 
 def sampled(settings: Finetune, size: str, work: Path) -> str:

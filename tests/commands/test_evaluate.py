@@ -245,10 +245,10 @@ def test_a_wrong_request(
 
 
 def test_too_large_a_batch(finetuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def predict(*_: Any) -> None:
+    def network_scores(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr(Predictor, "predict", predict)
+    monkeypatch.setattr(Predictor, "network_scores", network_scores)
     with pytest.raises(RunFailed, match=r"^out of memory; lower batch, 4$"):
         measured(finetuned, table_with(tmp_path / "a.jsonl", ["9"]), batch=4)
 

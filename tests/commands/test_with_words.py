@@ -17,6 +17,7 @@ from gpt1.commands import explain as explanation
 from gpt1.commands.ablate import ablate
 from gpt1.commands.convert import convert
 from gpt1.commands.evaluate import evaluate
+from gpt1.commands.evaluate import show as show_evaluation
 from gpt1.commands.explain import explain
 from gpt1.commands.finetune import finetune, show
 from gpt1.commands.predict import predict
@@ -120,6 +121,18 @@ def test_evaluate_measures_both_on_the_same_rows(plain: Path, folder: Path) -> N
     assert [one["n"] for one in each] == [80, 60]
     expected = sum(one["accuracy"] * one["n"] for one in each) / 140
     assert together["words_alone"]["accuracy"] == pytest.approx(expected)
+
+
+def test_evaluate_measures_the_network_without_the_words(plain: Path, both: Path, folder: Path) -> None:
+    """Both runs hold the same network, since the words are added after training."""
+    alone, together = measured(plain, folder, "valid", "test"), measured(both, folder, "valid", "test")
+    assert "network_alone" not in alone
+    assert together["network_alone"]["accuracy"] == alone["accuracy"] != together["accuracy"]
+    assert together["network_alone"]["per_class"] == alone["per_class"]
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(show_evaluation(together))
+    assert "accuracy, network alone" in captured.get()
 
 
 def test_evaluate_scores_the_words_of_a_row_once(

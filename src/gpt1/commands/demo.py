@@ -32,6 +32,8 @@ CLASSES, TRAIN, TEST, SEEDS = 6, 16, 60, 3
 # Docstrings that give a pair of sentences; each pair makes two questions.
 ENDINGS_TRAIN, ENDINGS_TEST = 300, 150
 PROMPT = "Return the"
+# What fine-tuning starts from.
+STARTS = ("scratch", "pretrained")
 # What is compared, in the order of the table. Words alone are fitted beside every model.
 NAMES = {
     "scratch": "random weights",
@@ -102,23 +104,26 @@ def _demo(settings: Demo, folder: Path) -> DemoResult:
 
     task = f"{TRAIN} labels for each of {CLASSES} packages, {SEEDS} seeds"
     say(f"3/5 finetune: which package is a docstring from? {task}")
-    tests = {
-        start: [_test(settings, folder, start, seed) for seed in range(1, SEEDS + 1)]
-        for start in ("scratch", "pretrained", "with_words")
+    seeds = range(1, SEEDS + 1)
+    scratch = [_test(settings, folder, "scratch", seed) for seed in seeds]
+    tuned = [_test(settings, folder, "pretrained", seed) for seed in seeds]
+    accuracies = {
+        "scratch": [one["accuracy"] for one in scratch],
+        "words_alone": [one["words_alone"]["accuracy"] for one in tuned],
+        "pretrained": [one.get("network_alone", one)["accuracy"] for one in tuned],  # absent if the words weigh nothing
+        "with_words": [one["accuracy"] for one in tuned],
     }
-    accuracies = {start: [one["accuracy"] for one in found] for start, found in tests.items()}
-    accuracies["words_alone"] = [one["words_alone"]["accuracy"] for one in tests["pretrained"]]
 
     say("4/5 order: which of two endings continues a sentence? By likelihood, then fine-tuned")
     questions = str(folder / "endings-test.jsonl")
     zero_shot = evaluate(Evaluate(run=model, files=[questions], as_="choices", normalize="bytes", **on))
-    ends = {start: _test_endings(settings, folder, start) for start in ("scratch", "pretrained")}
+    ends = {start: _test_endings(settings, folder, start) for start in STARTS}
     endings_found = {start: one["accuracy"] for start, one in ends.items()} | {"zero_shot": zero_shot["accuracy"]}
     endings_found["words_alone"] = ends["pretrained"]["words_alone"]["accuracy"]
 
     say("5/5 report")
-    tuned = [str(folder / f"{start}-1") for start in ("pretrained", "with_words", "scratch")]
-    runs = [model, *tuned, *(f"{run}.json" for run in tuned)]
+    first = [str(folder / f"{start}-1") for start in reversed(STARTS)]
+    runs = [model, *first, *(f"{run}.json" for run in first)]
     page = report(Report(runs=runs, out=str(folder / "report.html"))).page
     means = {start: statistics.mean(values) for start, values in accuracies.items()}
     return DemoResult(
@@ -192,7 +197,7 @@ def _test(settings: Demo, folder: Path, start: str, seed: int) -> EvaluateResult
     finetune(
         Finetune(
             run=str(folder / "model"), train=str(folder / "train.csv"), out=run, label="package",
-            from_scratch=start == "scratch", with_words=start == "with_words", seed=seed, fresh=settings.fresh, **on,
+            from_scratch=start == "scratch", with_words=start == "pretrained", seed=seed, fresh=settings.fresh, **on,
         )
     )  # fmt: skip
     tested = evaluate(Evaluate(run=run, files=[str(folder / "test.csv")], **on))

@@ -23,7 +23,7 @@ from gpt1.results import INLINE, Result
 from gpt1.run_folder.folder import load_run, read_metadata
 from gpt1.tasks.columns import ColumnNames, select_columns
 from gpt1.tasks.labels import ClassLabels, LabelSets, LabelType, ScoreLabels
-from gpt1.tasks.metrics import Intervals, TaskMetrics, words_rows
+from gpt1.tasks.metrics import Intervals, TaskMetrics, rows_alone
 from gpt1.tasks.rows import LabelledRows, check_labels, read_labelled_rows
 from gpt1.tasks.words import say_if_words_win
 from gpt1.tasks.zero_shot import ZeroShotMetrics, question_kind, read_choices, read_pairs, score_zero_shot
@@ -66,15 +66,19 @@ class RowMetrics(Result):
     """`[low, high]` of each metric: the middle 95 % over resamples of the rows"""
     words_alone: TaskMetrics | None = None
     """the same metrics of words alone: TF-IDF and a linear model, fitted on the same rows"""
+    network_alone: TaskMetrics | None = None
+    """the same metrics of the network without the words, if the run adds both (`--with-words`)"""
 
     @classmethod
-    def of(
-        cls, predictor: Predictor, labels: list[Any], predictions_NC: np.ndarray, words_NC: np.ndarray | None
-    ) -> "RowMetrics":
-        """Return the metrics of predictions, and of those of words alone."""
+    def of(cls, predictor: Predictor, labels: list[Any], parts: dict[str, np.ndarray]) -> "RowMetrics":
+        """Return the metrics of what `Predictor.predict_parts` predicts."""
         label_type, words = predictor.label_type, predictor.words
-        alone = words.label_type(label_type).metrics(labels, words_NC) if words and words_NC is not None else None
-        return cls(label_type.metrics(labels, predictions_NC), label_type.intervals(labels, predictions_NC), alone)
+        return cls(
+            metrics=label_type.metrics(labels, parts["run"]),
+            intervals=label_type.intervals(labels, parts["run"]),
+            words_alone=words.label_type(label_type).metrics(labels, parts["words"]) if words else None,
+            network_alone=label_type.metrics(labels, parts["network"]) if "network" in parts else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,8 @@ def show(result: EvaluateResult) -> RenderableType:
     plain = {name: value for name, value in result.items() if name != "run" and not isinstance(value, Mapping | list)}
     for name, (low, high) in result.get("intervals", {}).items():
         plain[f"{name}, 95 % bootstrap interval"] = f"{low:.4g} to {high:.4g}"
-    plain |= words_rows(result.get("words_alone", {}))
+    for part in ("words", "network"):
+        plain |= rows_alone(result.get(f"{part}_alone", {}), part)
     if "per_class" not in result:
         groups = {f"accuracy, {name}": found["accuracy"] for name, found in result.get("groups", {}).items()}
         return console.table(plain | groups, "evaluate")
@@ -152,8 +157,7 @@ def _rows(settings: Evaluate) -> EvaluateResult:
     if not isinstance(label_type, ScoreLabels) and label_type.majority is None:
         console.say(f"{settings.run} does not record the most common label of training; majority is that of these rows")
     labels: list[Any] = []
-    predictions: list[np.ndarray] = []
-    by_words: list[np.ndarray] = []
+    predictions: list[dict[str, np.ndarray]] = []
     files: dict[str, RowMetrics] = {}
     for path in settings.files:
         file = table(path)
@@ -164,13 +168,13 @@ def _rows(settings: Evaluate) -> EvaluateResult:
         rows = read_labelled_rows(path, wanted, label_type.kind, options, label_type)
         _check_unknown_labels(rows, label_type, wanted)
         with out_of_memory(f"lower {setting('batch')}, {settings.batch}"):
-            predictions_NC, words_NC = predictor.predict_both(rows.texts, settings.batch)
-        files[path] = RowMetrics.of(predictor, rows.labels, predictions_NC, words_NC)
-        labels, predictions = labels + rows.labels, [*predictions, predictions_NC]
-        by_words += [] if words_NC is None else [words_NC]
+            parts = predictor.predict_parts(rows.texts, settings.batch)
+        files[path] = RowMetrics.of(predictor, rows.labels, parts)
+        labels, predictions = labels + rows.labels, [*predictions, parts]
     total = files[settings.files[0]]
     if len(files) > 1:
-        total = RowMetrics.of(predictor, labels, _stacked(predictions), _stacked(by_words) if by_words else None)
+        stacked = {part: _stacked([parts[part] for parts in predictions]) for part in predictions[0]}
+        total = RowMetrics.of(predictor, labels, stacked)
     if total.words_alone:
         selected_by = read_metadata(Path(settings.run)).selected_by
         say_if_words_win(label_type, selected_by, total.words_alone, total.metrics, predictor.share)

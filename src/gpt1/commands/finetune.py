@@ -26,7 +26,7 @@ from gpt1.run_folder.folder import load_run, read_metadata
 from gpt1.run_folder.metadata import STOPPED, FinetuningData, RunMetadata, read_json
 from gpt1.run_folder.places import check_finetuned_place
 from gpt1.run_folder.shape import read_shape
-from gpt1.tasks.metrics import METRICS, TaskMetrics, words_rows
+from gpt1.tasks.metrics import METRICS, TaskMetrics, rows_alone
 from gpt1.training import checkpoint, parallel
 from gpt1.training.device import out_of_memory, setup_device
 from gpt1.training.loop import Diverged
@@ -138,7 +138,7 @@ def _finetune(settings: Finetune, out: Path) -> None:
 def show(result: FinetuneResult) -> RenderableType:
     """Return the closing table: what was measured, also of words alone, then mean and deviation over seeds."""
     plain = {name: value for name, value in result.items() if not isinstance(value, Mapping | list)}
-    plain |= words_rows(result.get("words_alone", {}))
+    plain |= rows_alone(result.get("words_alone", {}))
     for name, found in result.get("seeds", {}).items():
         plain[f"{name}, {len(found['values'])} seeds"] = f"{found['mean']:.4f} ± {found['deviation']:.4f}"
     for rate, value in result.get("learning_rates", {}).items():

@@ -127,24 +127,23 @@ class Predictor:
         examples, scores_NC = self.scores(rows, batch)
         return examples.mean_by_row(self.label_type.predictions(scores_NC)), examples.too_long
 
-    def predict_both(self, rows: Sequence[Texts], batch: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return predictions_NC, and those of words alone if the run has words, which score the rows only once."""
-        words_NC = self.words.scores(rows) if self.words else None
-        examples, scores_NC = self.scores(rows, batch, words_NC)
-        predictions_NC = examples.mean_by_row(self.label_type.predictions(scores_NC))
-        return predictions_NC, None if words_NC is None else self.label_type.predictions(words_NC)
+    def predict_parts(self, rows: Sequence[Texts], batch: int) -> dict[str, np.ndarray]:
+        """Return predictions_NC of the `run`, of its `words` if it has them, and of its `network` if both are added."""
+        examples, scores_NC = self.network_scores(rows, batch)
+        parts = {}
+        if self.words:
+            words_NC = self.words.scores(rows)
+            parts["words"] = self.label_type.predictions(words_NC)
+            if self.share.weight:
+                parts["network"] = examples.mean_by_row(self.label_type.predictions(scores_NC))
+                scores_NC = self.share.add(scores_NC, words_NC[examples.rows_N])
+        return parts | {"run": examples.mean_by_row(self.label_type.predictions(scores_NC))}
 
-    def scores(
-        self, rows: Sequence[Texts], batch: int, words_NC: np.ndarray | None = None
-    ) -> tuple[Examples, np.ndarray]:
-        """Return the examples of rows and the scores_NC of them that predictions are made from, words included.
-
-        `words_NC` are the scores of words alone, if these are known already.
-        """
+    def scores(self, rows: Sequence[Texts], batch: int) -> tuple[Examples, np.ndarray]:
+        """Return the examples of rows and the scores_NC of them that predictions are made from, words included."""
         examples, scores_NC = self.network_scores(rows, batch)
         if self.words and self.share.weight:
-            words_NC = self.words.scores(rows) if words_NC is None else words_NC
-            scores_NC = self.share.add(scores_NC, words_NC[examples.rows_N])
+            scores_NC = self.share.add(scores_NC, self.words.scores(rows)[examples.rows_N])
         return examples, scores_NC
 
     def to_columns(self, prediction_C: np.ndarray, row: Texts) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from gpt1.errors import readable
 from gpt1.run_folder.metadata import FinetuningData, RunMetadata, SplitSummary
 from gpt1.run_folder.starter import PACKAGE, STARTER
-from gpt1.tasks.metrics import words_rows
+from gpt1.tasks.metrics import rows_alone
 
 CARD = """---
 library_name: transformers
@@ -196,7 +196,7 @@ def _scores(metadata: RunMetadata) -> dict[str, Any]:
     """Return the metrics that are numbers, and over several seeds their mean and deviation."""
     shown = {name: value for name, value in metadata.metrics.items() if name not in OF_TRAINING}
     found = {name: value for name, value in shown.items() if not isinstance(value, dict | list)}
-    found |= words_rows(metadata.metrics.get("words_alone", {}))
+    found |= rows_alone(metadata.metrics.get("words_alone", {}))
     for name, over in (metadata.seeds or {}).items():
         found[f"{name}, {len(over['values'])} seeds"] = f"{over['mean']:.4g} ± {over['deviation']:.2g}"
     return found

@@ -260,9 +260,9 @@ def over_seeds(metrics: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]
     return found
 
 
-def words_rows(words: Mapping[str, Any]) -> dict[str, float]:
-    """Return the metrics of words alone that a table shows, by name."""
-    return {f"{name}, words alone": value for name, value in scalars(words).items() if name not in OF_LABELS}
+def rows_alone(metrics: Mapping[str, Any], part: str = "words") -> dict[str, float]:
+    """Return the metrics of a part alone that a table shows, by name: of the `words`, or of the `network`."""
+    return {f"{name}, {part} alone": value for name, value in scalars(metrics).items() if name not in OF_LABELS}
 
 
 def _count_intervals(counts_U: np.ndarray, measure: Measure, seed: int, draws: int, level: float) -> Intervals:
