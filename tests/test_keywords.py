@@ -113,6 +113,12 @@ def test_sections_are_dicts_or_dataclasses() -> None:
             "verb() argument 'dtype' must be one of 'auto', 'bf16', 'fp32', not 16 (int)",
         ),
         (generate, (b"r",), {}, "verb() argument 'run' must be a string, not b'r' (bytes)"),
+        (
+            finetune,
+            ("r",),
+            {"train": ["a"], "out": "o"},
+            "verb() argument 'train' must be a string, not ['a'] (list); for rows in memory there is gpt1.Classifier(",
+        ),
         (pretrain, ("d",), {"out": "o", "steps": "9"}, "verb() argument 'steps' must be an int or None, not '9' (str)"),
         (
             pretrain,

@@ -34,6 +34,12 @@ P = ParamSpec("P")
 Settings_contra = TypeVar("Settings_contra", contravariant=True)
 Result_co = TypeVar("Result_co", covariant=True)
 WIDTH = 100  # columns of a docstring
+# Settings that name a file, and what takes its rows from memory instead.
+IN_MEMORY = {
+    "train": "gpt1.Classifier(run).fit(texts, labels)",
+    "input": "gpt1.Classifier.load(run).predict(texts)",
+    "files": "gpt1.Classifier.load(run).score(texts, labels)",
+}
 
 
 class CommandFunction(Protocol[P, Settings_contra, Result_co]):
@@ -181,7 +187,8 @@ def check(kind: Any, value: Any, what: str, key: str) -> Any:
     elif isinstance(value, {int: Integral, float: Real}.get(inner, str)) and inner is not str and inner is not bool:
         return convert(inner, value, setting(key))
     wanted = _expected(inner) + ("" if inner is kind else " or None")
-    raise TypeError(f"{what} must be {wanted}, not {_shown(value)}")
+    instead = f"; for rows in memory there is {IN_MEMORY[key]}" if key in IN_MEMORY else ""
+    raise TypeError(f"{what} must be {wanted}, not {_shown(value)}{instead}")
 
 
 def _expected(kind: Any) -> str:

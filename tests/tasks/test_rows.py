@@ -165,6 +165,20 @@ def labelled(labels: list[Any], groups: list[str] | None = None) -> LabelledRows
     )
 
 
+def test_equal_texts_with_different_labels(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = replace(labelled(["b", "a", "b", "c"]), texts=[("one",), ("two",), ("two",), ("two",)])
+    warn_of_faults(rows, labelled([]), "classes")
+    said = (
+        "a:2: label 'b', but 'a' in an earlier row with the same text; 2 of 4 training rows contradict an earlier one"
+    )
+    assert said in capsys.readouterr().err
+    sets = [frozenset("xy"), frozenset("yx"), frozenset("x")]
+    warn_of_faults(replace(labelled(sets), texts=[("one",)] * 3), labelled([]), "labels")
+    assert "a:2: label 'x', but 'x|y' in an earlier row" in capsys.readouterr().err
+    warn_of_faults(labelled(["a", "b"]), labelled([]), "classes")
+    assert "earlier row" not in capsys.readouterr().err
+
+
 def test_what_is_worth_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     found = labelled(["yes", "Yes ", *["no"] * 11])
     warn_of_faults(found, found, "classes")

@@ -249,6 +249,7 @@ def warn_of_faults(train: LabelledRows, valid: LabelledRows, kind: LabelKind) ->
     warn_of_overlap(train, valid, "validation")
     if kind not in ("classes", "labels"):
         return
+    _warn_of_contradictions(train)
     counts, valid_counts = (
         Counter(name for label in data.labels for name in _names_in(label)) for data in (train, valid)
     )
@@ -268,6 +269,24 @@ def warn_of_faults(train: LabelledRows, valid: LabelledRows, kind: LabelKind) ->
         )
     elif most > RARE * least:
         warn(f"label {common!r} has {most:,} rows, {rare!r} only {least:,}; {remedy}")
+
+
+def _warn_of_contradictions(train: LabelledRows) -> None:
+    """Warn of equal texts with different labels."""
+    labels: dict[Texts, Any] = {}
+    rows = [
+        number
+        for number, (texts, label) in enumerate(zip(train.texts, train.labels, strict=True))
+        if labels.setdefault(texts, label) != label
+    ]
+    if rows:
+        first = rows[0]
+        here, earlier = train.labels[first], labels[train.texts[first]]
+        here, earlier = (LABEL_SEPARATOR.join(sorted(_names_in(label))) for label in (here, earlier))
+        warn(
+            f"{train.where[first]}: label {here!r}, but {earlier!r} in an earlier row with the same text; "
+            f"{len(rows):,} of {len(train):,} training rows contradict an earlier one"
+        )
 
 
 def _warn_of_names(train: LabelledRows, counts: Counter[str], kind: LabelKind) -> None:
