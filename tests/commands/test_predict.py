@@ -375,7 +375,7 @@ def test_texts_of_a_pair_and_of_a_choice() -> None:
     row, wanted = row_of_texts(["a", "b"], "entailment", pair)
     assert (row.values, read_texts(row, wanted)) == ({"premise": "a", "hypothesis": "b"}, ("a", "b"))
     row, wanted = row_of_texts(["c", "x", "y", "z"], "multiple-choice", Columns(["story"], ["y"], ["one", "two"]))
-    assert (row.values, read_texts(row, wanted)) == ({"story": "c", "one": ["x", "y", "z"]}, ("c", "x", "y", "z"))
+    assert (row.values, read_texts(row, wanted)) == ({"story": "c", "choices": ["x", "y", "z"]}, ("c", "x", "y", "z"))
     with one_line("similarity reads two texts, not 1"):
         row_of_texts(["a"], "similarity", pair)
     with one_line("a context and two answers or more, three texts at least, not 2"):

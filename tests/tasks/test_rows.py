@@ -115,7 +115,8 @@ def test_answers_of_every_kind(tmp_path: Path) -> None:
         ({"text": "a", "label": [["b"]]}, ONE, "labels", "column label holds ['b'], not one label"),
         ({"text": " ", "label": 1}, ONE, "score", "a.jsonl:1: column text is empty; give it a text"),
         ({"text": "a", "x": 2, "y": 0}, Columns(["text"], ["x", "y"]), "labels", "column x holds 2; it must be 1 wh"),
-        ({"text": "a", "choices": ["b", "c"], "label": 2}, CHOICE, "choice", "holds 2; it must be the number of"),
+        ({"text": "a", "choices": ["b", "c"], "label": 3}, CHOICE, "choice", "holds 3; it must be the number of"),
+        ({"text": "a", "choices": ["b", "c"], "label": "2"}, CHOICE, "choice", "are numbered from 0; if yours are"),
         ({"text": "a", "choices": ["b", "c"], "label": 0.5}, CHOICE, "choice", "from 0 to 1"),
         ({"text": "a", "choices": ["b", "c"], "label": "b"}, CHOICE, "choice", "column label holds 'b', not a number"),
         ({"text": "a", "choices": ["b"], "label": 0}, CHOICE, "choice", "1 answer in choices; a choice needs two"),
@@ -263,6 +264,13 @@ def test_rows_to_skip(kind: LabelKind, tmp_path: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().err == told
     with pytest.raises(UserError, match=f"skip_invalid would drop all {len(wrong)} rows"):
         read_labelled_rows(str(jsonl_with(tmp_path, *wrong)), wanted, kind, options)
+
+
+def test_answers_numbered_from_1_are_not_skipped(tmp_path: Path) -> None:
+    """Skipping the last answers would leave every other label off by one."""
+    rows = [{"text": "a", "choices": ["b", "c"], "label": label} for label in (1, 2, 1)]
+    with pytest.raises(UserError, match=r":2: column label holds 2, but the 2 answers are numbered from 0"):
+        read_labelled_rows(str(jsonl_with(tmp_path, *rows)), CHOICE, "choice", TableOptions(skip_invalid=True))
 
 
 def test_a_broken_line_is_not_skipped(tmp_path: Path) -> None:

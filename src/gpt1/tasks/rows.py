@@ -191,7 +191,12 @@ def read_label(row: Row, wanted: Columns, kind: LabelKind, answers: int) -> Any:
         return row.number(name)
     if kind == "classes":
         return row.label(name)
-    if (number := row.number(name)) not in range(answers):
+    if (number := row.number(name)) == answers:  # to skip such rows would leave wrong labels on the others
+        raise UserError(
+            f"{row.where}: column {name} holds {answers}, but the {answers} answers are numbered from 0; if yours are "
+            "numbered from 1, subtract 1 from every label"
+        )
+    if number not in range(answers):
         raise InvalidRow(
             f"{row.where}: column {name} holds {row.values[name]!r}",
             f"it must be the number of the right answer, from 0 to {answers - 1}",

@@ -32,8 +32,9 @@ def row_of_texts(texts: Sequence[str], task: Task, trained: Columns, for_several
         raise UserError("an empty text: there is nothing to predict")
     texts = [replace_surrogates(text) for text in texts]  # bytes of a command line that are not UTF-8
     if task == "multiple-choice":
-        columns = Columns(trained.texts[:1], trained.label, trained.choices[:1])
-        return Row(Path("text"), 1, {columns.texts[0]: texts[0], columns.choices[0]: list(texts[1:])}), columns
+        listed = trained.choices[0] if len(trained.choices) == 1 else "choices"
+        columns = Columns(trained.texts[:1], trained.label, [listed])
+        return Row(Path("text"), 1, {columns.texts[0]: texts[0], listed: list(texts[1:])}), columns
     return Row(Path("text"), 1, dict(zip(trained.texts, texts, strict=True))), trained
 
 
