@@ -437,7 +437,7 @@ def _die_at_the_third_shard(writer: ShardWriter) -> None:
 
 
 SLOW = """
-import sys, time
+import os, sys, time
 from gpt1.config import Prepare
 from gpt1.commands.prepare import prepare
 from gpt1.data import documents
@@ -447,6 +447,8 @@ documents.BLOCK, making.SHARD_TOKENS = 900, 1000
 def slowly(state, folder):
     save(state, folder)
     time.sleep(0.2)
+    while len(sys.argv) > 3 and not os.path.exists(sys.argv[3]):
+        time.sleep(0.01)
 making.State.save = slowly
 prepare(Prepare(inputs=[sys.argv[1]], out=sys.argv[2], vocabulary=300, val_fraction=0.1))
 """
@@ -533,13 +535,15 @@ def test_a_tokenizer_that_does_not_fit_into_memory_is_not_called_damaged(
 
 def test_two_processes_at_once(corpus: Path, tmp_path: Path) -> None:
     """The second is refused at once, told who is at work, and changes nothing; the first finishes."""
-    out = tmp_path / "out"
-    first = subprocess.Popen([sys.executable, "-c", SLOW, str(corpus), str(out)], stderr=subprocess.DEVNULL)
+    out, go = tmp_path / "out", tmp_path / "go"
+    waiting = [sys.executable, "-c", SLOW, str(corpus), str(out), str(go)]
+    first = subprocess.Popen(waiting, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 60
     while not (out / "unfinished" / "train-00000.bin").exists() and first.poll() is None and time.monotonic() < until:
         time.sleep(0.01)
     command = [sys.executable, "-m", "gpt1", "prepare", str(corpus), "--out", str(out), "--fresh"]
     second = subprocess.run(command, capture_output=True, text=True)
+    go.touch()
     assert second.returncode == 2
     assert f"{out} is in use by process {first.pid} on " in second.stderr.splitlines()[-1]
     assert first.wait(60) == 0

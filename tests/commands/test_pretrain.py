@@ -185,7 +185,7 @@ def test_too_little_space_is_seen_before_writing(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**6))
     pretrain(settings(data, tmp_path / "run", save_every=3))
     said = " ".join(capsys.readouterr().err.split())
-    found = r"no state could be saved \(No space left on device: a state takes \d+\.\d kB, 1\.0 MB must stay free, and "
+    found = r"could not save a state \(No space left on device: a state takes \d+\.\d kB, 1\.0 MB must stay free, and "
     assert re.search(found + r"1\.0 MB are free\); training", said)
     assert checkpoint.latest(tmp_path / "run") is None
 

@@ -246,7 +246,7 @@ def test_a_model_of_the_hub(
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     convert(Convert(src="some-people/openai-gpt", out="run"))
     assert asked == ["some-people/openai-gpt"]
-    assert "downloaded from Hugging Face's hub" in capsys.readouterr().err
+    assert "downloading it from Hugging Face's hub" in capsys.readouterr().err
     assert "some-people/openai-gpt" in str(load_run("run").metadata.converted_from)
     (folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"some-people/openai-gpt: .* \(such a model is nowhere\)"):

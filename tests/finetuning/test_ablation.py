@@ -30,7 +30,7 @@ def test_a_sample_has_every_class_and_lies_in_a_larger_one(labels: list[str], se
     assert set(small.where) <= set(large.where)
     assert small.where == [row for row in rows.where if row in set(small.where)], "in their order"
     if len(goal.names) > 2:
-        with pytest.raises(UserError, match=f"it takes {len(goal.names)} rows"):
+        with pytest.raises(UserError, match=f"at least {len(goal.names)} rows are needed"):
             sample(rows, goal, 2, seed)
 
 

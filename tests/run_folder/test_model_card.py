@@ -217,5 +217,5 @@ def test_a_card_names_data_and_scores(tmp_path: Path) -> None:
     assert "| loss | 0.5 |" in scores and "| task_loss | 0.4 |\n" in training and "| seconds | 12.5 |\n" in training
     assert "\n\n\n" not in card
     card = model_card(replace(loaded.metadata, data=data, from_scratch=True))
-    assert "A GPT-1 with a linear layer on its last token, trained from random weights to tell" in card
+    assert "A GPT-1 with a linear layer on its last token, trained from random weights to distinguish" in card
     assert "fine-tuned from" not in card and "pre-training tokens" not in card

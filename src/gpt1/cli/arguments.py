@@ -79,8 +79,7 @@ def _unknown(word: str, known: dict[str, Option], positionals: Sequence[str]) ->
         named = f"the argument {known[ours].metavar}" if ours in positionals else known[ours].flag
         return f"{name} is {named} here"
     flags = [option.flag for option in known.values() if option.key not in positionals]
-    hint = unknown_name(name, [*flags, "--json", "--config", "--help"])
-    return f"unknown option {name}{hint or '; put -- before a name or text that begins with a dash'}"
+    return f"unknown option {name}{unknown_name(name, [*flags, '--json', '--config', '--help'])}"
 
 
 def help_text(settings: type, positionals: Sequence[str], prog: str, defaults: dict[str, Any]) -> str:

@@ -133,14 +133,23 @@ def task_loss(
     rows that have the label. Scores are standardised, and their loss is the squared error: -log P under a
     normal distribution, up to constants.
     """
+    if weights_N is not None:
+        return task_losses(label_kind, scores_NC, labels_N, weights_C) @ weights_N.to(scores_NC)
+    return _nats(label_kind, scores_NC, labels_N, weights_C, "sum")
+
+
+def task_losses(label_kind: LabelKind, scores_NC: Tensor, labels_N: Tensor, weights_C: Tensor | None = None) -> Tensor:
+    """Return the terms nats_N of the sum that `task_loss` returns, one for each example."""
+    return _nats(label_kind, scores_NC, labels_N, weights_C, "none").view(len(scores_NC), -1).sum(1)
+
+
+def _nats(
+    label_kind: LabelKind, scores_NC: Tensor, labels_N: Tensor, weights_C: Tensor | None, reduction: str
+) -> Tensor:
     weights_C = None if weights_C is None else weights_C.to(scores_NC)
-    reduction = "sum" if weights_N is None else "none"
     if label_kind == "classes" or label_kind == "choice":
-        nats = F.cross_entropy(scores_NC, labels_N, weight=weights_C, reduction=reduction)
-    else:
-        wanted_NC = labels_N.to(scores_NC.dtype).view_as(scores_NC)
-        if label_kind == "labels":
-            nats = F.binary_cross_entropy_with_logits(scores_NC, wanted_NC, pos_weight=weights_C, reduction=reduction)
-        else:
-            nats = F.mse_loss(scores_NC, wanted_NC, reduction=reduction)
-    return nats if weights_N is None else nats.view(len(weights_N), -1).sum(1) @ weights_N.to(nats)
+        return F.cross_entropy(scores_NC, labels_N, weight=weights_C, reduction=reduction)
+    wanted_NC = labels_N.to(scores_NC.dtype).view_as(scores_NC)
+    if label_kind == "labels":
+        return F.binary_cross_entropy_with_logits(scores_NC, wanted_NC, pos_weight=weights_C, reduction=reduction)
+    return F.mse_loss(scores_NC, wanted_NC, reduction=reduction)
