@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline, make_union
 from gpt1.config import Task
 from gpt1.finetuning import words_alone
 from gpt1.finetuning.predictor import mean_loss
-from gpt1.finetuning.words_alone import choose_share, fit_words, usual_share
+from gpt1.finetuning.words_alone import WEIGHTS, choose_share, fit_words, usual_share
 from gpt1.tasks.labels import ChoiceLabels, ClassLabels, LabelSets, LabelType, ScoreLabels, infer_label_type
 from gpt1.tasks.rows import LabelledRows
 from gpt1.tasks.words import WordsModel
@@ -231,23 +231,34 @@ def test_what_helps_is_added_and_what_does_not_is_left_out() -> None:
         return label_type.metrics(labels, label_type.predictions(scores_NC)).accuracy
 
     network_NC, words_NC = noisy(labels, 2.0, 1), noisy(labels, 2.0, 2)
-    share, _ = choose_share(label_type, network_NC, words_NC, of_rows(400), labels, "accuracy")
+    share, _ = choose_share(label_type, network_NC, words_NC, of_rows(400), labels)
     both_NC = share.add(network_NC, words_NC)
     assert share.weight > 0
     assert accuracy(both_NC) > max(accuracy(network_NC), accuracy(words_NC)) + 0.03
     _, temperature = label_type.calibrated(both_NC, labels)
     assert temperature == pytest.approx(1.0, rel=1e-3), "the sum is calibrated"
     against_NC = noisy([str(1 - int(label)) for label in labels], 1.0, 3)
-    share, _ = choose_share(label_type, network_NC, against_NC, of_rows(400), labels, "accuracy")
+    share, _ = choose_share(label_type, network_NC, against_NC, of_rows(400), labels)
     assert (share.weight, share.temperature) == (0.0, 1.0)
     assert share.add(network_NC, against_NC) is network_NC
+
+
+def test_a_network_is_used_only_if_rows_show_that_it_helps() -> None:
+    """With few rows the same gain could be chance."""
+    label_type, weights = ClassLabels(["0", "1"]), {}
+    for count in (20, 2000):
+        labels = [str(i % 2) for i in range(count)]
+        share, _ = choose_share(label_type, noisy(labels, 4.0, 1), noisy(labels, 2.0, 2), of_rows(count), labels)
+        weights[count] = share.weight
+    assert weights[20] == max(WEIGHTS)
+    assert 0 < weights[2000] <= 8
 
 
 def test_numbers_fit_best() -> None:
     label_type = ScoreLabels(0.0, 1.0)
     labels = np.random.default_rng(1).normal(size=200).tolist()
     near = [np.array(labels)[:, None] + np.random.default_rng(seed).normal(0, 0.5, (200, 1)) for seed in (2, 3)]
-    share, _ = choose_share(label_type, *near, of_rows(200), labels, "pearson")
+    share, _ = choose_share(label_type, *near, of_rows(200), labels)
     sum_N, targets_N = near[0][:, 0] + share.weight * near[1][:, 0], np.array(labels)
     slope = np.linalg.lstsq(sum_N[:, None], targets_N, rcond=None)[0].item()
     assert share.temperature == pytest.approx(1 / slope)
@@ -261,7 +272,7 @@ def test_label_sets_get_thresholds_of_the_sum() -> None:
     label_type = LabelSets(["a"], [0.5])
     true_NC = np.array([[i % 4 == 0] for i in range(200)])
     near = [np.where(true_NC, 0.5, -1.5) + np.random.default_rng(seed).normal(0, 1.0, (200, 1)) for seed in (1, 2)]
-    share, judged = choose_share(label_type, *near, of_rows(200), labels, "macro_f1")
+    share, judged = choose_share(label_type, *near, of_rows(200), labels)
     expected, _ = label_type.calibrated(share.add(*near), labels)
     assert share.weight > 0
     assert judged.thresholds == pytest.approx(expected.thresholds, abs=1e-3)  # type: ignore[union-attr]

@@ -289,8 +289,7 @@ def _calibrated(
     alone, words_NC = words.label_type(label_type), words.scores(rows.valid.texts)
     metrics["words_alone"] = alone.metrics(labels, alone.predictions(words_NC)).to_json()
     if options.with_words and enough:
-        metric = selected_metric(options, label_type)
-        share, label_type = choose_share(label_type, scores_NC, words_NC[rows_N], rows_N, labels, metric)
+        share, label_type = choose_share(label_type, scores_NC, words_NC[rows_N], rows_N, labels)
     elif options.with_words:
         share, label_type = given or (usual_share(label_type), label_type)
     scores_NC = share.add(scores_NC, words_NC[rows_N])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gpt1.config import Columns, Command, Long, Task
 from gpt1.data.collate import Example, Label, by_length, collate
 from gpt1.model.gpt import GPT
-from gpt1.model.objectives import TaskModel, task_loss
+from gpt1.model.objectives import TaskModel, task_losses
 from gpt1.model.packed import pack
 from gpt1.run_folder.folder import LoadedRun, load_run
 from gpt1.run_folder.places import check_finetuned
@@ -197,7 +197,12 @@ def mean_by_row(values_NC: np.ndarray, rows_N: np.ndarray) -> np.ndarray:
     return sums_NC / counts_N[:, None]
 
 
+def losses(label_type: LabelType, scores_NC: np.ndarray, labels: Sequence[Any]) -> np.ndarray:
+    """Return L2 of each row, in nats."""
+    targets_N = torch.tensor([label_type.target(label) for label in labels])
+    return task_losses(label_type.kind, torch.from_numpy(scores_NC), targets_N).numpy()
+
+
 def mean_loss(label_type: LabelType, scores_NC: np.ndarray, labels: Sequence[Any]) -> float:
     """Return L2 in nats a row."""
-    targets_N = torch.tensor([label_type.target(label) for label in labels])
-    return task_loss(label_type.kind, torch.from_numpy(scores_NC), targets_N).item() / len(labels)
+    return float(losses(label_type, scores_NC, labels).mean())

@@ -109,7 +109,7 @@ def _cross_fitted_share(
         network_NC[held, : scores_NC.shape[1]] = scores_NC
         scores_NC = found.words.scores(texts)
         words_NC[held, : scores_NC.shape[1]] = scores_NC
-    return choose_share(rows.label_type, network_NC, words_NC, np.arange(len(train)), train.labels, "loss")
+    return choose_share(rows.label_type, network_NC, words_NC, np.arange(len(train)), train.labels)
 
 
 def _better(best: FineTuned | None, found: FineTuned) -> FineTuned:

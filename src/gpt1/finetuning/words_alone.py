@@ -15,7 +15,7 @@ from torch import Tensor
 from gpt1.config import Task
 from gpt1.console import say
 from gpt1.finetuning.defaults import MIN_VALID_ROWS, rank
-from gpt1.finetuning.predictor import mean_by_row, mean_loss
+from gpt1.finetuning.predictor import losses, mean_by_row, mean_loss
 from gpt1.tasks.labels import LabelSets, LabelType
 from gpt1.tasks.rows import LabelledRows
 from gpt1.tasks.words import GRAM_KINDS, Grams, WordsModel, WordsShare, by_row, features, items, linear
@@ -29,6 +29,8 @@ USUAL_STRENGTH, USUAL_RIDGE_STRENGTH = 10.0, 1.0
 # Weights of the words in their sum with the network to try, and the one to use where too few rows validate to choose.
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 USUAL_WEIGHT = 1.0
+# Standard errors of a gain above which it is no chance.
+SURE = 2.0
 # Maximum number of n-grams of each kind, and of weights (n-grams times classes), which lowers it for many classes.
 MOST_GRAMS, MOST_WEIGHTS = 50_000, 2**20
 # Maximum characters of text for n-grams of words and for those of characters, which take about 200 bytes of memory per
@@ -77,30 +79,28 @@ def fit_words(
 
 
 def choose_share(
-    label_type: LabelType,
-    network_NC: np.ndarray,
-    words_NC: np.ndarray,
-    rows_N: np.ndarray,
-    labels: list[Any],
-    metric: str,
+    label_type: LabelType, network_NC: np.ndarray, words_NC: np.ndarray, rows_N: np.ndarray, labels: list[Any]
 ) -> tuple[WordsShare, LabelType]:
     """Return what the words add to the network's scores, and the label type calibrated on the sum.
 
     Both scores are of examples that neither was trained on; `rows_N` is the row of each, and `labels` those of the
-    rows. The weight is the best by `metric` and then by the loss.
+    rows. The weight is the one with the least loss, if that is surely less than with the largest weight, which leaves
+    next to nothing of the network: few rows cannot tell a weak network from a useful one, and words are the safer bet.
     """
     of_examples = [labels[row] for row in rows_N]
-    best_rank, best = (-np.inf, -np.inf), (WordsShare(), label_type)
+    found: list[tuple[WordsShare, LabelType, np.ndarray]] = []
     for weight in WEIGHTS:
         share, judged = WordsShare(weight), label_type
         if weight:
             judged, temperature = _calibrated(label_type, share.add(network_NC, words_NC), of_examples)
             share = WordsShare(weight, temperature)
-        scores_NC = share.add(network_NC, words_NC)
-        found = _rank(judged, scores_NC, rows_N, labels, metric)
-        if found > best_rank:
-            best_rank, best = found, (share, judged)
-    return best
+        losses_NC = losses(judged, share.add(network_NC, words_NC), of_examples)[:, None]
+        found.append((share, judged, mean_by_row(losses_NC, rows_N)[:, 0]))
+    best, nearly_words = min(found, key=lambda one: float(one[2].mean())), found[-1]
+    gain_N = nearly_words[2] - best[2]
+    is_sure = gain_N.mean() > SURE * gain_N.std() / np.sqrt(len(gain_N))
+    share, judged, _ = best if is_sure else nearly_words
+    return share, judged
 
 
 def usual_share(label_type: LabelType) -> WordsShare:
