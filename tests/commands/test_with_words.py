@@ -123,7 +123,7 @@ def test_evaluate_measures_both_on_the_same_rows(plain: Path, folder: Path) -> N
     assert together["words_alone"]["accuracy"] == pytest.approx(expected)
 
 
-def test_evaluate_measures_the_network_without_the_words(plain: Path, both: Path, folder: Path) -> None:
+def test_evaluate_measures_the_network_without_the_words(plain: Path, both: Path, folder: Path, tmp_path: Path) -> None:
     """Both runs hold the same network, since the words are added after training."""
     alone, together = measured(plain, folder, "valid", "test"), measured(both, folder, "valid", "test")
     assert "network_alone" not in alone
@@ -133,6 +133,9 @@ def test_evaluate_measures_the_network_without_the_words(plain: Path, both: Path
     with console.capture() as captured:
         console.print(show_evaluation(together))
     assert "accuracy, network alone" in captured.get()
+    (tmp_path / "test.json").write_text(json.dumps(together))
+    report(Report(runs=[str(both), str(tmp_path / "test.json")], out=str(tmp_path / "page.html")))
+    assert "network alone" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_evaluate_scores_the_words_of_a_row_once(

@@ -119,8 +119,9 @@ def score_parts(found: Mapping[str, Any], on: str, thresholds: Mapping[str, floa
 
 
 def scores_table(found: Mapping[str, Any], caption: str) -> DataTable:
-    """Arrange every metric with its interval, its baseline and that of words alone."""
+    """Arrange every metric with its interval, its baseline, and that of words and of the network alone."""
     intervals, words, rows = found.get("intervals") or {}, found.get("words_alone") or {}, []
+    alone = {f"{part} alone": found[f"{part}_alone"] for part in ("words", "network") if found.get(f"{part}_alone")}
     for name in (name for name in SCORES if name in found):
         interval = intervals.get(name, ())
         known = ((found[key], source) for key, source in BASELINES.get(name, {}).items() if key in found)
@@ -128,10 +129,10 @@ def scores_table(found: Mapping[str, Any], caption: str) -> DataTable:
         shown = [value for value in (baseline, words.get(name)) if value is not None]
         span = metric_span(name, [found[name], *interval, *shown])
         cells = [number(found[name]), " to ".join(map(number, interval)), f"{number(baseline)} {source}".strip()]
-        cells += [number(words[name])] if words else []
+        cells += [number(of[name]) for of in alone.values()]
         rows.append(DataRow(name, cells, gauge(span, (), found[name], interval, baseline, words.get(name))))
     head = ["metric", "value", "95 % interval" if intervals else "", "baseline"]
-    return DataTable(caption, [*head, *(["words alone"] if words else []), ""], rows)
+    return DataTable(caption, [*head, *alone, ""], rows)
 
 
 def class_table(found: Mapping[str, Any], thresholds: Mapping[str, float]) -> DataTable:
