@@ -237,7 +237,7 @@ def test_what_helps_is_added_and_what_does_not_is_left_out() -> None:
     assert accuracy(both_NC) > max(accuracy(network_NC), accuracy(words_NC)) + 0.03
     _, temperature = label_type.calibrated(both_NC, labels)
     assert temperature == pytest.approx(1.0, rel=1e-3), "the sum is calibrated"
-    against_NC = noisy([str(1 - int(label)) for label in labels], 1.0, 3)
+    against_NC = 4 * noisy([str(1 - int(label)) for label in labels], 1.0, 3)
     share, _ = choose_share(label_type, network_NC, against_NC, of_rows(400), labels)
     assert (share.weight, share.temperature) == (0.0, 1.0)
     assert share.add(network_NC, against_NC) is network_NC

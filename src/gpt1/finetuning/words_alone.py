@@ -29,8 +29,6 @@ USUAL_STRENGTH, USUAL_RIDGE_STRENGTH = 10.0, 1.0
 # Weights of the words in their sum with the network to try, and the one to use where too few rows validate to choose.
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 USUAL_WEIGHT = 1.0
-# Standard errors of a gain above which it is no chance.
-SURE = 2.0
 # Maximum number of n-grams of each kind, and of weights (n-grams times classes), which lowers it for many classes.
 MOST_GRAMS, MOST_WEIGHTS = 50_000, 2**20
 # Maximum characters of text for n-grams of words and for those of characters, which take about 200 bytes of memory per
@@ -84,23 +82,27 @@ def choose_share(
     """Return what the words add to the network's scores, and the label type calibrated on the sum.
 
     Both scores are of examples that neither was trained on; `rows_N` is the row of each, and `labels` those of the
-    rows. The weight is the one with the least loss, if that is surely less than with the largest weight, which leaves
-    next to nothing of the network: few rows cannot tell a weak network from a useful one, and words are the safer bet.
+    rows. The weight is the largest whose loss is within a standard error of the least (Breiman et al. 1984, section
+    3.4.3): few rows cannot tell a weak network from a useful one, and words are the safer bet.
     """
     of_examples = [labels[row] for row in rows_N]
     found: list[tuple[WordsShare, LabelType, np.ndarray]] = []
     for weight in WEIGHTS:
         share, judged = WordsShare(weight), label_type
         if weight:
-            judged, temperature = _calibrated(label_type, share.add(network_NC, words_NC), of_examples)
-            share = WordsShare(weight, temperature)
+            # Of the mean, since only temperatures within a range are tried.
+            mean = WordsShare(weight, 1 + weight)
+            judged, temperature = _calibrated(label_type, mean.add(network_NC, words_NC), of_examples)
+            share = WordsShare(weight, mean.temperature * temperature)
         losses_NC = losses(judged, share.add(network_NC, words_NC), of_examples)[:, None]
         found.append((share, judged, mean_by_row(losses_NC, rows_N)[:, 0]))
-    best, nearly_words = min(found, key=lambda one: float(one[2].mean())), found[-1]
-    gain_N = nearly_words[2] - best[2]
-    is_sure = gain_N.mean() > SURE * gain_N.std() / np.sqrt(len(gain_N))
-    share, judged, _ = best if is_sure else nearly_words
-    return share, judged
+    *_, least_N = min(found, key=lambda one: float(one[2].mean()))
+
+    def is_as_good(losses_N: np.ndarray) -> bool:
+        excess_N = losses_N - least_N
+        return bool(excess_N.mean() <= excess_N.std() / np.sqrt(len(excess_N)))
+
+    return next((share, judged) for share, judged, losses_N in reversed(found) if is_as_good(losses_N))
 
 
 def usual_share(label_type: LabelType) -> WordsShare:
@@ -118,7 +120,7 @@ def _rank(
 
 
 def _calibrated(label_type: LabelType, sum_NC: np.ndarray, labels: list[Any]) -> tuple[LabelType, float]:
-    """Return the label type calibrated on the sum, and its temperature; for scores, the one with the least error."""
+    """Return the label type calibrated on a sum, and its temperature; for scores, the one with the least error."""
     if label_type.kind != "score":
         return label_type.calibrated(sum_NC, labels)
     agreement = float(sum_NC[:, 0] @ [label_type.target(label) for label in labels])
