@@ -82,8 +82,8 @@ def choose_share(
     """Return what the words add to the network's scores, and the label type calibrated on the sum.
 
     Both scores are of examples that neither was trained on; `rows_N` is the row of each, and `labels` those of the
-    rows. The weight is the largest whose loss is within a standard error of the least (Breiman et al. 1984, section
-    3.4.3): few rows cannot tell a weak network from a useful one, and words are the safer bet.
+    rows. The weight is the largest whose loss is within one standard error of the least (Breiman et al. 1984): few rows
+    cannot tell a weak network from a useful one, and words are the safer bet.
     """
     of_examples = [labels[row] for row in rows_N]
     found: list[tuple[WordsShare, LabelType, np.ndarray]] = []
