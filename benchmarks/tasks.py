@@ -168,7 +168,10 @@ def table(cells: dict[str, Any]) -> str:
     ]
     for name, sizes in cells.items():
         for size, systems in sizes.items():
-            shown = [spread([model[what] for model in systems.get(system, {}).values()]) for system, what in columns]
+            shown = [
+                spread([model[what] for model in systems.get(system, {}).values() if what in model])
+                for system, what in columns
+            ]
             lines.append(f"| {name}, {SETS[name].metric} | {size} | {' | '.join(shown)} |")
     return "\n".join(lines)
 
