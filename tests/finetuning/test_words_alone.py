@@ -248,7 +248,10 @@ def test_a_network_is_used_only_if_rows_show_that_it_helps() -> None:
     label_type, weights = ClassLabels(["0", "1"]), {}
     for count in (20, 2000):
         labels = [str(i % 2) for i in range(count)]
-        share, _ = choose_share(label_type, noisy(labels, 4.0, 1), noisy(labels, 2.0, 2), of_rows(count), labels)
+        scores = noisy(labels, 4.0, 1), noisy(labels, 2.0, 2)
+        share, _ = choose_share(label_type, *scores, of_rows(count), labels)
+        _, temperature = label_type.calibrated(share.add(*scores), labels)
+        assert temperature == pytest.approx(1.0, rel=1e-3), "the sum is calibrated, whatever the weight"
         weights[count] = share.weight
     assert weights[20] == max(WEIGHTS)
     assert 0 < weights[2000] <= 8
