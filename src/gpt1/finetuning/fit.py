@@ -252,9 +252,9 @@ def save_finetuned(folder: Path, run: LoadedRun, settings: dict[str, Any], curve
         (staged / log.NAME).write_bytes(curves)
         if settings:
             write_json(staged / "settings.json", settings)
-        else:  # none are known of a converted run; those of a model that is replaced are not its own
-            (folder / "settings.json").unlink(missing_ok=True)
         save_run(staged, run.body, run.tokenizer, run.metadata, run.head, run.words)
+        if not settings:  # none are known of a converted run; those of the model that it replaces are not its own
+            (folder / "settings.json").unlink(missing_ok=True)
 
 
 def _block_of(name: str) -> int:
