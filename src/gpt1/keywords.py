@@ -37,7 +37,7 @@ WIDTH = 100  # columns of a docstring
 # Settings that name a file, and what takes its rows from memory instead.
 IN_MEMORY = {
     "train": "gpt1.Classifier(run).fit(texts, labels)",
-    "input": "gpt1.Classifier.load(run).predict(texts)",
+    "input": "gpt1.Classifier.load(run).predict(texts), for vectors gpt1.Embedder(run).fit_transform(texts)",
     "files": "gpt1.Classifier.load(run).score(texts, labels)",
 }
 
