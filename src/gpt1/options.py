@@ -73,12 +73,12 @@ OTHER_NAMES = {
     "bind": ("host",), "address": ("host",), "api-key": ("token",), "cors": ("allow_origin",),
 }  # fmt: skip
 
-# Names that other programs use for what needs no setting here -> how it is done.
+# Settings of other programs that have no counterpart here -> what to do instead.
 DONE_OTHERWISE = {
-    "resume": "what was stopped goes on when the same command is given again",
-    "gradient-accumulation-steps": "the batch is that of a whole update, accumulated from parts by itself",
+    "resume": "to resume a stopped run, repeat its command",
+    "gradient-accumulation-steps": "a batch is a whole update, and is split into micro-batches automatically",
     "test": "`gpt1 evaluate` scores a model on test rows",
-    "out": "on the command line, `--json > FILE` keeps the result",
+    "out": "on the command line, `--json > FILE` saves the result",
 }
 DONE_OTHERWISE["resume-from-checkpoint"] = DONE_OTHERWISE["resume"]
 DONE_OTHERWISE["test-file"] = DONE_OTHERWISE["test"]
@@ -212,7 +212,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def unknown_name(name: str, names: Iterable[str]) -> str:
-    """Return what to say after the name of a setting that is none of `names`: how it is done, or the nearest name."""
+    """Return the end of the message about an unknown setting: what to do instead, or the nearest of `names`."""
     how = DONE_OTHERWISE.get(name.lstrip("-").replace("_", "-"))
     return f"; {how}" if how else nearest(name, names)
 

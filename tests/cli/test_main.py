@@ -422,11 +422,11 @@ def test_a_new_run_gets_a_name_of_its_own(
         ),
         (
             "pretrain d --resume auto",
-            "gpt1 pretrain: unknown option --resume; what was stopped goes on when the same command is given again",
+            "gpt1 pretrain: unknown option --resume; to resume a stopped run, repeat its command",
         ),
         (
             "evaluate r f --out x.json",
-            "gpt1 evaluate: unknown option --out; on the command line, `--json > FILE` keeps the result",
+            "gpt1 evaluate: unknown option --out; on the command line, `--json > FILE` saves the result",
         ),
         ("pretrain d --patience 3", "gpt1 pretrain: unknown option --patience"),
         ("generate r --threads -3", "gpt1 generate: --threads: expected a whole number, 0 or more, not '-3'"),
@@ -485,7 +485,7 @@ def test_one_line_where_progress_was_begun(tmp_path: Path, capsys: pytest.Captur
     [
         ("learning_rate: 3", "learning_rate is optim.lr here"),
         ("batch-size: 3", "batch-size is batch here"),
-        ("resume: auto", "unknown setting resume; what was stopped goes on when the same command is given again"),
+        ("resume: auto", "unknown setting resume; to resume a stopped run, repeat its command"),
         ("stpes: 3", "unknown setting stpes; did you mean steps?"),
         ("optim: {lrr: 3}", "unknown setting optim.lrr; did you mean optim.lr?"),
         ("steps: many", "steps: expected a whole number, 0 or more, not 'many'"),

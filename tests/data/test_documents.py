@@ -189,7 +189,7 @@ def test_what_a_folder_holds_is_read_or_named(
     (folder / "a.txt").write_text("x")
     (folder / "link").symlink_to(tmp_path, target_is_directory=True)
     assert [file.path.name for file in find([str(folder)])] == ["a.txt"]
-    assert capsys.readouterr().err == f"{folder / 'link'}: left out, it is a link to a folder; name it to read it\n"
+    assert capsys.readouterr().err == f"{folder / 'link'}: skipped, as it is a link to a folder; name it to read it\n"
 
     def refuse(path: str) -> object:
         if Path(path).name == "secret":

@@ -69,7 +69,7 @@ def generate(settings: Generate) -> GenerateResult:
 
 
 def _say_of_stops(settings: Generate) -> None:
-    """Say what is probably not meant, since a shell shows neither: a prompt among the stop strings, a `\\n` in one."""
+    """Say what is probably a mistake: prompts that count as stop strings, and a literal `\\n` in a stop string."""
     if len(settings.stop) > 1 and settings.prompts == [""]:
         stops = ", ".join(map(repr, settings.stop))
         say(f"no prompt, so a new document begins: {stops} are all stop strings; put prompts before {setting('stop')}")

@@ -170,7 +170,7 @@ def _visible_files(path: Path) -> Iterator[Path]:
     for folder, folders, names in os.walk(path, onerror=fail):
         folders[:] = [name for name in folders if name[0] != "."]
         for link in filter(Path.is_symlink, (Path(folder, name) for name in folders)):
-            say(f"{link}: left out, it is a link to a folder; name it to read it")
+            say(f"{link}: skipped, as it is a link to a folder; name it to read it")
         yield from (file for name in names if name[0] != "." and (file := Path(folder, name)).is_file())
 
 
