@@ -67,7 +67,7 @@ class RowMetrics(Result):
     words_alone: TaskMetrics | None = None
     """the same metrics of words alone: TF-IDF and a linear model, fitted on the same rows"""
     network_alone: TaskMetrics | None = None
-    """the same metrics of the network without the words, if the run adds both (`--with-words`)"""
+    """the same metrics of the network without the words, at the run's thresholds, if it adds both (`--with-words`)"""
 
     @classmethod
     def of(cls, predictor: Predictor, labels: list[Any], parts: dict[str, np.ndarray]) -> "RowMetrics":
