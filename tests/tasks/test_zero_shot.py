@@ -173,7 +173,7 @@ def test_several_files_count_together(run: str, tmp_path: Path) -> None:
         (
             {"context": "a", "choices": ["b", "c"], "label": 2},
             {},
-            "a.jsonl:1: column label holds 2; it must be the num",
+            "a.jsonl:1: column label holds 2, but the 2 answers are numbered from 0",
         ),
         ({"context": "a", "choices": ["b", "c"]}, {}, "there is no column for the label"),
     ],
