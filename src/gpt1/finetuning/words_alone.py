@@ -66,7 +66,8 @@ def fit_words(
         for strength in STRENGTHS:
             weights_CF, bias_C = _linear(label_type, x_MF, train, strength, class_weights_C)
             scores_NC = by_row(label_type.kind, linear(valid_MF, weights_CF, bias_C), valid.texts)
-            found = _rank(label_type, scores_NC, np.arange(len(valid)), valid.labels, metric)
+            metrics = label_type.metrics(valid.labels, label_type.predictions(scores_NC))
+            found = rank({**metrics, "loss": mean_loss(label_type, scores_NC, valid.labels)}, metric)
             if best is None or found > best_rank:
                 best = WordsModel(task, label_type.kind, strength, grams, weights_CF, bias_C)
                 best_rank, best_scores_NC = found, scores_NC
@@ -109,14 +110,6 @@ def usual_share(label_type: LabelType) -> WordsShare:
     """Return what the words add where too few rows are held out to choose it."""
     # Evidence for a class adds up, but two estimates of one number are averaged.
     return WordsShare(USUAL_WEIGHT, 1.0 + USUAL_WEIGHT if label_type.kind == "score" else 1.0)
-
-
-def _rank(
-    label_type: LabelType, scores_NC: np.ndarray, rows_N: np.ndarray, labels: list[Any], metric: str
-) -> tuple[float, float]:
-    """Return a sort key that is larger for the better scores, as for the epochs of the network."""
-    found = label_type.metrics(labels, mean_by_row(label_type.predictions(scores_NC), rows_N))
-    return rank({**found, "loss": mean_loss(label_type, scores_NC, [labels[row] for row in rows_N])}, metric)
 
 
 def _calibrated(label_type: LabelType, sum_NC: np.ndarray, labels: list[Any]) -> tuple[LabelType, float]:
