@@ -70,12 +70,13 @@ def fit_cell(
             device=device, dtype=dtype, folder=folder,
         )  # fmt: skip
     predictor = tuned.predictor(device, dtype)
-    predictions_NC, _ = predictor.predict(scored.texts, Predict.batch)
-    metrics = scalars(tuned.label_type.metrics(scored.labels, predictions_NC))
+    label_type, lr = tuned.label_type, tuned.options.lr
     if variant != "full":
-        return Cell(*key, tuned.options.lr, metrics)
-    alone, words_NC = tuned.words.label_type(tuned.label_type), predictor.predict_by_words(scored.texts)
-    return Cell(*key, tuned.options.lr, metrics, scalars(alone.metrics(scored.labels, words_NC)))
+        predictions_NC, _ = predictor.predict(scored.texts, Predict.batch)
+        return Cell(*key, lr, scalars(label_type.metrics(scored.labels, predictions_NC)))
+    parts = predictor.predict_parts(scored.texts, Predict.batch)
+    words_alone = tuned.words.label_type(label_type).metrics(scored.labels, parts["words"])
+    return Cell(*key, lr, scalars(label_type.metrics(scored.labels, parts["run"])), scalars(words_alone))
 
 
 def with_sample(rows: TaskRows, size: int, seed: int) -> TaskRows:
