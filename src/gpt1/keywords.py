@@ -109,7 +109,7 @@ def from_keywords(
     if twice := given.keys() & keywords.keys():
         raise TypeError(f"{who} got two values for the argument {min(twice)!r}")
     known = options(kind)
-    values = checked(known, _sections(kind), given | dict(keywords), who)
+    values = checked(known, sections_of(kind), given | dict(keywords), who)
     for key, option in known.items():
         if option.default is MISSING and key not in values:
             raise TypeError(f"{who} is missing the argument {key!r}: {option.help}")
@@ -203,7 +203,7 @@ def _shown(value: Any) -> str:
     return "None" if value is None else f"{repr(value)[:40]} ({type(value).__name__})"
 
 
-def _sections(kind: type[Any]) -> dict[str, type]:
+def sections_of(kind: type[Any]) -> dict[str, type]:
     """Return the fields that are dataclasses themselves."""
     hints = get_type_hints(kind)
     return {field.name: hints[field.name] for field in fields(kind) if is_dataclass(hints[field.name])}
@@ -228,7 +228,7 @@ def _ordered(kind: type[Any], positionals: tuple[str, ...]) -> list[Any]:
 
 def _signature(kind: type[Any], positionals: tuple[str, ...], function: Callable[..., Any]) -> inspect.Signature:
     """Return the signature that `help` shows; a section's default is {}, nothing changed."""
-    hints, sections, known = get_type_hints(kind), _sections(kind), _with_defaults(kind)
+    hints, sections, known = get_type_hints(kind), sections_of(kind), _with_defaults(kind)
     parameters = []
     for field in _ordered(kind, positionals):
         name = field.name
@@ -242,7 +242,7 @@ def _signature(kind: type[Any], positionals: tuple[str, ...], function: Callable
 
 def _docstring(kind: type[Any], positionals: tuple[str, ...], function: Callable[..., Any]) -> str:
     """Return the function's docstring with a section of parameters in numpydoc's form."""
-    sections, known = _sections(kind), _with_defaults(kind)
+    sections, known = sections_of(kind), _with_defaults(kind)
     intro = (
         f"Settings are keywords, or one `gpt1.config.{kind.__name__}`. A path may be a `pathlib.Path`, and a list of "
         "one string may be the string."

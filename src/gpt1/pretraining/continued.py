@@ -13,14 +13,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from gpt1.config import PRETRAINED_RUN, TEXT_FILES, Command, Finetune, Model, Optim, Pretrain, pretrain_defaults
+from gpt1.config import PRETRAINED_RUN, TEXT_FILES, Command, Finetune, Pretrain, pretrain_defaults
 from gpt1.console import say
 from gpt1.data.documents import Corpus, ReadOptions, at_whitespace, blocks, text_files
 from gpt1.data.files import File, sha256_of
 from gpt1.data.prepare import prepare_folder
 from gpt1.data.shards import read_manifest
 from gpt1.errors import UserError
-from gpt1.keywords import checked, from_keywords
+from gpt1.keywords import checked, from_keywords, sections_of
 from gpt1.options import options
 from gpt1.pretraining.job import PretrainResult, pretrain_folder
 from gpt1.remote import local_path, output_path
@@ -204,7 +204,7 @@ def _prepare(
 
     Raises UserError if the text cannot be read or does not fill a window.
     """
-    asked = checked(options(Pretrain), {"model": Model, "optim": Optim}, settings, CALL)
+    asked = checked(options(Pretrain), sections_of(Pretrain), settings, CALL)
     text.check()
     seed = asked.get("seed", Command.seed)
     corpus = Corpus(text.files, [], text.options, VAL_FRACTION, seed)
