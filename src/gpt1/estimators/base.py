@@ -83,6 +83,16 @@ class Targets:
     class_type: str | None = None
     """the Python type of the classes in y: `int`, `float`, `bool` or `str`"""
 
+    def scaled_by(self, weights: Sequence[float]) -> "Targets":
+        """Return the same targets; if they are scores, with the mean and scale of those that have a weight.
+
+        The number of a row of weight 0 may stand for one that is missing.
+        """
+        weighed = [label for label, weight in zip(self.labels, weights, strict=True) if weight]
+        if not isinstance(self.label_type, ScoreLabels) or len(set(weighed)) < 2:
+            return self
+        return replace(self, label_type=infer_label_type("score", weighed, "y"))
+
 
 class TextEstimator(BaseEstimator):
     """A pre-trained run, fine-tuned by `fit` (the paper, section 3.2).
@@ -199,11 +209,8 @@ class TextEstimator(BaseEstimator):
         if X_valid is None and len(texts) < 2:
             raise ValueError("X has 1 sample; two or more are needed, as one of them validates")
         targets = self._targets(y, texts)
-        if weights and isinstance(targets.label_type, ScoreLabels):
-            # A row of weight 0 teaches nothing, not even the scale: its number may stand for one that is missing.
-            weighed = [label for label, weight in zip(targets.labels, weights, strict=True) if weight]
-            if len(set(weighed)) > 1:
-                targets = replace(targets, label_type=infer_label_type("score", weighed, "y"))
+        if weights:
+            targets = targets.scaled_by(weights)
         train, columns = replace(_labelled("X", texts, targets.labels), weights=weights), self._columns(X, y)
         with isolated(self.verbose):
             seed = self._seed()
