@@ -288,7 +288,7 @@ def jsonl_rows(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[Row]:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object as a dict. Raises UserError for two values of one key, of which `json` drops the first."""
+    """Return a JSON object as a dict. Raises UserError if a key occurs twice; `json` keeps the last."""
     found = dict(pairs)
     if len(found) < len(pairs):
         check_unique([key for key, _ in pairs], "two keys")

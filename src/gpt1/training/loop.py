@@ -151,9 +151,8 @@ def train(
 
     If memory runs out, the micro-batches are halved from then on; `largest` are tried before the first update, so that
     this happens early. An update whose loss or gradient is not finite is skipped. Raises Diverged after more than
-    `MAX_SKIPPED` of them in a row, with the weights from before the first. A GPU's results are read one update late, so
-    that the loop does not wait for them. If `give_up()` is true between two micro-batches, the update is dropped and
-    the iteration ends.
+    `MAX_SKIPPED` of them in a row, with the weights from before the first. A GPU's results are read one update late, to
+    avoid waiting. If `give_up()` is true between two micro-batches, the update is dropped and the iteration ends.
     """
     weights, world = {name: weight for name, weight in weights.items() if weight}, parallel.current()
     state, skip_spikes = state or LoopState(), optimizer.settings.skip_spikes
