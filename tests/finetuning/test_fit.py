@@ -12,6 +12,8 @@ import torch
 from conftest import save_random_run
 from gpt1.commands.finetune import finetune
 from gpt1.config import Finetune, Model
+from gpt1.errors import RunFailed
+from gpt1.finetuning import sweep
 from gpt1.finetuning.defaults import MIN_VALID_ROWS, FitOptions, scratch_lrs, usual_lr
 from gpt1.finetuning.epochs import EpochTrainer
 from gpt1.finetuning.examples import TaskExamples, TaskRows, read_rows
@@ -101,6 +103,23 @@ def test_from_scratch_one_fit_takes_the_middle_rate_and_a_sweep_all(settings: Fi
     assert best.learning_rates is not None
     assert list(best.learning_rates) == [f"{lr:.3g}" for lr in lrs]
     assert best.options.lr in lrs
+
+
+def test_a_sweep_leaves_out_rates_that_diverge(
+    settings: Finetune, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, rows = known(settings)
+    options = FitOptions(from_scratch=True, epochs=1)
+    for lrs in ((1e-3, 1e30), (1e30, 1e-3)):
+        monkeypatch.setattr(sweep, "scratch_lrs", lambda width, lrs=lrs: lrs)
+        best = fit_best(base, rows, options)
+        assert best.options.lr == 1e-3
+        assert best.learning_rates is not None
+        assert list(best.learning_rates) == ["0.001"]
+        assert "not finite; lower lr, 1e+30; learning rate 1e+30 is left out" in capsys.readouterr().err
+    monkeypatch.setattr(sweep, "scratch_lrs", lambda width: (1e30, 1e30))
+    with pytest.raises(RunFailed, match="not finite"):
+        fit_best(base, rows, options)
 
 
 # The network at its first update

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from gpt1.console import quiet, say, warn
-from gpt1.errors import setting
+from gpt1.errors import RunFailed, setting
 from gpt1.finetuning.defaults import MIN_VALID_ROWS, FitOptions, rank, resolve_defaults, scratch_lrs, usual_lr
 from gpt1.finetuning.examples import TaskRows, build_examples
 from gpt1.finetuning.fit import CPU, FineTuned, fit, fit_words_alone
@@ -16,6 +16,7 @@ from gpt1.run_folder.folder import LoadedRun
 from gpt1.tasks.labels import LabelType
 from gpt1.tasks.metrics import over_seeds
 from gpt1.tasks.words import WordsShare, say_if_words_win
+from gpt1.training.parallel import ProcessLost
 from gpt1.training.trackers import Tracking
 
 # Learning rates that are this many times the default are warned of.
@@ -37,8 +38,8 @@ def fit_best(
 ) -> FineTuned:
     """Fit with `seeds` seeds from `options.seed` on, from scratch also with several learning rates; return the best.
 
-    Validation decides which is best. With a `folder`, each training has a folder in it and can be stopped: the same
-    call continues it. Raises what `fit` raises.
+    Validation decides which is best. Of several learning rates, those at which a training diverges are left out. With a
+    `folder`, each training has a folder in it and can be stopped: the same call continues it. Raises what `fit` raises.
     """
     width = base.body.config.width
     options = resolve_defaults(options, len(rows.train), width)
@@ -62,16 +63,23 @@ def fit_best(
             if several:
                 say(f"{title}:")
             name = f"seed-{seed}-lr-{lr:.3g}"
-            found = fit(
-                base, rows, replace(options, seed=seed, lr=lr), device=device, dtype=dtype, examples=examples,
-                words=words, share=share, folder=folder / name if folder else None, keep_end=several, title=title,
-                tracking=tracking and tracking.of_part(name if several else "", seed=seed, lr=lr),
-            )  # fmt: skip
+            try:
+                found = fit(
+                    base, rows, replace(options, seed=seed, lr=lr), device=device, dtype=dtype, examples=examples,
+                    words=words, share=share, folder=folder / name if folder else None, keep_end=several, title=title,
+                    tracking=tracking and tracking.of_part(name if several else "", seed=seed, lr=lr),
+                )  # fmt: skip
+            except RunFailed as error:
+                others_failed = best_of_seed is None and lr == lrs[-1]
+                if isinstance(error, ProcessLost) or others_failed:
+                    raise
+                say(f"{error.args[0]}; learning rate {lr:.3g} is left out")
+                continue
             tried[f"{lr:.3g}"] = found.metrics[found.metric]
             best_of_seed = _better(best_of_seed, found)
-        assert best_of_seed is not None, "there is at least one learning rate"
+        assert best_of_seed is not None, "the last learning rate raises if all have failed"
         metrics.append(best_of_seed.metrics)
-        best = _better(best, replace(best_of_seed, learning_rates=tried if len(tried) > 1 else None))
+        best = _better(best, replace(best_of_seed, learning_rates=tried if len(lrs) > 1 else None))
     assert best is not None, "there is at least one seed"
     say_if_words_win(best.label_type, best.metric, best.metrics["words_alone"], best.metrics, best.share)
     return replace(best, seeds=over_seeds(metrics) if seeds > 1 else None)
