@@ -132,7 +132,8 @@ class Prepare(Command):
     """Raw text -> a tokenizer and token shards."""
 
     inputs: list[Inputs]
-    """files, folders or globs: txt, md, jsonl, csv, tsv, parquet, xlsx (also .gz, .zst), or a saved dataset's folder"""
+    """files, folders or globs: txt, md, json, jsonl, csv, tsv, parquet, xlsx (also .gz, .zst), or a saved dataset's
+    folder"""
     out: DataOut
     """folder to write"""
     tokenizer: AnyPath = "bytes"
@@ -144,7 +145,7 @@ class Prepare(Command):
     documents: Literal["file", "blank-line", "line"] = "file"
     """what counts as a document in a text file; in a table, each row is one document"""
     text: str = "text"
-    """text column in jsonl, csv, tsv, parquet and saved datasets"""
+    """text column in json, jsonl, csv, tsv, parquet and saved datasets"""
     val: list[Inputs] = field(default_factory=list)
     """validation files; if not given, a fraction of the documents is held out"""
     val_fraction: float = 0.01
@@ -257,7 +258,7 @@ class Finetune(Command):
     run: PretrainedRun
     """pre-trained run folder, or `starter`, the installed starter model"""
     train: TrainingTable
-    """labelled rows: csv, tsv, jsonl, parquet or xlsx with column names, or the folder of a saved dataset"""
+    """labelled rows: csv, tsv, json, jsonl, parquet or xlsx with column names, or the folder of a saved dataset"""
     out: FinetunedOut
     """run folder to write"""
     task: Task = "classification"
@@ -351,8 +352,8 @@ class Predict(Command):
     run: FinetunedRun
     """fine-tuned run folder"""
     input: TableOrTexts
-    """rows: csv, tsv, jsonl, parquet, xlsx, or the folder of a saved dataset; or the text itself; or `-`: standard
-    input, with one text per line or jsonl rows"""
+    """rows: csv, tsv, json, jsonl, parquet, xlsx, or the folder of a saved dataset; or the text itself; or `-`:
+    standard input, with one text per line or jsonl rows"""
     more: list[str] = field(default_factory=list)
     """with a text: the second text of a pair, or the answers to a context"""
     out: TableOut | None = None
@@ -439,7 +440,7 @@ class Embed(Command):
     run: AnyRun
     """run folder, or `starter`"""
     input: Table
-    """rows: csv, tsv, jsonl, parquet, xlsx, or the folder of a saved dataset"""
+    """rows: csv, tsv, json, jsonl, parquet, xlsx, or the folder of a saved dataset"""
     out: VectorsOut
     """output file; its extension sets the format: parquet and jsonl (a column `embedding`), csv and tsv (columns
     embedding_0, ...), or npy (the vectors alone)"""

@@ -178,6 +178,10 @@ def test_files(run: Path, tmp_path: Path) -> None:
     assert dict(ask(tmp_path / "a.csv")) == {
         "kind": "file", "path": str(tmp_path / "a.csv"), "format": "csv", "bytes": 15, "header": ["text", "label"],
     }  # fmt: skip
+    (tmp_path / "a.json").write_text('[{"text": "a", "label": "b"}]')
+    assert (ask(tmp_path / "a.json").format, ask(tmp_path / "a.json").header) == ("json", ["text", "label"])
+    (tmp_path / "b.json").write_text('{\n"text": "a"}')
+    assert (ask(tmp_path / "b.json").format, ask(tmp_path / "b.json").header) == ("json", None)
     (tmp_path / "a.txt").write_text("a text")
     assert (ask(tmp_path / "a.txt").format, ask(tmp_path / "a.txt").bytes) == ("text", 6)
     (tmp_path / "a.pdf").write_bytes(b"%PDF-1.4")

@@ -119,6 +119,7 @@ def as_jsonl(path: Path) -> None:
 
 WRITERS: dict[str, Callable[[Path], None]] = {
     "jsonl": as_jsonl,
+    "json": lambda path: path.write_text(json.dumps([{"text": text} for text in STORIES])) and None,
     "csv": lambda path: polars.DataFrame({"text": STORIES}).write_csv(path),
     "parquet": lambda path: polars.DataFrame({"text": STORIES}).write_parquet(path),
 }
@@ -772,10 +773,12 @@ def test_a_table_without_text_that_merely_lies_in_the_folder(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (corpus / "books.tsv").write_text("file\ttitle\na.txt\tA\n")
-    (corpus / "about.json").write_text("[]")
+    (corpus / "about.json").write_text('{\n  "title": "Tales"\n}')
+    (corpus / "titles.json").write_text('[{"title": "Tales"}]')
     assert run(tmp_path / "out", corpus)["documents"] == 30
     said = " ".join(capsys.readouterr().err.split())
     assert "books.tsv: left out, it has no column text" in said
-    assert "about.json: JSON, an array; write its objects, one a line, to a file named .jsonl; left out" in said
+    assert "titles.json: left out, it has no column text" in said
+    assert "about.json: JSON without rows; it must hold an array of objects, or one a line; left out" in said
     with pytest.raises(UserError, match="no column text; it has file, title"):
         run(tmp_path / "other", corpus, corpus / "books.tsv", fresh=True)

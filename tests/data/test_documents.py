@@ -323,13 +323,18 @@ def test_what_is_no_text_is_called_what_it_is(name: str, head: bytes, answer: st
         assert refused(path, encoding=encoding).startswith(f": {answer}")
 
 
-def test_json_is_no_text(tmp_path: Path) -> None:
+def test_json_may_hold_documents(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    path.write_text('[{"text": "a"}]')
-    assert refused(path) == ": JSON, an array; write its objects, one a line, to a file named .jsonl"
-    path.write_text('{"text": "a"}\n{"text": "b"}\n')
-    assert refused(path) == ": JSON, not text; with one object a line, it is a file named .jsonl"
+    for text in ('[{"text": "a"}, {"text": "b"}]', '{"text": "a"}\n{"text": "b"}\n'):
+        path.write_text(text)
+        (block,) = blocks([File(path, named=True)], ReadOptions(), at_whitespace)
+        assert block.texts == ["a", "b"]
+        assert has_text(File(path, named=False), ReadOptions())
+    path.write_text('[{"body": "a"}]')
+    assert refused(path) == ": no field text; it has body: choose one with text"
     assert not has_text(File(path, named=False), ReadOptions())
+    path.write_text('{\n"text": "a"}')
+    assert refused(path) == ": JSON without rows; it must hold an array of objects, or one a line"
 
 
 def test_null_is_an_empty_document(tmp_path: Path) -> None:

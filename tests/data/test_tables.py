@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import NOT_UTF8, only_linux_names
+from gpt1.data import files
 from gpt1.data.tables import DEFAULT, TableOptions, columns, header, json_list, rows, table
 from gpt1.errors import UserError
 
@@ -32,6 +33,8 @@ def write(folder: Path, kind: str, found: list[dict[str, str]], packing: str = "
         frame.write_parquet(plain)
     elif kind == "jsonl":
         frame.write_ndjson(plain)
+    elif kind == "json":
+        frame.write_json(plain)
     else:
         frame.write_csv(plain)
     path = folder / f"rows.{kind}{packing}"
@@ -64,7 +67,7 @@ def refused(path: Path) -> str:
 
 
 @pytest.mark.parametrize("packing", PACK)
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("kind", ["csv", "json", "jsonl", "parquet"])
 def test_what_another_program_wrote_is_read(kind: str, packing: str, tmp_path: Path) -> None:
     path = write(tmp_path, kind, ROWS, packing)
     assert values(path) == ROWS
@@ -73,11 +76,39 @@ def test_what_another_program_wrote_is_read(kind: str, packing: str, tmp_path: P
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20), min_size=1))
-def test_any_text_survives_csv_and_jsonl(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+def test_any_text_survives_csv_and_json(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
     folder = tmp_path_factory.mktemp("any")
     found = [{"n": str(number), "text": text} for number, text in enumerate(texts)]
-    for kind in ("csv", "jsonl"):
+    for kind in ("csv", "json", "jsonl"):
         assert values(write(folder, kind, found)) == found
+
+
+@given(
+    found=st.lists(st.dictionaries(st.text('ab"\\é', max_size=2), st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text('a"\\[]{},: é🙂', max_size=40),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.just("n"), inner), max_leaves=4,
+    )), max_size=5),
+    indent=st.sampled_from([None, 0, 2]), ascii=st.booleans(), block=st.integers(1, 50),
+)  # fmt: skip
+def test_arrays_are_read_in_blocks(
+    tmp_path_factory: pytest.TempPathFactory,
+    found: list[dict[str, object]],
+    indent: int | None,
+    ascii: bool,
+    block: int,
+) -> None:
+    """However an array is laid out, and wherever blocks end within an object."""
+    text = json.dumps(found, indent=indent, ensure_ascii=ascii)
+    path = file_with(tmp_path_factory.mktemp("array"), "a.json", f" {text}\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "BLOCK", block)
+        assert [(row.line, row.values) for row in rows(table(path))] == list(enumerate(found, 1))
+
+
+def test_json_with_one_object_a_line(tmp_path: Path) -> None:
+    """As many programs name it; and an array in a file that is named as if it had lines."""
+    assert values(file_with(tmp_path, "a.json", '\n{"text": "a"}\n{"text": "b"}\n')) == [{"text": "a"}, {"text": "b"}]
+    assert values(file_with(tmp_path, "a.jsonl", '[{"text": "a"},\n {"text": "b"}]')) == [{"text": "a"}, {"text": "b"}]
 
 
 @pytest.mark.parametrize("name", ["rows[1].parquet", pytest.param(f"{NOT_UTF8}.parquet", marks=only_linux_names)])
@@ -243,9 +274,9 @@ def test_numbers_that_may_be_others(mark: str, text: str, answer: str, tmp_path:
         ),
         ("a.csv", b"ARROW1\0\0", ": an Arrow file (feather); save the table as parquet"),
         ("a.csv", b"\x80\x04\x95...", ": a Python pickle; save the table as parquet or csv"),
-        ("a.csv", '[{"text": "a"},', ": JSON, an array; write its objects, one a line, to a file named .jsonl"),
-        ("a.tsv", '[\n  {"text": "a"}\n]', ": JSON, an array; write its objects, one a line"),
-        ("a.csv", '{"text": "a"}\n', ": JSON, not text; with one object a line, it is a file named .jsonl"),
+        ("a.csv", '[{"text": "a"},', ": JSON, not csv; name it .json"),
+        ("a.tsv", '[\n  {"text": "a"}\n]', ": JSON, not tsv; name it .json"),
+        ("a.csv", '{"text": "a"}\n', ": JSON, not csv; name it .json"),
         ("a.csv", "<!DOCTYPE html>\n<html>", ": a web page (HTML or XML), not a table; save the table itself as csv"),
         ("a.csv.gz", b"PK\x03\x04", ": a zip archive; unpack it"),
         ("a.csv", b"PAR1\x15 and more", ": parquet; name it .parquet"),
@@ -256,9 +287,20 @@ def test_numbers_that_may_be_others(mark: str, text: str, answer: str, tmp_path:
             "text,label\n".encode("utf-16-le"),
             ":1: byte 1 is NUL, so this is not utf-8 text; give encoding utf-16-le",
         ),
-        ("a.jsonl", '[\n{"text": "a"}\n]', ": JSON, an array; write its objects, one a line, to a file named .jsonl"),
-        ("a.json", '[{"text": "a"}]', ": JSON, an array; write its objects, one a line, to a file named .jsonl"),
-        ("a.json", '\n{"text": "a"}', ": JSON, not text; with one object a line, it is a file named .jsonl"),
+        ("a.json", '{\n  "text": "a"\n}', ": JSON without rows; it must hold an array of objects, or one a line"),
+        ("a.json", "[]", ": no rows"),
+        ("a.json", '[{"text": "a"}', ": row 2: not JSON (the file ends before the array does)"),
+        ("a.json", '[{"text": "a"},]', ": row 2: not JSON (Expecting value at ']')"),
+        (
+            "a.json",
+            '[{"text": "a"} {"text": "b"}]',
+            ": row 2: not JSON (Expecting ',' delimiter at '{\"text\": \"b\"}]')",
+        ),
+        ("a.json", '[{"text": "a}]', ": row 1: not JSON (Unterminated string starting at '\"a}]')"),
+        ("a.json", '[{"text": ' + "[" * 99_999, ": row 1: not JSON (maximum recursion depth"),
+        ("a.json", '[{"text": "a"}]\n[]', ": more text follows the array, which must be all there is"),
+        ("a.json", '["a", "b"]', ": row 1: not a JSON object; an array must look like"),
+        ("a.json", '[{"text": "a"}, {"text": "b", "text": "c"}]', ": row 2: two keys are called 'text'; rename one"),
         ("a.csv.gz", b"text,label\n", ": not compressed, though it is named .gz; rename it"),
     ],
 )

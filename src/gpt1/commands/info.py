@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -177,10 +178,13 @@ def _file(path: Path) -> InfoResult:
     file, size = File(path, named=True), path.stat().st_size
     if path.suffix == ".safetensors":
         return InfoResult(kind="file", path=str(path), format="safetensors", bytes=size, parameters=_parameters(path))
-    if file.kind in ("text", "json"):
+    if file.kind == "text":
         other = identify_binary(next(content(path), b""))
         return InfoResult(kind="file", path=str(path), format=other or file.kind, bytes=size)
-    return InfoResult(kind="file", path=str(path), format=file.kind, bytes=size, header=header(table(path)))
+    columns = None
+    with suppress(UserError) if file.kind == "json" else nullcontext():  # JSON may hold anything
+        columns = header(table(path))
+    return InfoResult(kind="file", path=str(path), format=file.kind, bytes=size, header=columns)
 
 
 def _run(folder: Path) -> InfoResult:

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from gpt1.console import say
-from gpt1.data.files import BLOCK, File, find, json_error, text_of
+from gpt1.data.files import BLOCK, File, find, text_of
 from gpt1.data.tables import TableOptions, header, json_list, rows
 from gpt1.errors import UserError, setting
 
@@ -123,8 +123,6 @@ def at_whitespace(text: str) -> int:
 
 def pieces(file: File, options: ReadOptions) -> Iterator[Piece]:
     """Yield the documents of one file, in pieces."""
-    if file.kind == "json":
-        raise json_error(file.path)
     if file.kind != "text":
         return ((text, True) for text in _column(file, options))
     texts = text_of(file.path, options.encoding)
@@ -138,26 +136,26 @@ def pieces(file: File, options: ReadOptions) -> Iterator[Piece]:
 def text_files(inputs: Iterable[str], options: ReadOptions) -> list[File]:
     """Return the files that names, folders and globs refer to.
 
-    JSON and tables without a text column are left out, and named in a message, unless the user named them. Raises
-    UserError for an input that refers to no file.
+    Tables without a text column, and JSON without rows, are left out, and named in a message, unless the user named
+    them. Raises UserError for an input that refers to no file.
     """
     kept = []
     for file in find(inputs):
-        if file.named or has_text(file, options):
-            kept.append(file)
-        else:
-            say(
-                f"{json_error(file.path)}; left out"
-                if file.kind == "json"
-                else f"{file.path}: left out, it has no column {options.text}; choose another with {setting('text')}"
-            )
+        try:
+            if file.named or has_text(file, options):
+                kept.append(file)
+            else:
+                choose = f"choose another with {setting('text')}"
+                say(f"{file.path}: left out, it has no column {options.text}; {choose}")
+        except UserError as error:
+            if file.kind != "json":
+                raise
+            say(f"{error.args[0]}; left out")
     return kept
 
 
 def has_text(file: File, options: ReadOptions) -> bool:
-    """Return whether a table has the text column; True for text and jsonl, False for JSON."""
-    if file.kind == "json":
-        return False
+    """Return whether a file has the text column; True for text and jsonl."""
     return file.kind in ("text", "jsonl") or options.text in header(file, options) or _has_columns(file, options)
 
 
@@ -203,7 +201,7 @@ def _paragraphs(texts: Iterable[str]) -> Iterator[Piece]:
 def _column(file: File, options: ReadOptions) -> Iterator[str]:
     """Yield the text of each row of a table, or of each of its columns; null is an empty text."""
     names = options.columns if _has_columns(file, options) else (options.text,)
-    what = "field" if file.kind == "jsonl" else "column"
+    what = "field" if file.kind in ("json", "jsonl") else "column"
 
     def missing(name: str, there: Iterable[str]) -> str:
         if not (found := ", ".join(map(str, there))):

@@ -88,7 +88,7 @@ class File:
 
     @property
     def kind(self) -> str:
-        """jsonl, csv, tsv, parquet, xlsx, arrow (also for a dataset's folder), text, or json, which is not read."""
+        """json, jsonl, csv, tsv, parquet, xlsx, arrow (also for a dataset's folder), or text."""
         if is_dataset(self.path):
             return "arrow"
         suffixes = [suffix.lower() for suffix in self.path.suffixes]
@@ -265,13 +265,6 @@ def identify_binary(head: bytes) -> str:
     if head.startswith(TAR, TAR_AT) and b"\0" in head[:TAR_AT]:
         return "a tar archive; unpack it"
     return next((what for signature, what in SIGNATURES.items() if head.startswith(signature)), "")
-
-
-def json_error(path: Path) -> UserError:
-    """Return the error for a .json file, which is neither text nor a table that is read in bounded memory."""
-    start = next(content(path), b"").removeprefix(codecs.BOM_UTF8).lstrip()[:1]
-    how = "an array; write its objects, one a line, to" if start == b"[" else "not text; with one object a line, it is"
-    return UserError(f"{path}: JSON, {how} a file named .jsonl")
 
 
 def _encoding_advice(block: bytes, encoding: str) -> str:

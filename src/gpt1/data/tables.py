@@ -1,4 +1,4 @@
-"""Read the rows of csv, tsv, jsonl, parquet and xlsx files and saved datasets, with their line numbers; no torch.
+"""Read the rows of csv, tsv, JSON, parquet and xlsx files and saved datasets, with their line numbers; no torch.
 
 All but xlsx are read as a stream. In csv, quotes enclose a field, which may contain newlines. Where the header has more
 semicolons, tabs or bars than commas outside of quotes, they separate the columns, unless a first line `sep=;`, which
@@ -10,7 +10,7 @@ import json
 import math
 import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from decimal import Decimal
@@ -27,12 +27,10 @@ from gpt1.data.files import (
     dataset_splits,
     identify_binary,
     is_dataset,
-    json_error,
     lines_of,
     text_of,
 )
 from gpt1.errors import UserError, first_line, setting
-from gpt1.tokenizer.tokenizer import replace_surrogates
 
 PARQUET_ROWS = 4096  # rows that are read at a time
 MAX_NUMBER = 1e30  # largest number: squares of larger ones may overflow, as the model computes in float32
@@ -84,7 +82,7 @@ class Row:
 
     file: Path
     line: int
-    """line that the row ends on, from 1; in xlsx that of the sheet, in parquet and datasets the row's number"""
+    """line that the row ends on, from 1; in xlsx that of the sheet; in parquet, datasets and arrays the row's number"""
     values: dict[str, Any]
     """column name -> value"""
     decimal_comma: bool = False
@@ -157,10 +155,8 @@ def table(path: str | Path) -> File:
         splits = dataset_splits(file.path.parent)
         missing = "no such file" + (f"; {file.path.parent} has the splits {', '.join(splits)}" if splits else "")
         raise UserError(f"{path}: {folder if file.path.is_dir() else missing}")
-    if file.kind == "json":
-        raise json_error(file.path)
     if file.kind == "text":
-        known = "not a known kind of table; name it .csv, .tsv, .jsonl, .parquet or .xlsx (also .gz, .zst)"
+        known = "not a known kind of table; name it .csv, .tsv, .json, .jsonl, .parquet or .xlsx (also .gz, .zst)"
         raise UserError(f"{path}: {identify_binary(next(content(file.path), b'')) or known}")
     return file
 
@@ -190,11 +186,15 @@ def rows(file: File, options: TableOptions = DEFAULT, only: Sequence[str] = ()) 
         from gpt1.data.excel import sheet_rows
 
         return (Row(file.path, line, values) for line, values in sheet_rows(file.path))
-    return _jsonl(file, options.encoding) if file.kind == "jsonl" else _separated(file, options)
+    if file.kind in ("json", "jsonl"):
+        from gpt1.data.json_rows import json_rows
+
+        return (Row(file.path, number, values) for number, values in json_rows(file, options.encoding))
+    return _separated(file, options)
 
 
 def header(file: File, options: TableOptions = DEFAULT) -> list[str]:
-    """Return the column names of a table; for jsonl, which has no header, the keys of the first row."""
+    """Return the column names of a table; for JSON, which has no header, the keys of the first row."""
     if file.kind == "parquet":
         import polars
 
@@ -208,8 +208,8 @@ def header(file: File, options: TableOptions = DEFAULT) -> list[str]:
         from gpt1.data.excel import sheet_header
 
         return sheet_header(file.path)
-    if file.kind == "jsonl":
-        first = next(_jsonl(file, options.encoding), None)
+    if file.kind in ("json", "jsonl"):
+        first = next(rows(file, options), None)
         return list(first.values) if first else []
     return next(_records(file, options), (0, [], ""))[1]
 
@@ -256,46 +256,7 @@ def json_list(value: Any, kind: Any) -> list[Any] | None:
     return found if isinstance(found, list) and all(isinstance(one, kind) for one in found) else None
 
 
-# jsonl, csv, tsv
-
-
-def _jsonl(file: File, encoding: str) -> Iterator[Row]:
-    lines = lines_of(text_of(file.path, encoding))
-    first = next(lines, "")
-    if first.lstrip().startswith("["):
-        raise json_error(file.path)
-    return jsonl_rows(enumerate(chain([first] if first else [], lines), 1), file.path)
-
-
-def jsonl_rows(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[Row]:
-    """Yield the rows of numbered lines of jsonl. Raises UserError, naming `path` and the line, for a wrong one."""
-    for number, line in lines:
-        if line.isspace():
-            continue
-        try:
-            value = _decode(line)
-        except UserError as error:
-            raise UserError(f"{path}:{number}: {error}") from None
-        except (ValueError, RecursionError) as error:
-            # The place that Python names counts lines within this one.
-            what = f"{error.msg} at column {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else error
-            raise UserError(f"{path}:{number}: not JSON ({what}); a line must hold one object") from None
-        if not isinstance(value, dict):
-            raise UserError(f'{path}:{number}: not a JSON object; a line must look like {{"text": "..."}}')
-        if "\\ud" in line.lower():  # JSON can escape a lone surrogate, which cannot be encoded
-            value = json.loads(replace_surrogates(json.dumps(value, ensure_ascii=False)))
-        yield Row(path, number, value)
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object as a dict. Raises UserError if a key occurs twice; `json` keeps the last."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        check_unique([key for key, _ in pairs], "two keys")
-    return found
-
-
-_decode = json.JSONDecoder(object_pairs_hook=_unique_keys).decode
+# csv, tsv
 
 
 def _separated(file: File, options: TableOptions) -> Iterator[Row]:
@@ -322,7 +283,7 @@ def _records(file: File, options: TableOptions) -> Iterator[tuple[int, list[str]
         if file.kind == "csv" and not declared and (line := SEPARATOR_LINE.fullmatch(start[-1])):
             declared, start[-1] = line[1], "\n"
     if JSON_START.match(start[-1]):
-        raise json_error(file.path)
+        raise UserError(f"{file.path}: JSON, not {file.kind}; name it .json")
     if PAGE.match(start[-1]):
         raise UserError(f"{file.path}: a web page (HTML or XML), not a table; save the table itself as csv")
     delimiter = "\t"

@@ -5,7 +5,8 @@ from itertools import chain
 from pathlib import Path
 
 from gpt1.config import Columns, Task
-from gpt1.data.tables import Row, jsonl_rows
+from gpt1.data.json_rows import line_rows
+from gpt1.data.tables import Row
 from gpt1.errors import UserError
 from gpt1.tasks.columns import PAIR_TASKS
 from gpt1.tokenizer.tokenizer import replace_surrogates
@@ -48,7 +49,8 @@ def rows_of_lines(lines: Iterable[str], task: Task, trained: Columns) -> Iterato
     if first is None:
         raise UserError(f"{STANDARD_INPUT}: empty; give one text per line, or rows as jsonl")
     if first[1].lstrip().startswith("{"):
-        yield from jsonl_rows(chain([first], numbered), STANDARD_INPUT)
+        for number, values in line_rows(chain([first], numbered), STANDARD_INPUT):
+            yield Row(STANDARD_INPUT, number, values)
         return
     if task in PAIR_TASKS or task == "multiple-choice":
         example = ", ".join(f'"{name}": ...' for name in (*trained.texts, *trained.choices))

@@ -1,0 +1,131 @@
+"""Read the rows of JSON files, one object a line or an array of objects, in bounded memory; no torch."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from gpt1.data.files import File, lines_of, text_of
+from gpt1.data.tables import check_unique
+from gpt1.errors import UserError
+from gpt1.tokenizer.tokenizer import replace_surrogates
+
+# A row with its line, or in an array its own number, from 1.
+NumberedRow = tuple[int, dict[str, Any]]
+BLANKS = re.compile(r"[ \t\r\n]*")
+# An error in the last characters read so far may only mean that the object continues in the next block.
+NEAR_END = 16
+# Characters at a fault in an array that the error shows.
+SHOWN = 20
+
+
+def json_rows(file: File, encoding: str) -> Iterator[NumberedRow]:
+    """Yield the rows of a file. Raises UserError, naming the place, for anything but objects."""
+    texts = text_of(file.path, encoding)
+    start = next(texts, "")
+    while not start.strip() and (more := next(texts, "")):
+        start += more
+    whole = chain([start], texts)
+    if start.lstrip().startswith("["):
+        yield from _array_rows(whole, file.path)
+        return
+    found = line_rows(enumerate(lines_of(whole), 1), file.path)
+    try:
+        first = next(found, None)
+    except UserError:
+        if file.kind == "json":  # one object over several lines, as in files of settings
+            raise UserError(
+                f"{file.path}: JSON without rows; it must hold an array of objects, or one a line"
+            ) from None
+        raise
+    if first:
+        yield first
+    yield from found
+
+
+def line_rows(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[NumberedRow]:
+    """Yield the rows of numbered lines. Raises UserError, naming `path` and the line, for a wrong one."""
+    for number, line in lines:
+        if line.isspace():
+            continue
+        try:
+            value = _decoder.decode(line)
+        except UserError as error:
+            raise UserError(f"{path}:{number}: {error}") from None
+        except (ValueError, RecursionError) as error:
+            what = f"{_fault(error)} column {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else error
+            raise UserError(f"{path}:{number}: not JSON ({what}); a line must hold one object") from None
+        yield number, _checked(value, line, f"{path}:{number}", 'a line must look like {"text": "..."}')
+
+
+def _array_rows(texts: Iterator[str], path: Path) -> Iterator[NumberedRow]:
+    """Yield the objects of an array; memory holds a block of text, or the longest object."""
+    held = next(texts)
+    at, number = held.index("[") + 1, 0
+    while True:
+        at = _skip_blanks(held, at)
+        if held.startswith("]", at):
+            break
+        begin = _skip_blanks(held, at + 1) if number and held.startswith(",", at) else at
+        try:
+            if number and begin == at:
+                raise json.JSONDecodeError("Expecting ',' delimiter", held, at)
+            value, end = _decoder.raw_decode(held, begin)
+        except UserError as error:
+            raise UserError(f"{path}: row {number + 1}: {error}") from None
+        except (ValueError, RecursionError) as error:
+            if _may_continue(error, held) and (more := next(texts, "")):
+                held, at = held[at:] + more, 0
+                continue
+            what: object = error
+            if isinstance(error, json.JSONDecodeError):
+                rest = held[error.pos : error.pos + SHOWN]
+                what = f"{_fault(error)} {rest!r}" if rest else "the file ends before the array does"
+            raise UserError(f"{path}: row {number + 1}: not JSON ({what}); an array must hold objects") from None
+        number += 1
+        yield (
+            number,
+            _checked(value, held[begin:end], f"{path}: row {number}", 'an array must look like [{"text": "..."}]'),
+        )
+        at = end
+    if held[at + 1 :].strip() or any(text.strip() for text in texts):
+        raise UserError(f"{path}: more text follows the array, which must be all there is")
+
+
+def _skip_blanks(text: str, at: int) -> int:
+    found = BLANKS.match(text, at)
+    return found.end() if found else at
+
+
+def _fault(error: json.JSONDecodeError) -> str:
+    """Return what is wrong, ending in `at`; the place that Python names counts lines within a row."""
+    return f"{error.msg.removesuffix(' at')} at"
+
+
+def _may_continue(error: Exception, held: str) -> bool:
+    """Return whether more text may mend an error: one near the end, or a string that has no end yet."""
+    return isinstance(error, json.JSONDecodeError) and (
+        error.pos > len(held) - NEAR_END or error.msg.startswith("Unterminated string")
+    )
+
+
+def _checked(value: Any, text: str, place: str, remedy: str) -> dict[str, Any]:
+    """Return the object that `text` encodes. Raises UserError if it is none."""
+    if not isinstance(value, dict):
+        raise UserError(f"{place}: not a JSON object; {remedy}")
+    if "\\ud" in text.lower():  # JSON can escape a lone surrogate, which cannot be encoded
+        return dict(json.loads(replace_surrogates(json.dumps(value, ensure_ascii=False))))
+    return value
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object as a dict. Raises UserError if a key occurs twice; `json` keeps the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        check_unique([key for key, _ in pairs], "two keys")
+    return found
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_unique_keys)
