@@ -49,6 +49,7 @@ IDEAS: dict[str, dict[str, Any]] = {
     "freeze-1": {"freeze": 1},
     "epochs-6": {"epochs": 6},
     "epochs-6-lr-0.0005": {"epochs": 6, "lr": 5e-4},
+    **{f"epochs-6-dropout-{p:g}": {"epochs": 6, "dropout": p} for p in (0.2, 0.3)},
     "new-tokens-as-learnt": {"new_std": 1.0},
 }
 
