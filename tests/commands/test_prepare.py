@@ -779,6 +779,6 @@ def test_a_table_without_text_that_merely_lies_in_the_folder(
     said = " ".join(capsys.readouterr().err.split())
     assert "books.tsv: left out, it has no column text" in said
     assert "titles.json: left out, it has no column text" in said
-    assert "about.json: JSON without rows; it must hold an array of objects, or one a line; left out" in said
+    assert "about.json: JSON without rows; give an array of objects, or one object a line; left out" in said
     with pytest.raises(UserError, match="no column text; it has file, title"):
         run(tmp_path / "other", corpus, corpus / "books.tsv", fresh=True)

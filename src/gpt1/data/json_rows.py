@@ -19,6 +19,7 @@ BLANKS = re.compile(r"[ \t\r\n]*")
 NEAR_END = 16
 # Characters at a fault in an array that the error shows.
 SHOWN = 20
+LINE, ARRAY = 'a line must look like {"text": "..."}', 'an array must look like [{"text": "..."}]'
 
 
 def json_rows(file: File, encoding: str) -> Iterator[NumberedRow]:
@@ -35,11 +36,10 @@ def json_rows(file: File, encoding: str) -> Iterator[NumberedRow]:
     try:
         first = next(found, None)
     except UserError:
-        if file.kind == "json":  # one object over several lines, as in files of settings
-            raise UserError(
-                f"{file.path}: JSON without rows; it must hold an array of objects, or one a line"
-            ) from None
-        raise
+        if file.kind == "jsonl":
+            raise
+        # Often one object over several lines, as in files of settings.
+        raise UserError(f"{file.path}: JSON without rows; give an array of objects, or one object a line") from None
     if first:
         yield first
     yield from found
@@ -57,7 +57,7 @@ def line_rows(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[Numbered
         except (ValueError, RecursionError) as error:
             what = f"{_fault(error)} column {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else error
             raise UserError(f"{path}:{number}: not JSON ({what}); a line must hold one object") from None
-        yield number, _checked(value, line, f"{path}:{number}", 'a line must look like {"text": "..."}')
+        yield number, _checked(value, line, f"{path}:{number}", LINE)
 
 
 def _array_rows(texts: Iterator[str], path: Path) -> Iterator[NumberedRow]:
@@ -85,13 +85,10 @@ def _array_rows(texts: Iterator[str], path: Path) -> Iterator[NumberedRow]:
                 what = f"{_fault(error)} {rest!r}" if rest else "the file ends before the array does"
             raise UserError(f"{path}: row {number + 1}: not JSON ({what}); an array must hold objects") from None
         number += 1
-        yield (
-            number,
-            _checked(value, held[begin:end], f"{path}: row {number}", 'an array must look like [{"text": "..."}]'),
-        )
+        yield number, _checked(value, held[begin:end], f"{path}: row {number}", ARRAY)
         at = end
     if held[at + 1 :].strip() or any(text.strip() for text in texts):
-        raise UserError(f"{path}: more text follows the array, which must be all there is")
+        raise UserError(f"{path}: there is more text after the array; a file holds one array")
 
 
 def _skip_blanks(text: str, at: int) -> int:
