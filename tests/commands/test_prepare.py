@@ -779,6 +779,8 @@ def test_a_table_without_text_that_merely_lies_in_the_folder(
     said = " ".join(capsys.readouterr().err.split())
     assert "books.tsv: left out, it has no column text" in said
     assert "titles.json: left out, it has no column text" in said
-    assert "about.json: JSON without rows; give an array of objects, or one object a line; left out" in said
+    assert (
+        "about.json:1: the line ends before its object does; give one object a line, or a file with an array of" in said
+    )
     with pytest.raises(UserError, match="no column text; it has file, title"):
         run(tmp_path / "other", corpus, corpus / "books.tsv", fresh=True)

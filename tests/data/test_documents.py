@@ -334,7 +334,9 @@ def test_json_may_hold_documents(tmp_path: Path) -> None:
     assert refused(path) == ": no field text; it has body: choose one with text"
     assert not has_text(File(path, named=False), ReadOptions())
     path.write_text('{\n"text": "a"}')
-    assert refused(path) == ": JSON without rows; give an array of objects, or one object a line"
+    assert refused(path) == (
+        ":1: the line ends before its object does; give one object a line, or a file with an array of objects"
+    )
 
 
 def test_null_is_an_empty_document(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ BLANKS = re.compile(r"[ \t\r\n]*")
 NEAR_END = 16
 # Characters at a fault in an array that the error shows.
 SHOWN = 20
+WANTED = "give one object a line, or a file with an array of objects"
 LINE, ARRAY = 'a line must look like {"text": "..."}', 'an array must look like [{"text": "..."}]'
 
 
@@ -33,16 +34,17 @@ def json_rows(file: File, encoding: str) -> Iterator[NumberedRow]:
         yield from _array_rows(whole, file.path)
         return
     found = line_rows(enumerate(lines_of(whole), 1), file.path)
-    try:
-        first = next(found, None)
-    except UserError:
-        if file.kind == "jsonl":
-            raise
-        # Often one object over several lines, as in files of settings.
-        raise UserError(f"{file.path}: JSON without rows; give an array of objects, or one object a line") from None
-    if first:
-        yield first
-    yield from found
+    begin = list(islice(found, 1))
+    if begin and all(map(_is_nested, begin[0][1].values())):
+        begin += islice(found, 1)
+        if len(begin) == 1:  # {"data": [...]}, or a table by columns or by index, as pandas may write it
+            raise UserError(f"{file.path}: one object, which is not a row; {WANTED}")
+    yield from chain(begin, found)
+
+
+def _is_nested(value: Any) -> bool:
+    """Return whether a value may hold rows, and is neither a text nor a list of texts or labels."""
+    return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(one, dict | list) for one in value))
 
 
 def line_rows(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[NumberedRow]:
@@ -55,6 +57,8 @@ def line_rows(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[Numbered
         except UserError as error:
             raise UserError(f"{path}:{number}: {error}") from None
         except (ValueError, RecursionError) as error:
+            if isinstance(error, json.JSONDecodeError) and error.pos >= len(line.rstrip()):
+                raise UserError(f"{path}:{number}: the line ends before its object does; {WANTED}") from None
             what = f"{_fault(error)} column {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else error
             raise UserError(f"{path}:{number}: not JSON ({what}); a line must hold one object") from None
         yield number, _checked(value, line, f"{path}:{number}", LINE)
