@@ -298,7 +298,6 @@ def test_numbers_that_may_be_others(mark: str, text: str, answer: str, tmp_path:
         ("a.json", '"a"', ":1: not a JSON object; a line must look like"),
         ("a.json", '{"data": [{"text": "a"}]}', ": one object, which is not a row; give one object a line, or a file"),
         ("a.json", '{"text": {"0": "a"}, "label": {"0": 1}}', ": one object, which is not a row; give one object"),
-        ("a.json", "[]", ": no rows"),
         ("a.json", '[{"text": "a"}', ": row 2: not JSON (the file ends before the array does)"),
         ("a.json", '[{"text": "a"},]', ": row 2: not JSON (Expecting value at ']')"),
         (
@@ -321,6 +320,7 @@ def test_tables_that_are_not_tables(name: str, content: str | bytes, answer: str
 def test_files_that_are_no_tables(tmp_path: Path) -> None:
     assert refused(tmp_path / "none.csv") == ": no such file"
     assert refused(tmp_path).startswith(": a folder, but not of a dataset that save_to_disk wrote")
+    assert refused(file_with(tmp_path, "a.json", "[]")) == ": no rows", "not that a line must name the columns"
     assert refused(file_with(tmp_path, "a.ods", "x")).startswith(": not a known kind of table; name it .csv, .tsv")
 
 

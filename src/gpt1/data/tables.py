@@ -217,9 +217,8 @@ def header(file: File, options: TableOptions = DEFAULT) -> list[str]:
 def columns(file: File, options: TableOptions = DEFAULT) -> list[str]:
     """Return the column names of a table. Raises UserError if it has no rows."""
     if next(rows(file, options), None) is None:
-        remedy = (
-            "" if file.kind in ("json", "jsonl") else "; the first line must name the columns, and rows must follow"
-        )
+        is_json = file.kind in ("json", "jsonl")
+        remedy = "" if is_json else "; the first line must name the columns, and rows must follow"
         raise UserError(f"{file.path}: no rows{remedy}")
     return header(file, options)
 
