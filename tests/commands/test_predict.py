@@ -356,6 +356,8 @@ def test_standard_input_is_texts_or_rows(
         ("-", ["b"], "a\n", "- holds rows, so 'b' cannot be part of one"),
         ("-", [], "\n \n", "standard input: empty"),
         ("-", [], '{"review": "a"}\n[]\n', "standard input:2: not a JSON object"),
+        ("-", [], '[{"review": "a"}]', "standard input: an array of JSON objects; give one object a line, or name its"),
+        ("-", [], '[\n{"review": "a"}\n]\n', "standard input: an array of JSON objects"),
         ("-", [], '{"text": "a"}\n', "standard input: no column review; the columns are text"),
         ("-", [], '\n{"review": "a"}\n{"review": ""}', "standard input:3: column review is empty"),
         ("no.csv", [], "", "no.csv: no such file"),

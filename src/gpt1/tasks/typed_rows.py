@@ -1,5 +1,6 @@
 """Rows that are not in a file: texts on the command line, and lines of standard input."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -12,6 +13,7 @@ from gpt1.tasks.columns import PAIR_TASKS
 from gpt1.tokenizer.tokenizer import replace_surrogates
 
 STANDARD_INPUT = Path("standard input")
+ARRAY_START = re.compile(r"\s*\[\s*(\{|$)")
 
 
 def row_of_texts(texts: Sequence[str], task: Task, trained: Columns, for_several: str = "") -> tuple[Row, Columns]:
@@ -42,7 +44,8 @@ def row_of_texts(texts: Sequence[str], task: Task, trained: Columns, for_several
 def rows_of_lines(lines: Iterable[str], task: Task, trained: Columns) -> Iterator[Row]:
     """Yield the rows of standard input: jsonl if the first line is a JSON object, else one text per line.
 
-    Blank lines are left out. Raises UserError, naming the line, if the task reads several texts and they are not jsonl.
+    Blank lines are left out. Raises UserError for an array of objects and, naming the line, if the task reads several
+    texts and they are not jsonl.
     """
     numbered = ((number, line) for number, line in enumerate(_decoded(lines), 1) if line.strip())
     first = next(numbered, None)
@@ -52,6 +55,8 @@ def rows_of_lines(lines: Iterable[str], task: Task, trained: Columns) -> Iterato
         for number, values in line_rows(chain([first], numbered), STANDARD_INPUT):
             yield Row(STANDARD_INPUT, number, values)
         return
+    if ARRAY_START.match(first[1]):
+        raise UserError(f"{STANDARD_INPUT}: an array of JSON objects; give one object a line, or name its file")
     if task in PAIR_TASKS or task == "multiple-choice":
         example = ", ".join(f'"{name}": ...' for name in (*trained.texts, *trained.choices))
         raise UserError(f"{STANDARD_INPUT}:{first[0]}: {task} reads several texts; give rows as jsonl, {{{example}}}")
