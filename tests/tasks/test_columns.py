@@ -1,5 +1,6 @@
 """Which columns of a table a task reads: guessed by their names, requested, or those of training."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from gpt1.config import Columns, Evaluate, Predict, Task
 from gpt1.data.tables import columns, table
 from gpt1.errors import UserError
 from gpt1.tasks.columns import ColumnNames, guess_columns, select_columns
+from gpt1.tasks.rows import read_labelled_rows
 
 
 def csv_with(folder: Path, names: str) -> Path:
@@ -81,6 +83,20 @@ def test_columns_that_cannot_be_guessed(
     with pytest.raises(UserError) as caught:
         guess_columns(str(csv_with(tmp_path, names)), task, ColumnNames(**flags))
     assert answer in str(caught.value)
+
+
+def test_an_answer_that_the_first_row_lacks_is_not_left_out(tmp_path: Path) -> None:
+    """JSON has no header; a row with fewer answers may come first."""
+    path, row = tmp_path / "a.json", {"story": "s", "choice0": "x", "choice1": "y", "label": 1}
+    path.write_text(json.dumps([row, row | {"choice2": "z"}]))
+    with pytest.raises(UserError, match=r":2: the first row, which decides the columns, has no choice2; add it there"):
+        guess_columns(str(path), "multiple-choice", ColumnNames())
+    assert guess_columns(str(path), "multiple-choice", ColumnNames(choices="choice0,choice1")).choices
+    path.write_text(json.dumps([row | {"choice2": None}, row | {"choice2": "z"}, row]))
+    found = guess_columns(str(path), "multiple-choice", ColumnNames())
+    assert found.choices == ["choice0", "choice1", "choice2"]
+    read = read_labelled_rows(str(path), found, "choice")
+    assert read.texts == [("s", "x", "y"), ("s", "x", "y", "z"), ("s", "x", "y")]
 
 
 def test_columns_of_training_are_kept_unless_others_are_requested(tmp_path: Path) -> None:
