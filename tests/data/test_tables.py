@@ -105,6 +105,12 @@ def test_arrays_are_read_in_blocks(
         assert [(row.line, row.values) for row in rows(table(path))] == list(enumerate(found, 1))
 
 
+def test_the_place_of_a_row_of_an_array_is_no_line(tmp_path: Path) -> None:
+    """In an array over several lines, `a.json:2` would be another row."""
+    path = file_with(tmp_path, "a.json", json.dumps(ROWS, indent=2))
+    assert [row.where for row in rows(table(path))][:2] == [f"{path}: row 1", f"{path}: row 2"]
+
+
 def test_json_with_one_object_a_line(tmp_path: Path) -> None:
     """As many programs name it; and an array in a file that is named as if it had lines."""
     assert values(file_with(tmp_path, "a.json", '\n{"text": "a"}\n{"text": "b"}\n')) == [{"text": "a"}, {"text": "b"}]

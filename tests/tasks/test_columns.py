@@ -89,7 +89,9 @@ def test_an_answer_that_the_first_row_lacks_is_not_left_out(tmp_path: Path) -> N
     """JSON has no header; a row with fewer answers may come first."""
     path, row = tmp_path / "a.json", {"story": "s", "choice0": "x", "choice1": "y", "label": 1}
     path.write_text(json.dumps([row, row | {"choice2": "z"}]))
-    with pytest.raises(UserError, match=r":2: the first row, which decides the columns, has no choice2; add it there"):
+    with pytest.raises(
+        UserError, match=": row 2: the first row, which decides the columns, has no choice2; add it there"
+    ):
         guess_columns(str(path), "multiple-choice", ColumnNames())
     assert guess_columns(str(path), "multiple-choice", ColumnNames(choices="choice0,choice1")).choices
     path.write_text(json.dumps([row | {"choice2": None}, row | {"choice2": "z"}, row]))

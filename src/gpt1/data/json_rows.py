@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt1.data.files import File, lines_of, text_of
-from gpt1.data.tables import check_unique
+from gpt1.data.tables import Row, check_unique
 from gpt1.errors import UserError
 from gpt1.tokenizer.tokenizer import replace_surrogates
 
@@ -23,7 +23,7 @@ WANTED = "give one object a line, or a file with an array of objects"
 LINE, ARRAY = 'a line must look like {"text": "..."}', 'an array must look like [{"text": "..."}]'
 
 
-def json_rows(file: File, encoding: str) -> Iterator[NumberedRow]:
+def json_rows(file: File, encoding: str) -> Iterator[Row]:
     """Yield the rows of a file. Raises UserError, naming the place, for anything but objects."""
     texts = text_of(file.path, encoding)
     start = next(texts, "")
@@ -31,7 +31,8 @@ def json_rows(file: File, encoding: str) -> Iterator[NumberedRow]:
         start += more
     whole = chain([start], texts)
     if start.lstrip().startswith("["):
-        yield from _array_rows(whole, file.path)
+        for number, values in _array_rows(whole, file.path):
+            yield Row(file.path, number, values, in_array=True)
         return
     found = line_rows(enumerate(lines_of(whole), 1), file.path)
     begin = list(islice(found, 1))
@@ -39,7 +40,8 @@ def json_rows(file: File, encoding: str) -> Iterator[NumberedRow]:
         begin += islice(found, 1)
         if len(begin) == 1:  # {"data": [...]}, or a table by columns or by index, as pandas may write it
             raise UserError(f"{file.path}: one object, which is not a row; {WANTED}")
-    yield from chain(begin, found)
+    for number, values in chain(begin, found):
+        yield Row(file.path, number, values)
 
 
 def _is_nested(value: Any) -> bool:

@@ -87,11 +87,13 @@ class Row:
     """column name -> value"""
     decimal_comma: bool = False
     """whether 1,234 is a number just above 1: in csv with semicolons, which Excel writes where commas are decimal"""
+    in_array: bool = False
+    """whether the row is an object of a JSON array, where its number is not that of a line in the file"""
 
     @property
     def where(self) -> str:
-        """The place of the row, `train.csv:12`."""
-        return f"{self.file}:{self.line}"
+        """The place of the row, `train.csv:12`; in an array `train.json: row 12`."""
+        return f"{self.file}:{' row ' if self.in_array else ''}{self.line}"
 
     def text(self, column: str) -> str:
         """Return the text in a column. Raises UserError if it holds anything else."""
@@ -189,7 +191,7 @@ def rows(file: File, options: TableOptions = DEFAULT, only: Sequence[str] = ()) 
     if file.kind in ("json", "jsonl"):
         from gpt1.data.json_rows import json_rows
 
-        return (Row(file.path, number, values) for number, values in json_rows(file, options.encoding))
+        return json_rows(file, options.encoding)
     return _separated(file, options)
 
 
