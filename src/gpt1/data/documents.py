@@ -201,7 +201,7 @@ def _paragraphs(texts: Iterable[str]) -> Iterator[Piece]:
 def _column(file: File, options: ReadOptions) -> Iterator[str]:
     """Yield the text of each row of a table, or of each of its columns; null is an empty text."""
     names = options.columns if _has_columns(file, options) else (options.text,)
-    what = "field" if file.kind in ("json", "jsonl") else "column"
+    what = "field" if file.is_json else "column"
 
     def missing(name: str, there: Iterable[str]) -> str:
         if not (found := ", ".join(map(str, there))):

@@ -97,6 +97,11 @@ class File:
         return KINDS.get(suffixes[-1], "text") if suffixes else "text"
 
     @property
+    def is_json(self) -> bool:
+        """Whether it holds rows of JSON, one object a line or an array of objects."""
+        return self.kind in ("json", "jsonl")
+
+    @property
     def compressed(self) -> bool:
         return self.path.suffix.lower() in COMPRESSED
 

@@ -12,8 +12,6 @@ from gpt1.data.tables import Row, check_unique
 from gpt1.errors import UserError
 from gpt1.tokenizer.tokenizer import replace_surrogates
 
-# A row with its line, or in an array its own number, from 1.
-NumberedRow = tuple[int, dict[str, Any]]
 BLANKS = re.compile(r"[ \t\r\n]*")
 # An error in the last characters read so far may only mean that the object continues in the next block.
 NEAR_END = 16
@@ -31,17 +29,15 @@ def json_rows(file: File, encoding: str) -> Iterator[Row]:
         start += more
     whole = chain([start], texts)
     if start.lstrip().startswith("["):
-        for number, values in _array_rows(whole, file.path):
-            yield Row(file.path, number, values, in_array=True)
+        yield from _array_rows(whole, file.path)
         return
     found = line_rows(enumerate(lines_of(whole), 1), file.path)
     begin = list(islice(found, 1))
-    if begin and all(map(_is_nested, begin[0][1].values())):
+    if begin and all(map(_is_nested, begin[0].values.values())):
         begin += islice(found, 1)
         if len(begin) == 1:  # {"data": [...]}, or a table by columns or by index, as pandas may write it
             raise UserError(f"{file.path}: one object, which is not a row; {WANTED}")
-    for number, values in chain(begin, found):
-        yield Row(file.path, number, values)
+    yield from chain(begin, found)
 
 
 def _is_nested(value: Any) -> bool:
@@ -49,50 +45,52 @@ def _is_nested(value: Any) -> bool:
     return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(one, dict | list) for one in value))
 
 
-def line_rows(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[NumberedRow]:
+def line_rows(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[Row]:
     """Yield the rows of numbered lines. Raises UserError, naming `path` and the line, for a wrong one."""
     for number, line in lines:
         if line.isspace():
             continue
+        place = f"{path}:{number}"
         try:
             value = _decoder.decode(line)
         except UserError as error:
-            raise UserError(f"{path}:{number}: {error}") from None
+            raise UserError(f"{place}: {error}") from None
+        except json.JSONDecodeError as error:
+            if error.pos >= len(line.rstrip()):
+                raise UserError(f"{place}: the line ends before its object does; {WANTED}") from None
+            what = f"{_fault(error)} column {error.pos + 1}"
+            raise UserError(f"{place}: not JSON ({what}); a line must hold one object") from None
         except (ValueError, RecursionError) as error:
-            if isinstance(error, json.JSONDecodeError) and error.pos >= len(line.rstrip()):
-                raise UserError(f"{path}:{number}: the line ends before its object does; {WANTED}") from None
-            what = f"{_fault(error)} column {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else error
-            raise UserError(f"{path}:{number}: not JSON ({what}); a line must hold one object") from None
-        yield number, _checked(value, line, f"{path}:{number}", LINE)
+            raise UserError(f"{place}: not JSON ({error}); a line must hold one object") from None
+        yield Row(path, number, _checked(value, line, place, LINE))
 
 
-def _array_rows(texts: Iterator[str], path: Path) -> Iterator[NumberedRow]:
+def _array_rows(texts: Iterator[str], path: Path) -> Iterator[Row]:
     """Yield the objects of an array; memory holds a block of text, or the longest object."""
     held = next(texts)
-    at, number = held.index("[") + 1, 0
+    at, number = held.index("[") + 1, 1
     while True:
-        at = _skip_blanks(held, at)
+        at, place = _skip_blanks(held, at), f"{path}: row {number}"
         if held.startswith("]", at):
             break
-        begin = _skip_blanks(held, at + 1) if number and held.startswith(",", at) else at
+        begin = _skip_blanks(held, at + 1) if number > 1 and held.startswith(",", at) else at
         try:
-            if number and begin == at:
+            if number > 1 and begin == at:
                 raise json.JSONDecodeError("Expecting ',' delimiter", held, at)
             value, end = _decoder.raw_decode(held, begin)
         except UserError as error:
-            raise UserError(f"{path}: row {number + 1}: {error}") from None
-        except (ValueError, RecursionError) as error:
+            raise UserError(f"{place}: {error}") from None
+        except json.JSONDecodeError as error:
             if _may_continue(error, held) and (more := next(texts, "")):
                 held, at = held[at:] + more, 0
                 continue
-            what: object = error
-            if isinstance(error, json.JSONDecodeError):
-                rest = held[error.pos : error.pos + SHOWN]
-                what = f"{_fault(error)} {rest!r}" if rest else "the file ends before the array does"
-            raise UserError(f"{path}: row {number + 1}: not JSON ({what}); an array must hold objects") from None
-        number += 1
-        yield number, _checked(value, held[begin:end], f"{path}: row {number}", ARRAY)
-        at = end
+            rest = held[error.pos : error.pos + SHOWN]
+            what = f"{_fault(error)} {rest!r}" if rest else "the file ends before the array does"
+            raise UserError(f"{place}: not JSON ({what}); an array must hold objects") from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{place}: not JSON ({error}); an array must hold objects") from None
+        yield Row(path, number, _checked(value, held[begin:end], place, ARRAY), in_array=True)
+        at, number = end, number + 1
     if held[at + 1 :].strip() or any(text.strip() for text in texts):
         raise UserError(f"{path}: there is more text after the array; a file holds one array")
 
@@ -107,15 +105,13 @@ def _fault(error: json.JSONDecodeError) -> str:
     return f"{error.msg.removesuffix(' at')} at"
 
 
-def _may_continue(error: Exception, held: str) -> bool:
+def _may_continue(error: json.JSONDecodeError, held: str) -> bool:
     """Return whether more text may mend an error: one near the end, or a string that has no end yet."""
-    return isinstance(error, json.JSONDecodeError) and (
-        error.pos > len(held) - NEAR_END or error.msg.startswith("Unterminated string")
-    )
+    return error.pos > len(held) - NEAR_END or error.msg.startswith("Unterminated string")
 
 
 def _checked(value: Any, text: str, place: str, remedy: str) -> dict[str, Any]:
-    """Return the object that `text` encodes. Raises UserError if it is none."""
+    """Return the object that `text` encodes. Raises UserError for any other value."""
     if not isinstance(value, dict):
         raise UserError(f"{place}: not a JSON object; {remedy}")
     if "\\ud" in text.lower():  # JSON can escape a lone surrogate, which cannot be encoded

@@ -188,7 +188,7 @@ def rows(file: File, options: TableOptions = DEFAULT, only: Sequence[str] = ()) 
         from gpt1.data.excel import sheet_rows
 
         return (Row(file.path, line, values) for line, values in sheet_rows(file.path))
-    if file.kind in ("json", "jsonl"):
+    if file.is_json:
         from gpt1.data.json_rows import json_rows
 
         return json_rows(file, options.encoding)
@@ -210,7 +210,7 @@ def header(file: File, options: TableOptions = DEFAULT) -> list[str]:
         from gpt1.data.excel import sheet_header
 
         return sheet_header(file.path)
-    if file.kind in ("json", "jsonl"):
+    if file.is_json:
         first = next(rows(file, options), None)
         return list(first.values) if first else []
     return next(_records(file, options), (0, [], ""))[1]
@@ -219,8 +219,7 @@ def header(file: File, options: TableOptions = DEFAULT) -> list[str]:
 def columns(file: File, options: TableOptions = DEFAULT) -> list[str]:
     """Return the column names of a table. Raises UserError if it has no rows."""
     if next(rows(file, options), None) is None:
-        is_json = file.kind in ("json", "jsonl")
-        remedy = "" if is_json else "; the first line must name the columns, and rows must follow"
+        remedy = "" if file.is_json else "; the first line must name the columns, and rows must follow"
         raise UserError(f"{file.path}: no rows{remedy}")
     return header(file, options)
 

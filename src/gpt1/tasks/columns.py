@@ -71,7 +71,7 @@ def guess_columns(path: str, task: Task, requested: ColumnNames, options: TableO
         raise UserError(f"column {both[0]} is named both as text and as label; the label must be another column")
     label = label or _usual(LABEL_NAMES, _without(available, texts + choices))
     if is_choice:
-        choices = choices or _guess_choices(_without(available, texts + label), file, options)
+        choices = choices or _guess_choices(available, texts + label, file, options)
         rest = _without(available, choices + label)
         texts = texts or _usual(CONTEXT_NAMES, rest) + _usual(QUESTION_NAMES, rest) or _only("context", rest, file)
     else:
@@ -156,12 +156,13 @@ def _guess_texts(task: Task, available: list[str], file: File) -> list[str]:
     )
 
 
-def _guess_choices(available: list[str], file: File, options: TableOptions) -> list[str]:
+def _guess_choices(there: list[str], taken: list[str], file: File, options: TableOptions) -> list[str]:
+    available = _without(there, taken)
     if listing := _usual(CHOICE_NAMES, available):
         return listing
     numbered = sorted(name for name in available if NUMBERED_CHOICE.fullmatch(name))
     if len(numbered) > 1:
-        _check_late_choices(file, options)
+        _check_late_choices(there, file, options)
         return sorted(numbered, key=lambda name: (len(name), name))
     raise UserError(
         f"{file.path}: which columns are the answers? Name with {setting('choices')} the column that lists them, or "
@@ -169,12 +170,9 @@ def _guess_choices(available: list[str], file: File, options: TableOptions) -> l
     )
 
 
-def _check_late_choices(file: File, options: TableOptions) -> None:
+def _check_late_choices(there: list[str], file: File, options: TableOptions) -> None:
     """Raise UserError for an answer that only later rows of JSON have, since it would not be read."""
-    if file.kind not in ("json", "jsonl"):
-        return
-    there = columns(file, options)
-    for row in rows(file, options):
+    for row in rows(file, options) if file.is_json else ():
         if late := [name for name in row.values if NUMBERED_CHOICE.fullmatch(name) and name not in there]:
             raise UserError(
                 f"{row.where}: the first row, which decides the columns, has no {late[0]}; add it there as null, or "

@@ -52,8 +52,7 @@ def rows_of_lines(lines: Iterable[str], task: Task, trained: Columns) -> Iterato
     if first is None:
         raise UserError(f"{STANDARD_INPUT}: empty; give one text per line, or rows as jsonl")
     if first[1].lstrip().startswith("{"):
-        for number, values in line_rows(chain([first], numbered), STANDARD_INPUT):
-            yield Row(STANDARD_INPUT, number, values)
+        yield from line_rows(chain([first], numbered), STANDARD_INPUT)
         return
     if ARRAY_START.match(first[1]):
         raise UserError(f"{STANDARD_INPUT}: an array of JSON objects; give one object a line, or name its file")
