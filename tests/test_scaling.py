@@ -13,11 +13,18 @@ from gpt1.config import RECIPES, Model, Recipe
 from gpt1.model.gpt import GPT, count_parameters, flops_per_token
 from gpt1.model.objectives import LanguageModel
 from gpt1.training import parallel
+from gpt1.training.device import choose_device
 from gpt1.training.loop import train
 from gpt1.training.optimizer import Optimizer
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = Model(context=64, width=64, depth=4, heads=2, inner=256, vocabulary=512, attention_dropout=0.0)
+
+
+native_bf16 = pytest.mark.skipif(
+    choose_device("cpu", "auto")[1] != torch.bfloat16,
+    reason="a CPU without bfloat16 products may copy their factors to fp32, which the formulas leave out",
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +56,7 @@ def test_the_state_has_as_many_bytes(recipe: Recipe, scaling: ModuleType, checks
     assert sum(tensor.nbytes for tensor in state.values()) == scaling.saved_bytes(SHAPE, recipe)
 
 
+@native_bf16
 @pytest.mark.parametrize(("recipe", "rows"), [("paper", 16), ("fast", 1)])
 def test_the_peak_is_near(recipe: Recipe, rows: int, scaling: ModuleType, checks: ModuleType) -> None:
     """Of 16 windows activations are the most; of one with Muon, its own tensors."""
@@ -56,9 +64,13 @@ def test_the_peak_is_near(recipe: Recipe, rows: int, scaling: ModuleType, checks
     assert checks.measured_peak(SHAPE, rows, recipe) == pytest.approx(expected, rel=0.1)
 
 
-def test_one_of_many_sends_and_holds_its_share(scaling: ModuleType, checks: ModuleType) -> None:
+def test_one_of_many_sends_its_share(scaling: ModuleType, checks: ModuleType) -> None:
+    assert checks.sharded(SHAPE, 16, 3, 8)["sent"] == pytest.approx(scaling.fsdp_sent(SHAPE, 3, 8), rel=1e-9)
+
+
+@native_bf16
+def test_one_of_many_holds_its_share(scaling: ModuleType, checks: ModuleType) -> None:
     found = checks.sharded(SHAPE, 16, 3, 8)
-    assert found["sent"] == pytest.approx(scaling.fsdp_sent(SHAPE, 3, 8), rel=1e-9)
     assert found["peak"] == pytest.approx(scaling.fsdp_bytes(SHAPE, 16 * SHAPE.context, 8, mask=2), rel=0.1)
 
 

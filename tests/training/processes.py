@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
-from unittest.mock import patch
 
 import torch
 from safetensors.torch import save_file
@@ -24,7 +23,7 @@ from gpt1.model.fused_cpu import fuse
 from gpt1.model.gpt import GPT
 from gpt1.model.objectives import LanguageModel
 from gpt1.pretraining.run import whole_body
-from gpt1.training import checkpoint, muon, parallel
+from gpt1.training import checkpoint, parallel
 from gpt1.training.likelihood import likelihood
 from gpt1.training.loop import LoopState, train
 from gpt1.training.optimizer import Optimizer
@@ -103,8 +102,8 @@ class Job:
     micro_batch: int = 1
     gradients: Literal["", "held", "sent"] = ""
     """with FSDP: whether processes hold whole gradients until the last micro-batch, or send them after each"""
-    precise: bool = False
-    """whether Muon iterates in fp32"""
+    dtype: torch.dtype = torch.float32
+    """number format of products, those of Muon too"""
     fault: Literal["", "loss", "memory"] = ""
     """what happens in the last process only: its loss is once not finite, or only one row fits into its memory"""
 
@@ -117,8 +116,10 @@ class Job:
         if self.fault and world.rank == world.size - 1:
             break_down(model, self.fault)
         is_sharded = world.size > 1 and self.gradients
-        sharding = shard(model, device, torch.float32, self.gradients == "held") if is_sharded else None
+        sharding = shard(model, device, self.dtype, self.gradients == "held") if is_sharded else None
         optimizer = Optimizer(model, replace(RECIPES[self.recipe], warmup=2, lr=1e-2), self.steps, sharding)
+        if not sharding:
+            model.to(self.dtype)
         tensors: dict[str, torch.Tensor] = {}
         seen: list[list[int]] = []
         apply, loop = optimizer._apply, LoopState()
@@ -139,8 +140,7 @@ class Job:
             seen.extend([step, *row] for batch in found for row in batch.targets_NKT.flatten(1).tolist())
             return found
 
-        with patch.object(muon, "DTYPE", torch.float32 if self.precise else torch.bfloat16):
-            reports = list(train(model, batches, optimizer, weights={"lm": 1.0}, steps=self.steps, seed=5, state=loop))
+        reports = list(train(model, batches, optimizer, weights={"lm": 1.0}, steps=self.steps, seed=5, state=loop))
         numbers = {
             "losses": [report.losses["lm"] for report in reports],
             "norms": [report.grad_norm for report in reports],
@@ -187,8 +187,8 @@ JOBS = {
     "paper-fsdp-sent": Job("paper", gradients="sent"),
     "uneven-fsdp": Job("paper", batch=5, gradients="held"),
     "fast": Job("fast"),
-    "fast-fp32": Job("fast", precise=True),
-    "fast-fp32-fsdp": Job("fast", precise=True, gradients="sent"),
+    "fast-fsdp": Job("fast", gradients="sent"),
+    "fast-bf16": Job("fast", dtype=torch.bfloat16),
     "loss": Job("paper", steps=4, fault="loss"),
     "loss-fsdp": Job("paper", steps=4, fault="loss", gradients="held"),
     "memory": Job("paper", steps=3, micro_batch=2, fault="memory"),
@@ -196,6 +196,6 @@ JOBS = {
 }
 EQUAL = [name for name, job in JOBS.items() if not job.dropout and job.fault != "loss"]
 LONG_JOBS = {name: replace(JOBS[name], steps=50) for name in EQUAL if name != "memory"}
-LONG_JOBS["fast-fsdp"] = Job("fast", steps=50, gradients="held")
+LONG_JOBS["fast-bf16-fsdp"] = Job("fast", steps=50, dtype=torch.bfloat16, gradients="held")
 if __name__ == "__main__":
     main(Path(sys.argv[1]), LONG_JOBS if sys.argv[2:] == ["long"] else JOBS)

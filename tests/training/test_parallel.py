@@ -63,8 +63,8 @@ def alone() -> Iterator[dict[str, Found]]:
 
 
 def tolerance_of(job: Job) -> float:
-    """Muon rounds to bfloat16 as it iterates, which magnifies other rounding."""
-    return 1e-6 if job.recipe == "paper" or job.precise else 1e-3
+    """In bfloat16, Muon's iteration magnifies other rounding."""
+    return 1e-6 if job.dtype == torch.float32 else 1e-3
 
 
 @pytest.mark.parametrize("job", EQUAL)
@@ -83,7 +83,7 @@ def test_losses_and_gradients_are_those_of_one_process(
                 torch.testing.assert_close(others[name], tensors[name], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("job", [name for name in EQUAL if name != "fast"])
+@pytest.mark.parametrize("job", [name for name in EQUAL if name != "fast-bf16"])
 def test_weights_after_several_updates_are_those_of_one_process(
     job: str, found: dict[str, list[Found]], alone: dict[str, Found]
 ) -> None:
@@ -128,7 +128,7 @@ def test_all_halve_the_micro_batch_when_one_runs_out_of_memory(found: dict[str, 
 
 
 def test_shared_out_masters_and_moments_are_held_once(found: dict[str, list[Found]], alone: dict[str, Found]) -> None:
-    for job in ("paper-fsdp", "fast-fp32-fsdp"):
+    for job in ("paper-fsdp", "fast-fsdp"):
         kept, whole = [numbers["kept"] for numbers, _ in found[job]], alone[job][0]["kept"]
         assert sum(kept) == whole
         assert max(kept) < 1.2 * whole / len(kept)

@@ -68,7 +68,7 @@ def test_a_state_is_a_folder_with_a_part_for_each_process(run: Path) -> None:
 def test_it_continues_in_another_number_of_processes(
     size: int, way: str, data: Path, run: Path, tmp_path: Path
 ) -> None:
-    """Muon rounds to bfloat16, so weights agree to a fraction of a step only."""
+    """Muon magnifies rounding, so weights agree to a fraction of a step only."""
     out = as_after(run, 30, tmp_path / "run")
     ended = finish(start(pretrain(data, out, "--parallel", way), size))
     assert [code for code, *_ in ended] == [0] * size, ended

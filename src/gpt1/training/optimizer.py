@@ -128,7 +128,8 @@ class Optimizer:
         vars(self.adam)["grad_scale"] = divisor if self.kernel_divides else None
         vars(self.adam)["found_inf"] = (~norm.isfinite()).float() if self.on_device else None
         self.adam.step()
-        self.muon.step(self.settings.matrix_lr * rate, divisor)
+        products = self.sharding.dtype if self.sharding else next(iter(self.weights.values())).dtype
+        self.muon.step(self.settings.matrix_lr * rate, products, divisor)
         if not self.sharding:
             with torch.no_grad():
                 torch._foreach_copy_(list(self.weights.values()), list(self.masters.values()))
