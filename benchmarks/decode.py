@@ -128,7 +128,7 @@ def openai_gpt(body: GPT) -> Any:
     """Return the peer with the same weights."""
     from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
-    model = OpenAIGPTLMHeadModel(OpenAIGPTConfig(**to_hf_config(body.config, {"end": 0, "pad": 0})))
+    model = OpenAIGPTLMHeadModel(OpenAIGPTConfig(**to_hf_config(body.config, {"first": 0, "end": 0, "pad": 0})))
     model.load_state_dict(to_hf(body), strict=False)
     model.tie_weights()
     return model.eval()

@@ -11,7 +11,7 @@ from gpt1 import __version__
 from gpt1.storage import write_json
 
 RESULTS = Path(__file__).parent / "results"
-FLAGS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
+FLAGS = ("amx_bf16", "avx512_bf16", "avx512_f", "avx2")
 
 
 def record(name: str, command: str, result: dict[str, Any]) -> None:

@@ -3,9 +3,10 @@
     python benchmarks/training.py --nanogpt CHECKOUT [--preset gpt1] [--repeats 3] [--device cuda --batch 64]
 
 Every measurement is a process of its own, so that no allocator setting leaks into a peer; the processes take turns.
-All train the same shape with the same dropout in bfloat16 on random ids, the optimizer's step included. Peers run
-twice: as they come, and with the page-keeping allocator that gpt1 sets for itself. First updates, in which a compiler
-works, are not counted; they cost `first_seconds`. Medians; results go to results/training-PRESET-DEVICE.json.
+All train the same shape with the same dropout on random ids, the optimizer's step included, in bfloat16 where the
+hardware has it, else in fp32 (`--dtype` chooses). Peers run twice: as they come, and with the page-keeping allocator
+that gpt1 sets for itself. First updates, in which a compiler works, are not counted; they cost `first_seconds`.
+Medians; results go to results/training-PRESET-DEVICE.json, those in fp32 to training-PRESET-DEVICE-fp32.json.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from gpt1.config import PRESETS, RECIPES, Command, Model
 from gpt1.model import gpt as network
 from gpt1.model.objectives import LanguageModel
 from gpt1.run_folder.hugging_face import to_hf_config
-from gpt1.training.device import keep_freed_memory, prepare_for_training, setup_device
+from gpt1.training.device import choose_device, keep_freed_memory, prepare_for_training, setup_device
 from gpt1.training.loop import train
 from gpt1.training.optimizer import Optimizer
 from record import record
@@ -50,6 +52,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="auto", choices=["auto", "bf16", "fp32"])
     parser.add_argument("--attention-dropout", type=float, nargs="+", default=[0.0, 0.1])
     parser.add_argument("--only", nargs="+", default=[*OURS, *PEERS])
     parser.add_argument("--measure", help=argparse.SUPPRESS)
@@ -65,7 +68,9 @@ def main() -> None:
             print(name, rows[name][-1], file=sys.stderr)
     found = {name: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for name, runs in rows.items()}
     result = {"preset": asked.preset, "batch": asked.batch, "repeats": asked.repeats, "rows": found}
-    record(f"training-{asked.preset}-{asked.device}", f"python benchmarks/training.py --preset {asked.preset}", result)
+    is_fp32 = choose_device(asked.device, asked.dtype)[1] == torch.float32
+    name = f"training-{asked.preset}-{asked.device}" + ("-fp32" if is_fp32 else "")
+    record(name, f"python benchmarks/training.py --preset {asked.preset} --batch {asked.batch}", result)
     print(json.dumps(result, indent=2))
 
 
@@ -78,7 +83,8 @@ def children(asked: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
             for keep in (False, True) if who in PEERS and asked.device == "cpu" else (False,):
                 line = [sys.executable, __file__, "--measure", who, "--attention-dropout", str(dropout)]
                 line += ["--preset", asked.preset, "--batch", str(asked.batch), "--updates", str(asked.updates)]
-                line += ["--device", asked.device, *(["--nanogpt", str(asked.nanogpt)] if asked.nanogpt else [])]
+                line += ["--device", asked.device, "--dtype", asked.dtype]
+                line += ["--nanogpt", str(asked.nanogpt)] if asked.nanogpt else []
                 pages = ", pages kept" if keep else ""
                 yield f"{who}, attention dropout {dropout:g}{pages}", [*line, *(["--keep-pages"] if keep else [])]
 
@@ -99,10 +105,10 @@ def measure(asked: argparse.Namespace) -> dict[str, float]:
     )  # fmt: skip
     if asked.keep_pages:
         keep_freed_memory()
-    device = torch.device(asked.device)
+    device, dtype = choose_device(asked.device, asked.dtype)
     torch.manual_seed(1)
     began = time.perf_counter()
-    update = builders(asked)[asked.measure](shape, device)
+    update = builders(asked)[asked.measure](shape, device, dtype)
     times = [timed(update, asked.batch, shape, device) for _ in range(WARM_UP + asked.updates)]
     seconds = statistics.median(times[WARM_UP:])
     memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else 1024 * peak_kilobytes()
@@ -113,20 +119,20 @@ def measure(asked: argparse.Namespace) -> dict[str, float]:
     }
 
 
-def builders(asked: argparse.Namespace) -> dict[str, Callable[[Model, torch.device], Update]]:
+def builders(asked: argparse.Namespace) -> dict[str, Callable[[Model, torch.device, torch.dtype], Update]]:
     """Return how each contestant is set up."""
     return {
-        "gpt1": lambda shape, device: ours(shape, device, compiled=True),
+        "gpt1": partial(ours, compiled=True),
         "gpt1-uncompiled": ours,
         "transformers": transformers,
-        "nanogpt": lambda shape, device: nanogpt(asked.nanogpt, shape, device),
-        "nanogpt-compiled": lambda shape, device: nanogpt(asked.nanogpt, shape, device, compiled=True),
+        "nanogpt": partial(nanogpt, asked.nanogpt),
+        "nanogpt-compiled": partial(nanogpt, asked.nanogpt, compiled=True),
     }
 
 
-def ours(shape: Model, device: torch.device, compiled: bool = False) -> Update:
+def ours(shape: Model, device: torch.device, dtype: torch.dtype, compiled: bool = False) -> Update:
     """gpt1's own loop, as `gpt1 pretrain` runs it."""
-    _, dtype = setup_device(Command(device=str(device)))
+    setup_device(Command(device=str(device)))
     model = LanguageModel(network.GPT(shape).init_weights()).to(device)
     optimizer = Optimizer(model, RECIPES["paper"], 10_000)
     model = model.to(dtype)
@@ -145,22 +151,23 @@ def ours(shape: Model, device: torch.device, compiled: bool = False) -> Update:
     return update
 
 
-def transformers(shape: Model, device: torch.device) -> Update:
-    """OpenAIGPTLMHeadModel under bfloat16 autocast with fused AdamW, as Trainer runs it."""
+def transformers(shape: Model, device: torch.device, dtype: torch.dtype) -> Update:
+    """OpenAIGPTLMHeadModel with fused AdamW, as Trainer runs it."""
     from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
-    model = OpenAIGPTLMHeadModel(OpenAIGPTConfig(**to_hf_config(shape, {"end": 0, "pad": 0}))).to(device).train()
+    config = OpenAIGPTConfig(**to_hf_config(shape, {"first": 0, "end": 0, "pad": 0}))
+    model = OpenAIGPTLMHeadModel(config).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2.5e-4, fused=True)
 
     def loss(ids_NT: torch.Tensor) -> torch.Tensor:
         ids_NT = ids_NT[:, :-1]
         return model(ids_NT, labels=ids_NT).loss
 
-    return autocast(model, loss, optimizer, device)
+    return usual_update(model, loss, optimizer, device, dtype)
 
 
-def nanogpt(checkout: Path, shape: Model, device: torch.device, compiled: bool = False) -> Update:
-    """nanoGPT's model at the same sizes, its own optimizer, bfloat16 autocast and clipping, as in its train.py."""
+def nanogpt(checkout: Path, shape: Model, device: torch.device, dtype: torch.dtype, compiled: bool = False) -> Update:
+    """nanoGPT's model at the same sizes, its own optimizer, autocast and clipping, as in its train.py."""
     sys.path.insert(0, str(checkout))
     from model import GPT, GPTConfig  # type: ignore[import-not-found]
 
@@ -177,19 +184,20 @@ def nanogpt(checkout: Path, shape: Model, device: torch.device, compiled: bool =
     def loss(ids_NT: torch.Tensor) -> torch.Tensor:
         return run(ids_NT[:, :-1].contiguous(), ids_NT[:, 1:].contiguous())[1]
 
-    return autocast(model, loss, optimizer, device)
+    return usual_update(model, loss, optimizer, device, dtype)
 
 
-def autocast(
+def usual_update(
     model: torch.nn.Module,
     loss: Callable[[torch.Tensor], torch.Tensor],
     optimizer: torch.optim.Optimizer,
     device: torch.device,
+    dtype: torch.dtype,
 ) -> Update:
-    """The usual mixed-precision update."""
+    """The usual update, under bfloat16 autocast if `dtype` says so."""
 
     def update(ids_NT: torch.Tensor) -> object:
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
             value = loss(ids_NT.to(device))
         value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -1,10 +1,14 @@
 """What `fuse` puts into a model for training on a CPU, against the plain network and the formulas."""
 
 import copy
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -197,6 +201,24 @@ def test_with_dropout_the_mean_is_that_of_the_plain_network(compiled: bool) -> N
     z = (ours.mean(0) - theirs.mean(0)) / ((ours.var(0) + theirs.var(0)) / 1500).sqrt()
     assert z.abs().max() < 5
     assert z.square().mean().sqrt().item() == pytest.approx(1, abs=0.5)
+
+
+TRANSPOSE = """
+import torch
+from gpt1.model.kernels import Kernels
+
+x = torch.arange(512 * 64.0).view(512, 64)
+assert torch.equal(Kernels(compiled=True).transpose_contiguous(x), x.T)
+"""
+
+
+@needs_compiler
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="stands for two kinds of CPU")
+def test_code_that_another_cpu_compiled_is_not_reused(tmp_path: Path) -> None:
+    """PyTorch finds it in the folder of its cache, which machines may share."""
+    for cpu in ("avx512", "avx2"):
+        environment = os.environ | {"ATEN_CPU_CAPABILITY": cpu, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+        subprocess.run([sys.executable, "-c", TRANSPOSE], env=environment, check=True, timeout=300)
 
 
 @needs_compiler

@@ -68,6 +68,9 @@ def _choose(function: Callable[P, R], compiled: bool) -> Callable[P, R]:
 
 @functools.cache
 def _compiled(function: Callable[P, R]) -> Callable[P, R]:
+    # PyTorch caches compiled code on disk by everything but the CPU. Code generated for another one, in a folder that
+    # several machines share or on a disk that has moved, would read and write the wrong memory.
+    torch.compiler.config.cache_key_tag = torch.compiler.config.cache_key_tag or torch.backends.cpu.get_cpu_capability()
     if "recompile_limit" in inspect.signature(torch.compile).parameters:  # torch >= 2.13
         options: dict[str, Any] = {"recompile_limit": SHAPES}  # the type annotations of torch 2.13 lack it
         return torch.compile(function, dynamic=False, **options)
