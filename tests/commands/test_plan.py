@@ -122,10 +122,11 @@ def test_a_line_for_pretrain_is_a_line_for_plan(data: Path, capsys: pytest.Captu
 
 
 def test_more_than_there_is_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(job, "available_memory", lambda device: 8 * 2**20)
-    assert main("plan --preset tiny --model.depth 1 --model.vocabulary 300 --steps 1 --threads 1".split()) == 0
+    monkeypatch.setattr(job, "available_memory", lambda device: 10 * 2**20)
+    line = "plan --preset tiny --model.depth 1 --model.vocabulary 300 --steps 1 --threads 1 --dtype fp32"
+    assert main(line.split()) == 0
     out, err = capsys.readouterr()
-    assert "of the 8 MiB available" in out
+    assert "of the 10 MiB available" in out
     assert err.startswith("this run does not fit")
     assert err.count("\n") == 1
 
