@@ -540,7 +540,7 @@ def test_two_processes_at_once(corpus: Path, tmp_path: Path) -> None:
     waiting = [sys.executable, "-c", SLOW, str(corpus), str(out), str(go)]
     first = subprocess.Popen(waiting, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 60
-    while not (out / "unfinished" / "train-00000.bin").exists() and first.poll() is None and time.monotonic() < until:
+    while not (out / "unfinished" / "state.json").exists() and first.poll() is None and time.monotonic() < until:
         time.sleep(0.01)
     command = [sys.executable, "-m", "gpt1", "prepare", str(corpus), "--out", str(out), "--fresh"]
     second = subprocess.run(command, capture_output=True, text=True)

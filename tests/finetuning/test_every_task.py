@@ -138,7 +138,9 @@ def test_evaluate_finds_what_finetune_found(task: Task, tuned: Tuned) -> None:
         if name == "joint":
             assert np.sum(value["counts"]) == 60
             continue
-        assert value == pytest.approx(result[name], abs=1e-5) if isinstance(value, float) else value == result[name]
+        # Rounding changes the ranks of rows whose predictions are nearly the same.
+        tolerance = 1e-2 if name == "spearman" else 1e-5
+        assert value == pytest.approx(result[name], abs=tolerance) if isinstance(value, float) else value == result[name]
     for name, (low, high) in intervals.items():
         assert low <= found[name] <= high, name
 
