@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +42,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         release, run, back = (str(Path(folder) / name) for name in ("release", "run", "back"))
         write_random(Path(release), asked.vocabulary)
-        result = {
+        result: dict[str, Any] = {
             "openai to run": measured(["convert", release, "--out", run]),
             "run to openai": measured(["convert", run, "--to", "openai", "--out", back]),
         }

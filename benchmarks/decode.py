@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from gpt1.config import PRESETS, Command, Model
-from gpt1.model.gpt import GPT, INIT_STD
+from gpt1.model.gpt import GPT, INIT_STD, Block
 from gpt1.model.int8 import has_int8, quantize_int8
 from gpt1.model.kv_cache import Decoder
 from gpt1.model.packed import pack
@@ -120,7 +120,9 @@ def all_writers(model: Model, device: torch.device, dtype: torch.dtype) -> dict[
 def network(model: Model) -> GPT:
     """Return a random GPT whose next-token distribution has logits some 4 nats apart."""
     body = GPT(model).init_weights(torch.Generator().manual_seed(1)).eval()
-    body.blocks[-1].feed_forward_norm.weight.fill_(4 / (INIT_STD * model.width**0.5))
+    last = body.blocks[-1]
+    assert isinstance(last, Block)
+    last.feed_forward_norm.weight.fill_(4 / (INIT_STD * model.width**0.5))
     return body
 
 
@@ -138,8 +140,11 @@ def gpt2(model: Model) -> Any:
     """Return a random peer of the same size, which keeps keys and values."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    shape = {"n_positions": model.context, "n_embd": model.width, "n_layer": model.depth, "n_head": model.heads}
-    return GPT2LMHeadModel(GPT2Config(vocab_size=model.vocabulary, bos_token_id=0, eos_token_id=0, **shape)).eval()
+    config = GPT2Config(
+        vocab_size=model.vocabulary, n_positions=model.context, n_embd=model.width, n_layer=model.depth,
+        n_head=model.heads, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    return GPT2LMHeadModel(config).eval()
 
 
 def _ours(body: GPT, sampling: Sampling) -> Writer:
@@ -195,7 +200,7 @@ def agreement(run: Path, text: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _log_p(body: nn.Module, ids_NT: Tensor) -> Tensor:
+def _log_p(body: GPT, ids_NT: Tensor) -> Tensor:
     return torch.cat([body.logits(body(row_NT[:, :-1])).float().log_softmax(-1) for row_NT in ids_NT.split(8)])
 
 

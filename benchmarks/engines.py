@@ -153,7 +153,7 @@ def proportional_megabytes(process: int) -> float:
 
 def digest_of(out: Path) -> str:
     """One sha256 of a result, but for how long it took and where things lay."""
-    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.iterdir())}
+    found: dict[str, Any] = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.iterdir())}
     manifest = json.loads((out / "manifest.json").read_text())
     found["manifest.json"] = {k: v for k, v in manifest.items() if k not in ("seconds", "settings", "inputs")}
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()

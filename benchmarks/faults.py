@@ -84,7 +84,8 @@ def preparation(text: Path, out: Path) -> Prepare:
 
 
 def pretraining_of(data: Path, out: Path, recipe: Recipe, **changes: Any) -> Pretrain:
-    usual = {"model": SIZE, "batch": 4, "micro_batch": 2, "steps": 30, "save_every": 3, "eval_every": 10, "threads": 1}
+    usual: dict[str, Any] = {"model": SIZE, "batch": 4, "micro_batch": 2, "steps": 30, "threads": 1}
+    usual |= {"save_every": 3, "eval_every": 10}
     return replace(pretrain_defaults("tiny", recipe, data=str(data), out=str(out)), **(usual | changes))
 
 
@@ -151,7 +152,17 @@ def small_steps() -> None:
     epochs.SAVE_SECONDS = epochs.EPOCH_SECONDS = 0.0
 
 
-def count_operations(act: Callable[[int], None], only_states: bool) -> None:
+def in_small_steps(work: Callable[[], object]) -> int:
+    """Run `work` in a process of its own, by `small_steps`; return its exit code."""
+
+    def run() -> None:
+        small_steps()
+        work()
+
+    return in_child(run)
+
+
+def count_operations(act: Callable[[int], object], only_states: bool) -> None:
     """Call `act` with the number of each operation of a save, before and after it and in the middle of a write.
 
     With `only_states`, those of training states alone. Called in a child, which is changed for good.
@@ -194,9 +205,12 @@ def count_operations(act: Callable[[int], None], only_states: bool) -> None:
 def operations_of(job: Job, out: Path) -> int:
     """How many operations the saves of an undisturbed run make; those of its states, if it has any."""
     seen = out.with_suffix(".count")
-    count = in_child(lambda: (small_steps(), count_operations(lambda n: seen.write_text(str(n)), has_states(job)),
-                              job.run(out)))  # fmt: skip
-    assert count == 0, f"{job.name} failed undisturbed"
+
+    def counted() -> None:
+        count_operations(lambda n: seen.write_text(str(n)), has_states(job))
+        job.run(out)
+
+    assert in_small_steps(counted) == 0, f"{job.name} failed undisturbed"
     return int(seen.read_text()) + 1
 
 
@@ -211,7 +225,7 @@ def kill_often(job: Job, folder: Path, kills: int, during_saves: int, seed: int)
     """Kill a job at random times, and in the middle of its saves, again and again; compare every result."""
     rng, whole = random.Random(seed), folder / "whole"
     started = time.perf_counter()
-    assert in_child(lambda: (small_steps(), job.run(whole))) == 0
+    assert in_small_steps(lambda: job.run(whole)) == 0
     duration, expected = time.perf_counter() - started, job.digest(whole)
     operations = operations_of(job, folder / "counted")
     kinds = rng.sample([True] * during_saves + [False] * (kills - during_saves), kills)
@@ -253,7 +267,7 @@ def kill_often(job: Job, folder: Path, kills: int, during_saves: int, seed: int)
 def fail_often(job: Job, folder: Path, errors: int, seed: int) -> dict[str, Any]:
     """Let an operation of a save fail in each run, as on a full disk, then repeat the command; compare every result."""
     rng, whole = random.Random(seed), folder / "whole"
-    assert in_child(lambda: (small_steps(), job.run(whole))) == 0
+    assert in_small_steps(lambda: job.run(whole)) == 0
     expected, operations = job.digest(whole), operations_of(job, folder / "counted")
     counts = {"errors": 0, "went_on": 0, "failed": 0, "different": 0}
 
@@ -272,7 +286,7 @@ def fail_often(job: Job, folder: Path, errors: int, seed: int) -> dict[str, Any]
         code = in_child(work)
         counts["errors"] += 1
         counts["went_on" if code == 0 else "failed"] += 1
-        assert in_child(lambda out=out: (small_steps(), job.run(out))) == 0  # type: ignore[misc]
+        assert in_small_steps(lambda out=out: job.run(out)) == 0  # type: ignore[misc]
         counts["different"] += job.digest(out) != expected
         shutil.rmtree(out)
     return counts
@@ -348,7 +362,7 @@ def flip_bits(folder: Path, shards: int, seed: int) -> dict[str, Any]:
     """Flip one bit in each of so many shards, one at a time, and count those that are named."""
     rng, text, data = random.Random(seed), folder / "all.txt", folder / "bits"
     text.write_text("\n".join(topics())[:200_000], encoding="utf-8")
-    in_child(lambda: (small_steps(), prepare(preparation(text, data))))
+    in_small_steps(lambda: prepare(preparation(text, data)))
     manifest = read_manifest(data)
     chosen = rng.sample([shard.file for shard in manifest.train.shards + manifest.val.shards], shards)
     found = 0
@@ -377,7 +391,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the result, and record nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    started, result = time.perf_counter(), {}
+    started = time.perf_counter()
+    result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         result["flipped_bits"] = flip_bits(folder, options.shards, options.seed)

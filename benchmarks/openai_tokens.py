@@ -25,7 +25,7 @@ from gpt1.config import Words
 from gpt1.tokenizer.bulk import encode_bulk
 from gpt1.tokenizer.openai import KINDS, read_vocabulary, vocabulary_files
 from gpt1.tokenizer.pretokenize import clear_cache_2018, words_2018
-from gpt1.tokenizer.tokenizer import Tokenizer, valid
+from gpt1.tokenizer.tokenizer import Tokenizer, replace_surrogates
 from record import record
 
 HERE = Path(__file__).resolve().parent
@@ -64,17 +64,18 @@ def compare(data: Path) -> dict[str, Any]:
             found = groups.setdefault(name, Counter())
             found += Counter(lines=len(lines), words=sum(len(line.split()) for line in lines))
             found["differ"] += differing(hf, as_2018)
-            found["near_differ"] += differing(as_2018, [e.ids for e in alone.encode_batch_fast([*map(valid, lines)])])
+            near = alone.encode_batch_fast([replace_surrogates(line) for line in lines])
+            found["near_differ"] += differing(as_2018, [one.ids for one in near])
             for words, ids in (("hf", hf), ("2018", as_2018)):
                 found[f"{words}_tokens"] += sum(map(len, ids))
                 found[f"{words}_unknown"] += sum(line.count(0) for line in ids)
     return {"transformers": dict(total), "groups": {name: shares(found) for name, found in groups.items()}}
 
 
-def transformers_own(folder: Path, **settings: bool) -> OpenAIGPTTokenizer:
+def transformers_own(folder: Path, **settings: Any) -> OpenAIGPTTokenizer:
     files = vocabulary_files(folder)
     assert files, folder
-    merges = [tuple(line.split()) for line in files[1].read_text(encoding="utf-8").splitlines()[1:]]
+    merges: Any = [tuple(line.split()) for line in files[1].read_text(encoding="utf-8").splitlines()[1:]]
     return OpenAIGPTTokenizer(json.loads(files[0].read_text(encoding="utf-8")), merges, **settings)
 
 

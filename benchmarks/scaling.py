@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -328,7 +329,7 @@ def is_possible(shape: Model, tokens: int, gpus: int, way: str) -> bool:
     return needed <= CAPACITY and gpus <= tokens // shape.context
 
 
-def measured(name: str) -> dict[str, float]:
+def measured(name: str) -> dict[str, Any]:
     """Return the result that another benchmark has recorded."""
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["result"]
 

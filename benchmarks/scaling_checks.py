@@ -67,6 +67,7 @@ def peak_of(profiler: profile) -> int:
     """Return the most bytes that tensors took."""
     assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
     held = peak = 0
+    event: Any  # its type annotations lack `nbytes`
     for event in profiler.profiler.kineto_results.events():
         if event.name() == "[memory]":
             held += event.nbytes()

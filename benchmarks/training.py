@@ -156,7 +156,8 @@ def transformers(shape: Model, device: torch.device, dtype: torch.dtype) -> Upda
     from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
     config = OpenAIGPTConfig(**to_hf_config(shape, {"first": 0, "end": 0, "pad": 0}))
-    model = OpenAIGPTLMHeadModel(config).to(device).train()
+    model: Any = OpenAIGPTLMHeadModel(config)
+    model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2.5e-4, fused=True)
 
     def loss(ids_NT: torch.Tensor) -> torch.Tensor:
@@ -169,7 +170,7 @@ def transformers(shape: Model, device: torch.device, dtype: torch.dtype) -> Upda
 def nanogpt(checkout: Path, shape: Model, device: torch.device, dtype: torch.dtype, compiled: bool = False) -> Update:
     """nanoGPT's model at the same sizes, its own optimizer, autocast and clipping, as in its train.py."""
     sys.path.insert(0, str(checkout))
-    from model import GPT, GPTConfig  # type: ignore[import-not-found]
+    from model import GPT, GPTConfig
 
     config = GPTConfig(
         block_size=shape.context, vocab_size=shape.vocabulary, n_layer=shape.depth, n_head=shape.heads,
