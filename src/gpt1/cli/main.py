@@ -111,15 +111,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # report a full disk here, not at interpreter shutdown
         return 0
     except BrokenPipeError:
-        # The reader of our output is gone (`| head`). Python would fail again when it flushes standard output at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # its reader is gone (`| head`)
         return 1
     except (Gpt1Error, OSError, MemoryError, KeyboardInterrupt) as error:
         if os.environ.get("GPT1_TRACEBACK"):
             raise
         prog = f"gpt1 {argv[0]}" if argv and argv[0] in COMMANDS else "gpt1"
         print(f"{prog}: {_message(error)}", file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
         return exit_code(error)
+
+
+def _drop_output() -> None:
+    """Let what standard output still holds lead nowhere; Python would fail again when it flushes it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def end() -> NoReturn:
