@@ -140,26 +140,21 @@ def in_child(work: Callable[[], object], after: float | None = None) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def in_small_steps(work: Callable[[], object], after: float | None = None) -> int:
+    """Run `work` as `in_child` does, with small blocks and shards, and fine-tuning that saves as often as it can."""
+
+    def run() -> None:
+        documents.BLOCK, documents.LARGE, preparing.SHARD_TOKENS = 2000, 2000, 400
+        epochs.SAVE_SECONDS = epochs.EPOCH_SECONDS = 0.0
+        work()
+
+    return in_child(run, after)
+
+
 @contextmanager
 def quietly() -> Any:
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):  # noqa: PTH123
         yield
-
-
-def small_steps() -> None:
-    """Let blocks and shards be small, and fine-tuning save as often as it can. Called in a child."""
-    documents.BLOCK, documents.LARGE, preparing.SHARD_TOKENS = 2000, 2000, 400
-    epochs.SAVE_SECONDS = epochs.EPOCH_SECONDS = 0.0
-
-
-def in_small_steps(work: Callable[[], object]) -> int:
-    """Run `work` in a process of its own, by `small_steps`; return its exit code."""
-
-    def run() -> None:
-        small_steps()
-        work()
-
-    return in_child(run)
 
 
 def count_operations(act: Callable[[int], object], only_states: bool) -> None:
@@ -238,12 +233,11 @@ def kill_often(job: Job, folder: Path, kills: int, during_saves: int, seed: int)
         at = rng.randrange(operations) if rng.random() < 0.5 else rng.randrange(min(60, operations))
 
         def work(out: Path = out, in_save: bool | None = in_save, at: int = at) -> None:
-            small_steps()
             if in_save:
                 count_operations(lambda n: os.kill(os.getpid(), signal.SIGKILL) if n == at else None, has_states(job))
             job.run(out)
 
-        code = in_child(work, rng.uniform(0.0, 1.2 * duration) if in_save is False else None)
+        code = in_small_steps(work, rng.uniform(0.0, 1.2 * duration) if in_save is False else None)
         assert code in (0, KILLED), f"{job.name} ended with {code}"
         counts["kills"] += code == KILLED
         counts["during_saves"] += bool(in_save) and code == KILLED
@@ -279,11 +273,10 @@ def fail_often(job: Job, folder: Path, errors: int, seed: int) -> dict[str, Any]
         out, at = folder / f"failed-{number}", rng.randrange(operations)
 
         def work(out: Path = out, at: int = at) -> None:
-            small_steps()
             count_operations(lambda n: fail(n, at), has_states(job))
             job.run(out)
 
-        code = in_child(work)
+        code = in_small_steps(work)
         counts["errors"] += 1
         counts["went_on" if code == 0 else "failed"] += 1
         assert in_small_steps(lambda out=out: job.run(out)) == 0  # type: ignore[misc]

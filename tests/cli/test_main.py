@@ -634,12 +634,15 @@ def test_a_closed_stream_is_no_error(closed: str) -> None:
     assert (wrong.returncode, wrong.stdout) == (2, b"")
 
 
+BUFFERED = os.environ | {"PYTHONUNBUFFERED": ""}
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_behind_standard_output_is_noticed() -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "gpt1", "--help"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60,
-            env=os.environ | {"PYTHONUNBUFFERED": ""},
+            env=BUFFERED,
         )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr == "gpt1: No space left on device\n"
@@ -648,8 +651,7 @@ def test_a_full_disk_behind_standard_output_is_noticed() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes close differently there")
 def test_a_reader_that_leaves_is_no_error() -> None:
     command = f"{sys.executable} -m gpt1 --help | (exec 0<&-; sleep 1)"
-    buffered = os.environ | {"PYTHONUNBUFFERED": ""}
-    done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True, timeout=60, env=buffered)
+    done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True, timeout=60, env=BUFFERED)
     assert done.stderr == ""
 
 

@@ -347,7 +347,7 @@ def test_standard_input_is_texts_or_rows(
     assert [row["predicted_label"] for row in out] == [row["predicted_label"] for row in expected]
     for row, other in zip(out, expected, strict=True):
         # Rounding depends on how many rows are computed at once.
-        assert row.pop("probabilities") == pytest.approx(other.pop("probabilities"), rel=1e-3, abs=1e-6)
+        assert row.pop("probabilities") == pytest.approx(other.pop("probabilities"), abs=1e-6)
         assert given is not None or row == other, "other columns stay"
 
 

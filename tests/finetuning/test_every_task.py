@@ -139,7 +139,7 @@ def test_evaluate_finds_what_finetune_found(task: Task, tuned: Tuned) -> None:
             assert np.sum(value["counts"]) == 60
             continue
         # Rounding changes the ranks of rows whose predictions are nearly the same.
-        tolerance = {"spearman": 1e-2}.get(name, 1e-5)
+        tolerance = 1e-2 if name == "spearman" else 1e-5
         expected = result[name]
         assert value == (pytest.approx(expected, abs=tolerance) if isinstance(value, float) else expected)
     for name, (low, high) in intervals.items():

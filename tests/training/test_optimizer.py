@@ -78,7 +78,7 @@ def test_muon_is_torch_muon_with_qkv_in_three() -> None:
             part.grad = grad.clone()
         optimizer.update(step)
         reference.step()
-    # Both iterate in bfloat16, in different orders of operations.
+    # PyTorch's iterates in bfloat16.
     torch.testing.assert_close(block["qkv"].weight.detach(), torch.cat(parts).detach(), atol=3e-3, rtol=0)  # type: ignore[index]
 
 

@@ -23,7 +23,7 @@ from gpt1.errors import UserError, setting
 from gpt1.keywords import check, checked
 from gpt1.model.gpt import GPT
 from gpt1.options import check_threads_and_seed, options
-from gpt1.run_folder.hugging_face import HEAD, TensorFile, from_hf, to_hf, to_hf_config
+from gpt1.run_folder.hugging_face import HEAD, SpecialIds, TensorFile, from_hf, to_hf, to_hf_config
 from gpt1.run_folder.metadata import STAGED, RunMetadata, Versions, read_json, read_metadata
 from gpt1.run_folder.shape import CHOICE_BIAS, read_shape
 from gpt1.run_folder.starter import find_run
@@ -215,7 +215,7 @@ def save_tensors(
     """Write a run folder as `save_run` does, from Hugging Face's tensors, head included."""
     from gpt1.run_folder.model_card import model_card  # here, since loading a run needs none
 
-    special_ids = {"first": tokenizer.first_id, "end": tokenizer.end_id, "pad": tokenizer.pad_id}
+    special_ids: SpecialIds = {"first": tokenizer.first_id, "end": tokenizer.end_id, "pad": tokenizer.pad_id}
     config = to_hf_config(model, special_ids, metadata.goal, metadata.labels or ())
     if metadata.goal:
         config["gpt1"] = metadata.carried()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from safetensors import SafetensorError
@@ -104,10 +104,18 @@ def from_hf(body: GPT, tensors: Mapping[str, Tensor], source: str) -> Tensor | N
     return None if head is None else head.clone()
 
 
+class SpecialIds(TypedDict):
+    """Ids of the tokens that begin, end and pad a sequence."""
+
+    first: int
+    end: int
+    pad: int
+
+
 def to_hf_config(
-    model: Model, special_ids: dict[str, int], goal: str | None = None, labels: Sequence[str] = ()
+    model: Model, special_ids: SpecialIds, goal: str | None = None, labels: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Return config.json. `special_ids` has those of `first`, `end` and `pad`, `labels` the names of a fine-tuned run.
+    """Return config.json; `labels` are the names of a fine-tuned run's labels.
 
     Raises UserError for a feed-forward layer that is not 4 times the width, which `openai-gpt` cannot express.
     """
